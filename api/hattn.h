@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hattn: hash-attention kernels for LLM decode. The only public header.
+ *
+ * Every cached key has a short binary code beside it. A decode step turns its queries into integer weights, scores
+ * all codes with popcounts, keeps the k best tokens exactly, and attends to those tokens only.
+ *
+ * Use: open a device, fill a problem (shapes, dtypes, strides, maxima: no pointers), create a plan (the only call
+ * that can say no to a problem), give it a workspace, and run it as often as you like with pointers.
+ *
+ * Words: row = one query token of one sequence; h = query head of Hq; g = KV head of Hkv; G = Hq/Hkv; c = code head of
+ * Hc (a head with key codes of its own); s = selection head of Hs (a head that a selection is made for); j = logical
+ * position of a key in its sequence; r = bit of a code; W = (code_bits + 31) / 32, the words of a code.
+ *
+ * Rules for everything below:
+ * - Memory is the caller's; the library keeps no pointer after a call. It never prints, aborts, exits or throws.
+ * - The last dimension of every tensor is contiguous; other strides are in elements, not bytes. Zero-stride inputs are
+ *   allowed (broadcast); outputs must not overlap themselves or an input, unless said.
+ * - Pointers are aligned to their element on CPUs, to 16 bytes on GPUs. Rows start at that alignment plus strides.
+ * - Any thread may use any device or plan. Two runs at one time need two workspaces.
+ * - Structs that start with struct_size grow by appended fields; set it to sizeof(the struct), or use the _init call.
+ *   Until version 1.0 the ABI may change with the soname kept at 0.
+ * - Functions with a `hattn_error *` accept NULL there. Every refusal has a text.
+ */
+#ifndef HATTN_H
+#define HATTN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HATTN_VERSION_MAJOR 0
+#define HATTN_VERSION_MINOR 1
+#define HATTN_VERSION_PATCH 0
+
+#define HATTN_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status ---------------------------------------------------------------------------------------------------- */
+
+typedef enum hattn_status {
+    HATTN_OK = 0,
+    HATTN_INVALID_ARGUMENT = 1,    /* null where a pointer is needed, a wrong size, a problem that contradicts itself */
+    HATTN_UNSUPPORTED = 2,         /* a valid problem that this backend or version does not do; only from plan */
+    HATTN_NO_DEVICE = 3,           /* the backend is not built, has no driver, or has no device of that index */
+    HATTN_OUT_OF_MEMORY = 4,       /* device_open or plan_create could not allocate; nothing else allocates */
+    HATTN_WORKSPACE_TOO_SMALL = 5, /* exec.workspace_size < hattn_plan_workspace_size */
+    HATTN_DEVICE_ERROR = 6         /* the vendor's runtime failed; the text is the vendor's */
+} hattn_status;
+
+/* What went wrong, in words. Written only by a call that does not return HATTN_OK. */
+typedef struct hattn_error {
+    uint32_t struct_size;
+    hattn_status status;
+    char text[512]; /* NUL-terminated, one line, no trailing newline; longer texts are cut */
+} hattn_error;
+
+/* "ok", "invalid argument", ...; never NULL, static. */
+HATTN_API const char *hattn_status_string(hattn_status status);
+
+/* MAJOR * 10000 + MINOR * 100 + PATCH of the library that is linked (the macros say what was compiled against). */
+HATTN_API int hattn_version(void);
+
+/* ---- Backends and devices -------------------------------------------------------------------------------------- */
+
+typedef struct hattn_device hattn_device;
+
+typedef struct hattn_backend_info {
+    uint32_t struct_size;
+    int32_t built;       /* 1 if compiled into this library */
+    int32_t num_devices; /* 0 where the driver or the hardware is absent */
+    char name[16];       /* "cuda", "hip", "opencl", "cpu", "reference" */
+    char text[256];      /* why there is no device; empty if there is one */
+} hattn_backend_info;
+
+/* Known backends, built or not, in the order of preference: 0 is tried first. */
+HATTN_API int hattn_backend_count(void);
+
+/* Fills *info. HATTN_INVALID_ARGUMENT: index outside 0..count-1, null or wrong struct_size. Never fails for want of a driver. */
+HATTN_API hattn_status hattn_backend_query(int backend, hattn_backend_info *info, hattn_error *error);
+
+typedef struct hattn_device_options {
+    uint32_t struct_size;
+    int32_t index;        /* which device of the backend, from 0 */
+    const char *backend;  /* a name; NULL: $HATTN_BACKEND if set, else the first backend with a device */
+    const char *isa;      /* cpu: use nothing above "scalar", "neon", "avx2" or "avx512"; NULL: the best of this machine,
+                             less what $HATTN_CPU_DISABLE lists ("avx512,avx2"). Other backends: NULL */
+    int32_t max_threads;  /* cpu: the most threads that work on one run, sizes the workspace; 0: the processors online */
+    int32_t reserved;     /* 0 */
+    void *native_context; /* OpenCL: cl_context; others NULL (CUDA and HIP use the primary context) */
+    void *native_device;  /* OpenCL: cl_device_id; others NULL */
+} hattn_device_options;
+
+/* Opens a device. options NULL: the defaults. *device is set only on HATTN_OK and closed by hattn_device_close.
+ * HATTN_INVALID_ARGUMENT: no such backend or isa name. HATTN_NO_DEVICE: not built, not present, or an ISA this machine
+ * lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. The current CUDA or HIP device of the calling thread is left as found. */
+HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device, hattn_error *error);
+
+/* Plans of the device must be destroyed first. NULL is allowed. */
+HATTN_API void hattn_device_close(hattn_device *device);
+
+typedef struct hattn_device_info {
+    uint32_t struct_size;
+    int32_t max_threads; /* cpu: as opened; others 0 */
+    char backend[16];
+    char name[128];      /* of the processor */
+    char isa[32];        /* "avx512", "sm_80", "gfx90a", ...: what kernels are chosen for */
+} hattn_device_info;
+
+HATTN_API hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *info, hattn_error *error);
+
+/* The long text of the last failure (a compiler's log), or "". Owned by the device, valid until its next failure. */
+HATTN_API const char *hattn_device_log(const hattn_device *device);
+
+/* ---- Problem --------------------------------------------------------------------------------------------------- */
+
+enum { HATTN_F32 = 1, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3, HATTN_I8, HATTN_U16, HATTN_I32, HATTN_U32, HATTN_I64 };
+enum { HATTN_MEMORY_DEVICE = 0, HATTN_MEMORY_PINNED_HOST = 1 }; /* pinned host: K and V only; the same to CPUs */
+enum { HATTN_MAP_LINEAR = 1, HATTN_MAP_MLP = 2 };
+enum { HATTN_SCORE_HAMMING = 1, HATTN_SCORE_WEIGHTED = 2 };
+enum { HATTN_CODE_LAYOUT_KEY_MAJOR = 0 }; /* all W words of a key are contiguous */
+
+typedef struct hattn_tensor {
+    int32_t dtype;     /* HATTN_F32 ...; set by hattn_problem_init where there is only one choice */
+    int32_t memory;
+    int64_t stride[3]; /* of all dimensions but the last, outermost first; unused ones 0 */
+} hattn_tensor;
+
+/* One side's hash map. Linear: layer 0 is [Hc, d, code_bits]. MLP: layers [Hc, d, hidden[0]], [Hc, hidden[0], hidden[1]],
+ * [Hc, hidden[1], code_bits], each with a bias [Hc, out], SiLU after the first two (HashAttention, section 4). */
+typedef struct hattn_map {
+    int32_t dtype;            /* of weights and biases: HATTN_F32, F16 or BF16 */
+    int32_t hidden[2];        /* MLP: 8..1024 in steps of 8; linear: 0 */
+    int32_t reserved;         /* 0 */
+    int64_t weight_stride[3][2]; /* per layer: {head, input}; outputs contiguous, read as given */
+    int64_t bias_stride[3];   /* per layer: {head} */
+} hattn_map;
+
+typedef struct hattn_problem {
+    uint32_t struct_size;
+    int32_t num_q_heads;         /* Hq = G * Hkv, G 1..128 */
+    int32_t num_kv_heads;        /* Hkv */
+    int32_t num_code_heads;      /* Hc: Hkv (HATA) or Hq (HashAttention) */
+    int32_t num_selection_heads; /* Hs: Hkv (one selection a group) or Hq; (Hc = Hq, Hs = Hkv) is refused */
+    int32_t head_dim_qk;         /* d: 32..576 in steps of 8 */
+    int32_t head_dim_v;          /* dv: likewise; may differ from d */
+    int32_t code_bits;           /* 32..512 in steps of 8 */
+    int32_t code_layout;         /* HATTN_CODE_LAYOUT_KEY_MAJOR */
+    int32_t map_kind;            /* of both sides */
+    int32_t score_kind;
+    int32_t weight_bits;         /* weighted: 2..8, default 4; hamming: ignored */
+    int32_t key_norms;           /* 1: norms are stored beside the codes and multiply the score (HATA's option) */
+    int32_t page_size;           /* tokens a page, any >= 1; 0: contiguous, "page" then means "sequence" everywhere */
+    int32_t max_sequences;       /* maxima: what the workspace is sized for */
+    int32_t max_rows;
+    int32_t max_q_len;           /* 1..8 query tokens of one sequence */
+    int32_t max_length;          /* keys of one sequence, new tokens included */
+    int32_t k;                   /* the budget where args have none, and the largest that they may hold */
+    int32_t num_sink;            /* first tokens, always kept; with num_recent <= k */
+    int32_t num_recent;          /* last tokens, always kept */
+    int32_t sliding_window;      /* 0; anything else is refused: a window is dense attention over few tokens */
+    float scale;                 /* of q·k; hattn_problem_set_defaults gives d^-0.5 where it is 0 */
+    float soft_cap;              /* 0: none; else logits become soft_cap * tanh(logit / soft_cap) */
+    int32_t per_head_kv_scales;  /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
+    int32_t reserved;            /* 0 */
+    hattn_map key_map, query_map;
+    /* Strides in brackets. "page" strides step over sequences where page_size is 0. */
+    hattn_tensor q;              /* [row, Hq, d]                {row, head}         F32 F16 BF16 */
+    hattn_tensor k_new;          /* [token, Hkv, d]             {token, head}       as k; input of hattn_encode_keys */
+    hattn_tensor k_cache;        /* [page, slot, Hkv, d]        {page, slot, head}  F32 F16 BF16 F8_E4M3 */
+    hattn_tensor v_cache;        /* [page, slot, Hkv, dv]       {page, slot, head}  as k_cache; may lie inside it */
+    hattn_tensor codes;          /* [page, slot, Hc, W]         {page, slot, head}  U32 */
+    hattn_tensor norms;          /* [page, slot, Hc]            {page, slot, head}  F16, last dimension is 1 */
+    hattn_tensor weights;        /* [row, Hs, code_bits]        {row, head}         I8 */
+    hattn_tensor scores;         /* [row, Hs, max_length]       {row, head}         U16, with norms F32 */
+    hattn_tensor indices;        /* [row, Hs, k]                {row, head}         I32 */
+    hattn_tensor counts;         /* [row, Hs]                   {row, head}         I32 */
+    hattn_tensor out;            /* [row, Hq, dv]               {row, head}         q's dtype or F32 */
+    hattn_tensor lse;            /* [row, Hq]                   {row, head}         F32 */
+    hattn_tensor partial_out;    /* [part, row, Hq, dv]         {part, row, head}   F32; input of hattn_merge */
+    hattn_tensor partial_lse;    /* [part, row, Hq]             {part, row, head}   F32 */
+    hattn_tensor block_table;    /* [sequence, pages]           {sequence}          I32 */
+    hattn_tensor budgets;        /* [sequence, Hs]              {sequence, head}    I32; zero strides allowed */
+} hattn_problem;
+
+/* Zeroes *problem, sets struct_size, the only-choice dtypes, and the usual values: linear maps, hamming, weight_bits 4,
+ * q_len 1. Then set heads, dims, maxima, and the dtypes that you have. */
+HATTN_API void hattn_problem_init(hattn_problem *problem);
+
+/* Fills what is still unset from the fields above it: Hc, Hs (= Hkv), head_dim_v (= d), scale (d^-0.5), dtypes of v, k_new
+ * and maps (as k), of out (as q), of scores; then the strides of every tensor: compact, with caches [page][head][slot][...],
+ * which is the recommended layout, everything else in the order written above. Strides that you set afterwards stay. */
+HATTN_API void hattn_problem_set_defaults(hattn_problem *problem);
+
+/* ---- Plan ------------------------------------------------------------------------------------------------------ */
+
+typedef struct hattn_plan hattn_plan;
+
+/* The only yes or no: checks the problem, chooses and loads every kernel (a first run may already be captured in a
+ * graph), sizes the workspace. What it accepts runs. The problem is copied. The device must outlive the plan.
+ * HATTN_INVALID_ARGUMENT, HATTN_UNSUPPORTED: error->text names the field and the rule. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. */
+HATTN_API hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error);
+HATTN_API void hattn_plan_destroy(hattn_plan *plan); /* NULL allowed; device work of the plan must be finished */
+
+/* Bytes of workspace a run of this plan needs; one size for all of its calls, > 0. */
+HATTN_API uint64_t hattn_plan_workspace_size(const hattn_plan *plan);
+
+/* ---- Running --------------------------------------------------------------------------------------------------- */
+
+/* Memory of the device: an address on CPU, CUDA and HIP, a cl_mem on OpenCL. */
+typedef struct hattn_buffer {
+    void *data;
+    uint64_t byte_offset;
+} hattn_buffer;
+
+/* The caller's own threads, instead of OpenMP: each of `size` threads makes the same call with its own rank (0..size-1).
+ * barrier returns in all of them once all have entered. Only the CPU backend uses it. */
+typedef struct hattn_team {
+    int32_t size, rank;
+    void (*barrier)(void *context);
+    void *context;
+} hattn_team;
+
+typedef struct hattn_exec {
+    uint32_t struct_size;
+    int32_t num_threads;     /* CPU without a team: OpenMP threads, 0 = OpenMP's default; capped at the device's max_threads */
+    hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
+    uint64_t workspace_size; /* bytes behind workspace */
+    void *stream;            /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */
+    const hattn_team *team;  /* NULL: none */
+} hattn_exec;
+
+/* Makes a workspace ready: zeroes its control region, enqueued on the stream. Once per workspace, and again after a
+ * device error. Every run expects the control region zero and leaves it zero; the rest is scratch, so that plans may
+ * share one workspace when their runs are ordered. HATTN_INVALID_ARGUMENT: null, misaligned, size 0. HATTN_DEVICE_ERROR. */
+HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error);
+
+/* All runs below check in O(1), never allocate, never wait for a device, never read device memory on the host, and enqueue
+ * on exec->stream (graph capture is allowed). Results are bitwise repeatable for the same plan, args and device, and the
+ * same for any number of threads. They return HATTN_OK or
+ *   HATTN_INVALID_ARGUMENT     a null or misaligned pointer, a wrong struct_size, a count outside 0..its maximum
+ *   HATTN_WORKSPACE_TOO_SMALL
+ *   HATTN_DEVICE_ERROR         the launch failed; faults of the kernels surface at the caller's next synchronisation
+ * and have written nothing unless HATTN_OK or HATTN_DEVICE_ERROR. */
+
+/* Which keys the rows see; all device memory, read by the kernels, so a captured graph may be replayed with new contents.
+ * Row x belongs to the sequence b with q_start[b] <= x < q_start[b+1]; it is token t = x - q_start[b] of T = q_start[b+1] -
+ * q_start[b] (at most max_q_len), and its length, the number of keys it sees, is seq_len[b] - T + t + 1. Lengths are clamped
+ * to 0..max_length. Rows at or past q_start[num_sequences] are padding: length 0.
+ * Key j of sequence b is in page block_table[b][j / page_size], slot j % page_size; without pages in "page" b, slot j.
+ * A page number outside the caller's pools is the caller's error: memory is read there. */
+typedef struct hattn_batch {
+    int32_t num_sequences; /* 0..max_sequences */
+    int32_t num_rows;      /* 0..max_rows, padding included */
+    int32_t q_len;         /* without q_start: tokens of every sequence, num_rows = num_sequences * q_len */
+    int32_t reserved;      /* 0 */
+    hattn_buffer q_start;  /* i32 [num_sequences + 1], rising from 0; null: row = b * q_len + t */
+    hattn_buffer seq_len;  /* i32 [num_sequences], new tokens included */
+    hattn_buffer block_table; /* i32; null without pages */
+} hattn_batch;
+
+typedef struct hattn_map_buffers {
+    hattn_buffer weight[3]; /* linear: only [0] */
+    hattn_buffer bias[3];   /* linear keys: [0] or null; linear queries: null; MLP: all three */
+} hattn_map_buffers;
+
+/* Encode keys into a code cache (prefill, or the new tokens of a step).
+ *   z = map(k_new[t, g]) in fp32, code head c of KV head g = c * Hkv / Hc;  bit r = (z_r > 0), NaN gives 0; bit r is bit r % 32
+ *   of word r / 32, bits past code_bits are 0;  norm = fp16(sqrt(sum of squares of k_new[t, g])), rounded to nearest even
+ * Slot s is page s / page_size, slot s % page_size (without pages: sequence s / max_length, position s % max_length).
+ * Not written: any other slot. Two tokens in one slot: one of them, unspecified which. Method: HATA, section 3; HashAttention, section 4. */
+typedef struct hattn_encode_keys_args {
+    uint32_t struct_size;
+    int32_t num_tokens;        /* >= 0, no maximum */
+    hattn_buffer k_new;
+    hattn_buffer k_scale;      /* f32 [1] or [Hkv]; null: 1. Only fp8 may have it: keys are value * scale */
+    hattn_map_buffers key_map;
+    hattn_buffer slot_mapping; /* i64 [num_tokens], negative: skip; null: token t goes to slot t */
+    hattn_buffer codes;        /* out */
+    hattn_buffer norms;        /* out; null unless key_norms */
+} hattn_encode_keys_args;
+HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error);
+
+/* Encode queries into integer weights; the group of s is its Hq/Hs query heads, each through the map of its code head.
+ *   hamming:  w_r = sum over the group of (z_r > 0 ? +1 : -1), halved if the group is even     (HATA, section 3)
+ *   weighted: u_r = sum over the group of z_r; w_r = rint(u_r * qmax / max|u|), ties to even, qmax = 2^(weight_bits-1) - 1;
+ *             w = 0 if all u are 0 or any is not finite */
+typedef struct hattn_encode_queries_args {
+    uint32_t struct_size;
+    int32_t num_rows;
+    hattn_buffer q;
+    hattn_map_buffers query_map;
+    hattn_buffer weights; /* out; all code_bits of every row, padding too */
+} hattn_encode_queries_args;
+HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error);
+
+/* Score every key of every row: larger is better.
+ *   score = sum over r of w_r * code_r + (sum of |w_r| with w_r < 0)   = sum over planes p of 2^p popcount((code ^ m) & plane_p)
+ *   with norms: f32((2 * score - sum|w|) * norm), one rounding
+ * code head of s: s * Hc / Hs. Guarantees: exact, the same on every backend. Not written: positions at or past the row's length. */
+typedef struct hattn_score_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    hattn_batch batch;
+    hattn_buffer weights, codes;
+    hattn_buffer norms;  /* null unless key_norms */
+    hattn_buffer scores; /* out */
+} hattn_score_args;
+HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error);
+
+/* Exact top-k: with length n and budget B (clamped to 0..k), keeps min(n, max(B, num_sink + num_recent)) positions: the first num_sink,
+ * the last num_recent, and of the others those with the largest score, equal scores by smallest position (-0 equals +0, NaN
+ * ranks below everything). Guarantees: that one list on every backend, ascending, -1 from counts to k. */
+typedef struct hattn_topk_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    hattn_batch batch;    /* block_table is not read */
+    hattn_buffer scores;  /* scores of forced positions are not read */
+    hattn_buffer budgets; /* null: problem.k for all */
+    hattn_buffer indices, counts; /* out */
+} hattn_topk_args;
+HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error);
+
+/* Softmax attention over selected positions; fp32 accumulation.
+ *   x_j = cap(scale * q·k_j);  out = sum of e^x_j v_j / D;  lse = ln D;  D = sum of e^x_j (+ e^sink_logit of the head)
+ * Empty selection: out 0, lse -inf (with a sink logit: lse = the logit). Only selected rows of K and V are read.
+ * Without indices every position below the row's length is attended to: dense decode attention. */
+typedef struct hattn_attend_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    hattn_batch batch;
+    hattn_buffer q, k_cache, v_cache;
+    hattn_buffer k_scale, v_scale; /* f32 [1] or [Hkv]; null: 1. Only fp8 may have them: values are cache * scale */
+    hattn_buffer sink_logits;      /* f32 [Hq]; null: none */
+    hattn_buffer indices, counts;  /* both or none; positions inside the row's length, any order, counts in 0..k */
+    hattn_buffer out;
+    hattn_buffer lse;              /* may be null */
+} hattn_attend_args;
+HATTN_API hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error);
+
+/* Join attention over disjoint parts of the keys (split KV, context parallel): L = ln(sum of e^lse_p), out = sum of e^(lse_p - L) out_p.
+ * A part with lse -inf counts nothing, and its out is not read as a number; all parts so: out 0, lse -inf. */
+typedef struct hattn_merge_args {
+    uint32_t struct_size;
+    int32_t num_parts; /* >= 1 */
+    int32_t num_rows;
+    uint32_t reserved;
+    hattn_buffer partial_out, partial_lse;
+    hattn_buffer out;
+    hattn_buffer lse; /* may be null */
+} hattn_merge_args;
+HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error);
+
+/* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already be in the K
+ * cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's separate calls;
+ * out and lse are within the numerics contract of docs/numerics.md. Speculative tokens that were rejected are dropped by
+ * lowering seq_len. The last three outputs are for those who want to look; rows of length 0 do not write weights. */
+typedef struct hattn_decode_args {
+    uint32_t struct_size;
+    int32_t append;       /* 0 or 1 */
+    hattn_batch batch;
+    hattn_buffer q, k_cache, v_cache, codes, norms, k_scale, v_scale, sink_logits, budgets; /* as in the calls above */
+    hattn_map_buffers key_map; /* read only with append */
+    hattn_map_buffers query_map;
+    hattn_buffer out;
+    hattn_buffer lse;     /* may be null */
+    hattn_buffer weights, indices, counts; /* out, each may be null */
+} hattn_decode_args;
+HATTN_API hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+const char *hattn_status_string(hattn_status status)
+{
+    switch (status) {
+    case HATTN_OK: return "ok";
+    case HATTN_INVALID_ARGUMENT: return "invalid argument";
+    case HATTN_UNSUPPORTED: return "unsupported";
+    case HATTN_NO_DEVICE: return "no device";
+    case HATTN_OUT_OF_MEMORY: return "out of memory";
+    case HATTN_WORKSPACE_TOO_SMALL: return "workspace too small";
+    case HATTN_DEVICE_ERROR: return "device error";
+    }
+    return "unknown status";
+}
+
+hattn_status hattn_fail(hattn_error *error, hattn_status status, const char *format, ...)
+{
+    if (error && error->struct_size == sizeof(*error)) {
+        va_list list;
+        va_start(list, format);
+        vsnprintf(error->text, sizeof(error->text), format, list);
+        va_end(list);
+        error->status = status;
+    }
+    return status;
+}

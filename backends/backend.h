@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The dispatch table: what a backend is. api/ checks arguments, then makes one call through this table.
+ */
+#ifndef HATTN_BACKENDS_BACKEND_H
+#define HATTN_BACKENDS_BACKEND_H
+
+#include "api/hattn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct hattn_backend hattn_backend;
+
+/* Each backend's device and plan structs start with these; the backend allocates and frees them. */
+struct hattn_device {
+    const hattn_backend *backend;
+    hattn_device_info info; /* filled by open */
+    char *log;              /* long text of the last failure, or NULL; the backend's memory */
+};
+
+struct hattn_plan {
+    const hattn_backend *backend;
+    hattn_device *device;
+    hattn_problem problem;           /* validated copy */
+    uint64_t workspace_size;         /* set by the backend's plan; grown for a composed decode */
+    uint64_t backend_workspace_size; /* what the backend itself asked for */
+};
+
+/* Arguments reach a slot checked: no nulls, sizes within the plan's maxima, workspace large enough and aligned.
+ * Run slots enqueue on exec->stream; they do not allocate, wait, or read device memory on the host. */
+struct hattn_backend {
+    const char *name;
+    uint32_t pointer_alignment; /* of tensors, in bytes; 1: that of the element */
+
+    /* 0 devices: why (NUL-terminated, `size` bytes) says the reason. Never prints, never fails. */
+    int (*device_count)(char *why, size_t size);
+    hattn_status (*open)(const hattn_device_options *options, hattn_device **device, hattn_error *error);
+    void (*close)(hattn_device *device);
+
+    /* The only yes or no after api/validate.c, which has checked everything that holds for all backends.
+     * On yes: a plan of the backend's own, workspace_size set; api/ fills the base. On no: status and text. */
+    hattn_status (*plan)(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error);
+    void (*plan_destroy)(hattn_plan *plan);
+    hattn_status (*workspace_init)(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error);
+
+    hattn_status (*encode_keys)(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error);
+    hattn_status (*encode_queries)(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error);
+    hattn_status (*score)(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error);
+    hattn_status (*topk)(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error);
+    hattn_status (*attend)(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error);
+    hattn_status (*merge)(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error);
+
+    /* Optional: NULL gives backends/compose.c, which calls append, encode_queries, score, topk and attend of this table. */
+    hattn_status (*decode)(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error);
+    /* Encode the rows' own keys out of the K cache; needed by the composed decode only. */
+    hattn_status (*append)(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error);
+};
+
+extern const hattn_backend hattn_cpu_backend, hattn_reference_backend;
+
+/* One row a known backend, in the order of preference; backend is NULL where it is not built. */
+typedef struct hattn_backend_row {
+    const char *name;
+    const hattn_backend *backend;
+} hattn_backend_row;
+extern const hattn_backend_row hattn_backend_rows[];
+extern const int hattn_num_backend_rows;
+
+/* The default decode, and the workspace that it needs beyond the backend's own. */
+uint64_t hattn_compose_workspace_size(const hattn_problem *problem);
+hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
