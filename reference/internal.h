@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the reference's files share: addresses, rows and the place of a key.
+ */
+#ifndef HATTN_REFERENCE_INTERNAL_H
+#define HATTN_REFERENCE_INTERNAL_H
+
+#include "reference/reference.h"
+
+/* The limits of hattn_problem: vectors live on the stack. */
+enum { HATTN_REFERENCE_MAX_DIM = 576, HATTN_REFERENCE_MAX_BITS = 512, HATTN_REFERENCE_MAX_HIDDEN = 1024 };
+
+/* NULL for a null buffer. */
+static inline void *hattn_reference_address(hattn_buffer buffer)
+{
+    return buffer.data ? (char *)buffer.data + buffer.byte_offset : NULL;
+}
+
+/* T of a sequence, and its first row. */
+int64_t hattn_reference_tokens(const hattn_batch *batch, int64_t sequence, int64_t *first_row);
+
+/* The length of a row, clamped, and its sequence; padding: length 0, sequence -1. */
+int64_t hattn_reference_row(const hattn_problem *problem, const hattn_batch *batch, int64_t row, int64_t *sequence);
+
+/* Element offset of key j of a sequence in a tensor with strides {page, slot, head}. */
+int64_t hattn_reference_key_offset(const hattn_problem *problem, const hattn_batch *batch, const hattn_tensor *tensor,
+                                   int64_t sequence, int64_t j, int64_t head);
+
+/* values[i] = element (offset + i) * scale. */
+void hattn_reference_load_row(const void *data, int32_t dtype, int64_t offset, int n, double scale, double *values);
+
+/* k_scale or v_scale of a KV head; null buffer: 1. */
+double hattn_reference_kv_scale(const hattn_problem *problem, hattn_buffer scale, int64_t kv_head);
+
+#endif
