@@ -1,0 +1,19 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is missing, builds ./bin/hattn, and shows on two real traces what every backend of this machine does with
+# every hash map. With arguments: ./run.sh ARGUMENTS builds the same and runs `hattn ARGUMENTS`.
+set -eu
+cd "$(dirname "$0")"
+. third_party/apt.sh
+. third_party/bazel.sh
+quiet_bazel build -c opt //tools:hattn
+mkdir -p bin
+install -m 755 bazel-bin/tools/hattn bin/hattn
+if [ $# -gt 0 ]; then
+    exec bin/hattn "$@"
+fi
+bin/hattn info
+for trace in examples/layer5.safetensors examples/layer3.safetensors; do
+    echo
+    bin/hattn decode --trace "$trace" --backend all
+done

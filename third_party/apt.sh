@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the scripts at the root: installs those of Debian 12's packages that are missing, and nothing else.
+packages="
+    bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms
+    googletest libjansson-dev pkg-config python3
+"
+missing=
+for package in $packages; do
+    dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null | grep -q ' installed$' || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    as_root=
+    if [ "$(id -u)" -ne 0 ]; then
+        as_root=sudo
+        if ! sudo -n true 2>/dev/null && ! { command -v sudo >/dev/null && [ -t 0 ]; }; then
+            echo "missing packages; as root, run: apt-get install --no-install-recommends$missing" >&2
+            exit 1
+        fi
+    fi
+    echo "installing:$missing" >&2
+    $as_root apt-get update -qq
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+fi
