@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The reference as a backend: one thread, host memory, no workspace of its own.
+ */
+#include "reference/reference.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api/status.h"
+#include "backends/backend.h"
+#include "backends/workspace.h"
+
+static int device_count(char *why, size_t size)
+{
+    (void)why;
+    (void)size;
+    return 1;
+}
+
+static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
+{
+    if (options->isa)
+        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "reference: options.isa is '%s', it has none", options->isa);
+    hattn_device *made = calloc(1, sizeof(*made));
+    if (!made)
+        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "reference: no memory for a device");
+    made->backend = &hattn_reference_backend;
+    made->info.max_threads = 1;
+    snprintf(made->info.backend, sizeof(made->info.backend), "reference");
+    snprintf(made->info.name, sizeof(made->info.name), "scalar C, sums in double");
+    snprintf(made->info.isa, sizeof(made->info.isa), "double");
+    *device = made;
+    return HATTN_OK;
+}
+
+static void close_device(hattn_device *device)
+{
+    free(device);
+}
+
+static hattn_status make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
+{
+    (void)device;
+    (void)problem;
+    hattn_plan *made = calloc(1, sizeof(*made));
+    if (!made)
+        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "reference: no memory for a plan");
+    made->workspace_size = HATTN_WORKSPACE_ALIGNMENT;
+    *plan = made;
+    return HATTN_OK;
+}
+
+static void destroy_plan(hattn_plan *plan)
+{
+    free(plan);
+}
+
+static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
+{
+    (void)device;
+    (void)workspace;
+    (void)size;
+    (void)stream;
+    (void)error;
+    return HATTN_OK;
+}
+
+/* In a team rank 0 does the work; the barriers keep the others out of it until it is done, and from the next call before. */
+static int is_worker(const hattn_exec *exec)
+{
+    return !exec->team || exec->team->rank == 0;
+}
+
+static void wait_for_worker(const hattn_exec *exec)
+{
+    if (exec->team && exec->team->size > 1)
+        exec->team->barrier(exec->team->context);
+}
+
+#define RUN(op)                                                                                                                              \
+    static hattn_status run_##op(const hattn_plan *plan, const hattn_##op##_args *args, const hattn_exec *exec, hattn_error *error)          \
+    {                                                                                                                                        \
+        (void)error;                                                                                                                         \
+        if (is_worker(exec))                                                                                                                 \
+            hattn_reference_##op(&plan->problem, args);                                                                                      \
+        wait_for_worker(exec);                                                                                                               \
+        return HATTN_OK;                                                                                                                     \
+    }
+RUN(encode_keys)
+RUN(encode_queries)
+RUN(score)
+RUN(topk)
+RUN(attend)
+RUN(merge)
+
+static hattn_status run_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_append(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
+
+const hattn_backend hattn_reference_backend = {
+    .name = "reference",
+    .pointer_alignment = 1,
+    .device_count = device_count,
+    .open = open_device,
+    .close = close_device,
+    .plan = make_plan,
+    .plan_destroy = destroy_plan,
+    .workspace_init = init_workspace,
+    .encode_keys = run_encode_keys,
+    .encode_queries = run_encode_queries,
+    .score = run_score,
+    .topk = run_topk,
+    .attend = run_attend,
+    .merge = run_merge,
+    .append = run_append,
+};

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The backends in the order of preference. The reference is last and always there.
+ */
+#include "backends/backend.h"
+
+const hattn_backend_row hattn_backend_rows[] = {
+    {"cuda", NULL},
+    {"hip", NULL},
+    {"opencl", NULL},
+    {"cpu", &hattn_cpu_backend},
+    {"reference", &hattn_reference_backend},
+};
+const int hattn_num_backend_rows = sizeof(hattn_backend_rows) / sizeof(*hattn_backend_rows);
