@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#include "api/hattn.h"
+#include "tools/args.h"
+#include "tools/report.h"
+
+/* A tensor takes about 100 bytes of header: room for 80,000 of them, and a bound on what the JSON tree can take. */
+static const uint64_t MAX_HEADER = 8 << 20;
+
+struct DtypeRow {
+    const char *name;
+    size_t size;
+    int32_t library;
+};
+
+static const DtypeRow DTYPES[] = {
+    {"F64", 8, 0},          {"F32", 4, HATTN_F32}, {"F16", 2, HATTN_F16}, {"BF16", 2, HATTN_BF16},
+    {"F8_E4M3", 1, HATTN_F8_E4M3}, {"I64", 8, HATTN_I64}, {"I32", 4, HATTN_I32}, {"I8", 1, HATTN_I8},
+    {"U32", 4, HATTN_U32},  {"U16", 2, HATTN_U16}, {"U8", 1, 0},
+};
+
+const char *dtype_name(Dtype dtype)
+{
+    return DTYPES[static_cast<int>(dtype)].name;
+}
+
+size_t dtype_size(Dtype dtype)
+{
+    return DTYPES[static_cast<int>(dtype)].size;
+}
+
+int32_t dtype_of_library(Dtype dtype)
+{
+    return DTYPES[static_cast<int>(dtype)].library;
+}
+
+/* Names come from the file: one short printable line of them. */
+static std::string printable(const std::string &name)
+{
+    std::string text;
+    for (unsigned char c : name.substr(0, 80))
+        text += c < 0x20 || c == 0x7f ? '?' : static_cast<char>(c);
+    return "'" + text + (name.size() > 80 ? "...'" : "'");
+}
+
+static bool parse_dtype(const json_t *value, Dtype *dtype)
+{
+    for (size_t i = 0; i < sizeof(DTYPES) / sizeof(DTYPES[0]); i++)
+        if (json_is_string(value) && !std::strcmp(json_string_value(value), DTYPES[i].name)) {
+            *dtype = static_cast<Dtype>(i);
+            return true;
+        }
+    return false;
+}
+
+/* Fills *tensor but for the data pointer; *begin is where its data starts. */
+static void parse_tensor(const json_t *entry, uint64_t data_size, Safetensors::Tensor *tensor, uint64_t *begin)
+{
+    const std::string who = "tensor " + printable(tensor->name);
+    if (!json_is_object(entry))
+        throw UsageError(who + ": not an object");
+    const json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape");
+    const json_t *offsets = json_object_get(entry, "data_offsets");
+    if (!dtype || !shape || !offsets || json_object_size(entry) != 3)
+        throw UsageError(who + ": must have dtype, shape and data_offsets, nothing else");
+    if (!parse_dtype(dtype, &tensor->dtype))
+        throw UsageError(who + ": unknown dtype " +
+                         (json_is_string(dtype) ? printable(json_string_value(dtype)) : "(not a string)"));
+    if (!json_is_array(shape))
+        throw UsageError(who + ": shape is not a list");
+    tensor->num_elements = 1;
+    for (size_t i = 0; i < json_array_size(shape); i++) {
+        const json_t *size = json_array_get(shape, i);
+        if (!json_is_integer(size) || json_integer_value(size) < 0)
+            throw UsageError(who + ": a size in shape is not a whole number >= 0");
+        tensor->shape.push_back(json_integer_value(size));
+        if (__builtin_mul_overflow(tensor->num_elements, static_cast<uint64_t>(json_integer_value(size)),
+                                   &tensor->num_elements))
+            throw UsageError(who + ": shape overflows");
+    }
+    if (__builtin_mul_overflow(tensor->num_elements, static_cast<uint64_t>(dtype_size(tensor->dtype)),
+                               &tensor->num_bytes))
+        throw UsageError(who + ": shape overflows");
+    const json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
+    if (json_array_size(offsets) != 2 || !json_is_integer(first) || !json_is_integer(last) ||
+        json_integer_value(first) < 0)
+        throw UsageError(who + ": data_offsets are not two whole numbers >= 0");
+    if (json_integer_value(last) < json_integer_value(first))
+        throw UsageError(who + ": data_offsets end before they begin");
+    *begin = static_cast<uint64_t>(json_integer_value(first));
+    uint64_t end = static_cast<uint64_t>(json_integer_value(last));
+    if (end > data_size)
+        throw UsageError(who + ": data_offsets reach " + std::to_string(end) + ", the file has " +
+                         std::to_string(data_size) + " bytes of data");
+    if (end - *begin != tensor->num_bytes)
+        throw UsageError(who + ": " + std::to_string(end - *begin) + " bytes of data where dtype and shape need " +
+                         std::to_string(tensor->num_bytes));
+}
+
+static void parse_metadata(json_t *object, std::map<std::string, std::string> *metadata)
+{
+    if (!json_is_object(object))
+        throw UsageError("__metadata__ is not an object");
+    const char *name;
+    json_t *value;
+    json_object_foreach(object, name, value) {
+        if (!json_is_string(value))
+            throw UsageError("__metadata__ " + printable(name) + " is not a string");
+        (*metadata)[name] = json_string_value(value);
+    }
+}
+
+/* Tensors tile the data: sorted by offset each begins where the one before ended, and the last ends the file. */
+static void check_tiling(std::vector<std::pair<uint64_t, const Safetensors::Tensor *>> placed, uint64_t data_size)
+{
+    std::sort(placed.begin(), placed.end(), [](const auto &a, const auto &b) {
+        return a.first != b.first ? a.first < b.first : a.second->num_bytes < b.second->num_bytes;
+    });
+    uint64_t end = 0;
+    for (const auto &[begin, tensor] : placed) {
+        if (begin != end)
+            throw UsageError("tensor " + printable(tensor->name) + ": data begins at " + std::to_string(begin) +
+                             (begin < end ? ", inside the tensor before it, which ends at " : ", a hole after ") +
+                             std::to_string(end));
+        end = begin + tensor->num_bytes;
+    }
+    if (end != data_size)
+        throw UsageError("tensors end at " + std::to_string(end) + ", the file has " + std::to_string(data_size) +
+                         " bytes of data");
+}
+
+static void parse_file(const uint8_t *bytes, uint64_t size, std::map<std::string, Safetensors::Tensor> *tensors,
+                       std::map<std::string, std::string> *metadata)
+{
+    if (size < 8)
+        throw UsageError("not a safetensors file: shorter than 8 bytes");
+    uint64_t length = 0;
+    for (int i = 7; i >= 0; i--)
+        length = length << 8 | bytes[i];
+    if (length > size - 8)
+        throw UsageError("not a safetensors file, or cut short: the header claims " + std::to_string(length) +
+                         " bytes, the file has " + std::to_string(size - 8) + " more");
+    if (length > MAX_HEADER)
+        throw UsageError("the header has " + std::to_string(length) + " bytes, more than " +
+                         std::to_string(MAX_HEADER));
+    if (length < 2 || bytes[8] != '{')
+        throw UsageError("not a safetensors file: the header is no JSON object");
+    json_error_t error;
+    Json header(json_loadb(reinterpret_cast<const char *>(bytes + 8), length, JSON_REJECT_DUPLICATES, &error));
+    if (!header)
+        throw UsageError("the header is not valid JSON: " + printable(error.text));
+
+    const uint8_t *data = bytes + 8 + length;
+    const uint64_t data_size = size - 8 - length;
+    std::vector<std::pair<uint64_t, const Safetensors::Tensor *>> placed;
+    const char *name;
+    json_t *entry;
+    json_object_foreach(header.get(), name, entry) {
+        if (!std::strcmp(name, "__metadata__")) {
+            parse_metadata(entry, metadata);
+            continue;
+        }
+        Safetensors::Tensor tensor = {};
+        tensor.name = name;
+        uint64_t begin = 0;
+        parse_tensor(entry, data_size, &tensor, &begin);
+        tensor.data = data + begin;
+        placed.emplace_back(begin, &tensors->emplace(name, std::move(tensor)).first->second);
+    }
+    check_tiling(std::move(placed), data_size);
+}
+
+Safetensors Safetensors::parse(const void *data, size_t size, const std::string &name)
+{
+    Safetensors file;
+    file.path_ = name;
+    try {
+        parse_file(static_cast<const uint8_t *>(data), size, &file.tensors_, &file.metadata_);
+    } catch (const UsageError &error) {
+        throw UsageError(name + ": " + error.what());
+    }
+    return file;
+}
+
+Safetensors Safetensors::open(const std::string &path)
+{
+    int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang the open
+    if (descriptor < 0)
+        throw UsageError("cannot read " + path + ": " + std::strerror(errno));
+    struct stat status;
+    void *address = nullptr;
+    size_t size = 0;
+    std::string reason;
+    if (fstat(descriptor, &status))
+        reason = std::strerror(errno);
+    else if (!S_ISREG(status.st_mode))
+        reason = "not a regular file";
+    else if (status.st_size < 8)
+        reason = "not a safetensors file: shorter than 8 bytes";
+    else {
+        size = static_cast<size_t>(status.st_size);
+        address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        if (address == MAP_FAILED)
+            reason = std::strerror(errno);
+    }
+    ::close(descriptor);
+    if (!reason.empty())
+        throw UsageError("cannot read " + path + ": " + reason);
+    std::shared_ptr<const void> mapping(address, [address, size](const void *) { munmap(address, size); });
+    Safetensors file = parse(address, size, path);
+    file.mapping_ = std::move(mapping);
+    return file;
+}
+
+const Safetensors::Tensor *Safetensors::find(const std::string &name) const
+{
+    auto at = tensors_.find(name);
+    return at == tensors_.end() ? nullptr : &at->second;
+}
+
+const Safetensors::Tensor &Safetensors::get(const std::string &name) const
+{
+    const Tensor *tensor = find(name);
+    if (!tensor)
+        throw UsageError(path_ + ": has no tensor " + printable(name));
+    return *tensor;
+}
+
+void SafetensorsWriter::add(const std::string &name, Dtype dtype, const std::vector<int64_t> &shape, const void *data)
+{
+    size_t size = dtype_size(dtype);
+    for (int64_t one : shape)
+        size *= static_cast<size_t>(one);
+    for (const Entry &entry : entries_)
+        if (entry.name == name || name == "__metadata__")
+            throw std::logic_error("a second tensor " + name);
+    entries_.push_back({name, dtype, shape, std::string(static_cast<const char *>(data), size)});
+}
+
+std::string SafetensorsWriter::bytes() const
+{
+    /* Wide elements first: with a header of a multiple of 8 bytes every tensor lies at its alignment. */
+    std::vector<const Entry *> order;
+    for (const Entry &entry : entries_)
+        order.push_back(&entry);
+    std::stable_sort(order.begin(), order.end(),
+                     [](const Entry *a, const Entry *b) { return dtype_size(a->dtype) > dtype_size(b->dtype); });
+
+    Json header(json_object());
+    if (!metadata_.empty()) {
+        json_t *object = json_object();
+        json_put(header.get(), "__metadata__", object);
+        for (const auto &[name, value] : metadata_)
+            json_put(object, name.c_str(), json_string(value.c_str()));
+    }
+    std::string data;
+    for (const Entry *entry : order) {
+        json_t *object = json_object(), *shape = json_array(), *offsets = json_array();
+        json_put(header.get(), entry->name.c_str(), object);
+        json_put(object, "dtype", json_string(dtype_name(entry->dtype)));
+        json_put(object, "shape", shape);
+        for (int64_t size : entry->shape)
+            json_array_append_new(shape, json_integer(size));
+        json_put(object, "data_offsets", offsets);
+        json_array_append_new(offsets, json_integer(static_cast<json_int_t>(data.size())));
+        data += entry->data;
+        json_array_append_new(offsets, json_integer(static_cast<json_int_t>(data.size())));
+    }
+    std::unique_ptr<char, decltype(&std::free)> dumped(json_dumps(header.get(), JSON_COMPACT), &std::free);
+    if (!dumped)
+        throw std::bad_alloc();
+    std::string text = dumped.get();
+    text.append((8 - text.size() % 8) % 8, ' ');
+    std::string length;
+    for (int i = 0; i < 8; i++)
+        length += static_cast<char>(text.size() >> (8 * i));
+    return length + text + data;
+}
+
+void SafetensorsWriter::write(const std::string &path) const
+{
+    std::string all = bytes();
+    std::FILE *out = std::fopen(path.c_str(), "wb");
+    if (!out)
+        throw UsageError("cannot write " + path + ": " + std::strerror(errno));
+    bool written = std::fwrite(all.data(), 1, all.size(), out) == all.size();
+    written = std::fclose(out) == 0 && written;
+    if (!written)
+        throw UsageError("cannot write " + path + ": " + std::strerror(errno));
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/trace.h"
+
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "api/hattn.h"
+#include "tools/args.h"
+
+size_t library_dtype_size(int32_t dtype)
+{
+    switch (dtype) {
+    case HATTN_I64: return 8;
+    case HATTN_F32:
+    case HATTN_I32:
+    case HATTN_U32: return 4;
+    case HATTN_F16:
+    case HATTN_BF16:
+    case HATTN_U16: return 2;
+    default: return 1;
+    }
+}
+
+const TraceMap *Trace::find(const std::string &name) const
+{
+    for (const TraceMap &map : maps)
+        if (map.name == name)
+            return &map;
+    return nullptr;
+}
+
+std::string Trace::map_names() const
+{
+    std::string list;
+    for (const TraceMap &map : maps)
+        list += (list.empty() ? "" : ", ") + map.name;
+    return list;
+}
+
+static std::string shape_text(const std::vector<int64_t> &shape)
+{
+    std::string text;
+    for (int64_t size : shape)
+        text += (text.empty() ? "" : ", ") + std::to_string(size);
+    return "[" + text + "]";
+}
+
+/* Infinity and NaN have all exponent bits set; e4m3 has no infinity, its NaN is 0x7f and 0xff. */
+static bool is_finite(const uint8_t *data, Dtype dtype)
+{
+    uint32_t bits = 0;
+    std::memcpy(&bits, data, dtype_size(dtype));
+    switch (dtype) {
+    case Dtype::F32: return (bits & 0x7f800000) != 0x7f800000;
+    case Dtype::F16: return (bits & 0x7c00) != 0x7c00;
+    case Dtype::BF16: return (bits & 0x7f80) != 0x7f80;
+    default: return (bits & 0x7f) != 0x7f;
+    }
+}
+
+class Loader
+{
+public:
+    explicit Loader(const std::string &path) : file_(Safetensors::open(path)) { trace_.path = path; }
+    Trace load();
+
+private:
+    [[noreturn]] void refuse(const std::string &name, const std::string &why) const
+    {
+        throw UsageError(file_.path() + ": tensor '" + name + "' " + why);
+    }
+
+    const Safetensors::Tensor &tensor(const std::string &name, size_t rank);
+    void check_shape(const Safetensors::Tensor &tensor, const std::vector<int64_t> &shape) const;
+    std::vector<uint8_t> floats(const Safetensors::Tensor &tensor, bool fp8_too, int32_t *dtype) const;
+    void load_scale();
+    void load_attention();
+    void load_layer(const std::string &weight, const std::string &bias, bool need_bias, int32_t heads, int32_t inputs,
+                    int32_t outputs, int layer, TraceMapSide *side);
+    void load_linear(const std::string &name);
+    void load_mlp_side(const std::string &name, const char *letter, TraceMap *map, TraceMapSide *side);
+
+    Safetensors file_;
+    Trace trace_;
+    std::set<std::string> used_;
+};
+
+/* Sizes that fit the library's int32 fields; none is 0. */
+const Safetensors::Tensor &Loader::tensor(const std::string &name, size_t rank)
+{
+    const Safetensors::Tensor &found = file_.get(name);
+    used_.insert(name);
+    if (found.shape.size() != rank)
+        refuse(name, "has shape " + shape_text(found.shape) + ", must have " + std::to_string(rank) + " dimensions");
+    for (int64_t size : found.shape)
+        if (size < 1 || size > INT32_MAX)
+            refuse(name, "has shape " + shape_text(found.shape) + ": a size outside 1.." + std::to_string(INT32_MAX));
+    return found;
+}
+
+void Loader::check_shape(const Safetensors::Tensor &tensor, const std::vector<int64_t> &shape) const
+{
+    if (tensor.shape != shape)
+        refuse(tensor.name, "has shape " + shape_text(tensor.shape) + ", must be " + shape_text(shape));
+}
+
+std::vector<uint8_t> Loader::floats(const Safetensors::Tensor &tensor, bool fp8_too, int32_t *dtype) const
+{
+    Dtype have = tensor.dtype;
+    if (have != Dtype::F32 && have != Dtype::F16 && have != Dtype::BF16 && !(fp8_too && have == Dtype::F8_E4M3))
+        refuse(tensor.name, std::string("is ") + dtype_name(have) + ", must be F32, F16" +
+                                (fp8_too ? ", BF16 or F8_E4M3" : " or BF16"));
+    if (*dtype && *dtype != dtype_of_library(have))
+        refuse(tensor.name, std::string("is ") + dtype_name(have) + ", not of the dtype of the tensors beside it");
+    *dtype = dtype_of_library(have);
+    for (uint64_t i = 0; i < tensor.num_elements; i++)
+        if (!is_finite(tensor.data + i * dtype_size(have), have))
+            refuse(tensor.name, "is not finite at element " + std::to_string(i));
+    return std::vector<uint8_t>(tensor.data, tensor.data + tensor.num_bytes);
+}
+
+void Loader::load_scale()
+{
+    auto at = file_.metadata().find("softmax_scale");
+    double scale = 1 / std::sqrt(static_cast<double>(trace_.head_dim_qk));
+    if (at != file_.metadata().end() && (!parse_real(at->second, &scale) || scale < 1e-6 || scale > 1e6))
+        throw UsageError(file_.path() + ": metadata softmax_scale is no number from 1e-6 to 1e6");
+    trace_.scale = static_cast<float>(scale);
+}
+
+void Loader::load_attention()
+{
+    const Safetensors::Tensor &q = tensor("q", 3), &k = tensor("k", 3), &v = tensor("v", 3), &pos = tensor("q_pos", 1);
+    trace_.num_queries = static_cast<int32_t>(q.shape[0]);
+    trace_.num_q_heads = static_cast<int32_t>(q.shape[1]);
+    trace_.head_dim_qk = static_cast<int32_t>(q.shape[2]);
+    trace_.num_keys = static_cast<int32_t>(k.shape[0]);
+    trace_.num_kv_heads = static_cast<int32_t>(k.shape[1]);
+    trace_.head_dim_v = static_cast<int32_t>(v.shape[2]);
+    check_shape(k, {k.shape[0], k.shape[1], q.shape[2]});
+    check_shape(v, {k.shape[0], k.shape[1], v.shape[2]});
+    check_shape(pos, {q.shape[0]});
+    if (trace_.num_q_heads % trace_.num_kv_heads)
+        refuse("q", "has " + std::to_string(trace_.num_q_heads) + " heads, no multiple of the " +
+                        std::to_string(trace_.num_kv_heads) + " of k");
+    trace_.q = floats(q, false, &trace_.q_dtype);
+    trace_.k = floats(k, true, &trace_.kv_dtype);
+    trace_.v = floats(v, true, &trace_.kv_dtype);
+    if (pos.dtype != Dtype::I32)
+        refuse("q_pos", std::string("is ") + dtype_name(pos.dtype) + ", must be I32");
+    trace_.q_pos.resize(pos.num_elements);
+    std::memcpy(trace_.q_pos.data(), pos.data, pos.num_bytes);
+    for (size_t i = 0; i < trace_.q_pos.size(); i++)
+        if (trace_.q_pos[i] < 0 || trace_.q_pos[i] >= trace_.num_keys)
+            refuse("q_pos", "is " + std::to_string(trace_.q_pos[i]) + " at element " + std::to_string(i) +
+                                ", must be in 0.." + std::to_string(trace_.num_keys - 1));
+}
+
+void Loader::load_layer(const std::string &weight, const std::string &bias, bool need_bias, int32_t heads,
+                        int32_t inputs, int32_t outputs, int layer, TraceMapSide *side)
+{
+    const Safetensors::Tensor &matrix = tensor(weight, 3);
+    check_shape(matrix, {heads, inputs, outputs});
+    side->weight[layer] = floats(matrix, false, &side->dtype);
+    if (!need_bias && (bias.empty() || !file_.find(bias)))
+        return;
+    const Safetensors::Tensor &vector = tensor(bias, 2);
+    check_shape(vector, {heads, outputs});
+    side->bias[layer] = floats(vector, false, &side->dtype);
+}
+
+void Loader::load_linear(const std::string &name)
+{
+    TraceMap map;
+    map.name = name;
+    map.kind = HATTN_MAP_LINEAR;
+    map.num_heads = trace_.num_kv_heads;
+    map.bits = static_cast<int32_t>(tensor(name + ".wk", 3).shape[2]);
+    load_layer(name + ".wk", name + ".bias", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.key);
+    const std::string query = file_.find(name + ".wq") ? name + ".wq" : name + ".wk";
+    load_layer(query, "", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.query);
+    trace_.maps.push_back(std::move(map));
+}
+
+void Loader::load_mlp_side(const std::string &name, const char *letter, TraceMap *map, TraceMapSide *side)
+{
+    const std::string prefix = name + "." + letter + ".";
+    const int32_t sizes[4] = {trace_.head_dim_qk, map->hidden[0], map->hidden[1], map->bits};
+    for (int layer = 0; layer < 3; layer++) {
+        const std::string number = std::to_string(layer + 1);
+        load_layer(prefix + "w" + number, prefix + "b" + number, true, map->num_heads, sizes[layer], sizes[layer + 1],
+                   layer, side);
+    }
+}
+
+static bool ends_with(const std::string &text, const std::string &end)
+{
+    return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+Trace Loader::load()
+{
+    load_attention();
+    load_scale();
+    for (const auto &[name, unused] : file_.tensors()) {
+        if (ends_with(name, ".wk"))
+            load_linear(name.substr(0, name.size() - 3));
+        if (!ends_with(name, ".k.w1"))
+            continue;
+        TraceMap map;
+        map.name = name.substr(0, name.size() - 5);
+        map.kind = HATTN_MAP_MLP;
+        map.num_heads = trace_.num_q_heads;
+        for (int i = 0; i < 2; i++)
+            map.hidden[i] = static_cast<int32_t>(tensor(map.name + ".k.w" + std::to_string(i + 1), 3).shape[2]);
+        map.bits = static_cast<int32_t>(tensor(map.name + ".k.w3", 3).shape[2]);
+        load_mlp_side(map.name, "k", &map, &map.key);
+        load_mlp_side(map.name, "q", &map, &map.query);
+        trace_.maps.push_back(std::move(map));
+    }
+    for (const auto &[name, unused] : file_.tensors())
+        if (!used_.count(name))
+            refuse(name, "belongs to no part of a trace");
+    if (trace_.maps.empty())
+        throw UsageError(file_.path() + ": has no hash map (NAME.wk or NAME.k.w1)");
+    return std::move(trace_);
+}
+
+Trace load_trace(const std::string &path)
+{
+    return Loader(path).load();
+}
