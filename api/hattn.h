@@ -334,7 +334,7 @@ typedef struct hattn_attend_args {
     hattn_buffer q, k_cache, v_cache;
     hattn_buffer k_scale, v_scale; /* f32 [1] or [Hkv]; null: 1. Only fp8 may have them: values are cache * scale */
     hattn_buffer sink_logits;      /* f32 [Hq]; null: none */
-    hattn_buffer indices, counts;  /* both or none; positions inside the row's length, any order, counts in 0..k */
+    hattn_buffer indices, counts;  /* both or none; distinct positions inside the row's length, any order, counts in 0..k */
     hattn_buffer out;
     hattn_buffer lse;              /* may be null */
 } hattn_attend_args;

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attend: a selection (or every position) in parts of a size that the plan fixed, blocks of rows inside a part, then the
+ * parts joined in order. Which thread did which part leaves no trace in the result.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "backends/cpu/cpu.h"
+
+int hattn_cpu_num_parts(const hattn_cpu_attention *a)
+{
+    return a->count <= a->part_size ? 1 : (a->count + a->part_size - 1) / a->part_size;
+}
+
+static void resolve_rows(const hattn_problem *p, const hattn_cpu_attention *a, int64_t kv_head, int32_t first, int count, const void **k_rows, const void **v_rows)
+{
+    for (int i = 0; i < count; i++) {
+        const int32_t position = a->indices ? a->indices[first + i] : first + i;
+        int32_t slot;
+        const int64_t page = hattn_cpu_page(&a->pages, position, &slot);
+        k_rows[i] = hattn_cpu_element(&p->k_cache, a->k_cache, page, slot, kv_head);
+        v_rows[i] = hattn_cpu_element(&p->v_cache, a->v_cache, page, slot, kv_head);
+    }
+}
+
+/* Row `head` of part `part` in the slot's part area: [part][head][stride_acc]. */
+static float *part_out(const hattn_cpu_plan *plan, char *slot, int group, int part, int head)
+{
+    return (float *)(slot + plan->slot.part_out) + ((int64_t)part * group + head) * plan->stride_acc;
+}
+
+static float *part_lse(const hattn_cpu_plan *plan, char *slot, int group, int part, int head)
+{
+    return (float *)(slot + plan->slot.part_lse) + (int64_t)part * group + head;
+}
+
+void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, const hattn_cpu_attention *a, int part)
+{
+    const hattn_cpu_plan *plan = crew->plan;
+    const hattn_problem *p = &plan->base.problem;
+    const int64_t kv_head = a->first_head / plan->dense_group;
+    const float v_scale = hattn_cpu_kv_scale(p, a->v_scale, kv_head), q_scale = p->scale * hattn_cpu_kv_scale(p, a->k_scale, kv_head);
+    const int32_t first = part * a->part_size, left = a->count - first, count = left < a->part_size ? left : a->part_size;
+    float *q = (float *)(slot + plan->slot.q), *max = (float *)(slot + plan->slot.max), *sum = (float *)(slot + plan->slot.sum);
+    float *acc = (float *)(slot + plan->slot.acc);
+    for (int h = 0; h < a->group; h++) {
+        float *row = q + h * plan->stride_q;
+        plan->kernels.load(hattn_cpu_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk, q_scale, row);
+        memset(row + p->head_dim_qk, 0, (size_t)(plan->stride_q - p->head_dim_qk) * sizeof(*row));
+        max[h] = -INFINITY;
+        sum[h] = 0;
+    }
+    memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
+
+    const void *k_rows[HATTN_ATTEND_BLOCK], *v_rows[HATTN_ATTEND_BLOCK];
+    hattn_attend_block block = {
+        .q = q,
+        .stride_q = plan->stride_q,
+        .group = a->group,
+        .head_dim_qk = p->head_dim_qk,
+        .head_dim_v = p->head_dim_v,
+        .dtype = p->k_cache.dtype,
+        .soft_cap = p->soft_cap,
+        .k_rows = k_rows,
+        .v_rows = v_rows,
+        .logits = (float *)(slot + plan->slot.logits),
+        .max = max,
+        .sum = sum,
+        .acc = acc,
+        .stride_acc = plan->stride_acc,
+    };
+    for (int32_t done = 0; done < count; done += block.num_rows) {
+        block.num_rows = count - done < HATTN_ATTEND_BLOCK ? count - done : HATTN_ATTEND_BLOCK;
+        resolve_rows(p, a, kv_head, first + done, block.num_rows, k_rows, v_rows);
+        plan->kernels.attend(&block);
+    }
+    for (int h = 0; h < a->group; h++) {
+        float *out = part_out(plan, task_slot, a->group, part, h);
+        const float factor = sum[h] > 0 ? v_scale / sum[h] : 0;
+        for (int i = 0; i < p->head_dim_v; i++)
+            out[i] = acc[h * plan->stride_acc + i] * factor;
+        *part_lse(plan, task_slot, a->group, part, h) = sum[h] > 0 ? max[h] + logf(sum[h]) : -INFINITY;
+    }
+}
+
+void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_slot, const hattn_cpu_attention *a)
+{
+    const hattn_cpu_plan *plan = crew->plan;
+    const hattn_problem *p = &plan->base.problem;
+    const float *sink_logits = a->sink_logits.data ? hattn_cpu_address(a->sink_logits) : NULL;
+    const int num_parts = hattn_cpu_num_parts(a);
+    float *merged = (float *)(task_slot + plan->slot.merged);
+    for (int h = 0; h < a->group; h++) {
+        const float *out = part_out(plan, task_slot, a->group, 0, h);
+        float lse = *part_lse(plan, task_slot, a->group, 0, h);
+        if (num_parts > 1 || sink_logits) {
+            /* A sink is a part of its own: all weight, no value. */
+            if (sink_logits) {
+                memset(part_out(plan, task_slot, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
+                *part_lse(plan, task_slot, a->group, num_parts, h) = sink_logits[a->first_head + h];
+            }
+            plan->kernels.merge(out, a->group * plan->stride_acc, part_lse(plan, task_slot, a->group, 0, h), a->group, num_parts + (sink_logits != NULL),
+                                p->head_dim_v, merged, &lse);
+            out = merged;
+        }
+        plan->kernels.store(out, p->head_dim_v, p->out.dtype, hattn_cpu_element(&p->out, a->out, a->row, a->first_head + h, 0));
+        if (a->lse.data)
+            *(float *)hattn_cpu_element(&p->lse, a->lse, a->row, a->first_head + h, 0) = lse;
+    }
+}
+
+/* The attention of one task of hattn_attend. */
+static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_attend_args *args, int64_t task)
+{
+    const hattn_problem *p = &plan->base.problem;
+    const bool dense = !args->indices.data;
+    const int group = dense ? plan->dense_group : plan->group;
+    const int64_t heads = p->num_q_heads / group, row = task / heads, head = task % heads;
+    const hattn_cpu_row resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)row);
+    hattn_cpu_attention a = {
+        .q = args->q,
+        .k_cache = args->k_cache,
+        .v_cache = args->v_cache,
+        .k_scale = args->k_scale,
+        .v_scale = args->v_scale,
+        .sink_logits = args->sink_logits,
+        .out = args->out,
+        .lse = args->lse,
+        .row = row,
+        .first_head = head * group,
+        .group = group,
+        .count = resolved.length,
+        .part_size = dense ? plan->dense_part_size : plan->part_size,
+    };
+    if (resolved.length)
+        a.pages = hattn_cpu_sequence_pages(p, &args->batch, resolved.sequence);
+    if (!dense) {
+        const int32_t count = *(const int32_t *)hattn_cpu_element(&p->counts, args->counts, row, head, 0);
+        a.indices = (const int32_t *)hattn_cpu_element(&p->indices, args->indices, row, head, 0);
+        a.count = count < 0 ? 0 : count < resolved.length ? count : resolved.length;
+    }
+    return a;
+}
+
+static void attend_body(hattn_crew *crew, const void *opaque)
+{
+    const hattn_attend_args *args = opaque;
+    const hattn_cpu_plan *plan = crew->plan;
+    if (crew->rank >= plan->max_threads)
+        return;
+    char *slot = hattn_crew_slot(crew, crew->rank);
+    const int64_t heads = plan->base.problem.num_q_heads / (args->indices.data ? plan->group : plan->dense_group);
+    const int64_t tasks = args->batch.num_rows * heads;
+    int64_t unit;
+    if (!hattn_crew_shares_tasks(crew, tasks)) {
+        while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < tasks) {
+            const hattn_cpu_attention a = describe(plan, args, unit);
+            for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
+                hattn_cpu_attend_part(crew, slot, slot, &a, part);
+            hattn_cpu_attend_finish(crew, slot, &a);
+        }
+        return;
+    }
+    while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < tasks * HATTN_MAX_PARTS) {
+        const int64_t task = unit / HATTN_MAX_PARTS;
+        const hattn_cpu_attention a = describe(plan, args, task);
+        hattn_cpu_attend_shared(crew, slot, task, &a, (int)(unit % HATTN_MAX_PARTS));
+    }
+}
+
+void hattn_cpu_attend_shared(hattn_crew *crew, char *slot, int64_t task, const hattn_cpu_attention *a, int part)
+{
+    const int num_parts = hattn_cpu_num_parts(a);
+    if (part >= num_parts)
+        return;
+    char *task_slot = hattn_crew_slot(crew, task);
+    hattn_cpu_attend_part(crew, slot, task_slot, a, part);
+    if (hattn_crew_arrive(crew, task, num_parts))
+        hattn_cpu_attend_finish(crew, task_slot, a);
+}
+
+hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    (void)error;
+    hattn_cpu_run(plan, exec, attend_body, args);
+    return HATTN_OK;
+}
+
+static void merge_body(hattn_crew *crew, const void *opaque)
+{
+    const hattn_merge_args *args = opaque;
+    const hattn_problem *p = &crew->plan->base.problem;
+    if (crew->rank >= crew->plan->max_threads)
+        return;
+    float *merged = (float *)(hattn_crew_slot(crew, crew->rank) + crew->plan->slot.merged);
+    int64_t unit;
+    while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < (int64_t)args->num_rows * p->num_q_heads) {
+        const int64_t row = unit / p->num_q_heads, head = unit % p->num_q_heads;
+        float lse;
+        crew->plan->kernels.merge((const float *)hattn_cpu_element(&p->partial_out, args->partial_out, 0, row, head), p->partial_out.stride[0],
+                                  (const float *)hattn_cpu_element(&p->partial_lse, args->partial_lse, 0, row, head), p->partial_lse.stride[0],
+                                  args->num_parts, p->head_dim_v, merged, &lse);
+        crew->plan->kernels.store(merged, p->head_dim_v, p->out.dtype, hattn_cpu_element(&p->out, args->out, row, head, 0));
+        if (args->lse.data)
+            *(float *)hattn_cpu_element(&p->lse, args->lse, row, head, 0) = lse;
+    }
+}
+
+hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    (void)error;
+    hattn_cpu_run(plan, exec, merge_body, args);
+    return HATTN_OK;
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Decode: whole tasks (a row and selection head from query to output, all of it warm in one core) while there are enough
+ * of them for the threads; else step by step, the threads sharing the keys of a step.
+ */
+#include "backends/cpu/cpu.h"
+
+/* What a step knows of one task. */
+typedef struct task {
+    int64_t row, head;
+    hattn_cpu_row resolved;
+    int32_t kept;
+    char *slot; /* its weights, scores, selection, parts */
+} task;
+
+static task make_task(const hattn_crew *crew, const hattn_decode_args *args, int64_t index, char *slot)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    task t = {.row = index / p->num_selection_heads, .head = index % p->num_selection_heads, .slot = slot};
+    t.resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)t.row);
+    t.kept = hattn_cpu_kept(p, args->budgets, t.resolved.sequence, t.head, t.resolved.length);
+    return t;
+}
+
+/* All positions are kept, or none: nothing to rank. */
+static bool needs_scores(const hattn_problem *p, const task *t)
+{
+    return t->kept < t->resolved.length && t->kept > p->num_sink + p->num_recent;
+}
+
+static void encode(const hattn_crew *crew, const hattn_decode_args *args, const task *t, char *scratch)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    int8_t *weights = (int8_t *)(t->slot + crew->plan->slot.weights);
+    if (args->weights.data)
+        weights = (int8_t *)hattn_cpu_element(&p->weights, args->weights, t->row, t->head, 0);
+    else if (!needs_scores(p, t))
+        return;
+    hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, t->row, t->head, weights);
+    crew->plan->kernels.split(weights, p->code_bits, (hattn_planes *)(void *)(t->slot + crew->plan->slot.planes));
+}
+
+/* Scores of `count` middle positions from `first` on; position num_sink is element 0 of the slot's scores. */
+static void score(const hattn_crew *crew, const hattn_decode_args *args, const task *t, int32_t first, int32_t count)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    const hattn_cpu_keys keys = {args->codes, args->norms, hattn_cpu_sequence_pages(p, &args->batch, t->resolved.sequence),
+                                 t->head * p->num_code_heads / p->num_selection_heads};
+    hattn_cpu_score_unit(crew, (const hattn_planes *)(void *)(t->slot + crew->plan->slot.planes), &keys, p->num_sink + first, count,
+                         (uint16_t *)(t->slot + crew->plan->slot.scores) + first, (float *)(t->slot + crew->plan->slot.keys) + first);
+}
+
+static int32_t num_middle(const hattn_problem *p, const task *t)
+{
+    return t->resolved.length - p->num_sink - p->num_recent;
+}
+
+static void select_tokens(const hattn_crew *crew, const hattn_decode_args *args, const task *t)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    const hattn_cpu_slot *at = &crew->plan->slot;
+    int32_t *indices = (int32_t *)(t->slot + at->indices);
+    const hattn_planes *planes = (const hattn_planes *)(void *)(t->slot + at->planes);
+    hattn_cpu_select_unit(crew, t->slot, t->resolved.length, t->kept, (const uint16_t *)(t->slot + at->scores),
+                          p->key_norms ? (const float *)(t->slot + at->keys) : NULL, needs_scores(p, t) ? planes->max_score : 0, indices);
+    hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, t->kept);
+}
+
+static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_args *args, const task *t)
+{
+    const hattn_cpu_plan *plan = crew->plan;
+    hattn_cpu_attention a = {
+        .q = args->q,
+        .k_cache = args->k_cache,
+        .v_cache = args->v_cache,
+        .k_scale = args->k_scale,
+        .v_scale = args->v_scale,
+        .sink_logits = args->sink_logits,
+        .out = args->out,
+        .lse = args->lse,
+        .row = t->row,
+        .first_head = t->head * plan->group,
+        .group = plan->group,
+        .indices = (const int32_t *)(t->slot + plan->slot.indices),
+        .count = t->kept,
+        .part_size = plan->part_size,
+    };
+    if (t->resolved.length)
+        a.pages = hattn_cpu_sequence_pages(&plan->base.problem, &args->batch, t->resolved.sequence);
+    return a;
+}
+
+static void whole_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_t num_tasks)
+{
+    char *slot = hattn_crew_slot(crew, crew->rank);
+    const hattn_problem *p = &crew->plan->base.problem;
+    int64_t unit;
+    while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < num_tasks) {
+        const task t = make_task(crew, args, unit, slot);
+        encode(crew, args, &t, slot);
+        if (needs_scores(p, &t))
+            score(crew, args, &t, 0, num_middle(p, &t));
+        select_tokens(crew, args, &t);
+        const hattn_cpu_attention a = attention(crew, args, &t);
+        for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
+            hattn_cpu_attend_part(crew, slot, slot, &a, part);
+        hattn_cpu_attend_finish(crew, slot, &a);
+    }
+}
+
+/* Fewer tasks than threads: task i lives in slot i, every step's units go to whoever is free. */
+static void shared_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_t num_tasks)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    const bool works = crew->rank < crew->plan->max_threads; /* others only keep the barriers */
+    char *slot = works ? hattn_crew_slot(crew, crew->rank) : NULL;
+    int64_t unit;
+    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < num_tasks) {
+        const task t = make_task(crew, args, unit, hattn_crew_slot(crew, unit));
+        encode(crew, args, &t, slot);
+    }
+    hattn_crew_barrier(crew);
+    const int64_t chunks = ((int64_t)p->max_length + HATTN_SCORE_CHUNK - 1) / HATTN_SCORE_CHUNK;
+    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_SCORE)) < num_tasks * chunks) {
+        const task t = make_task(crew, args, unit / chunks, hattn_crew_slot(crew, unit / chunks));
+        const int32_t first = (int32_t)(unit % chunks * HATTN_SCORE_CHUNK), left = num_middle(p, &t) - first;
+        if (needs_scores(p, &t) && left > 0)
+            score(crew, args, &t, first, left < HATTN_SCORE_CHUNK ? left : HATTN_SCORE_CHUNK);
+    }
+    hattn_crew_barrier(crew);
+    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_SELECT)) < num_tasks) {
+        const task t = make_task(crew, args, unit, hattn_crew_slot(crew, unit));
+        select_tokens(crew, args, &t);
+    }
+    hattn_crew_barrier(crew);
+    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < num_tasks * HATTN_MAX_PARTS) {
+        const int64_t index = unit / HATTN_MAX_PARTS;
+        const task t = make_task(crew, args, index, hattn_crew_slot(crew, index));
+        const hattn_cpu_attention a = attention(crew, args, &t);
+        hattn_cpu_attend_shared(crew, slot, index, &a, (int)(unit % HATTN_MAX_PARTS));
+    }
+}
+
+static void decode_body(hattn_crew *crew, const void *opaque)
+{
+    const hattn_decode_args *args = opaque;
+    if (args->append) {
+        hattn_cpu_append_body(crew, args);
+        hattn_crew_barrier(crew);
+    }
+    const int64_t num_tasks = (int64_t)args->batch.num_rows * crew->plan->base.problem.num_selection_heads;
+    if (hattn_crew_shares_tasks(crew, num_tasks))
+        shared_tasks(crew, args, num_tasks);
+    else if (crew->rank < crew->plan->max_threads)
+        whole_tasks(crew, args, num_tasks);
+}
+
+hattn_status hattn_cpu_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    (void)error;
+    hattn_cpu_run(plan, exec, decode_body, args);
+    return HATTN_OK;
+}

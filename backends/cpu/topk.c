@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Top-k: forced positions around a kernel's exact selection of the middle.
+ */
+#include <string.h>
+
+#include "backends/cpu/cpu.h"
+
+static int32_t smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static int32_t larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+int32_t hattn_cpu_kept(const hattn_problem *problem, hattn_buffer budgets, int32_t sequence, int64_t head, int32_t length)
+{
+    int32_t budget = problem->k;
+    if (budgets.data && length)
+        budget = smaller(*(const int32_t *)hattn_cpu_element(&problem->budgets, budgets, sequence, head, 0), problem->k);
+    return smaller(length, larger(larger(budget, 0), problem->num_sink + problem->num_recent));
+}
+
+void hattn_cpu_store_selection(const hattn_problem *problem, hattn_buffer indices, hattn_buffer counts, int64_t row, int64_t head, const int32_t *selected,
+                               int32_t kept)
+{
+    if (counts.data)
+        *(int32_t *)hattn_cpu_element(&problem->counts, counts, row, head, 0) = kept;
+    if (indices.data) {
+        int32_t *out = (int32_t *)hattn_cpu_element(&problem->indices, indices, row, head, 0);
+        memcpy(out, selected, (size_t)kept * sizeof(*out));
+        memset(out + kept, 0xff, (size_t)(problem->k - kept) * sizeof(*out)); /* -1 */
+    }
+}
+
+static int32_t *put_range(int32_t *out, int32_t first, int32_t end)
+{
+    while (first < end)
+        *out++ = first++;
+    return out;
+}
+
+void hattn_cpu_select_unit(const hattn_crew *crew, char *slot, int32_t length, int32_t kept, const uint16_t *scores, const float *keys, uint32_t max_score,
+                           int32_t *out)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    const hattn_cpu_slot *at = &crew->plan->slot;
+    if (kept == length) {
+        put_range(out, 0, length);
+        return;
+    }
+    /* kept < length, so that sinks and recents do not meet and the middle has more positions than are wanted. */
+    const int32_t middle = length - p->num_sink - p->num_recent, wanted = kept - p->num_sink - p->num_recent;
+    const hattn_topk_scratch scratch = {(uint32_t *)(slot + at->histogram), (int32_t *)(slot + at->positions), (uint32_t *)(slot + at->candidates)};
+    out = put_range(out, 0, p->num_sink);
+    if (wanted && keys)
+        crew->plan->kernels.topk_f32(keys, middle, wanted, p->num_sink, out, &scratch);
+    else if (wanted)
+        crew->plan->kernels.topk_u16(scores, middle, wanted, max_score, p->num_sink, out, &scratch);
+    put_range(out + wanted, length - p->num_recent, length);
+}
+
+static void topk_body(hattn_crew *crew, const void *opaque)
+{
+    const hattn_topk_args *args = opaque;
+    const hattn_problem *p = &crew->plan->base.problem;
+    if (crew->rank >= crew->plan->max_threads)
+        return;
+    char *slot = hattn_crew_slot(crew, crew->rank);
+    int32_t *selected = (int32_t *)(slot + crew->plan->slot.indices);
+    int64_t unit;
+    while ((unit = hattn_crew_next(crew, HATTN_STEP_SELECT)) < (int64_t)args->batch.num_rows * p->num_selection_heads) {
+        const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
+        const hattn_cpu_row resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)row);
+        const int32_t kept = hattn_cpu_kept(p, args->budgets, resolved.sequence, head, resolved.length);
+        const char *middle = hattn_cpu_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
+        hattn_cpu_select_unit(crew, slot, resolved.length, kept, p->key_norms ? NULL : (const uint16_t *)middle,
+                              p->key_norms ? (const float *)middle : NULL, UINT16_MAX, selected);
+        hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);
+    }
+}
+
+hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    (void)error;
+    hattn_cpu_run(plan, exec, topk_body, args);
+    return HATTN_OK;
+}
