@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The reference on vectors small enough to work out by hand: every expected number is written down here.
+ */
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "tests/reference_world.h"
+
+namespace {
+
+const float NaN = std::numeric_limits<float>::quiet_NaN(), INF = std::numeric_limits<float>::infinity();
+
+/* One head, 8 bits, two dimensions, everything fp32 and contiguous. */
+Shape tiny()
+{
+    Shape s;
+    s.q_heads = s.kv_heads = s.code_heads = s.selection_heads = s.sequences = 1;
+    s.d = s.dv = 2;
+    s.bits = 8;
+    s.max_length = s.k = 4;
+    return s;
+}
+
+std::vector<uint32_t> encode(World &w, std::vector<float> keys, std::vector<float> weight, std::vector<float> bias = {},
+                             std::vector<uint16_t> *norms = nullptr)
+{
+    int n = (int)keys.size() / 2;
+    std::vector<uint32_t> codes(n, 0xaaaaaaaa);
+    hattn_encode_keys_args args = {};
+    args.num_tokens = n;
+    args.k_new = buffer(keys);
+    args.key_map.weight[0] = buffer(weight);
+    args.key_map.bias[0] = bias.empty() ? hattn_buffer{} : buffer(bias);
+    args.codes = buffer(codes);
+    args.norms = norms ? buffer(*norms) : hattn_buffer{};
+    hattn_reference_encode_keys(&w.p, &args);
+    return codes;
+}
+
+TEST(ReferenceEncodeKeys, BitsAreSignsAboveZero)
+{
+    World w(tiny());
+    /* x = (1, -2): z = first row - 2 * second row = -1, 0, 1, 3, -4, 5, 0, 2^-30. */
+    std::vector<float> weight = {1, 2, 3, 1, 0, 3, 0, 0, 1, 1, 1, -1, 2, -1, 0, -0x1p-31f};
+    EXPECT_EQ(std::vector<uint32_t>({0xac}), encode(w, {1, -2}, weight));
+    /* The bias moves bits 0 and 5 across zero, and bit 1 off it. */
+    EXPECT_EQ(std::vector<uint32_t>({0x8f}), encode(w, {1, -2}, weight, {1.5f, 0.25f, 0, 0, 0, -5, 0, 0}));
+    /* NaN is no set bit; infinity is. */
+    EXPECT_EQ(std::vector<uint32_t>({0, 0x2f}), encode(w, {NaN, 1, INF, 0}, {1, 1, 1, 1, -1, 1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1}));
+}
+
+TEST(ReferenceEncodeKeys, NormsAreRoundedOnce)
+{
+    Shape s = tiny();
+    s.norms = 1;
+    World w(s);
+    std::vector<uint16_t> norms(5, 0xaaaa);
+    encode(w, {1, -2, 3, 4, 60000, 60000, 0, 0, NaN, 1}, std::vector<float>(16, 1), {}, &norms);
+    EXPECT_EQ(0x4079, norms[0]); /* sqrt 5 = 2.23607: 2.236328125 */
+    EXPECT_EQ(0x4500, norms[1]); /* 5 */
+    EXPECT_EQ(0x7c00, norms[2]); /* beyond fp16 */
+    EXPECT_EQ(0, norms[3]);
+    EXPECT_TRUE(std::isnan(hattn_reference_load(norms.data(), HATTN_F16, 4)));
+}
+
+TEST(ReferenceEncodeKeys, SlotsPagesAndHeads)
+{
+    Shape s = tiny();
+    s.q_heads = s.code_heads = s.selection_heads = 4;
+    s.kv_heads = 2;
+    s.page_size = 3;
+    s.bits = 40;
+    World w(s);
+    /* Code heads 0, 1 read KV head 0, whose key is (1, 0); 2, 3 read KV head 1: (0, 1). Two words a code. */
+    std::vector<float> keys = {1, 0, 0, 1}, more = {9, 9, 9, 9}, weight(4 * 2 * 40, -1);
+    keys.insert(keys.end(), more.begin(), more.end());
+    keys.insert(keys.end(), {-1, 0, 0, -1});
+    weight[0 * 80 + 0 * 40 + 3] = 1;
+    weight[1 * 80 + 0 * 40 + 31] = 1;
+    weight[1 * 80 + 1 * 40 + 30] = 1; /* of the other dimension: no effect */
+    weight[2 * 80 + 1 * 40 + 32] = 1;
+    weight[3 * 80 + 1 * 40 + 39] = 1;
+    std::vector<int64_t> slots = {4, -1, 0};
+    std::vector<uint32_t> codes(6 * 4 * 2, 0xaaaaaaaa), expected = codes;
+    hattn_encode_keys_args args = {};
+    args.num_tokens = 3;
+    args.k_new = buffer(keys);
+    args.key_map.weight[0] = buffer(weight);
+    args.slot_mapping = buffer(slots);
+    args.codes = buffer(codes);
+    hattn_reference_encode_keys(&w.p, &args);
+    const uint32_t first[] = {8, 0, 0x80000000, 0, 0, 1, 0, 0x80};
+    for (int i = 0; i < 8; i++) {
+        expected[4 * 8 + i] = first[i];                                       /* slot 4: page 1, slot 1 */
+        expected[0 * 8 + i] = (i % 2 ? 0x000000ff : 0xffffffff) & ~first[i]; /* the negated key: all other bits */
+    }
+    EXPECT_EQ(expected, codes);
+}
+
+TEST(ReferenceEncodeKeys, ContiguousSlotsStepOverSequences)
+{
+    World w(tiny());
+    w.p.codes.stride[0] = 10; /* of max_length 4: six unused after each sequence */
+    std::vector<float> keys = {1, 1}, weight(16, 1);
+    std::vector<int64_t> slots = {6};
+    std::vector<uint32_t> codes(20, 7);
+    hattn_encode_keys_args args = {};
+    args.num_tokens = 1;
+    args.k_new = buffer(keys);
+    args.key_map.weight[0] = buffer(weight);
+    args.slot_mapping = buffer(slots);
+    args.codes = buffer(codes);
+    hattn_reference_encode_keys(&w.p, &args);
+    std::vector<uint32_t> expected(20, 7);
+    expected[12] = 0xff;
+    EXPECT_EQ(expected, codes);
+}
+
+TEST(ReferenceEncodeKeys, ScalesOfFp8)
+{
+    Shape s = tiny();
+    s.q_heads = s.kv_heads = s.code_heads = s.selection_heads = 2;
+    s.kv_dtype = HATTN_F8_E4M3;
+    s.norms = 1;
+    World w(s);
+    std::vector<uint8_t> keys = {0x40, 0, 0, 0xb8}; /* (2, 0) and (0, -1) */
+    std::vector<float> weight(32, 1), scale = {0.5f, -3};
+    std::vector<uint32_t> codes(2);
+    std::vector<uint16_t> norms(2);
+    hattn_encode_keys_args args = {};
+    args.num_tokens = 1;
+    args.k_new = buffer(keys);
+    args.key_map.weight[0] = buffer(weight);
+    args.codes = buffer(codes);
+    args.norms = buffer(norms);
+    hattn_reference_encode_keys(&w.p, &args);
+    EXPECT_EQ(std::vector<uint32_t>({0xff, 0}), codes);
+    EXPECT_EQ(std::vector<uint16_t>({0x4000, 0x3c00}), norms);
+    args.k_scale = buffer(scale);
+    hattn_reference_encode_keys(&w.p, &args);
+    EXPECT_EQ(std::vector<uint32_t>({0xff, 0}), codes);
+    EXPECT_EQ(std::vector<uint16_t>({0x3c00, 0x3800}), norms);
+    w.p.per_head_kv_scales = 1;
+    hattn_reference_encode_keys(&w.p, &args);
+    EXPECT_EQ(std::vector<uint32_t>({0xff, 0xff}), codes);
+    EXPECT_EQ(std::vector<uint16_t>({0x3c00, 0x4200}), norms);
+}
+
+TEST(ReferenceProject, LinearValueAndBound)
+{
+    World w(tiny());
+    std::vector<float> weight = {1, 2, 3, 0, 0, 0, 0, 0, 0.5f, -1, 1.5f, 0, 0, 0, 0, 0}, bias = {0, 10, 0, 0, 0, 0, 0, 0};
+    hattn_map_buffers buffers = {{buffer(weight)}, {buffer(bias)}};
+    const double x[] = {1, -2};
+    double z[8], bound[8];
+    hattn_reference_project(&w.p, &w.p.key_map, &buffers, x, 0, z, bound);
+    EXPECT_EQ(0, z[0]);
+    EXPECT_EQ(14, z[1]);
+    EXPECT_EQ(0, z[2]);
+    /* (2 + 8) 2^-23 times 1 + 1, 2 + 2, 3 + 3. */
+    EXPECT_EQ(20 * 0x1p-23, bound[0]);
+    EXPECT_EQ(40 * 0x1p-23, bound[1]);
+    EXPECT_EQ(60 * 0x1p-23, bound[2]);
+    EXPECT_EQ(0, bound[3]);
+}
+
+TEST(ReferenceProject, MlpByHand)
+{
+    World w(tiny());
+    hattn_map map = {HATTN_F32, {2, 2}, 0, {{0, 2}, {0, 2}, {0, 8}}, {0, 0, 0}};
+    w.p.map_kind = HATTN_MAP_MLP;
+    /* x = (1, -2): first layer (1, 4.5), SiLU (0.73106, 4.45056); second (9.63218, -0.11842), SiLU (9.63154, -0.05571). */
+    std::vector<float> w1 = {1, 2, 0.5f, -1}, b1 = {1, 0.5f}, w2 = {1, -1, 2, 0.25f}, b2 = {0, -0.5f};
+    std::vector<float> w3 = {1, 2, -1, 0, 0.5f, 1, -3, 0, 1, -40, 0, -1, 2, 3, 1, 0}, b3 = {0, 0.5f, 0, 0.25f, -5, 0, 0, 0};
+    hattn_map_buffers buffers = {{buffer(w1), buffer(w2), buffer(w3)}, {buffer(b1), buffer(b2), buffer(b3)}};
+    const double x[] = {1, -2};
+    const double expected[] = {9.575836640775401,   21.991399926685137, -9.631544418040505,  0.3057077772651032,
+                               -0.2956433455099541, 9.464421086245196,  -28.950341031386618, 0};
+    const double expected_bound[] = {380.40713994743396, 2932.049111350913, 323.2693812249064,  57.13775872252751,
+                                     275.9102080575082,  494.682657392489,  1026.9459023972468, 0};
+    double z[8], bound[8], alone[8];
+    hattn_reference_project(&w.p, &map, &buffers, x, 0, z, bound);
+    hattn_reference_project(&w.p, &map, &buffers, x, 0, alone, nullptr);
+    for (int r = 0; r < 8; r++) {
+        EXPECT_NEAR(expected[r], z[r], 1e-13) << r;
+        EXPECT_NEAR(expected_bound[r] * 0x1p-23, bound[r], 1e-16) << r;
+        EXPECT_EQ(z[r], alone[r]);
+    }
+}
+
+std::vector<int> weights_of(const Shape &s, std::vector<float> q, std::vector<float> weight)
+{
+    World w(s);
+    hattn_encode_queries_args args = {};
+    std::vector<int8_t> weights(s.bits + 1, 0x55);
+    args.num_rows = 1;
+    args.q = buffer(q);
+    args.query_map.weight[0] = buffer(weight);
+    args.weights = buffer(weights);
+    hattn_reference_encode_queries(&w.p, &args);
+    EXPECT_EQ(0x55, weights.back());
+    return std::vector<int>(weights.begin(), weights.end() - 1);
+}
+
+TEST(ReferenceEncodeQueries, HammingCountsSigns)
+{
+    Shape s = tiny();
+    std::vector<float> weight = {1, -1, 0, 1, 1, -1, -1, 1, 0, 0, 0, 1, -1, 1, -1, NaN};
+    EXPECT_EQ(std::vector<int>({1, -1, -1, 1, 1, -1, -1, -1}), weights_of(s, {2, 1}, weight));
+    s.q_heads = 3; /* signs of (1, 0), (0, 1), (-1, -1) */
+    EXPECT_EQ(std::vector<int>({-1, -1, -3, 1, -1, -1, -1, -3}), weights_of(s, {1, 0, 0, 1, -1, -1}, weight));
+    s.q_heads = 4; /* and (1, 0) again; an even group is halved */
+    EXPECT_EQ(std::vector<int>({0, -1, -2, 1, 0, -1, -1, -2}), weights_of(s, {1, 0, 0, 1, -1, -1, 1, 0}, weight));
+}
+
+TEST(ReferenceEncodeQueries, WeightedRoundsTiesToEven)
+{
+    Shape s = tiny();
+    s.score_kind = HATTN_SCORE_WEIGHTED;
+    std::vector<float> weight = {14, 1, 3, 5, -1, -3, -5, 13, 0, 0, 0, 0, 0, 0, 0, 0};
+    /* 4 bits: qmax 7, so w = u / 2. */
+    EXPECT_EQ(std::vector<int>({7, 0, 2, 2, 0, -2, -2, 6}), weights_of(s, {1, 7}, weight));
+    EXPECT_EQ(std::vector<int>({-7, 0, -2, -2, 0, 2, 2, -6}), weights_of(s, {-3, 7}, weight));
+    s.weight_bits = 2;
+    EXPECT_EQ(std::vector<int>({1, 0, 0, 0, 0, 0, 0, 1}), weights_of(s, {1, 7}, weight));
+    s.weight_bits = 8; /* 127 u / 14 */
+    EXPECT_EQ(std::vector<int>({127, 9, 27, 45, -9, -27, -45, 118}), weights_of(s, {1, 7}, weight));
+    s.q_heads = 2; /* u adds up over the group: 28, 0, 6, 10, -2, -12, -38, 26, times 7 / 38 */
+    s.weight_bits = 4;
+    std::vector<float> second = {14, 1, 3, 5, -1, -3, -5, 13, 0, 2, 0, 0, 0, 6, 28, 0};
+    EXPECT_EQ(std::vector<int>({5, 0, 1, 2, 0, -2, -7, 5}), weights_of(s, {1, 0, 1, -1}, second));
+}
+
+TEST(ReferenceEncodeQueries, WeightedWithoutDirectionIsZero)
+{
+    Shape s = tiny();
+    s.score_kind = HATTN_SCORE_WEIGHTED;
+    std::vector<float> weight = {14, 1, 3, 5, -1, -3, -5, 13, 0, 0, 0, 0, 0, 0, 0, 1};
+    std::vector<int> zero(8, 0);
+    EXPECT_EQ(zero, weights_of(s, {0, 0}, weight));
+    EXPECT_EQ(zero, weights_of(s, {0, NaN}, weight));
+    EXPECT_EQ(zero, weights_of(s, {1, INF}, weight)); /* 0 * inf is NaN, 1 * inf is inf */
+}
+
+TEST(ReferenceScore, ByHand)
+{
+    World w(tiny());
+    std::vector<int8_t> weights = {1, -2, 3, 0, -4, 5, 0, 7}; /* sum |w| 22, negatives 6 */
+    std::vector<uint32_t> codes = {0xffffff00, 0xff, 0x12, 0xed};
+    std::vector<uint16_t> scores(4, 0xaaaa);
+    w.seq_len[0] = 3;
+    hattn_score_args args = {sizeof(args), 0, w.batch, buffer(weights), buffer(codes), {}, buffer(scores)};
+    hattn_reference_score(&w.p, &args);
+    EXPECT_EQ(std::vector<uint16_t>({6, 16, 0, 0xaaaa}), scores); /* the fourth is past the length */
+    w.seq_len[0] = 4;
+    hattn_reference_score(&w.p, &args);
+    EXPECT_EQ(22, scores[3]);
+}
+
+TEST(ReferenceScore, NormsMultiplyTheCentredScore)
+{
+    Shape s = tiny();
+    s.norms = 1;
+    World w(s);
+    std::vector<int8_t> weights = {1, -2, 3, 0, -4, 5, 0, 7};
+    std::vector<uint32_t> codes = {0, 0xff, 0x12, 0xed};
+    std::vector<uint16_t> norms = {0x4000, 0x3555, 0x0001, 0x7c00}; /* 2, 0.333251953125, 2^-24, infinity */
+    std::vector<float> scores(4);
+    hattn_score_args args = {sizeof(args), 0, w.batch, buffer(weights), buffer(codes), buffer(norms), buffer(scores)};
+    hattn_reference_score(&w.p, &args);
+    EXPECT_EQ(std::vector<float>({-20, 10 * 0.333251953125f, -22 * 0x1p-24f, INF}), scores);
+}
+
+std::vector<int32_t> select(const Shape &s, std::vector<uint16_t> scores, int32_t length, int32_t budget = INT32_MAX)
+{
+    World w(s);
+    std::vector<int32_t> indices(s.k, 77), counts = {-5}, budgets = {budget};
+    w.seq_len[0] = length;
+    hattn_topk_args args = {sizeof(args), 0, w.batch, buffer(scores), buffer(budgets), buffer(indices), buffer(counts)};
+    hattn_reference_topk(&w.p, &args);
+    for (int i = 0; i < s.k; i++)
+        EXPECT_EQ(i >= counts[0], indices[i] == -1) << i;
+    indices.resize(counts[0]);
+    return indices;
+}
+
+using Positions = std::vector<int32_t>;
+
+TEST(ReferenceTopk, ByHand)
+{
+    Shape s = tiny();
+    s.max_length = 8;
+    s.k = 3;
+    std::vector<uint16_t> scores = {5, 9, 5, 0, 9, 5, 1, 5};
+    EXPECT_EQ(Positions({0, 1, 4}), select(s, scores, 8)); /* of four 5s the first */
+    EXPECT_EQ(Positions({1, 4}), select(s, scores, 8, 2));
+    EXPECT_EQ(Positions({1}), select(s, scores, 8, 1)); /* of two 9s the first */
+    EXPECT_EQ(Positions({}), select(s, scores, 8, 0));
+    EXPECT_EQ(Positions({}), select(s, scores, 8, -4));
+    EXPECT_EQ(Positions({0, 1, 2}), select(s, scores, 4, 99));
+    EXPECT_EQ(Positions({0}), select(s, scores, 1));
+    EXPECT_EQ(Positions({}), select(s, scores, 0));
+    EXPECT_EQ(Positions({0, 1, 4}), select(s, scores, 99)); /* a length beyond max_length is max_length */
+    EXPECT_EQ(Positions({}), select(s, scores, -3));
+    s.sink = s.recent = 1;
+    EXPECT_EQ(Positions({0, 1, 7}), select(s, scores, 8));
+    EXPECT_EQ(Positions({0, 7}), select(s, scores, 8, 1)); /* a budget below sink + recent does not drop them */
+    EXPECT_EQ(Positions({0, 1}), select(s, scores, 2));
+    s.recent = 2;
+    EXPECT_EQ(Positions({0, 6, 7}), select(s, scores, 8));
+    EXPECT_EQ(Positions({0, 2, 3}), select(s, scores, 4));
+    EXPECT_EQ(Positions({0, 1}), select(s, scores, 2));
+}
+
+TEST(ReferenceTopk, OrderOfFloats)
+{
+    Shape s = tiny();
+    s.norms = 1;
+    s.max_length = 8;
+    const float scores[] = {NaN, -INF, -0.0f, 0.0f, -NaN, 1e-40f, -3, INF};
+    /* Best first: 7 (inf), 5 (denormal), 2 (-0), 3 (+0), 6 (-3), 1 (-inf), 0 and 4 (NaN). */
+    const int best_first[] = {7, 5, 2, 3, 6, 1, 0, 4};
+    for (int k = 1; k <= 8; k++) {
+        s.k = k;
+        World w(s);
+        w.seq_len[0] = 8;
+        std::memcpy(w.scores.data(), scores, sizeof(scores));
+        w.topk();
+        std::vector<int> expected(best_first, best_first + k), got;
+        std::sort(expected.begin(), expected.end());
+        for (int i = 0; i < k; i++)
+            got.push_back(w.get<int32_t>(w.indices, i));
+        EXPECT_EQ(expected, got);
+    }
+}
+
+struct Attention {
+    std::vector<float> out, lse;
+};
+
+/* q = (1, 0): the logits are the keys' first numbers, scale 1. */
+Attention attend(World &w, std::vector<float> logits, std::vector<float> values, std::vector<float> sink = {})
+{
+    std::vector<float> q = {1, 0}, keys;
+    for (float x : logits)
+        keys.insert(keys.end(), {x, 100});
+    Attention a = {{-7, -7}, {-7}};
+    w.seq_len[0] = (int)logits.size();
+    w.p.scale = 1;
+    hattn_attend_args args = {};
+    args.batch = w.batch;
+    args.q = buffer(q);
+    args.k_cache = buffer(keys);
+    args.v_cache = buffer(values);
+    args.sink_logits = sink.empty() ? hattn_buffer{} : buffer(sink);
+    args.out = buffer(a.out);
+    args.lse = buffer(a.lse);
+    hattn_reference_attend(&w.p, &args);
+    Attention without_lse = {{-7, -7}, {-7}};
+    args.out = buffer(without_lse.out);
+    args.lse = {};
+    hattn_reference_attend(&w.p, &args);
+    EXPECT_EQ(0, std::memcmp(a.out.data(), without_lse.out.data(), 2 * sizeof(float)));
+    return a;
+}
+
+TEST(ReferenceAttend, ByHand)
+{
+    World w(tiny());
+    const float ln3 = std::log(3.0f);
+    Attention a = attend(w, {0, ln3}, {4, 8, 8, 0});
+    EXPECT_FLOAT_EQ(7, a.out[0]);
+    EXPECT_FLOAT_EQ(2, a.out[1]);
+    EXPECT_FLOAT_EQ(std::log(4.0f), a.lse[0]);
+    /* A sink as heavy as both keys halves the output. */
+    a = attend(w, {0, ln3}, {4, 8, 8, 0}, {std::log(4.0f)});
+    EXPECT_FLOAT_EQ(3.5f, a.out[0]);
+    EXPECT_FLOAT_EQ(std::log(8.0f), a.lse[0]);
+    a = attend(w, {0, ln3}, {4, 8, 8, 0}, {-INF});
+    EXPECT_FLOAT_EQ(7, a.out[0]);
+    /* Logits far apart and far from 0. */
+    a = attend(w, {1000, -1000, 1000}, {2, 0, NaN, 0, 4, 0});
+    EXPECT_TRUE(std::isnan(a.out[0]));
+    a = attend(w, {1000, -1000, 1000}, {2, 0, 9e9f, 0, 4, 0});
+    EXPECT_FLOAT_EQ(3, a.out[0]);
+    EXPECT_FLOAT_EQ(1000 + std::log(2.0f), a.lse[0]);
+    /* Capped: 2 tanh(x / 2) of 0 and of 1000. */
+    w.p.soft_cap = 2;
+    a = attend(w, {0, 1000}, {1, 0, 0, 0});
+    EXPECT_FLOAT_EQ(1 / (1 + std::exp(2.0f)), a.out[0]);
+    EXPECT_FLOAT_EQ(2.126928f, a.lse[0]);
+}
+
+TEST(ReferenceAttend, NothingToAttendTo)
+{
+    World w(tiny());
+    Attention a = attend(w, {}, {NaN, NaN});
+    EXPECT_EQ(std::vector<float>({0, 0}), a.out);
+    EXPECT_EQ(-INF, a.lse[0]);
+    a = attend(w, {}, {NaN, NaN}, {1.25f});
+    EXPECT_EQ(std::vector<float>({0, 0}), a.out);
+    EXPECT_EQ(1.25f, a.lse[0]);
+    a = attend(w, {}, {NaN, NaN}, {-INF});
+    EXPECT_EQ(-INF, a.lse[0]);
+    a = attend(w, {NaN, 1}, {1, 1, 1, 1});
+    EXPECT_TRUE(std::isnan(a.out[0]));
+    EXPECT_TRUE(std::isnan(a.lse[0]));
+}
+
+Attention merge(std::vector<float> outs, std::vector<float> lses)
+{
+    World w(tiny());
+    w.p.partial_out = {HATTN_F32, 0, {2, 2, 2}};
+    w.p.partial_lse = {HATTN_F32, 0, {1, 1, 1}};
+    Attention a = {{-7, -7}, {-7}};
+    hattn_merge_args args = {sizeof(args), (int)lses.size(), 1, 0, buffer(outs), buffer(lses), buffer(a.out), buffer(a.lse)};
+    hattn_reference_merge(&w.p, &args);
+    return a;
+}
+
+TEST(ReferenceMerge, ByHand)
+{
+    /* Weights 1, 2, 5 of 8. */
+    Attention a = merge({8, 0, 4, 16, 1.6f, 8}, {0, std::log(2.0f), std::log(5.0f)});
+    EXPECT_FLOAT_EQ(3, a.out[0]);
+    EXPECT_FLOAT_EQ(9, a.out[1]);
+    EXPECT_FLOAT_EQ(std::log(8.0f), a.lse[0]);
+    a = merge({NaN, INF, 3, -4}, {-INF, 500});
+    EXPECT_EQ(std::vector<float>({3, -4}), a.out);
+    EXPECT_EQ(500, a.lse[0]);
+    a = merge({NaN, NaN, INF, NaN}, {-INF, -INF});
+    EXPECT_EQ(std::vector<float>({0, 0}), a.out);
+    EXPECT_EQ(-INF, a.lse[0]);
+    for (int order = 0; order < 2; order++) {
+        a = order ? merge({1, 1, 1, 1}, {NaN, 0}) : merge({1, 1, 1, 1}, {0, NaN});
+        EXPECT_TRUE(std::isnan(a.out[0])) << order;
+        EXPECT_TRUE(std::isnan(a.lse[0])) << order;
+    }
+}
+
+} // namespace
