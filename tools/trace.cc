@@ -212,6 +212,8 @@ Trace Loader::load()
         map.name = name.substr(0, name.size() - 5);
         map.kind = HATTN_MAP_MLP;
         map.num_heads = trace_.num_q_heads;
+        if (file_.find(map.name + ".wk"))
+            refuse(name, "makes an MLP map of the name of a linear one");
         for (int i = 0; i < 2; i++)
             map.hidden[i] = static_cast<int32_t>(tensor(map.name + ".k.w" + std::to_string(i + 1), 3).shape[2]);
         map.bits = static_cast<int32_t>(tensor(map.name + ".k.w3", 3).shape[2]);

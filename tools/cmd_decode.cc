@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * hattn decode: every query of a trace is one decode step on every backend with every map; what of the truth it keeps,
+ * how long it takes, and whether anything is wrong.
+ */
+#include <algorithm>
+#include <iterator>
+#include <memory>
+
+#include "tools/args.h"
+#include "tools/contract.h"
+#include "tools/lane.h"
+#include "tools/report.h"
+#include "tools/truth.h"
+
+struct DecodeOptions {
+    std::string trace, backend = "all", isa, score, maps, select, json;
+    int64_t topk = 512, bits = 0, sink = 0, recent = 0, threads = 0;
+    bool norms = false;
+};
+
+static bool parse_options(Args &args, DecodeOptions *options)
+{
+    args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees the keys\n"
+               "0..q_pos, and compares with exact attention. recall: of the true top-k, by softmax summed over the heads that\n"
+               "select together; mass: softmax that the selection keeps; best: that the best selection of this size would keep;\n"
+               "error: ||out - dense|| / ||dense||, mean over queries and heads. wrong counts what the numerics contract does\n"
+               "not allow, and makes the exit code 1.");
+    args.text("trace", "FILE", "the trace", &options->trace, Args::REQUIRED);
+    args.choice("backend", backend_choices(), "all: each that has a device", &options->backend);
+    args.choice("isa", {"scalar", "neon", "avx2", "avx512"}, "cpu backend: nothing above this", &options->isa);
+    args.number("topk", "K", "tokens kept, sink and recent included", &options->topk, 1, INT32_MAX);
+    args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming", &options->score);
+    args.text("maps", "NAME", "the hash map; default: each of the trace", &options->maps);
+    args.number("bits", "N", "use the first N bits of the map; 0: all", &options->bits, 0, 512);
+    args.choice("select", {"kv", "query"}, "one selection a KV head or a query head; default: query for MLP maps, else kv",
+                &options->select);
+    args.flag("norms", "multiply scores by key norms", &options->norms);
+    args.number("sink", "N", "first tokens, always kept", &options->sink, 0, INT32_MAX);
+    args.number("recent", "N", "last tokens, always kept", &options->recent, 0, INT32_MAX);
+    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, 1024);
+    args.text("json", "OUT", "write JSON to this file; -: to stdout, instead of the table", &options->json);
+    return args.parse();
+}
+
+static LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
+{
+    LaneSettings settings;
+    const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
+    const bool query = options.select.empty() ? map.kind == HATTN_MAP_MLP : options.select == "query";
+    settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+    settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;
+    if (options.bits > map.bits)
+        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + map.name + " has " +
+                         std::to_string(map.bits));
+    settings.bits = options.bits ? static_cast<int32_t>(options.bits) : map.bits;
+    settings.topk = static_cast<int32_t>(options.topk);
+    settings.sink = static_cast<int32_t>(options.sink);
+    settings.recent = static_cast<int32_t>(options.recent);
+    settings.threads = static_cast<int32_t>(options.threads);
+    settings.norms = options.norms;
+    return settings;
+}
+
+/* One row of the report: what a backend does with a map. */
+struct Row {
+    const TraceMap *map;
+    std::unique_ptr<Lane> lane;
+    const Lane *oracle;
+    double recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0; /* means, once all queries are in */
+    std::vector<double> times;
+    Verdict verdict;
+};
+
+struct DenseTimes {
+    std::vector<double> times;
+    int64_t wrong = 0;
+};
+
+static double median(std::vector<double> values)
+{
+    std::sort(values.begin(), values.end());
+    const size_t middle = values.size() / 2;
+    return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+/* The call has just run once, so caches and threads are warm: a few more, fewer of slow ones. */
+template <typename Call>
+static void sample(Call call, std::vector<double> *times)
+{
+    double total = 0;
+    for (int i = 0; i < 5 && total < 20e3; i++) {
+        times->push_back(call());
+        total += times->back();
+    }
+}
+
+/* Positions that a wrong backend made up must not be followed. */
+static bool readable(const StepResult &step, int s, int k, int length)
+{
+    const int count = step.counts[s];
+    if (count < 0 || count > std::min(k, length))
+        return false;
+    const auto begin = step.indices.begin() + static_cast<int64_t>(s) * k;
+    return std::all_of(begin, begin + count, [length](int32_t j) { return j >= 0 && j < length; });
+}
+
+static void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries, Row *row)
+{
+    const int heads = problem.num_selection_heads, group = problem.num_q_heads / heads;
+    const double per_selection = 1.0 / num_queries / heads, per_head = per_selection / group;
+    for (int s = 0; s < heads; s++) {
+        const std::vector<int32_t> best = truth.best(s, heads, problem.k);
+        const int32_t *kept = &step.indices[static_cast<size_t>(s) * problem.k];
+        const int count = readable(step, s, problem.k, truth.length()) ? step.counts[s] : 0;
+        std::vector<int32_t> both;
+        std::set_intersection(kept, kept + count, best.begin(), best.end(), std::back_inserter(both));
+        row->recall += per_selection * both.size() / best.size();
+        for (int h = s * group; h < (s + 1) * group; h++) {
+            const float *out = &step.out[static_cast<size_t>(h) * problem.head_dim_v];
+            const std::vector<double> have(out, out + problem.head_dim_v);
+            double lse = 0;
+            row->mass += per_head * truth.mass(h, kept, count);
+            row->error += per_head * truth.error(h, have.data());
+            row->best_mass += per_head * truth.mass(h, best.data(), static_cast<int>(best.size()));
+            row->best_error += per_head * truth.error(h, truth.attend(h, best.data(), static_cast<int>(best.size()), &lse).data());
+        }
+    }
+}
+
+class Race
+{
+public:
+    Race(const DecodeOptions &options, const Trace &trace);
+    void run();
+    void report(const DecodeOptions &options) const;
+    bool wrong() const;
+
+private:
+    void encode();
+    void decode(int query);
+    Json row_json(const Row &row) const;
+    double dense_us(const Row &row) const { return median(dense_.at(device_index(row)).times); }
+    size_t device_index(const Row &row) const;
+    int64_t wrong(const Row &row) const { return row.verdict.wrong + dense_[device_index(row)].wrong; }
+
+    const Trace &trace_;
+    TruthSource source_;
+    std::unique_ptr<LaneDevice> reference_;
+    std::vector<std::unique_ptr<LaneDevice>> devices_;
+    std::vector<DenseTimes> dense_; /* a device */
+    std::vector<std::unique_ptr<Lane>> oracles_;
+    std::vector<Row> rows_;
+};
+
+Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), source_(trace)
+{
+    const int32_t threads = static_cast<int32_t>(options.threads);
+    if (!options.maps.empty() && !trace.find(options.maps))
+        throw UsageError(trace.path + ": no map '" + options.maps + "'; it has " + trace.map_names());
+    reference_ = std::make_unique<LaneDevice>("reference", "", threads, trace);
+    for (const std::string &backend : choose_backends(options.backend))
+        devices_.push_back(std::make_unique<LaneDevice>(backend, options.isa, threads, trace));
+    dense_.resize(devices_.size());
+    for (const TraceMap &map : trace.maps) {
+        if (!options.maps.empty() && map.name != options.maps)
+            continue;
+        const LaneSettings settings = settings_for(options, trace, map);
+        try {
+            oracles_.push_back(std::make_unique<Lane>(*reference_, trace, map, settings));
+            for (const auto &device : devices_) {
+                Row row = {};
+                row.map = &map;
+                row.oracle = oracles_.back().get();
+                row.lane = std::make_unique<Lane>(*device, trace, map, settings);
+                rows_.push_back(std::move(row));
+            }
+        } catch (const UsageError &error) {
+            throw UsageError("map " + map.name + ": " + error.what());
+        }
+    }
+}
+
+size_t Race::device_index(const Row &row) const
+{
+    size_t index = 0;
+    while (devices_[index].get() != &row.lane->device())
+        index++;
+    return index;
+}
+
+void Race::encode()
+{
+    Progress progress("encoding keys: map", static_cast<int>(oracles_.size()));
+    for (const auto &oracle : oracles_) {
+        progress.step("");
+        oracle->encode_keys();
+        for (Row &row : rows_)
+            if (row.oracle == oracle.get()) {
+                row.lane->encode_keys();
+                judge_keys(source_, *row.lane, *oracle, &row.verdict);
+            }
+    }
+}
+
+void Race::decode(int query)
+{
+    const Truth truth(source_, query);
+    std::vector<StepResult> expected;
+    for (const auto &oracle : oracles_)
+        expected.push_back(oracle->decode(query));
+    for (Row &row : rows_) {
+        Lane &lane = *row.lane;
+        DenseTimes &dense = dense_[device_index(row)];
+        if (&row - &rows_[0] == static_cast<ptrdiff_t>(device_index(row))) { // dense attention knows no map: once a device
+            lane.time_dense(query);
+            Verdict verdict;
+            judge_dense(source_, truth, lane.dense_result(), &verdict);
+            dense.wrong += verdict.wrong;
+            sample([&] { return lane.time_dense(query); }, &dense.times);
+        }
+        const StepResult step = lane.decode(query);
+        size_t oracle = 0;
+        while (oracles_[oracle].get() != row.oracle)
+            oracle++;
+        judge_step(source_, truth, query, lane, *row.oracle, step, expected[oracle], &row.verdict);
+        add_metrics(truth, step, lane.problem(), trace_.num_queries, &row);
+        sample([&] { return lane.time_decode(query); }, &row.times);
+    }
+}
+
+void Race::run()
+{
+    encode();
+    Progress progress("decoding: query", trace_.num_queries);
+    for (int query = 0; query < trace_.num_queries; query++) {
+        progress.step("");
+        decode(query);
+    }
+}
+
+bool Race::wrong() const
+{
+    return std::any_of(rows_.begin(), rows_.end(), [this](const Row &row) { return wrong(row) != 0; });
+}
+
+static const char *score_name(const hattn_problem &problem)
+{
+    return problem.score_kind == HATTN_SCORE_WEIGHTED ? "weighted" : "hamming";
+}
+
+static const char *select_name(const hattn_problem &problem)
+{
+    return problem.num_selection_heads == problem.num_kv_heads ? "kv" : "query";
+}
+
+Json Race::row_json(const Row &row) const
+{
+    const hattn_problem &problem = row.lane->problem();
+    const hattn_device_info &info = row.lane->device().device().info();
+    const double step_us = median(row.times);
+    Json json(json_object());
+    json_t *object = json.get();
+    json_put(object, "backend", json_string(info.backend));
+    json_put(object, "isa", json_string(info.isa));
+    json_put(object, "maps", json_string(row.map->name.c_str()));
+    json_put(object, "score", json_string(score_name(problem)));
+    json_put(object, "select", json_string(select_name(problem)));
+    json_put(object, "code_bits", json_integer(problem.code_bits));
+    json_put(object, "topk", json_integer(problem.k));
+    json_put(object, "sink", json_integer(problem.num_sink));
+    json_put(object, "recent", json_integer(problem.num_recent));
+    json_put(object, "norms", json_boolean(problem.key_norms));
+    json_put(object, "threads", json_integer(info.max_threads));
+    json_put(object, "recall", json_number(row.recall));
+    json_put(object, "mass", json_number(row.mass));
+    json_put(object, "output_error", json_number(row.error));
+    json_put(object, "best_mass", json_number(row.best_mass));
+    json_put(object, "best_output_error", json_number(row.best_error));
+    json_put(object, "step_us", json_number(step_us));
+    json_put(object, "dense_us", json_number(dense_us(row)));
+    json_put(object, "speedup", json_number(dense_us(row) / step_us));
+    json_put(object, "allowed_flips", json_integer(row.verdict.flips));
+    json_put(object, "wrong", json_integer(wrong(row)));
+    return json;
+}
+
+void Race::report(const DecodeOptions &options) const
+{
+    Json json(json_object());
+    json_put(json.get(), "trace", json_string(trace_.path.c_str()));
+    json_put(json.get(), "version", json_integer(hattn_version()));
+    json_put(json.get(), "num_queries", json_integer(trace_.num_queries));
+    json_put(json.get(), "num_keys", json_integer(trace_.num_keys));
+    json_put(json.get(), "num_q_heads", json_integer(trace_.num_q_heads));
+    json_put(json.get(), "num_kv_heads", json_integer(trace_.num_kv_heads));
+    json_t *list = json_array();
+    json_put(json.get(), "rows", list);
+    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "recall", "mass", "best", "error", "step us",
+                 "dense us", "speed-up", "flips", "wrong"});
+    for (const Row &row : rows_) {
+        const hattn_problem &problem = row.lane->problem();
+        const hattn_device_info &info = row.lane->device().device().info();
+        json_array_append_new(list, row_json(row).release());
+        table.row({info.backend, info.isa, row.map->name, std::to_string(problem.code_bits), score_name(problem),
+                   select_name(problem), std::to_string(problem.k), format("%.4f", row.recall),
+                   format("%.4f", row.mass), format("%.4f", row.best_mass), format("%.4f", row.error),
+                   format("%.1f", median(row.times)), format("%.1f", dense_us(row)),
+                   format("%.2f", dense_us(row) / median(row.times)), std::to_string(row.verdict.flips),
+                   std::to_string(wrong(row))});
+    }
+    if (!options.json.empty())
+        write_json(json.get(), options.json);
+    if (options.json != "-")
+        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", trace_.path.c_str(), trace_.num_queries,
+                    trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
+}
+
+int cmd_decode(Args &args)
+{
+    DecodeOptions options;
+    if (!parse_options(args, &options))
+        return EXIT_OK;
+    check_writable(options.json);
+    const Trace trace = load_trace(options.trace);
+    Race race(options, trace);
+    race.run();
+    race.report(options);
+    return race.wrong() ? EXIT_WRONG : EXIT_OK;
+}

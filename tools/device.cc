@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/device.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "tools/args.h"
+
+void check(hattn_status status, const hattn_error &error, const std::string &what)
+{
+    if (status != HATTN_OK)
+        throw UsageError(what + ": " + hattn_status_string(status) + (error.text[0] ? ": " : "") + error.text);
+}
+
+std::vector<hattn_backend_info> query_backends()
+{
+    std::vector<hattn_backend_info> list;
+    for (int i = 0; i < hattn_backend_count(); i++) {
+        hattn_backend_info info = sized<hattn_backend_info>();
+        hattn_error error = sized<hattn_error>();
+        check(hattn_backend_query(i, &info, &error), error, "backend " + std::to_string(i));
+        list.push_back(info);
+    }
+    return list;
+}
+
+std::vector<std::string> backend_choices()
+{
+    std::vector<std::string> names = {"all"};
+    for (const hattn_backend_info &info : query_backends())
+        names.push_back(info.name);
+    return names;
+}
+
+std::vector<std::string> choose_backends(const std::string &name)
+{
+    std::vector<std::string> names;
+    for (const hattn_backend_info &info : query_backends()) {
+        if (name == info.name && !info.num_devices)
+            throw UsageError("backend " + name + " has no device: " + info.text);
+        if (info.num_devices && (name == "all" || name == info.name))
+            names.push_back(info.name);
+    }
+    if (names.empty())
+        throw UsageError(name == "all" ? "no backend has a device" : "no backend '" + name + "'");
+    return names;
+}
+
+static const uint64_t ALIGNMENT = 256; /* of a workspace: the widest that the library asks for */
+
+Buffer::Buffer(uint64_t size) : size_(size)
+{
+    if (!size)
+        return;
+    uint64_t rounded = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    data_.reset(rounded < size ? nullptr : std::aligned_alloc(ALIGNMENT, rounded));
+    if (!data_)
+        throw std::bad_alloc();
+    std::memset(data_.get(), 0, rounded);
+}
+
+Buffer::Buffer(const void *data, uint64_t size) : Buffer(size)
+{
+    if (size)
+        std::memcpy(data_.get(), data, size);
+}
+
+void Buffer::Release::operator()(void *data) const
+{
+    std::free(data);
+}
+
+Device::Device(const std::string &backend, const std::string &isa, int32_t threads, int32_t index)
+{
+    hattn_device_options options = sized<hattn_device_options>();
+    options.index = index;
+    options.backend = backend.c_str();
+    options.isa = backend == "cpu" && !isa.empty() ? isa.c_str() : nullptr;
+    options.max_threads = backend == "cpu" ? threads : 0;
+    hattn_error error = sized<hattn_error>();
+    hattn_device *device = nullptr;
+    check(hattn_device_open(&options, &device, &error), error, "backend " + backend);
+    device_.reset(device);
+    check(hattn_device_query(device, &info_, &error), error, "backend " + backend);
+}
+
+Plan::Plan(const Device &device, const hattn_problem &problem, int32_t threads)
+{
+    hattn_error error = sized<hattn_error>();
+    hattn_plan *plan = nullptr;
+    const std::string backend = device.info().backend;
+    check(hattn_plan_create(device.get(), &problem, &plan, &error), error, backend);
+    plan_.reset(plan);
+    exec_.workspace_size = hattn_plan_workspace_size(plan);
+    workspace_ = Buffer(exec_.workspace_size);
+    exec_.workspace = workspace_.at();
+    exec_.num_threads = backend == "cpu" ? threads : 0;
+    check(hattn_workspace_init(device.get(), exec_.workspace, exec_.workspace_size, nullptr, &error), error, backend);
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One lane of a decode race: a backend with one hash map of a trace, its codes and its plan.
+ */
+#ifndef HATTN_TOOLS_LANE_H
+#define HATTN_TOOLS_LANE_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tools/device.h"
+#include "tools/trace.h"
+
+struct LaneSettings {
+    int32_t score_kind = 0, num_selection_heads = 0, bits = 0;
+    int32_t topk = 0, sink = 0, recent = 0, threads = 0;
+    bool norms = false;
+};
+
+/* A backend's device and the trace in its memory, shared by its lanes. */
+class LaneDevice
+{
+public:
+    LaneDevice(const std::string &backend, const std::string &isa, int32_t threads, const Trace &trace);
+
+    const Device &device() const { return device_; }
+
+private:
+    friend class Lane;
+    Device device_;
+    Buffer q_, k_new_, k_cache_, v_cache_, seq_len_; /* seq_len[query]: one row of one sequence is decoded at a time */
+};
+
+/* What a step gives: everything that can be looked at. */
+struct StepResult {
+    std::vector<int8_t> weights;          /* [Hs, bits] */
+    std::vector<int32_t> indices, counts; /* [Hs, k], [Hs] */
+    std::vector<float> out, lse;          /* [Hq, dv], [Hq] */
+};
+
+class Lane
+{
+public:
+    /* Makes the plan; the references must outlive the lane. Throws UsageError with the plan's text if it says no. */
+    Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, const LaneSettings &settings);
+
+    const hattn_problem &problem() const { return problem_; }
+    const LaneDevice &device() const { return device_; }
+
+    void encode_keys();
+    /* One decode step of a query of the trace. */
+    StepResult decode(int query);
+    /* The same step with nothing but its output, and dense attention: microseconds. */
+    double time_decode(int query);
+    double time_dense(int query);
+    /* Output of the last time_dense: [Hq, dv] and [Hq]. */
+    StepResult dense_result() const;
+    /* Indices and counts from weights and from the codes (and norms) of another lane of the same map. */
+    StepResult select(int query, const std::vector<int8_t> &weights, const Lane &codes) const;
+
+    /* Addresses, on a backend that works in host memory. */
+    const uint32_t *code(int head, int64_t key) const;
+    uint16_t norm(int head, int64_t key) const;
+    const hattn_map_buffers &key_map() const { return key_map_; }
+    const hattn_map_buffers &query_map() const { return query_map_; }
+
+private:
+    hattn_batch batch(int query) const;
+    hattn_decode_args decode_args(int query) const;
+
+    const LaneDevice &device_;
+    const Trace &trace_;
+    hattn_problem problem_;
+    Plan plan_;
+    Buffer map_memory_[2][6];
+    hattn_map_buffers key_map_ = {}, query_map_ = {};
+    Buffer codes_, norms_, weights_, indices_, counts_, out_, lse_;
+};
+
+#endif
