@@ -17,9 +17,9 @@ static void resolve_rows(const hattn_problem *p, const hattn_cpu_attention *a, i
     for (int i = 0; i < count; i++) {
         const int32_t position = a->indices ? a->indices[first + i] : first + i;
         int32_t slot;
-        const int64_t page = hattn_cpu_page(&a->pages, position, &slot);
-        k_rows[i] = hattn_cpu_element(&p->k_cache, a->k_cache, page, slot, kv_head);
-        v_rows[i] = hattn_cpu_element(&p->v_cache, a->v_cache, page, slot, kv_head);
+        const int64_t page = hattn_page(&a->pages, position, &slot);
+        k_rows[i] = hattn_element(&p->k_cache, a->k_cache, page, slot, kv_head);
+        v_rows[i] = hattn_element(&p->v_cache, a->v_cache, page, slot, kv_head);
     }
 }
 
@@ -39,13 +39,13 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
     const int64_t kv_head = a->first_head / plan->dense_group;
-    const float v_scale = hattn_cpu_kv_scale(p, a->v_scale, kv_head), q_scale = p->scale * hattn_cpu_kv_scale(p, a->k_scale, kv_head);
+    const float v_scale = hattn_kv_scale(p, a->v_scale, kv_head), q_scale = p->scale * hattn_kv_scale(p, a->k_scale, kv_head);
     const int32_t first = part * a->part_size, left = a->count - first, count = left < a->part_size ? left : a->part_size;
     float *q = (float *)(slot + plan->slot.q), *max = (float *)(slot + plan->slot.max), *sum = (float *)(slot + plan->slot.sum);
     float *acc = (float *)(slot + plan->slot.acc);
     for (int h = 0; h < a->group; h++) {
         float *row = q + h * plan->stride_q;
-        plan->kernels.load(hattn_cpu_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk, q_scale, row);
+        plan->kernels.load(hattn_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk, q_scale, row);
         memset(row + p->head_dim_qk, 0, (size_t)(plan->stride_q - p->head_dim_qk) * sizeof(*row));
         max[h] = -INFINITY;
         sum[h] = 0;
@@ -87,7 +87,7 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_slot, const hatt
 {
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
-    const float *sink_logits = a->sink_logits.data ? hattn_cpu_address(a->sink_logits) : NULL;
+    const float *sink_logits = a->sink_logits.data ? hattn_address(a->sink_logits) : NULL;
     const int num_parts = hattn_cpu_num_parts(a);
     float *merged = (float *)(task_slot + plan->slot.merged);
     for (int h = 0; h < a->group; h++) {
@@ -103,9 +103,9 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_slot, const hatt
                                 p->head_dim_v, merged, &lse);
             out = merged;
         }
-        plan->kernels.store(out, p->head_dim_v, p->out.dtype, hattn_cpu_element(&p->out, a->out, a->row, a->first_head + h, 0));
+        plan->kernels.store(out, p->head_dim_v, p->out.dtype, hattn_element(&p->out, a->out, a->row, a->first_head + h, 0));
         if (a->lse.data)
-            *(float *)hattn_cpu_element(&p->lse, a->lse, a->row, a->first_head + h, 0) = lse;
+            *(float *)hattn_element(&p->lse, a->lse, a->row, a->first_head + h, 0) = lse;
     }
 }
 
@@ -116,7 +116,7 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
     const bool dense = !args->indices.data;
     const int group = dense ? plan->dense_group : plan->group;
     const int64_t heads = p->num_q_heads / group, row = task / heads, head = task % heads;
-    const hattn_cpu_row resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)row);
+    const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
     hattn_cpu_attention a = {
         .q = args->q,
         .k_cache = args->k_cache,
@@ -133,10 +133,10 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
         .part_size = dense ? plan->dense_part_size : plan->part_size,
     };
     if (resolved.length)
-        a.pages = hattn_cpu_sequence_pages(p, &args->batch, resolved.sequence);
+        a.pages = hattn_sequence_pages(p, &args->batch, resolved.sequence);
     if (!dense) {
-        const int32_t count = *(const int32_t *)hattn_cpu_element(&p->counts, args->counts, row, head, 0);
-        a.indices = (const int32_t *)hattn_cpu_element(&p->indices, args->indices, row, head, 0);
+        const int32_t count = *(const int32_t *)hattn_element(&p->counts, args->counts, row, head, 0);
+        a.indices = (const int32_t *)hattn_element(&p->indices, args->indices, row, head, 0);
         a.count = count < 0 ? 0 : count < resolved.length ? count : resolved.length;
     }
     return a;
@@ -197,12 +197,12 @@ static void merge_body(hattn_crew *crew, const void *opaque)
     while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < (int64_t)args->num_rows * p->num_q_heads) {
         const int64_t row = unit / p->num_q_heads, head = unit % p->num_q_heads;
         float lse;
-        crew->plan->kernels.merge((const float *)hattn_cpu_element(&p->partial_out, args->partial_out, 0, row, head), p->partial_out.stride[0],
-                                  (const float *)hattn_cpu_element(&p->partial_lse, args->partial_lse, 0, row, head), p->partial_lse.stride[0],
+        crew->plan->kernels.merge((const float *)hattn_element(&p->partial_out, args->partial_out, 0, row, head), p->partial_out.stride[0],
+                                  (const float *)hattn_element(&p->partial_lse, args->partial_lse, 0, row, head), p->partial_lse.stride[0],
                                   args->num_parts, p->head_dim_v, merged, &lse);
-        crew->plan->kernels.store(merged, p->head_dim_v, p->out.dtype, hattn_cpu_element(&p->out, args->out, row, head, 0));
+        crew->plan->kernels.store(merged, p->head_dim_v, p->out.dtype, hattn_element(&p->out, args->out, row, head, 0));
         if (args->lse.data)
-            *(float *)hattn_cpu_element(&p->lse, args->lse, row, head, 0) = lse;
+            *(float *)hattn_element(&p->lse, args->lse, row, head, 0) = lse;
     }
 }
 

@@ -10,6 +10,7 @@
 
 #include "api/dtype.h"
 #include "backends/backend.h"
+#include "backends/rows.h"
 #include "kernels_cpu/kernels.h"
 
 enum {
@@ -80,50 +81,6 @@ bool hattn_crew_shares_tasks(const hattn_crew *crew, int64_t num_tasks);
 /* The slot of a thread, or of a task when tasks are fewer than threads. */
 char *hattn_crew_slot(const hattn_crew *crew, int64_t index);
 
-/* ---- units.c: what rows and tensors mean ---- */
-
-typedef struct hattn_cpu_row {
-    int32_t sequence; /* -1: padding */
-    int32_t length;   /* clamped to 0..max_length */
-    int64_t position; /* of the row's own token, not clamped */
-} hattn_cpu_row;
-
-hattn_cpu_row hattn_cpu_resolve_row(const hattn_problem *problem, const hattn_batch *batch, int32_t row);
-
-/* Where keys of a sequence are: the page of a position, its slot in it, and how many positions lie in that page from there. */
-typedef struct hattn_cpu_pages {
-    const int32_t *table; /* NULL: contiguous */
-    int64_t sequence;
-    int32_t page_size;    /* max_length when contiguous */
-} hattn_cpu_pages;
-
-hattn_cpu_pages hattn_cpu_sequence_pages(const hattn_problem *problem, const hattn_batch *batch, int32_t sequence);
-
-static inline int64_t hattn_cpu_page(const hattn_cpu_pages *pages, int32_t position, int32_t *slot)
-{
-    if (!pages->table) {
-        *slot = position;
-        return pages->sequence;
-    }
-    *slot = position % pages->page_size;
-    return pages->table[position / pages->page_size];
-}
-
-static inline void *hattn_cpu_address(hattn_buffer buffer)
-{
-    return (char *)buffer.data + buffer.byte_offset;
-}
-
-/* The address of element [i, j, k, 0] of a tensor. */
-static inline char *hattn_cpu_element(const hattn_tensor *tensor, hattn_buffer buffer, int64_t i, int64_t j, int64_t k)
-{
-    int64_t offset = i * tensor->stride[0] + j * tensor->stride[1] + k * tensor->stride[2];
-    return (char *)hattn_cpu_address(buffer) + offset * hattn_dtype_size(tensor->dtype);
-}
-
-/* k_scale or v_scale of a KV head; 1 where there is none. */
-float hattn_cpu_kv_scale(const hattn_problem *problem, hattn_buffer scale, int64_t kv_head);
-
 /* ---- one file an operation: units, and the bodies that share them out ---- */
 
 /* encode.c */
@@ -136,7 +93,7 @@ hattn_status hattn_cpu_encode_queries(const hattn_plan *plan, const hattn_encode
  * scores scratch of the same length). */
 typedef struct hattn_cpu_keys {
     hattn_buffer codes, norms;
-    hattn_cpu_pages pages;
+    hattn_pages pages;
     int64_t code_head;
 } hattn_cpu_keys;
 void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, const hattn_cpu_keys *keys, int32_t first, int32_t count, uint16_t *scores,
@@ -144,8 +101,6 @@ void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, co
 hattn_status hattn_cpu_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error);
 
 /* topk.c */
-/* How many positions of a row and head are kept. */
-int32_t hattn_cpu_kept(const hattn_problem *problem, hattn_buffer budgets, int32_t sequence, int64_t head, int32_t length);
 void hattn_cpu_store_selection(const hattn_problem *problem, hattn_buffer indices, hattn_buffer counts, int64_t row, int64_t head, const int32_t *selected,
                                int32_t kept);
 /* Selects `kept` of `length` positions; scores (u16) or keys (fp32) are indexed from position num_sink. out has room for kept + HATTN_TOPK_SLACK. */
@@ -158,7 +113,7 @@ typedef struct hattn_cpu_attention {
     hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse;
     int64_t row, first_head;  /* of group query heads */
     int group;
-    hattn_cpu_pages pages;
+    hattn_pages pages;
     const int32_t *indices;   /* NULL: positions 0..count */
     int32_t count, part_size;
 } hattn_cpu_attention;

@@ -86,7 +86,7 @@ void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, hattn_cpu_bod
 {
     const hattn_cpu_plan *cpu = (const hattn_cpu_plan *)plan;
     const hattn_team *team = exec->team;
-    hattn_crew crew = {.plan = cpu, .workspace = hattn_cpu_address(exec->workspace), .size = 1, .team = team};
+    hattn_crew crew = {.plan = cpu, .workspace = hattn_address(exec->workspace), .size = 1, .team = team};
     if (team) {
         /* Every rank takes part in the barriers, also those for which there is no slot. */
         crew.size = team->size;

@@ -7,7 +7,7 @@
 /* What a step knows of one task. */
 typedef struct task {
     int64_t row, head;
-    hattn_cpu_row resolved;
+    hattn_row resolved;
     int32_t kept;
     char *slot; /* its weights, scores, selection, parts */
 } task;
@@ -16,8 +16,8 @@ static task make_task(const hattn_crew *crew, const hattn_decode_args *args, int
 {
     const hattn_problem *p = &crew->plan->base.problem;
     task t = {.row = index / p->num_selection_heads, .head = index % p->num_selection_heads, .slot = slot};
-    t.resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)t.row);
-    t.kept = hattn_cpu_kept(p, args->budgets, t.resolved.sequence, t.head, t.resolved.length);
+    t.resolved = hattn_resolve_row(p, &args->batch, (int32_t)t.row);
+    t.kept = hattn_kept(p, args->budgets, &t.resolved, t.head);
     return t;
 }
 
@@ -32,7 +32,7 @@ static void encode(const hattn_crew *crew, const hattn_decode_args *args, const 
     const hattn_problem *p = &crew->plan->base.problem;
     int8_t *weights = (int8_t *)(t->slot + crew->plan->slot.weights);
     if (args->weights.data)
-        weights = (int8_t *)hattn_cpu_element(&p->weights, args->weights, t->row, t->head, 0);
+        weights = (int8_t *)hattn_element(&p->weights, args->weights, t->row, t->head, 0);
     else if (!needs_scores(p, t))
         return;
     hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, t->row, t->head, weights);
@@ -43,7 +43,7 @@ static void encode(const hattn_crew *crew, const hattn_decode_args *args, const 
 static void score(const hattn_crew *crew, const hattn_decode_args *args, const task *t, int32_t first, int32_t count)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    const hattn_cpu_keys keys = {args->codes, args->norms, hattn_cpu_sequence_pages(p, &args->batch, t->resolved.sequence),
+    const hattn_cpu_keys keys = {args->codes, args->norms, hattn_sequence_pages(p, &args->batch, t->resolved.sequence),
                                  t->head * p->num_code_heads / p->num_selection_heads};
     hattn_cpu_score_unit(crew, (const hattn_planes *)(void *)(t->slot + crew->plan->slot.planes), &keys, p->num_sink + first, count,
                          (uint16_t *)(t->slot + crew->plan->slot.scores) + first, (float *)(t->slot + crew->plan->slot.keys) + first);
@@ -85,7 +85,7 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
         .part_size = plan->part_size,
     };
     if (t->resolved.length)
-        a.pages = hattn_cpu_sequence_pages(&plan->base.problem, &args->batch, t->resolved.sequence);
+        a.pages = hattn_sequence_pages(&plan->base.problem, &args->batch, t->resolved.sequence);
     return a;
 }
 

@@ -143,7 +143,7 @@ static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace,
     (void)stream;
     (void)error;
     const uint64_t control = hattn_cpu_control_size(device->info.max_threads);
-    memset(hattn_cpu_address(workspace), 0, control < size ? control : size);
+    memset(hattn_address(workspace), 0, control < size ? control : size);
     return HATTN_OK;
 }
 

@@ -19,7 +19,7 @@ static const float *project(const hattn_crew *crew, char *slot, const hattn_map 
     for (int i = 0; i < num_layers; i++) {
         const bool last = i == num_layers - 1;
         const int num_outputs = last ? p->code_bits : map->hidden[i];
-        const char *bias = buffers->bias[i].data ? (const char *)hattn_cpu_address(buffers->bias[i]) + code_head * map->bias_stride[i] * element : NULL;
+        const char *bias = buffers->bias[i].data ? (const char *)hattn_address(buffers->bias[i]) + code_head * map->bias_stride[i] * element : NULL;
         const hattn_layer layer = {
             .x = x,
             .stride_x = stride_x,
@@ -27,7 +27,7 @@ static const float *project(const hattn_crew *crew, char *slot, const hattn_map 
             .num_inputs = num_inputs,
             .num_outputs = num_outputs,
             .silu = !last,
-            .weight = (const char *)hattn_cpu_address(buffers->weight[i]) + code_head * map->weight_stride[i][0] * element,
+            .weight = (const char *)hattn_address(buffers->weight[i]) + code_head * map->weight_stride[i][0] * element,
             .stride_weight = map->weight_stride[i][1],
             .bias = bias,
             .dtype = map->dtype,
@@ -46,9 +46,9 @@ static void store_code(const hattn_crew *crew, hattn_buffer codes, hattn_buffer 
                        const float *x)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    crew->plan->kernels.pack(z, p->code_bits, (uint32_t *)hattn_cpu_element(&p->codes, codes, page, slot_in_page, code_head));
+    crew->plan->kernels.pack(z, p->code_bits, (uint32_t *)hattn_element(&p->codes, codes, page, slot_in_page, code_head));
     if (p->key_norms)
-        *(uint16_t *)hattn_cpu_element(&p->norms, norms, page, slot_in_page, code_head) = crew->plan->kernels.norm(x, p->head_dim_qk);
+        *(uint16_t *)hattn_element(&p->norms, norms, page, slot_in_page, code_head) = crew->plan->kernels.norm(x, p->head_dim_qk);
 }
 
 static void encode_keys_body(hattn_crew *crew, const void *opaque)
@@ -56,7 +56,7 @@ static void encode_keys_body(hattn_crew *crew, const void *opaque)
     const hattn_encode_keys_args *args = opaque;
     const hattn_problem *p = &crew->plan->base.problem;
     const int64_t slots = p->page_size ? p->page_size : p->max_length;
-    const int64_t *mapping = args->slot_mapping.data ? hattn_cpu_address(args->slot_mapping) : NULL;
+    const int64_t *mapping = args->slot_mapping.data ? hattn_address(args->slot_mapping) : NULL;
     const int64_t blocks = ((int64_t)args->num_tokens + HATTN_KEY_BLOCK - 1) / HATTN_KEY_BLOCK;
     if (crew->rank >= crew->plan->max_threads)
         return;
@@ -66,14 +66,14 @@ static void encode_keys_body(hattn_crew *crew, const void *opaque)
     while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < blocks * p->num_code_heads) {
         const int64_t code_head = unit / blocks, first = unit % blocks * HATTN_KEY_BLOCK;
         const int64_t kv_head = code_head * p->num_kv_heads / p->num_code_heads;
-        const float scale = hattn_cpu_kv_scale(p, args->k_scale, kv_head);
+        const float scale = hattn_kv_scale(p, args->k_scale, kv_head);
         int64_t places[HATTN_KEY_BLOCK];
         int num_x = 0; /* skipped tokens are not read */
         for (int64_t t = first; t < args->num_tokens && t < first + HATTN_KEY_BLOCK; t++) {
             places[num_x] = mapping ? mapping[t] : t;
             if (places[num_x] < 0)
                 continue;
-            crew->plan->kernels.load(hattn_cpu_element(&p->k_new, args->k_new, t, kv_head, 0), p->k_new.dtype, p->head_dim_qk, scale,
+            crew->plan->kernels.load(hattn_element(&p->k_new, args->k_new, t, kv_head, 0), p->k_new.dtype, p->head_dim_qk, scale,
                                      x + num_x++ * crew->plan->stride_q);
         }
         if (!num_x)
@@ -102,14 +102,14 @@ void hattn_cpu_append_body(hattn_crew *crew, const hattn_decode_args *args)
     int64_t unit;
     while ((unit = hattn_crew_next(crew, HATTN_STEP_APPEND)) < (int64_t)args->batch.num_rows * p->num_code_heads) {
         const int64_t code_head = unit % p->num_code_heads, kv_head = code_head * p->num_kv_heads / p->num_code_heads;
-        const hattn_cpu_row row = hattn_cpu_resolve_row(p, &args->batch, (int32_t)(unit / p->num_code_heads));
+        const hattn_row row = hattn_resolve_row(p, &args->batch, (int32_t)(unit / p->num_code_heads));
         if (row.sequence < 0 || row.position < 0 || row.position >= p->max_length)
             continue;
-        const hattn_cpu_pages pages = hattn_cpu_sequence_pages(p, &args->batch, row.sequence);
+        const hattn_pages pages = hattn_sequence_pages(p, &args->batch, row.sequence);
         int32_t slot_in_page;
-        const int64_t page = hattn_cpu_page(&pages, (int32_t)row.position, &slot_in_page);
-        crew->plan->kernels.load(hattn_cpu_element(&p->k_cache, args->k_cache, page, slot_in_page, kv_head), p->k_cache.dtype, p->head_dim_qk,
-                                 hattn_cpu_kv_scale(p, args->k_scale, kv_head), x);
+        const int64_t page = hattn_page(&pages, (int32_t)row.position, &slot_in_page);
+        crew->plan->kernels.load(hattn_element(&p->k_cache, args->k_cache, page, slot_in_page, kv_head), p->k_cache.dtype, p->head_dim_qk,
+                                 hattn_kv_scale(p, args->k_scale, kv_head), x);
         const float *z = project(crew, slot, &p->key_map, &args->key_map, code_head, 1);
         store_code(crew, args->codes, args->norms, page, slot_in_page, code_head, z, x);
     }
@@ -121,7 +121,7 @@ void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *slot, hattn_buf
     const int group = crew->plan->group;
     float *x = (float *)(slot + crew->plan->slot.x);
     for (int i = 0; i < group; i++)
-        crew->plan->kernels.load(hattn_cpu_element(&p->q, q, row, head * group + i, 0), p->q.dtype, p->head_dim_qk, 1, x + i * crew->plan->stride_q);
+        crew->plan->kernels.load(hattn_element(&p->q, q, row, head * group + i, 0), p->q.dtype, p->head_dim_qk, 1, x + i * crew->plan->stride_q);
     const int64_t code_head = head * p->num_code_heads / p->num_selection_heads;
     const float *z = project(crew, slot, &p->query_map, map, code_head, group);
     const int qmax = p->score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p->weight_bits - 1)) - 1 : 0;
@@ -138,7 +138,7 @@ static void encode_queries_body(hattn_crew *crew, const void *opaque)
     int64_t unit;
     while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < (int64_t)args->num_rows * p->num_selection_heads) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
-        hattn_cpu_encode_queries_unit(crew, slot, args->q, &args->query_map, row, head, (int8_t *)hattn_cpu_element(&p->weights, args->weights, row, head, 0));
+        hattn_cpu_encode_queries_unit(crew, slot, args->q, &args->query_map, row, head, (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
     }
 }
 

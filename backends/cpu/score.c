@@ -9,14 +9,14 @@ void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, co
     const hattn_problem *p = &crew->plan->base.problem;
     for (int32_t done = 0; done < count;) {
         int32_t slot;
-        const int64_t page = hattn_cpu_page(&keys->pages, first + done, &slot);
+        const int64_t page = hattn_page(&keys->pages, first + done, &slot);
         const int32_t in_page = keys->pages.page_size - slot;
         const int32_t run = in_page < count - done ? in_page : count - done;
-        crew->plan->kernels.score(planes, (const uint32_t *)hattn_cpu_element(&p->codes, keys->codes, page, slot, keys->code_head), p->codes.stride[1], run,
+        crew->plan->kernels.score(planes, (const uint32_t *)hattn_element(&p->codes, keys->codes, page, slot, keys->code_head), p->codes.stride[1], run,
                                   scores + done);
         if (p->key_norms)
             crew->plan->kernels.scale(scores + done, planes->max_score,
-                                      (const uint16_t *)hattn_cpu_element(&p->norms, keys->norms, page, slot, keys->code_head), p->norms.stride[1], run,
+                                      (const uint16_t *)hattn_element(&p->norms, keys->norms, page, slot, keys->code_head), p->norms.stride[1], run,
                                       norm_keys + done);
         done += run;
     }
@@ -35,15 +35,15 @@ static void score_body(hattn_crew *crew, const void *opaque)
     while ((unit = hattn_crew_next(crew, HATTN_STEP_SCORE)) < args->batch.num_rows * chunks * p->num_selection_heads) {
         const int64_t task = unit / chunks, row = task / p->num_selection_heads, head = task % p->num_selection_heads;
         const int32_t first = (int32_t)(unit % chunks * HATTN_SCORE_CHUNK);
-        const hattn_cpu_row resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)row);
+        const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
         if (first >= resolved.length)
             continue;
         const int32_t left = resolved.length - first, count = left < HATTN_SCORE_CHUNK ? left : HATTN_SCORE_CHUNK;
         hattn_planes planes;
-        crew->plan->kernels.split((const int8_t *)hattn_cpu_element(&p->weights, args->weights, row, head, 0), p->code_bits, &planes);
-        const hattn_cpu_keys keys = {args->codes, args->norms, hattn_cpu_sequence_pages(p, &args->batch, resolved.sequence),
+        crew->plan->kernels.split((const int8_t *)hattn_element(&p->weights, args->weights, row, head, 0), p->code_bits, &planes);
+        const hattn_cpu_keys keys = {args->codes, args->norms, hattn_sequence_pages(p, &args->batch, resolved.sequence),
                                      head * p->num_code_heads / p->num_selection_heads};
-        char *out = hattn_cpu_element(&p->scores, args->scores, row, head, 0) + first * hattn_dtype_size(p->scores.dtype);
+        char *out = hattn_element(&p->scores, args->scores, row, head, 0) + first * hattn_dtype_size(p->scores.dtype);
         hattn_cpu_score_unit(crew, &planes, &keys, first, count, p->key_norms ? scratch : (uint16_t *)out, p->key_norms ? (float *)out : NULL);
     }
 }

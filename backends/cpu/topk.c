@@ -5,31 +5,13 @@
 
 #include "backends/cpu/cpu.h"
 
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
-static int32_t larger(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
-
-int32_t hattn_cpu_kept(const hattn_problem *problem, hattn_buffer budgets, int32_t sequence, int64_t head, int32_t length)
-{
-    int32_t budget = problem->k;
-    if (budgets.data && length)
-        budget = smaller(*(const int32_t *)hattn_cpu_element(&problem->budgets, budgets, sequence, head, 0), problem->k);
-    return smaller(length, larger(larger(budget, 0), problem->num_sink + problem->num_recent));
-}
-
 void hattn_cpu_store_selection(const hattn_problem *problem, hattn_buffer indices, hattn_buffer counts, int64_t row, int64_t head, const int32_t *selected,
                                int32_t kept)
 {
     if (counts.data)
-        *(int32_t *)hattn_cpu_element(&problem->counts, counts, row, head, 0) = kept;
+        *(int32_t *)hattn_element(&problem->counts, counts, row, head, 0) = kept;
     if (indices.data) {
-        int32_t *out = (int32_t *)hattn_cpu_element(&problem->indices, indices, row, head, 0);
+        int32_t *out = (int32_t *)hattn_element(&problem->indices, indices, row, head, 0);
         memcpy(out, selected, (size_t)kept * sizeof(*out));
         memset(out + kept, 0xff, (size_t)(problem->k - kept) * sizeof(*out)); /* -1 */
     }
@@ -73,9 +55,9 @@ static void topk_body(hattn_crew *crew, const void *opaque)
     int64_t unit;
     while ((unit = hattn_crew_next(crew, HATTN_STEP_SELECT)) < (int64_t)args->batch.num_rows * p->num_selection_heads) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
-        const hattn_cpu_row resolved = hattn_cpu_resolve_row(p, &args->batch, (int32_t)row);
-        const int32_t kept = hattn_cpu_kept(p, args->budgets, resolved.sequence, head, resolved.length);
-        const char *middle = hattn_cpu_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
+        const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
+        const int32_t kept = hattn_kept(p, args->budgets, &resolved, head);
+        const char *middle = hattn_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
         hattn_cpu_select_unit(crew, slot, resolved.length, kept, p->key_norms ? NULL : (const uint16_t *)middle,
                               p->key_norms ? (const float *)middle : NULL, UINT16_MAX, selected);
         hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);

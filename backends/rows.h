@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What rows, pages and strides mean, once for all backends but the reference (which has its own, to be checked against).
+ * Inline, because kernels on devices use it too; buffers must hold addresses that the caller of these can read.
+ */
+#ifndef HATTN_BACKENDS_ROWS_H
+#define HATTN_BACKENDS_ROWS_H
+
+#include "api/dtype.h"
+#include "api/hattn.h"
+
+HATTN_HOST_DEVICE static inline void *hattn_address(hattn_buffer buffer)
+{
+    return (char *)buffer.data + buffer.byte_offset;
+}
+
+/* The address of element [i, j, k, 0] of a tensor. */
+HATTN_HOST_DEVICE static inline char *hattn_element(const hattn_tensor *tensor, hattn_buffer buffer, int64_t i, int64_t j, int64_t k)
+{
+    const int64_t offset = i * tensor->stride[0] + j * tensor->stride[1] + k * tensor->stride[2];
+    return (char *)hattn_address(buffer) + offset * hattn_dtype_size(tensor->dtype);
+}
+
+typedef struct hattn_row {
+    int32_t sequence; /* -1: padding */
+    int32_t length;   /* clamped to 0..max_length */
+    int64_t position; /* of the row's own token, not clamped */
+} hattn_row;
+
+/* The last sequence whose first row is at or before `row`: empty sequences share a start with the next one. */
+HATTN_HOST_DEVICE static inline int32_t hattn_find_sequence(const int32_t *q_start, int32_t num_sequences, int32_t row)
+{
+    int32_t low = 0, high = num_sequences; /* q_start[low] <= row < q_start[high] */
+    while (high - low > 1) {
+        const int32_t middle = low + (high - low) / 2;
+        if (q_start[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem *problem, const hattn_batch *batch, int32_t row)
+{
+    const int32_t *q_start = batch->q_start.data ? (const int32_t *)hattn_address(batch->q_start) : NULL;
+    const int32_t *seq_len = (const int32_t *)hattn_address(batch->seq_len);
+    hattn_row resolved = {-1, 0, -1};
+    if (batch->num_sequences == 0 || (q_start && row >= q_start[batch->num_sequences]))
+        return resolved;
+    const int32_t sequence = q_start ? hattn_find_sequence(q_start, batch->num_sequences, row) : row / batch->q_len;
+    const int32_t first = q_start ? q_start[sequence] : sequence * batch->q_len;
+    const int32_t tokens = q_start ? q_start[sequence + 1] - first : batch->q_len;
+    resolved.sequence = sequence;
+    resolved.position = (int64_t)seq_len[sequence] - tokens + (row - first);
+    const int64_t length = resolved.position + 1;
+    resolved.length = (int32_t)(length < 0 ? 0 : length > problem->max_length ? problem->max_length : length);
+    return resolved;
+}
+
+/* Where keys of a sequence are. */
+typedef struct hattn_pages {
+    const int32_t *table; /* NULL: contiguous */
+    int64_t sequence;
+    int32_t page_size;    /* max_length when contiguous */
+} hattn_pages;
+
+HATTN_HOST_DEVICE static inline hattn_pages hattn_sequence_pages(const hattn_problem *problem, const hattn_batch *batch, int32_t sequence)
+{
+    hattn_pages pages = {NULL, sequence, problem->max_length};
+    if (problem->page_size) {
+        pages.table = (const int32_t *)hattn_address(batch->block_table) + sequence * problem->block_table.stride[0];
+        pages.page_size = problem->page_size;
+    }
+    return pages;
+}
+
+/* The page of a position, and its slot there. */
+HATTN_HOST_DEVICE static inline int64_t hattn_page(const hattn_pages *pages, int32_t position, int32_t *slot)
+{
+    if (!pages->table) {
+        *slot = position;
+        return pages->sequence;
+    }
+    *slot = position % pages->page_size;
+    return pages->table[position / pages->page_size];
+}
+
+/* k_scale or v_scale of a KV head; 1 where there is none. */
+HATTN_HOST_DEVICE static inline float hattn_kv_scale(const hattn_problem *problem, hattn_buffer scale, int64_t kv_head)
+{
+    return scale.data ? ((const float *)hattn_address(scale))[problem->per_head_kv_scales ? kv_head : 0] : 1;
+}
+
+/* How many positions of a row and selection head are kept. */
+HATTN_HOST_DEVICE static inline int32_t hattn_kept(const hattn_problem *problem, hattn_buffer budgets, const hattn_row *row, int64_t head)
+{
+    int32_t budget = problem->k;
+    if (budgets.data && row->length)
+        budget = *(const int32_t *)hattn_element(&problem->budgets, budgets, row->sequence, head, 0);
+    budget = budget < 0 ? 0 : budget > problem->k ? problem->k : budget;
+    const int32_t forced = problem->num_sink + problem->num_recent;
+    const int32_t wanted = budget > forced ? budget : forced;
+    return wanted < row->length ? wanted : row->length;
+}
+
+#endif
