@@ -15,10 +15,10 @@ bool code_bit(const World &w, int64_t b, int64_t j, int64_t head, int r)
     return w.get<uint32_t>(w.codes, w.at(w.p.codes, b, j, head) + r / 32) >> r % 32 & 1;
 }
 
-/* Sign bits of one query head, by the code path of keys: the query as a key of a world with the query's map. */
+/* Sign bits of one query head, in long double. */
 std::vector<bool> query_bits(World &w, int row, int h)
 {
-    std::vector<double> x(w.p.head_dim_qk), z(w.p.code_bits);
+    std::vector<double> x(w.p.head_dim_qk);
     for (int i = 0; i < w.p.head_dim_qk; i++)
         x[i] = hattn_reference_load(w.q.data(), w.p.q.dtype, row * w.p.q.stride[0] + h * w.p.q.stride[1] + i);
     int head = h * w.p.num_code_heads / w.p.num_q_heads;
@@ -35,14 +35,16 @@ std::vector<bool> query_bits(World &w, int row, int h)
 TEST(ReferenceIdentities, HammingScoreRanksBySummedDistance)
 {
     for (int group : {1, 2, 3, 4, 7}) {
-        for (bool per_query_head : {false, true}) {
+        /* One selection a group; one a query head, on the group's codes; everything by query head. */
+        for (int heads = 0; heads < 3; heads++) {
             Shape s;
             s.kv_heads = 2;
             s.q_heads = 2 * group;
-            s.code_heads = s.selection_heads = per_query_head ? s.q_heads : 2;
+            s.code_heads = heads == 2 ? s.q_heads : 2;
+            s.selection_heads = heads >= 1 ? s.q_heads : 2;
             s.bits = 72;
             s.q_len = 2;
-            s.seed = (unsigned)(group * 2 + per_query_head);
+            s.seed = (unsigned)(group * 3 + heads);
             World w(s);
             w.encode_all_keys();
             w.encode_queries();

@@ -242,7 +242,10 @@ TEST(ReferenceEncodeQueries, WeightedWithoutDirectionIsZero)
     std::vector<int> zero(8, 0);
     EXPECT_EQ(zero, weights_of(s, {0, 0}, weight));
     EXPECT_EQ(zero, weights_of(s, {0, NaN}, weight));
-    EXPECT_EQ(zero, weights_of(s, {1, INF}, weight)); /* 0 * inf is NaN, 1 * inf is inf */
+    for (float bad : {NaN, INF, -INF}) { /* one bit is enough */
+        weight[15] = bad;
+        EXPECT_EQ(zero, weights_of(s, {1, 1}, weight));
+    }
 }
 
 TEST(ReferenceScore, ByHand)
@@ -405,9 +408,11 @@ TEST(ReferenceAttend, NothingToAttendTo)
     EXPECT_EQ(1.25f, a.lse[0]);
     a = attend(w, {}, {NaN, NaN}, {-INF});
     EXPECT_EQ(-INF, a.lse[0]);
-    a = attend(w, {NaN, 1}, {1, 1, 1, 1});
-    EXPECT_TRUE(std::isnan(a.out[0]));
-    EXPECT_TRUE(std::isnan(a.lse[0]));
+    for (const std::vector<float> &logits : {std::vector<float>{NaN, 1}, {1, NaN}, {NaN}}) {
+        a = attend(w, logits, {1, 1, 1, 1});
+        EXPECT_TRUE(std::isnan(a.out[0]));
+        EXPECT_TRUE(std::isnan(a.lse[0]));
+    }
 }
 
 Attention merge(std::vector<float> outs, std::vector<float> lses)
@@ -434,10 +439,10 @@ TEST(ReferenceMerge, ByHand)
     a = merge({NaN, NaN, INF, NaN}, {-INF, -INF});
     EXPECT_EQ(std::vector<float>({0, 0}), a.out);
     EXPECT_EQ(-INF, a.lse[0]);
-    for (int order = 0; order < 2; order++) {
-        a = order ? merge({1, 1, 1, 1}, {NaN, 0}) : merge({1, 1, 1, 1}, {0, NaN});
-        EXPECT_TRUE(std::isnan(a.out[0])) << order;
-        EXPECT_TRUE(std::isnan(a.lse[0])) << order;
+    for (const std::vector<float> &lses : {std::vector<float>{NaN, 0}, {0, NaN}, {NaN, -INF}, {-INF, NaN}}) {
+        a = merge({1, 1, 1, 1}, lses);
+        EXPECT_TRUE(std::isnan(a.out[0]));
+        EXPECT_TRUE(std::isnan(a.lse[0]));
     }
 }
 
