@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The data of one benchmark problem, and its stages as calls. Everything that a model would find in DRAM is there
+ * several times, as a model has several layers: each call takes the next one, so that nothing is left of it in any
+ * cache. What a stage hands to the next within one step (weights, scores) is as warm as in a step.
+ */
+#ifndef HATTN_BENCH_WORKLOAD_H
+#define HATTN_BENCH_WORKLOAD_H
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api/hattn.h"
+#include "bench/ceiling.h"
+#include "bench/memory.h"
+#include "conformance/problems.h"
+
+enum Stage { ENCODE, SCORE, TOPK, ATTEND, MERGE, DECODE, DENSE, ENCODE_KEYS, NUM_STAGES };
+extern const char *const STAGE_NAMES[NUM_STAGES];
+
+using Bytes = std::vector<uint8_t>;
+
+/* The bytes that a stage cannot do without. */
+struct Traffic {
+    double streamed = 0, gathered = 0; /* from DRAM: codes, norms, maps, keys one after the other; rows by selection */
+    double cached = 0;                 /* handed on by the stage before: no DRAM floor */
+};
+
+class Workload
+{
+public:
+    /* Rotates over at least 1 GiB, three last level caches and two layers of K and V, and three caches of codes; over
+     * less where that would pass `memory_limit` bytes, but one layer always. Throws std::bad_alloc. */
+    Workload(const conformance::Problem &problem, size_t memory_limit);
+    /* Of one layer, K, V and codes. */
+    static size_t layer_bytes(const conformance::Problem &problem);
+
+    const hattn_problem &shape() const { return shape_; }
+    Ceiling ceiling(int num_threads) const;
+    Traffic traffic(Stage stage) const;
+    /* "8 layers of 128 MiB, 24 of 4 MiB of codes", and whether there should be more. */
+    std::string layers() const;
+
+    /* Makes weights and selections for the stages that start from them. Once, before run. */
+    hattn_status prepare(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
+    /* Moves to the next layer of K and V: before the stages of one step. */
+    void next_layer() { kv_layer_ = (kv_layer_ + 1) % num_kv_layers_; }
+    hattn_status run(Stage stage, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
+
+private:
+    /* Queries and what comes out of them; several, so that no call finds the rows of the last one in a cache. */
+    struct Set {
+        Bytes q, weights, indices, counts;
+    };
+    /* One layer of codes, with its norms and maps. */
+    struct CodeLayer {
+        hattn_buffer codes, norms;
+        hattn_map_buffers query_map, key_map;
+    };
+    struct Sizes {
+        size_t num_pages, k, v, codes, norms, query_map, key_map;
+        Sizes(const hattn_problem &shape, const conformance::Problem &problem);
+        size_t kv_layer() const { return k + v; }
+        size_t code_layer() const { return codes + norms + query_map + key_map; }
+    };
+
+    hattn_batch batch() const;
+    CodeLayer next_code_layer();
+    Set &next_set() { return sets_[set_++ % sets_.size()]; }
+    hattn_buffer k() const { return {kv_->data() + kv_layer_ * sizes_.kv_layer(), 0}; }
+    hattn_buffer v() const { return {kv_->data() + kv_layer_ * sizes_.kv_layer() + sizes_.k * (sizes_.v > 0), 0}; }
+
+    hattn_status encode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
+                        hattn_error *error);
+    hattn_status score(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
+                       hattn_error *error);
+    hattn_status topk(Set &set, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
+    hattn_status attend(Set &set, bool dense, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
+    hattn_status merge(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
+    hattn_status decode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
+                        hattn_error *error);
+    hattn_status encode_keys(const CodeLayer &layer, const hattn_plan *plan, const hattn_exec *exec,
+                             hattn_error *error);
+
+    hattn_problem shape_;
+    Sizes sizes_;
+    int num_sequences_, q_len_;
+    int64_t num_rows_, num_keys_; /* of all sequences */
+    size_t num_kv_layers_, num_code_layers_, kv_layer_ = 0, code_layer_ = 0, set_ = 0;
+    bool short_of_memory_;
+    std::unique_ptr<Arena> kv_, codes_;
+    std::vector<Set> sets_;
+    std::vector<int32_t> seq_len_, block_table_;
+    Bytes scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;
+};
+
+#endif
