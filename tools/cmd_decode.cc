@@ -63,17 +63,24 @@ static LaneSettings settings_for(const DecodeOptions &options, const Trace &trac
 
 /* One row of the report: what a backend does with a map. */
 struct Row {
+    Row(const TraceMap &map_, size_t device_, Lane &lane_, Lane &oracle_)
+        : map(&map_), device(device_), lane(&lane_), oracle(&oracle_)
+    {
+    }
+
     const TraceMap *map;
-    std::unique_ptr<Lane> lane;
-    const Lane *oracle;
+    size_t device; /* of Race::devices_ */
+    Lane *lane;
+    Lane *oracle; /* the reference backend's lane of the map; may be the row's own */
     double recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0; /* means, once all queries are in */
     std::vector<double> times;
     Verdict verdict;
 };
 
-struct DenseTimes {
+/* Dense attention knows no map: once a device. */
+struct Dense {
     std::vector<double> times;
-    int64_t wrong = 0;
+    Verdict verdict;
 };
 
 static double median(std::vector<double> values)
@@ -83,15 +90,15 @@ static double median(std::vector<double> values)
     return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-/* The call has just run once, so caches and threads are warm: a few more, fewer of slow ones. */
+/* Times of a call that has just run once and took first_us. A slow one is its own sample; a quick one, whose first run
+ * had cold caches and sleeping threads, is run again. */
 template <typename Call>
-static void sample(Call call, std::vector<double> *times)
+static void sample(double first_us, Call call, std::vector<double> *times)
 {
-    double total = 0;
-    for (int i = 0; i < 5 && total < 20e3; i++) {
-        times->push_back(call());
-        total += times->back();
-    }
+    if (first_us > 10e3)
+        times->push_back(first_us);
+    for (int i = 0; i < 5 && first_us <= 10e3; i++)
+        times->push_back(call().time_us);
 }
 
 /* Positions that a wrong backend made up must not be followed. */
@@ -139,92 +146,72 @@ private:
     void encode();
     void decode(int query);
     Json row_json(const Row &row) const;
-    double dense_us(const Row &row) const { return median(dense_.at(device_index(row)).times); }
-    size_t device_index(const Row &row) const;
-    int64_t wrong(const Row &row) const { return row.verdict.wrong + dense_[device_index(row)].wrong; }
+    double dense_us(const Row &row) const { return median(dense_[row.device].times); }
+    int64_t wrong(const Row &row) const { return row.verdict.wrong + dense_[row.device].verdict.wrong; }
 
     const Trace &trace_;
     TruthSource source_;
-    std::unique_ptr<LaneDevice> reference_;
-    std::vector<std::unique_ptr<LaneDevice>> devices_;
-    std::vector<DenseTimes> dense_; /* a device */
-    std::vector<std::unique_ptr<Lane>> oracles_;
+    std::vector<std::unique_ptr<LaneDevice>> devices_; /* the reference's is the first */
+    std::vector<Dense> dense_;                         /* of each device */
+    std::vector<std::unique_ptr<Lane>> lanes_;
     std::vector<Row> rows_;
 };
 
 Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), source_(trace)
 {
     const int32_t threads = static_cast<int32_t>(options.threads);
+    const std::vector<std::string> backends = choose_backends(options.backend);
     if (!options.maps.empty() && !trace.find(options.maps))
         throw UsageError(trace.path + ": no map '" + options.maps + "'; it has " + trace.map_names());
-    reference_ = std::make_unique<LaneDevice>("reference", "", threads, trace);
-    for (const std::string &backend : choose_backends(options.backend))
-        devices_.push_back(std::make_unique<LaneDevice>(backend, options.isa, threads, trace));
+    devices_.push_back(std::make_unique<LaneDevice>("reference", "", threads, trace));
+    for (const std::string &backend : backends)
+        if (backend != "reference")
+            devices_.push_back(std::make_unique<LaneDevice>(backend, options.isa, threads, trace));
     dense_.resize(devices_.size());
+    const bool reference_too = std::count(backends.begin(), backends.end(), "reference");
     for (const TraceMap &map : trace.maps) {
         if (!options.maps.empty() && map.name != options.maps)
             continue;
         const LaneSettings settings = settings_for(options, trace, map);
         try {
-            oracles_.push_back(std::make_unique<Lane>(*reference_, trace, map, settings));
-            for (const auto &device : devices_) {
-                Row row = {};
-                row.map = &map;
-                row.oracle = oracles_.back().get();
-                row.lane = std::make_unique<Lane>(*device, trace, map, settings);
-                rows_.push_back(std::move(row));
-            }
+            for (const auto &device : devices_)
+                lanes_.push_back(std::make_unique<Lane>(*device, trace, map, settings));
+            const auto lanes = lanes_.end() - static_cast<ptrdiff_t>(devices_.size());
+            for (size_t i = 1; i < devices_.size(); i++)
+                rows_.push_back(Row(map, i, *lanes[i], *lanes[0]));
+            if (reference_too)
+                rows_.push_back(Row(map, 0, *lanes[0], *lanes[0]));
         } catch (const UsageError &error) {
             throw UsageError("map " + map.name + ": " + error.what());
         }
     }
 }
 
-size_t Race::device_index(const Row &row) const
-{
-    size_t index = 0;
-    while (devices_[index].get() != &row.lane->device())
-        index++;
-    return index;
-}
-
 void Race::encode()
 {
-    Progress progress("encoding keys: map", static_cast<int>(oracles_.size()));
-    for (const auto &oracle : oracles_) {
-        progress.step("");
-        oracle->encode_keys();
-        for (Row &row : rows_)
-            if (row.oracle == oracle.get()) {
-                row.lane->encode_keys();
-                judge_keys(source_, *row.lane, *oracle, &row.verdict);
-            }
+    Progress progress("encoding keys:", static_cast<int>(lanes_.size()));
+    for (const auto &lane : lanes_) {
+        progress.step(lane->device().device().info().backend);
+        lane->encode_keys();
     }
+    for (Row &row : rows_)
+        judge_keys(source_, *row.lane, *row.oracle, &row.verdict);
 }
 
 void Race::decode(int query)
 {
     const Truth truth(source_, query);
-    std::vector<StepResult> expected;
-    for (const auto &oracle : oracles_)
-        expected.push_back(oracle->decode(query));
     for (Row &row : rows_) {
-        Lane &lane = *row.lane;
-        DenseTimes &dense = dense_[device_index(row)];
-        if (&row - &rows_[0] == static_cast<ptrdiff_t>(device_index(row))) { // dense attention knows no map: once a device
-            lane.time_dense(query);
-            Verdict verdict;
-            judge_dense(source_, truth, lane.dense_result(), &verdict);
-            dense.wrong += verdict.wrong;
-            sample([&] { return lane.time_dense(query); }, &dense.times);
+        Dense &dense = dense_[row.device];
+        if (row.map == rows_[0].map) {
+            const StepResult step = row.lane->attend_dense(query);
+            judge_dense(source_, truth, step, &dense.verdict);
+            sample(step.time_us, [&] { return row.lane->attend_dense(query); }, &dense.times);
         }
-        const StepResult step = lane.decode(query);
-        size_t oracle = 0;
-        while (oracles_[oracle].get() != row.oracle)
-            oracle++;
-        judge_step(source_, truth, query, lane, *row.oracle, step, expected[oracle], &row.verdict);
-        add_metrics(truth, step, lane.problem(), trace_.num_queries, &row);
-        sample([&] { return lane.time_decode(query); }, &row.times);
+        const StepResult step = row.lane->decode(query);
+        judge_step(source_, truth, query, *row.lane, *row.oracle, step, row.oracle->encode_query(query), &row.verdict);
+        add_metrics(truth, step, row.lane->problem(), trace_.num_queries, &row);
+        sample(step.time_us, [&] { return row.lane->decode(query); }, &row.times);
     }
 }
 

@@ -103,12 +103,12 @@ static bool weighted_allowed(const hattn_problem &problem, const Sums &sums, int
 }
 
 static void judge_weights(const TruthSource &source, int query, int selection_head, const Lane &oracle,
-                          const StepResult &step, const StepResult &expected, Verdict *verdict)
+                          const StepResult &step, const std::vector<int8_t> &expected, Verdict *verdict)
 {
     const hattn_problem &problem = oracle.problem();
     const int bits = problem.code_bits, group = problem.num_q_heads / problem.num_selection_heads;
     const int8_t *have = &step.weights[static_cast<size_t>(selection_head) * bits];
-    const int8_t *want = &expected.weights[static_cast<size_t>(selection_head) * bits];
+    const int8_t *want = &expected[static_cast<size_t>(selection_head) * bits];
     if (std::equal(have, have + bits, want))
         return;
     std::vector<Projection> heads;
@@ -145,7 +145,7 @@ static bool output_allowed(const TruthSource &source, const Truth &truth, int he
 }
 
 void judge_step(const TruthSource &source, const Truth &truth, int query, const Lane &lane, const Lane &oracle,
-                const StepResult &step, const StepResult &expected, Verdict *verdict)
+                const StepResult &step, const std::vector<int8_t> &expected, Verdict *verdict)
 {
     const hattn_problem &problem = oracle.problem();
     const StepResult selected = oracle.select(query, step.weights, lane);

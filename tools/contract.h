@@ -18,10 +18,10 @@ struct Verdict {
 /* Both lanes have encoded their keys; oracle is the reference backend's lane of the same map. */
 void judge_keys(const TruthSource &source, const Lane &lane, const Lane &oracle, Verdict *verdict);
 
-/* One step of `lane`: its weights against the oracle's (expected), its selection against what the oracle makes of the
+/* One step of `lane`: its weights against the oracle's (expected: [Hs, bits]), its selection against what the oracle makes of the
  * lane's own weights and codes, its output against exact attention over the lane's own selection. */
 void judge_step(const TruthSource &source, const Truth &truth, int query, const Lane &lane, const Lane &oracle,
-                const StepResult &step, const StepResult &expected, Verdict *verdict);
+                const StepResult &step, const std::vector<int8_t> &expected, Verdict *verdict);
 
 /* Dense attention against the truth's. */
 void judge_dense(const TruthSource &source, const Truth &truth, const StepResult &dense, Verdict *verdict);

@@ -115,7 +115,30 @@ void Lane::encode_keys()
     check(hattn_encode_keys(plan_.get(), &args, plan_.exec(), &error), error, "encode_keys");
 }
 
-hattn_decode_args Lane::decode_args(int query) const
+template <typename Element>
+static std::vector<Element> contents(const Buffer &buffer)
+{
+    return std::vector<Element>(buffer.as<Element>(), buffer.as<Element>() + buffer.size() / sizeof(Element));
+}
+
+std::vector<int8_t> Lane::encode_query(int query)
+{
+    hattn_encode_queries_args args = sized<hattn_encode_queries_args>();
+    args.num_rows = 1;
+    args.q = device_.q_.at(query * q_row_bytes(trace_));
+    args.query_map = query_map_;
+    args.weights = weights_.at();
+    hattn_error error = sized<hattn_error>();
+    check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
+    return contents<int8_t>(weights_);
+}
+
+static double microseconds_since(std::chrono::steady_clock::time_point start)
+{
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+StepResult Lane::decode(int query)
 {
     hattn_decode_args args = sized<hattn_decode_args>();
     args.batch = batch(query);
@@ -127,44 +150,19 @@ hattn_decode_args Lane::decode_args(int query) const
     args.query_map = query_map_;
     args.out = out_.at();
     args.lse = lse_.at();
-    return args;
-}
-
-template <typename Element>
-static std::vector<Element> contents(const Buffer &buffer)
-{
-    return std::vector<Element>(buffer.as<Element>(), buffer.as<Element>() + buffer.size() / sizeof(Element));
-}
-
-StepResult Lane::decode(int query)
-{
-    hattn_decode_args args = decode_args(query);
     args.weights = weights_.at();
     args.indices = indices_.at();
     args.counts = counts_.at();
     hattn_error error = sized<hattn_error>();
-    check(hattn_decode(plan_.get(), &args, plan_.exec(), &error), error, "decode");
-    return {contents<int8_t>(weights_), contents<int32_t>(indices_), contents<int32_t>(counts_), contents<float>(out_),
-            contents<float>(lse_)};
-}
-
-static double microseconds_since(std::chrono::steady_clock::time_point start)
-{
-    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-}
-
-double Lane::time_decode(int query)
-{
-    hattn_decode_args args = decode_args(query);
-    hattn_error error = sized<hattn_error>();
     const auto start = std::chrono::steady_clock::now();
-    hattn_status status = hattn_decode(plan_.get(), &args, plan_.exec(), &error);
-    const double time = microseconds_since(start);
+    const hattn_status status = hattn_decode(plan_.get(), &args, plan_.exec(), &error);
+    const double time_us = microseconds_since(start);
     check(status, error, "decode");
-    return time;
+    return {time_us, contents<int8_t>(weights_), contents<int32_t>(indices_), contents<int32_t>(counts_),
+            contents<float>(out_), contents<float>(lse_)};
 }
 
-double Lane::time_dense(int query)
+StepResult Lane::attend_dense(int query)
 {
     hattn_attend_args args = sized<hattn_attend_args>();
     args.batch = batch(query);
@@ -175,15 +173,10 @@ double Lane::time_dense(int query)
     args.lse = lse_.at();
     hattn_error error = sized<hattn_error>();
     const auto start = std::chrono::steady_clock::now();
-    hattn_status status = hattn_attend(plan_.get(), &args, plan_.exec(), &error);
-    const double time = microseconds_since(start);
+    const hattn_status status = hattn_attend(plan_.get(), &args, plan_.exec(), &error);
+    const double time_us = microseconds_since(start);
     check(status, error, "attend");
-    return time;
-}
-
-StepResult Lane::dense_result() const
-{
-    return {{}, {}, {}, contents<float>(out_), contents<float>(lse_)};
+    return {time_us, {}, {}, {}, contents<float>(out_), contents<float>(lse_)};
 }
 
 StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lane &codes) const
@@ -206,7 +199,7 @@ StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lan
     hattn_error error = sized<hattn_error>();
     check(hattn_score(plan_.get(), &score, plan_.exec(), &error), error, "score");
     check(hattn_topk(plan_.get(), &topk, plan_.exec(), &error), error, "topk");
-    return {weights, contents<int32_t>(indices), contents<int32_t>(counts), {}, {}};
+    return {0, weights, contents<int32_t>(indices), contents<int32_t>(counts), {}, {}};
 }
 
 const uint32_t *Lane::code(int head, int64_t key) const

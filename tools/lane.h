@@ -31,8 +31,9 @@ private:
     Buffer q_, k_new_, k_cache_, v_cache_, seq_len_; /* seq_len[query]: one row of one sequence is decoded at a time */
 };
 
-/* What a step gives: everything that can be looked at. */
+/* What a call gives: everything that can be looked at, and how long it took. */
 struct StepResult {
+    double time_us = 0;
     std::vector<int8_t> weights;          /* [Hs, bits] */
     std::vector<int32_t> indices, counts; /* [Hs, k], [Hs] */
     std::vector<float> out, lse;          /* [Hq, dv], [Hq] */
@@ -48,13 +49,11 @@ public:
     const LaneDevice &device() const { return device_; }
 
     void encode_keys();
-    /* One decode step of a query of the trace. */
+    /* Weights of a query: [Hs, bits]. */
+    std::vector<int8_t> encode_query(int query);
+    /* One decode step of a query, and dense attention of it (only out and lse). */
     StepResult decode(int query);
-    /* The same step with nothing but its output, and dense attention: microseconds. */
-    double time_decode(int query);
-    double time_dense(int query);
-    /* Output of the last time_dense: [Hq, dv] and [Hq]. */
-    StepResult dense_result() const;
+    StepResult attend_dense(int query);
     /* Indices and counts from weights and from the codes (and norms) of another lane of the same map. */
     StepResult select(int query, const std::vector<int8_t> &weights, const Lane &codes) const;
 
@@ -66,7 +65,6 @@ public:
 
 private:
     hattn_batch batch(int query) const;
-    hattn_decode_args decode_args(int query) const;
 
     const LaneDevice &device_;
     const Trace &trace_;
