@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * hattn_plan_create: every refusal by name, one row a rule of api/validate.c; the limits that must be accepted; defaults.
+ */
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "tests/api_job.h"
+
+namespace {
+
+using Change = std::function<void(hattn_problem &)>;
+
+struct Refusal {
+    const char *name; /* what the text must say */
+    hattn_status status;
+    Change change;
+};
+
+constexpr int64_t FAR = ((int64_t)1 << 46) + 1;
+const float NaN = std::numeric_limits<float>::quiet_NaN(), INF = std::numeric_limits<float>::infinity();
+
+/* A change to a field whose other fields may depend on it is made before the defaults; all others after. */
+void mlp(hattn_problem &p)
+{
+    p.map_kind = HATTN_MAP_MLP;
+    for (hattn_map *map : {&p.key_map, &p.query_map})
+        *map = {HATTN_F16, {16, 24}, 0, {{0, 16}, {0, 24}, {0, 64}}, {0, 0, 0}};
+}
+
+#define SET(field, value) [](hattn_problem &p) { p.field = value; }
+#define SET_MLP(field, value) [](hattn_problem &p) { mlp(p); p.field = value; }
+
+const hattn_status INVALID = HATTN_INVALID_ARGUMENT, UNSUPPORTED = HATTN_UNSUPPORTED;
+
+const Refusal refusals[] = {
+    {"struct_size", INVALID, SET(struct_size, 0)},
+    {"struct_size", INVALID, SET(struct_size, sizeof(hattn_problem) - 8)},
+    {"struct_size", INVALID, SET(struct_size, sizeof(hattn_problem) + 8)},
+    {"num_kv_heads", INVALID, SET(num_kv_heads, 0)},
+    {"num_kv_heads", INVALID, SET(num_kv_heads, -2)},
+    {"num_kv_heads", INVALID, SET(num_kv_heads, 4097)},
+    {"num_q_heads", INVALID, SET(num_q_heads, 0)},
+    {"num_q_heads", INVALID, SET(num_q_heads, -2)},
+    {"num_q_heads", INVALID, SET(num_q_heads, 9)},
+    {"num_q_heads / num_kv_heads", UNSUPPORTED, SET(num_q_heads, 2 * 129)},
+    {"num_code_heads", INVALID, SET(num_code_heads, 0)},
+    {"num_code_heads", INVALID, SET(num_code_heads, 4)},
+    {"num_selection_heads", INVALID, SET(num_selection_heads, 0)},
+    {"num_selection_heads", INVALID, SET(num_selection_heads, 4)},
+    {"num_code_heads", UNSUPPORTED, SET(num_code_heads, 8)},
+    {"head_dim_qk", UNSUPPORTED, SET(head_dim_qk, 24)},
+    {"head_dim_qk", UNSUPPORTED, SET(head_dim_qk, 60)},
+    {"head_dim_qk", UNSUPPORTED, SET(head_dim_qk, 584)},
+    {"head_dim_qk", UNSUPPORTED, SET(head_dim_qk, -64)},
+    {"head_dim_v", UNSUPPORTED, SET(head_dim_v, 24)},
+    {"head_dim_v", UNSUPPORTED, SET(head_dim_v, 60)},
+    {"head_dim_v", UNSUPPORTED, SET(head_dim_v, 584)},
+    {"code_bits", UNSUPPORTED, SET(code_bits, 24)},
+    {"code_bits", UNSUPPORTED, SET(code_bits, 65)},
+    {"code_bits", UNSUPPORTED, SET(code_bits, 520)},
+    {"code_layout", UNSUPPORTED, SET(code_layout, 1)},
+    {"sliding_window", UNSUPPORTED, SET(sliding_window, 128)},
+    {"sliding_window", UNSUPPORTED, SET(sliding_window, -1)},
+    {"page_size", INVALID, SET(page_size, -1)},
+    {"max_sequences", INVALID, SET(max_sequences, 0)},
+    {"max_rows", INVALID, SET(max_rows, 0)},
+    {"max_q_len", UNSUPPORTED, SET(max_q_len, 0)},
+    {"max_q_len", UNSUPPORTED, SET(max_q_len, 9)},
+    {"max_length", INVALID, SET(max_length, 0)},
+    {"max_length", INVALID, SET(max_length, (1 << 30) + 1)},
+    {"k is", INVALID, SET(k, 0)},
+    {"k is", INVALID, SET(k, (1 << 30) + 1)},
+    {"num_sink", INVALID, SET(num_sink, -1)},
+    {"num_recent", INVALID, SET(num_recent, -1)},
+    {"num_sink", INVALID, SET(num_sink, 11)},
+    {"num_recent", INVALID, SET(num_recent, 11)},
+    {"num_sink + num_recent", INVALID, [](hattn_problem &p) { p.num_sink = 6, p.num_recent = 5; }},
+    {"num_sink + num_recent", INVALID, [](hattn_problem &p) { p.num_sink = p.num_recent = INT32_MAX; }},
+    {"scale", INVALID, SET(scale, INF)},
+    {"scale", INVALID, SET(scale, NaN)},
+    {"soft_cap", INVALID, SET(soft_cap, -1)},
+    {"soft_cap", INVALID, SET(soft_cap, INF)},
+    {"soft_cap", INVALID, SET(soft_cap, NaN)},
+    {"key_norms", INVALID, SET(key_norms, 2)},
+    {"key_norms", INVALID, SET(key_norms, -1)},
+    {"per_head_kv_scales", INVALID, SET(per_head_kv_scales, 2)},
+    {"reserved", INVALID, SET(reserved, 1)},
+    {"reserved", INVALID, SET(key_map.reserved, 1)},
+    {"reserved", INVALID, SET(query_map.reserved, 1)},
+    {"map_kind", UNSUPPORTED, SET(map_kind, 0)},
+    {"map_kind", UNSUPPORTED, SET(map_kind, 3)},
+    {"score_kind", UNSUPPORTED, SET(score_kind, 0)},
+    {"score_kind", UNSUPPORTED, SET(score_kind, 3)},
+    {"weight_bits", UNSUPPORTED, [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 1; }},
+    {"weight_bits", UNSUPPORTED, [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 9; }},
+    {"key_map.dtype", INVALID, SET(key_map.dtype, 0)},
+    {"key_map.dtype", INVALID, SET(key_map.dtype, HATTN_F8_E4M3)},
+    {"query_map.dtype", INVALID, SET(query_map.dtype, HATTN_I8)},
+    {"key_map.hidden[0]", INVALID, SET(key_map.hidden[0], 8)},
+    {"query_map.hidden[1]", INVALID, SET(query_map.hidden[1], 8)},
+    {"key_map.hidden[0]", UNSUPPORTED, SET_MLP(key_map.hidden[0], 0)},
+    {"key_map.hidden[1]", UNSUPPORTED, SET_MLP(key_map.hidden[1], 12)},
+    {"query_map.hidden[0]", UNSUPPORTED, SET_MLP(query_map.hidden[0], 1032)},
+    {"query_map.hidden[1]", UNSUPPORTED, SET_MLP(query_map.hidden[1], -8)},
+    {"key_map.weight_stride[0] {head}", INVALID, SET(key_map.weight_stride[0][0], -1)},
+    {"key_map.weight_stride[0] {head}", INVALID, SET(key_map.weight_stride[0][0], FAR)},
+    {"key_map.weight_stride[0] {input}", INVALID, SET(key_map.weight_stride[0][1], 63)},
+    {"query_map.weight_stride[0] {input}", INVALID, SET(query_map.weight_stride[0][1], FAR)},
+    {"key_map.weight_stride[1] {head}", INVALID, SET_MLP(key_map.weight_stride[1][0], FAR)},
+    {"key_map.weight_stride[1] {input}", INVALID, SET_MLP(key_map.weight_stride[1][1], 23)},
+    {"query_map.weight_stride[2] {input}", INVALID, SET_MLP(query_map.weight_stride[2][1], 63)},
+    {"key_map.bias_stride[0]", INVALID, SET(key_map.bias_stride[0], -1)},
+    {"key_map.bias_stride[0]", INVALID, SET(key_map.bias_stride[0], FAR)},
+    {"query_map.bias_stride[2]", INVALID, SET_MLP(query_map.bias_stride[2], -1)},
+    {"v_cache.dtype", INVALID, SET(v_cache.dtype, HATTN_BF16)},
+    {"k_new.dtype", INVALID, SET(k_new.dtype, HATTN_F32)},
+    {"out.dtype", INVALID, SET(out.dtype, HATTN_BF16)},
+    {"q.dtype", INVALID, SET(q.dtype, HATTN_F8_E4M3)},
+    {"scores.dtype", INVALID, SET(scores.dtype, HATTN_F32)},
+    {"scores.dtype", INVALID, SET(key_norms, 1)}, /* u16 scores, set when there were no norms */
+    {"k_cache.memory", INVALID, SET(k_cache.memory, 2)},
+    {"v_cache.memory", INVALID, SET(v_cache.memory, -1)},
+};
+
+/* Every tensor: its number of strides, and the change that makes two of its elements one; none for inputs. */
+struct Tensor {
+    const char *name;
+    hattn_tensor hattn_problem::*field;
+    int num_strides;
+    std::vector<int64_t> overlapping;
+};
+
+const Tensor tensors[] = {
+    {"q", &hattn_problem::q, 2, {}},
+    {"k_cache", &hattn_problem::k_cache, 3, {}},
+    {"v_cache", &hattn_problem::v_cache, 3, {}},
+    {"k_new", &hattn_problem::k_new, 2, {}},
+    {"codes", &hattn_problem::codes, 3, {64, 2, 31}},       /* the heads' slots, 2 words each */
+    {"norms", &hattn_problem::norms, 3, {32, 1, 15}},
+    {"weights", &hattn_problem::weights, 2, {127, 64}},
+    {"scores", &hattn_problem::scores, 2, {200, 99}},
+    {"indices", &hattn_problem::indices, 2, {0, 10}},
+    {"counts", &hattn_problem::counts, 2, {1, 1}},
+    {"out", &hattn_problem::out, 2, {64, 255}},             /* rows inside heads: 4 rows of 64 need 256 */
+    {"lse", &hattn_problem::lse, 2, {8, 0}},
+    {"partial_out", &hattn_problem::partial_out, 3, {}},
+    {"partial_lse", &hattn_problem::partial_lse, 3, {}},
+    {"block_table", &hattn_problem::block_table, 1, {}},
+    {"budgets", &hattn_problem::budgets, 2, {}},
+};
+
+class PlanTest : public testing::TestWithParam<const char *> {
+  protected:
+    void expect_refused(const std::string &name, hattn_status status, const hattn_problem &problem)
+    {
+        SCOPED_TRACE(name);
+        hattn_plan *const untouched = (hattn_plan *)this, *plan = untouched;
+        hattn_error error = fresh_error();
+        EXPECT_EQ(status, hattn_plan_create(device_.get(), &problem, &plan, &error));
+        EXPECT_EQ(status, error.status);
+        EXPECT_NE(std::string::npos, std::string(error.text).find(name)) << error.text;
+        EXPECT_EQ(std::string::npos, std::string(error.text).find('\n'));
+        EXPECT_EQ(status, hattn_plan_create(device_.get(), &problem, &plan, nullptr));
+        EXPECT_EQ(untouched, plan);
+    }
+
+    void expect_accepted(const hattn_problem &problem)
+    {
+        hattn_error error = fresh_error();
+        hattn_plan *plan = nullptr;
+        ASSERT_EQ(HATTN_OK, hattn_plan_create(device_.get(), &problem, &plan, &error)) << error.text;
+        EXPECT_STREQ("untouched", error.text);
+        EXPECT_GT(hattn_plan_workspace_size(plan), 0u);
+        hattn_plan_destroy(plan);
+    }
+
+    Device device_{GetParam()};
+};
+
+TEST_P(PlanTest, RefusesByName)
+{
+    expect_accepted(good_problem());
+    for (const Refusal &refusal : refusals) {
+        hattn_problem p = good_problem();
+        refusal.change(p);
+        expect_refused(refusal.name, refusal.status, p);
+    }
+}
+
+TEST_P(PlanTest, RefusesTensors)
+{
+    hattn_problem good = plain_problem();
+    good.key_norms = 1;
+    hattn_problem_set_defaults(&good);
+    expect_accepted(good);
+    for (const Tensor &tensor : tensors) {
+        auto refuse = [&](const std::string &rule, const std::function<void(hattn_tensor &)> &change) {
+            hattn_problem p = good;
+            change(p.*tensor.field);
+            expect_refused(tensor.name + rule, HATTN_INVALID_ARGUMENT, p);
+        };
+        for (int32_t dtype : {0, -1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, (int32_t)HATTN_I64})
+            refuse(".dtype", [&](hattn_tensor &t) { t.dtype = dtype; });
+        if (tensor.field != &hattn_problem::k_cache && tensor.field != &hattn_problem::v_cache)
+            refuse(".memory", [&](hattn_tensor &t) { t.memory = HATTN_MEMORY_PINNED_HOST; });
+        for (int i = 0; i < tensor.num_strides; i++) {
+            std::string stride = ".stride[" + std::to_string(i) + "]";
+            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = -1; });
+            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = FAR; });
+        }
+        if (!tensor.overlapping.empty())
+            refuse(".stride", [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
+    }
+}
+
+TEST_P(PlanTest, RefusesSpans)
+{
+    hattn_problem p = good_problem();
+    p.max_rows = 1 << 20;
+    p.q.stride[0] = (int64_t)1 << 41;
+    expect_refused("q.stride[0]", HATTN_INVALID_ARGUMENT, p);
+}
+
+TEST_P(PlanTest, RefusesNulls)
+{
+    hattn_problem p = good_problem();
+    hattn_plan *plan = nullptr;
+    hattn_error error = fresh_error();
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_create(nullptr, &p, &plan, &error));
+    EXPECT_STREQ("device is null", error.text);
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_create(device_.get(), nullptr, &plan, &error));
+    EXPECT_STREQ("problem is null", error.text);
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_create(device_.get(), &p, nullptr, &error));
+    EXPECT_STREQ("plan is null", error.text);
+    EXPECT_EQ(nullptr, plan);
+    hattn_plan_destroy(nullptr);
+}
+
+TEST_P(PlanTest, AcceptsTheLimits)
+{
+    const Change changes[] = {
+        SET(num_q_heads, 2 * 128), SET(num_q_heads, 2), [](hattn_problem &p) { p.num_kv_heads = p.num_q_heads = 4096; },
+        SET(num_code_heads, 2), SET(num_selection_heads, 8), [](hattn_problem &p) { p.num_code_heads = p.num_selection_heads = 8; },
+        SET(head_dim_qk, 32), SET(head_dim_qk, 576), SET(head_dim_v, 32), SET(head_dim_v, 576), SET(head_dim_v, 72),
+        SET(code_bits, 32), SET(code_bits, 40), SET(code_bits, 512),
+        SET(page_size, 0), SET(page_size, 1), SET(page_size, 1 << 20), SET(max_q_len, 8), SET(max_length, 1), SET(max_length, 1 << 30), SET(k, 1 << 30),
+        SET(max_rows, 1), SET(max_rows, 1000), SET(max_sequences, 1000),
+        [](hattn_problem &p) { p.num_sink = 4, p.num_recent = 6; }, SET(num_sink, 10), SET(scale, -2), SET(soft_cap, 30),
+        SET(key_norms, 1), SET(per_head_kv_scales, 1), SET(weight_bits, 77), /* not read: hamming */
+        [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 2; },
+        [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 8; },
+        SET_MLP(key_map.hidden[0], 8), SET_MLP(query_map.hidden[1], 1024),
+        SET(k_cache.dtype, HATTN_F8_E4M3), SET(k_cache.dtype, HATTN_F32), SET(k_cache.dtype, HATTN_BF16), SET(q.dtype, HATTN_F32), SET(out.dtype, HATTN_F32),
+        SET(key_map.dtype, HATTN_F32), SET(k_cache.memory, HATTN_MEMORY_PINNED_HOST), SET(v_cache.memory, HATTN_MEMORY_PINNED_HOST),
+    };
+    for (size_t i = 0; i < sizeof(changes) / sizeof(*changes); i++) {
+        SCOPED_TRACE(i);
+        hattn_problem p = plain_problem();
+        changes[i](p);
+        hattn_problem_set_defaults(&p);
+        expect_accepted(p);
+    }
+}
+
+TEST_P(PlanTest, AcceptsBroadcastInputsAndLonelyStrides)
+{
+    hattn_problem p = good_problem();
+    for (const Tensor &tensor : tensors)
+        if (tensor.overlapping.empty())
+            std::fill_n((p.*tensor.field).stride, 3, 0);
+    p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = p.key_map.bias_stride[0] = 0;
+    p.norms.stride[0] = p.norms.stride[1] = 0; /* not written: no norms */
+    expect_accepted(p);
+    /* The stride of a dimension of 1 says nothing. */
+    p = plain_problem();
+    p.num_kv_heads = p.max_rows = 1;
+    hattn_problem_set_defaults(&p);
+    p.counts.stride[0] = p.counts.stride[1] = p.scores.stride[0] = p.codes.stride[2] = 0;
+    expect_accepted(p);
+    /* Heads outermost, and gaps. */
+    p = good_problem();
+    p.out.stride[0] = 70, p.out.stride[1] = 4 * 70;
+    p.codes.stride[0] = 2, p.codes.stride[1] = 1 << 20, p.codes.stride[2] = 1 << 26;
+    expect_accepted(p);
+}
+
+/* Whatever is in the fields: a plan or a refusal with words. */
+TEST_P(PlanTest, NeverCrashes)
+{
+    std::mt19937 random(11);
+    const int64_t values[] = {0, 1, 2, 8, 64, 100, 255, 4096, -1, INT32_MAX, INT32_MIN, 1 << 30, (int64_t)1 << 46, FAR, INT64_MAX, INT64_MIN};
+    int accepted = 0;
+    for (int round = 0; round < 20000; round++) {
+        hattn_problem p = round % 2 ? plain_problem() : good_problem();
+        for (unsigned n = 1 + random() % 3; n > 0; n--) {
+            int64_t value = values[random() % (sizeof(values) / sizeof(*values))];
+            size_t size = random() % 2 ? 4 : 8, offset = random() % (sizeof(p) / size) * size;
+            if (offset > 0)
+                std::memcpy((char *)&p + offset, &value, size);
+        }
+        if (round % 2)
+            hattn_problem_set_defaults(&p);
+        hattn_error error = fresh_error();
+        hattn_plan *plan = nullptr;
+        hattn_status status = hattn_plan_create(device_.get(), &p, &plan, &error);
+        if (status == HATTN_OK) {
+            accepted++;
+            ASSERT_GT(hattn_plan_workspace_size(plan), 0u);
+            hattn_plan_destroy(plan);
+        } else {
+            ASSERT_TRUE(status == HATTN_INVALID_ARGUMENT || status == HATTN_UNSUPPORTED) << status;
+            ASSERT_STRNE("untouched", error.text);
+        }
+    }
+    EXPECT_GT(accepted, 100);
+    EXPECT_LT(accepted, 19000);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, PlanTest, testing::Values("reference", "cpu"), [](const auto &info) { return std::string(info.param); });
+
+} // namespace
