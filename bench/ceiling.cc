@@ -16,7 +16,7 @@ static const int64_t MIN_GATHER = int64_t(32) << 20;
 static const size_t STREAM_PREFETCH[] = {0, 2048, 4096};
 
 /* How a thread brings its rows in. Measured best: on Zen 4 the prefetched blocks, up to twice the plain reads (more
- * requests may be in flight to L2 than to L1); on a Granite Rapids guest the touched block, prefetch gains little there. */
+ * requests may be in flight to L2 than to L1); on a Granite Rapids guest the touched block (prefetch gains little). */
 struct GatherWay {
     enum How { PLAIN, PREFETCH_AHEAD, PREFETCH_BLOCK, TOUCH_BLOCK } how;
     int64_t num_rows; /* ahead, or of a block */
