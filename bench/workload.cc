@@ -5,18 +5,14 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <stdexcept>
 
 #include "conformance/instance.h"
 
 const char *const STAGE_NAMES[NUM_STAGES] = {"encode", "score",  "topk",  "attend",
                                              "merge",  "decode", "dense", "encode_keys"};
 
-enum {
-    NUM_SETS = 8,
-    MAX_TOKENS = 1024, /* of one encode_keys call: a chunk of a prefill */
-    NUM_PARTS = 8,     /* of a merge: a row split over as many cores or devices */
-    ALIGNMENT = 256
-};
+enum { NUM_SETS = 8, ALIGNMENT = 256, CLUSTER = 64 /* keys of a run with Pattern::CLUSTERED */ };
 
 static size_t round_up(size_t size)
 {
@@ -51,6 +47,13 @@ static size_t walk_map(const hattn_problem &shape, const hattn_map &map, Fn fn)
 
 static hattn_problem shape_of(const conformance::Problem &problem)
 {
+    const bool plain = problem.strides == conformance::Strides::COMPACT &&
+                       problem.budgets == conformance::Budgets::NONE &&
+                       problem.kv_scales == conformance::Scales::NONE && !problem.sink_logits && problem.q_lens.empty();
+    const bool pattern =
+        problem.pattern == conformance::Pattern::RANDOM || problem.pattern == conformance::Pattern::CLUSTERED;
+    if (!plain || !pattern)
+        throw std::logic_error(problem.name + " asks for data that benchmarks do not make");
     return conformance::make_shape(problem, 0); /* compact caches: the number of pages is in no stride */
 }
 
@@ -76,6 +79,22 @@ size_t Workload::layer_bytes(const conformance::Problem &problem)
     return sizes.kv_layer() + sizes.code_layer();
 }
 
+/* Runs of keys whose codes differ in a few bits: selections then come in runs too. */
+static void cluster_codes(uint8_t *codes, size_t num_codes, size_t num_words)
+{
+    std::mt19937 random(8);
+    std::vector<uint32_t> first(num_words);
+    for (size_t i = 0; i < num_codes; i++) {
+        uint8_t *code = codes + i * num_words * 4;
+        if (i % CLUSTER == 0)
+            std::memcpy(first.data(), code, num_words * 4);
+        for (size_t w = 0; w < num_words; w++) {
+            uint32_t word = first[w] ^ uint32_t(random() & random() & random() & random());
+            std::memcpy(code + w * 4, &word, 4);
+        }
+    }
+}
+
 static size_t num_layers(size_t target, size_t limit, size_t layer, bool *short_of_memory)
 {
     size_t wanted = std::max<size_t>(2, (target + layer - 1) / layer);
@@ -86,7 +105,8 @@ static size_t num_layers(size_t target, size_t limit, size_t layer, bool *short_
 
 Workload::Workload(const conformance::Problem &problem, size_t memory_limit)
     : shape_(shape_of(problem)), sizes_(shape_, problem), num_sequences_(int(problem.lengths.size())),
-      q_len_(problem.q_len), num_rows_(int64_t(num_sequences_) * q_len_),
+      q_len_(problem.q_len), num_tokens_(problem.num_tokens), num_parts_(problem.num_parts), append_(problem.append),
+      num_rows_(int64_t(num_sequences_) * q_len_),
       num_keys_(std::accumulate(problem.lengths.begin(), problem.lengths.end(), int64_t(0))), short_of_memory_(false),
       seq_len_(problem.lengths.begin(), problem.lengths.end())
 {
@@ -100,8 +120,12 @@ Workload::Workload(const conformance::Problem &problem, size_t memory_limit)
     codes_.reset(new Arena(codes));
     fill_values(kv_->data(), kv_->size(), shape_.k_cache.dtype, 1);
     fill_bits(codes_->data(), codes_->size(), 2);
+    const size_t words = (size_t(shape_.code_bits) + 31) / 32;
     for (size_t layer = 0; layer < num_code_layers_; layer++) {
-        uint8_t *data = codes_->data() + layer * sizes_.code_layer() + sizes_.codes;
+        uint8_t *data = codes_->data() + layer * sizes_.code_layer();
+        if (problem.pattern == conformance::Pattern::CLUSTERED)
+            cluster_codes(data, sizes_.codes / words / 4, words);
+        data += sizes_.codes;
         fill_values(data, sizes_.norms, HATTN_F16, 3);
         for (size_t i = 1; i < sizes_.norms; i += 2)
             data[i] &= 0x7f; /* norms are positive */
@@ -123,8 +147,8 @@ Workload::Workload(const conformance::Problem &problem, size_t memory_limit)
     out_.resize(out_elements * dtype_bytes(shape_.out.dtype));
     lse_.resize(rows * q_heads * 4);
     const size_t max_rows = size_t(shape_.max_rows);
-    partial_out_.resize(NUM_PARTS * max_rows * q_heads * size_t(shape_.head_dim_v) * 4);
-    partial_lse_.resize(NUM_PARTS * max_rows * q_heads * 4);
+    partial_out_.resize(size_t(num_parts_) * max_rows * q_heads * size_t(shape_.head_dim_v) * 4);
+    partial_lse_.resize(size_t(num_parts_) * max_rows * q_heads * 4);
     fill_values(partial_out_.data(), partial_out_.size(), HATTN_F32, 5);
     fill_values(partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
     new_codes_.resize(sizes_.codes);
@@ -174,14 +198,14 @@ Traffic Workload::traffic(Stage stage) const
     case SCORE: traffic.streamed = codes; break;
     case TOPK: traffic.cached = double(scores_.size()); break;
     case ATTEND: traffic.gathered = gathered; break;
-    case MERGE: traffic.cached = double(NUM_PARTS) * rows * shape_.num_q_heads * (shape_.head_dim_v + 1) * 4; break;
+    case MERGE: traffic.cached = double(num_parts_) * rows * shape_.num_q_heads * (shape_.head_dim_v + 1) * 4; break;
     case DECODE:
-        traffic.streamed = query_map + q + codes;
+        traffic.streamed = query_map + q + codes + (append_ ? double(sizes_.key_map) : 0);
         traffic.gathered = gathered;
         break;
     case DENSE: traffic.streamed = keys * shape_.num_kv_heads * row; break;
     case ENCODE_KEYS: {
-        double tokens = double(std::min<int64_t>(MAX_TOKENS, num_keys_));
+        double tokens = num_tokens_;
         double key = double(shape_.num_kv_heads * shape_.head_dim_qk) * double(dtype_bytes(shape_.k_new.dtype));
         traffic.streamed = double(sizes_.key_map) + tokens * (key + shape_.num_code_heads * code);
         break;
@@ -319,7 +343,7 @@ hattn_status Workload::attend(Set &set, bool dense, const hattn_plan *plan, cons
 hattn_status Workload::merge(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
 {
     auto args = sized_struct<hattn_merge_args>();
-    args.num_parts = NUM_PARTS;
+    args.num_parts = num_parts_;
     args.num_rows = int32_t(num_rows_);
     args.partial_out = at(partial_out_);
     args.partial_lse = at(partial_lse_);
@@ -339,6 +363,8 @@ hattn_status Workload::decode(const CodeLayer &layer, Set &set, const hattn_plan
     args.codes = layer.codes;
     args.norms = layer.norms;
     args.query_map = layer.query_map;
+    args.append = append_;
+    args.key_map = layer.key_map;
     args.out = at(out_);
     args.lse = at(lse_);
     return hattn_decode(plan, &args, exec, error);
@@ -349,7 +375,7 @@ hattn_status Workload::encode_keys(const CodeLayer &layer, const hattn_plan *pla
                                    hattn_error *error)
 {
     auto args = sized_struct<hattn_encode_keys_args>();
-    args.num_tokens = int32_t(std::min<int64_t>(MAX_TOKENS, num_keys_));
+    args.num_tokens = num_tokens_;
     args.k_new = k();
     args.key_map = layer.key_map;
     args.codes = at(new_codes_);

@@ -84,7 +84,7 @@ private:
 
     hattn_problem shape_;
     Sizes sizes_;
-    int num_sequences_, q_len_;
+    int num_sequences_, q_len_, num_tokens_, num_parts_, append_;
     int64_t num_rows_, num_keys_; /* of all sequences */
     size_t num_kv_layers_, num_code_layers_, kv_layer_ = 0, code_layer_ = 0, set_ = 0;
     bool short_of_memory_;
