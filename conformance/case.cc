@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/case.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace conformance {
+namespace {
+
+/* What outputs hold before runs, in turn: what is the same after both was written. */
+const uint8_t FILLS[2] = {0xAA, 0x55};
+
+std::vector<uint8_t> image_of(const Tensor &tensor)
+{
+    return {tensor.memory->begin(), tensor.memory->end()};
+}
+
+struct Expectation {
+    std::vector<uint8_t> images[2]; /* after a run that found FILLS[i] */
+    std::vector<uint8_t> written;   /* per byte */
+};
+
+std::vector<Expectation> run_reference(const Case &checked)
+{
+    std::vector<Expectation> expectations(checked.outputs.size());
+    for (int fill = 0; fill < 2; fill++) {
+        for (Output *output : checked.outputs)
+            output->reset(output->expected, FILLS[fill]);
+        checked.reference();
+        for (size_t i = 0; i < expectations.size(); i++)
+            expectations[i].images[fill] = image_of(checked.outputs[i]->expected);
+    }
+    for (Expectation &e : expectations)
+        for (size_t i = 0; i < e.images[0].size(); i++)
+            e.written.push_back(e.images[0][i] == e.images[1][i]);
+    return expectations;
+}
+
+std::string run_once(const Context &context, const Case &checked, const Manner &manner, uint8_t fill)
+{
+    for (Output *output : checked.outputs)
+        output->reset(output->actual, fill);
+    const Workspace &workspace = manner.shared_workspace ? context.session.shared_workspace(context.workspace.size()) : context.workspace;
+    return run_in_manner(manner, workspace, context.name(),
+                         [&](const hattn_exec *exec, hattn_error *error) { return checked.run(!manner.bare, exec, error); });
+}
+
+std::string repeat(const Context &context, const Case &checked, const std::vector<Expectation> &expectations)
+{
+    std::vector<std::vector<uint8_t>> first;
+    for (Output *output : checked.outputs)
+        first.push_back(image_of(output->actual));
+    std::vector<Manner> manners = all_manners(context.session);
+    for (size_t m = 0; m < manners.size(); m++) {
+        int fill = m % 2 == 0;
+        std::string problem = run_once(context, checked, manners[m], FILLS[fill]);
+        for (size_t i = 0; problem.empty() && i < checked.outputs.size(); i++) {
+            if (manners[m].bare && checked.outputs[i]->optional)
+                continue;
+            const Expectation &e = expectations[i];
+            std::vector<uint8_t> want = e.images[fill];
+            for (size_t byte = 0; byte < want.size(); byte++)
+                if (e.written[byte])
+                    want[byte] = first[i][byte];
+            problem = compare(checked.outputs[i]->actual, want, e.written, nullptr);
+        }
+        if (!problem.empty())
+            return "run again (" + manners[m].text() + "): " + problem;
+    }
+    return "";
+}
+
+std::string exchange_golden(const Context &context, const Output &output, const Expectation &expectation)
+{
+    const Tensor &tensor = output.actual;
+    size_t size = dtype_size(tensor.dtype);
+    std::vector<uint8_t> own, golden;
+    auto written = [&](const uint8_t *element) { return expectation.written[element - tensor.memory->begin()] != 0; };
+    tensor.for_each([&](const Index &index) {
+        const uint8_t *element = tensor.at(index);
+        if (written(element))
+            own.insert(own.end(), element, element + size);
+        else
+            own.insert(own.end(), size, 0);
+    });
+    std::string key = context.instance.problem.name + "/" + context.op + "/" + tensor.name;
+    context.golden->put(key, tensor.dtype, {tensor.extent.begin(), tensor.extent.begin() + tensor.rank}, own);
+    if (!context.golden->get(key, &golden))
+        return "";
+    if (golden.size() != own.size())
+        return key + ": the golden tensor has another size";
+    std::vector<uint8_t> want = image_of(tensor);
+    const uint8_t *from = golden.data();
+    tensor.for_each([&](const Index &index) {
+        const uint8_t *element = tensor.at(index);
+        if (written(element))
+            memcpy(want.data() + (element - tensor.memory->begin()), from, size);
+        from += size;
+    });
+    std::string problem = compare(tensor, want, expectation.written, output.golden_rule ? output.golden_rule : output.rule);
+    return problem.empty() ? "" : "against golden values: " + problem;
+}
+
+} // namespace
+
+Output::Output(const Context &context, const std::string &name, Field field)
+    : actual(context.instance.output(name, field, FILLS[0])), expected(actual.twin(".expected", FILLS[0]))
+{
+}
+
+void Output::reset(const Tensor &tensor, uint8_t fill) const
+{
+    tensor.memory->fill(fill);
+    if (prepare)
+        prepare(tensor);
+}
+
+std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written, const Rule &rule)
+{
+    const uint8_t *begin = tensor.memory->begin();
+    if (want.empty() || !memcmp(begin, want.data(), want.size()))
+        return "";
+    std::vector<uint8_t> explained(want.size());
+    size_t size = dtype_size(tensor.dtype);
+    std::string problem;
+    tensor.for_each([&](const Index &index) {
+        const uint8_t *got = tensor.at(index);
+        size_t at = got - begin;
+        std::fill_n(explained.begin() + at, size, 1);
+        if (!problem.empty() || !memcmp(got, &want[at], size))
+            return;
+        std::string why;
+        if (!written[at])
+            problem = tensor.element_name(index) + " must not be written, got " + tensor.element_text(got);
+        else if (!rule || !rule(index, got, &want[at], &why))
+            problem = tensor.element_name(index) + ": expected " + tensor.element_text(&want[at]) + ", got " + tensor.element_text(got) +
+                      (why.empty() ? "" : " (" + why + ")");
+    });
+    for (size_t i = 0; problem.empty() && i < want.size(); i++)
+        if (begin[i] != want[i] && !explained[i])
+            problem = "wrote outside of " + tensor.name + "'s elements: byte " + std::to_string(begin + i - tensor.memory->data()) + " of " +
+                      std::to_string(tensor.memory->size());
+    return problem;
+}
+
+std::string check_case(const Context &context, const Case &checked)
+{
+    std::string problem = run_once(context, checked, all_manners(context.session)[0], FILLS[0]);
+    if (!problem.empty())
+        return problem;
+    std::vector<Expectation> expectations = run_reference(checked);
+    for (size_t i = 0; i < expectations.size(); i++) {
+        const Output &output = *checked.outputs[i];
+        problem = compare(output.actual, expectations[i].images[0], expectations[i].written, output.rule);
+        if (!problem.empty())
+            return problem;
+    }
+    for (size_t i = 0; context.golden && i < expectations.size(); i++) {
+        problem = exchange_golden(context, *checked.outputs[i], expectations[i]);
+        if (!problem.empty())
+            return problem;
+    }
+    if (checked.before_again)
+        checked.before_again();
+    return repeat(context, checked, expectations);
+}
+
+} // namespace conformance

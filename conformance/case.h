@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One operation on one instance: what is run, what it should have written, and how to compare. Inside of the checks.
+ */
+#ifndef HATTN_CONFORMANCE_CASE_H
+#define HATTN_CONFORMANCE_CASE_H
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "conformance/checks.h"
+#include "conformance/instance.h"
+
+namespace conformance {
+
+struct Context {
+    Session &session;
+    const Instance &instance;
+    const hattn_plan *plan;
+    const Workspace &workspace; /* the plan's own */
+    std::string op;
+    Golden *golden;
+
+    /* Flips count on random data only. */
+    Flips *flips() const { return instance.problem.pattern == Pattern::RANDOM ? &session.flips : nullptr; }
+    std::string name() const { return session.target.text() + " " + instance.problem.name + "/" + op; }
+};
+
+/* May an element that differs from what is expected do so? `why` may add to the message. */
+using Rule = std::function<bool(const Index &index, const uint8_t *got, const uint8_t *want, std::string *why)>;
+
+/* An output of the case, written by the backend (actual) and by the reference (expected). */
+struct Output {
+    Output(const Context &context, const std::string &name, Field field);
+
+    Tensor actual, expected;
+    Rule rule;        /* none: exact */
+    Rule golden_rule; /* against golden values; none: as rule */
+    bool optional = false;
+    std::function<void(const Tensor &)> prepare; /* what it holds before a run, beyond the fill */
+
+    void reset(const Tensor &tensor, uint8_t fill) const;
+};
+
+struct Case {
+    /* Puts outputs (side: their actual or expected tensors) into arguments and makes the call. Without `optional` the
+     * optional ones are null. */
+    std::function<hattn_status(bool optional, const hattn_exec *, hattn_error *)> run;
+    std::function<void()> reference;    /* fills all expected tensors; may look at actual ones */
+    std::function<void()> before_again; /* between the comparison and the repetitions */
+    std::vector<Output *> outputs;      /* compared in this order */
+};
+
+/* "" or what is wrong. */
+std::string check_case(const Context &context, const Case &checked);
+
+/* All bytes of tensor's memory against `want`: elements that are `written` by the rule, everything else exactly. */
+std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written, const Rule &rule);
+
+/* The operations; each "" or what is wrong. */
+std::string check_encode_keys(const Context &context);
+std::string check_encode_queries(const Context &context);
+std::string check_score(const Context &context);
+std::string check_topk(const Context &context);
+std::string check_attend_sparse(const Context &context);
+std::string check_attend_dense(const Context &context);
+std::string check_merge(const Context &context);
+std::string check_decode(const Context &context);
+std::string check_decode_append(const Context &context);
+
+} // namespace conformance
+#endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/rules.h"
+#include "reference/reference.h"
+
+namespace conformance {
+namespace {
+
+std::string check_attend(const Context &context, bool sparse)
+{
+    const Instance &instance = context.instance;
+    Positions positions = sparse ? listed_positions(instance.indices, instance.counts) : all_positions(instance);
+    Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
+    out.rule = out_rule(instance, positions);
+    lse.rule = lse_rule(instance, positions);
+    lse.optional = true;
+    auto args = [&](Tensor Output::*side, bool optional) {
+        hattn_attend_args made = instance.attend_args(sparse);
+        made.out = (out.*side).buffer();
+        if (optional)
+            made.lse = (lse.*side).buffer();
+        return made;
+    };
+
+    PoisonedCache cache(instance);
+    for (int row = 0; row < (int)instance.rows.size(); row++) {
+        for (int h = 0; h < instance.shape.num_q_heads; h++) {
+            for (int j : positions(row, instance.selection_head_of_query(h))) {
+                cache.keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
+                cache.keep_value(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
+            }
+        }
+    }
+
+    Case checked;
+    checked.run = [&](bool optional, const hattn_exec *exec, hattn_error *error) {
+        hattn_attend_args a = args(&Output::actual, optional);
+        return context.session.runner.attend(context.plan, &a, exec, error);
+    };
+    checked.reference = [&] {
+        hattn_attend_args a = args(&Output::expected, true);
+        hattn_reference_attend(&instance.shape, &a);
+    };
+    checked.outputs = {&out, &lse};
+    return check_case(context, checked);
+}
+
+} // namespace
+
+std::string check_attend_sparse(const Context &context)
+{
+    return check_attend(context, true);
+}
+
+std::string check_attend_dense(const Context &context)
+{
+    return check_attend(context, false);
+}
+
+std::string check_merge(const Context &context)
+{
+    const Instance &instance = context.instance;
+    Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
+    out.rule = merged_out_rule(instance);
+    lse.rule = merged_lse_rule(instance);
+    lse.optional = true;
+    auto args = [&](Tensor Output::*side, bool optional) {
+        hattn_merge_args made = instance.merge_args();
+        made.out = (out.*side).buffer();
+        if (optional)
+            made.lse = (lse.*side).buffer();
+        return made;
+    };
+
+    Case checked;
+    checked.run = [&](bool optional, const hattn_exec *exec, hattn_error *error) {
+        hattn_merge_args a = args(&Output::actual, optional);
+        return context.session.runner.merge(context.plan, &a, exec, error);
+    };
+    checked.reference = [&] {
+        hattn_merge_args a = args(&Output::expected, true);
+        hattn_reference_merge(&instance.shape, &a);
+    };
+    checked.outputs = {&out, &lse};
+    return check_case(context, checked);
+}
+
+} // namespace conformance

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Decode: weights as of the separate call, the selection exactly the reference's for these weights and codes, attention
+ * within tolerance for this selection. After the first run everything that it did not select is poisoned.
+ */
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "conformance/rules.h"
+#include "reference/reference.h"
+
+namespace conformance {
+namespace {
+
+class DecodeCheck
+{
+public:
+    DecodeCheck(const Context &context, bool append)
+        : context_(context), instance_(context.instance), append_(append), codes_(context, "codes", &hattn_problem::codes),
+          norms_(context, "norms", &hattn_problem::norms), weights_(context, "weights", &hattn_problem::weights),
+          indices_(context, "indices", &hattn_problem::indices), counts_(context, "counts", &hattn_problem::counts),
+          out_(context, "out", &hattn_problem::out), lse_(context, "lse", &hattn_problem::lse),
+          separate_weights_(weights_.actual.twin(".separate", 0xAA)), scores_(instance_.output("scores", &hattn_problem::scores, 0xAA))
+    {
+        for (Output *output : {&weights_, &indices_, &counts_, &lse_})
+            output->optional = true;
+        set_append_rules();
+        Positions positions = listed_positions(indices_.expected, counts_.expected);
+        out_.rule = out_rule(instance_, positions);
+        lse_.rule = lse_rule(instance_, positions);
+        set_golden_rules();
+    }
+
+    std::string run()
+    {
+        std::string problem = run_separate_encode();
+        if (!problem.empty())
+            return problem;
+        Case checked;
+        checked.run = [this](bool optional, const hattn_exec *exec, hattn_error *error) {
+            hattn_decode_args args = make_args(&Output::actual, optional);
+            return context_.session.runner.decode(context_.plan, &args, exec, error);
+        };
+        checked.reference = [this] { reference(); };
+        checked.before_again = [this] { poison(); };
+        if (append_)
+            checked.outputs.push_back(&codes_);
+        if (append_ && instance_.shape.key_norms)
+            checked.outputs.push_back(&norms_);
+        checked.outputs.insert(checked.outputs.end(), {&weights_, &counts_, &indices_, &out_, &lse_});
+        return check_case(context_, checked);
+    }
+
+private:
+    hattn_decode_args make_args(Tensor Output::*side, bool optional) const
+    {
+        hattn_decode_args args = instance_.decode_args(append_);
+        if (append_) {
+            args.codes = (codes_.*side).buffer();
+            if (instance_.shape.key_norms)
+                args.norms = (norms_.*side).buffer();
+        }
+        args.out = (out_.*side).buffer();
+        if (optional) {
+            args.lse = (lse_.*side).buffer();
+            args.weights = (weights_.*side).buffer();
+            args.indices = (indices_.*side).buffer();
+            args.counts = (counts_.*side).buffer();
+        }
+        return args;
+    }
+
+    int new_tokens(int sequence) const { return query_lengths(instance_.problem)[sequence]; }
+
+    /* Old slots hold what the cache holds; the new tokens' are for decode to write, all others for nobody. */
+    void copy_old(const Tensor &from, const Tensor &to) const
+    {
+        for (int b = 0; b < (int)instance_.problem.lengths.size(); b++) {
+            int old = std::min(instance_.cached_length(b), instance_.problem.lengths[b] - new_tokens(b));
+            for (int j = 0; j < old; j++)
+                for (int c = 0; c < instance_.shape.num_code_heads; c++)
+                    memcpy(to.at(instance_.cache_index(b, j, c)), from.at(instance_.cache_index(b, j, c)), from.extent[3] * dtype_size(from.dtype));
+        }
+    }
+
+    /* Rows whose weights or codes differ, allowedly, from the golden ones: their selection may differ too. */
+    bool turned(const Index &index) const { return turned_rows_.count((int)index[0]) > 0; }
+
+    void set_append_rules()
+    {
+        codes_.prepare = [this](const Tensor &tensor) { copy_old(instance_.codes, tensor); };
+        norms_.prepare = [this](const Tensor &tensor) { copy_old(instance_.norms, tensor); };
+        std::set<std::pair<int64_t, int64_t>> new_slots;
+        for (const Row &row : instance_.rows) {
+            if (row.sequence < 0 || row.position < 0 || row.position >= instance_.shape.max_length)
+                continue;
+            Index slot = instance_.cache_index(row.sequence, row.position, 0);
+            new_slots.insert({slot[0], slot[1]});
+        }
+        KeySource keys = [this, new_slots](int64_t page, int64_t slot, int g, double *x) {
+            if (!new_slots.count({page, slot}))
+                return false;
+            load_scaled(instance_.k_cache, {page, slot, g}, instance_.kv_scale(instance_.k_scale, g), x);
+            return true;
+        };
+        codes_.rule = code_rule(instance_, keys, append_ ? context_.flips() : nullptr);
+        codes_.golden_rule = code_rule(instance_, keys, nullptr, [this](const Index &) {
+            for (int row = 0; row < (int)instance_.rows.size(); row++)
+                turned_rows_.insert(row);
+        });
+        norms_.rule = norm_rule();
+        norms_.golden_rule = [this, rule = norms_.rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+            for (int row = 0; row < (int)instance_.rows.size(); row++)
+                turned_rows_.insert(row);
+            return rule(index, got, want, why);
+        };
+        if (append_ && context_.flips())
+            context_.flips()->bits += new_slots.size() * instance_.shape.num_code_heads * instance_.shape.code_bits;
+    }
+
+    void set_golden_rules()
+    {
+        weights_.golden_rule = weight_rule(instance_, nullptr, [this](const Index &index) { turned_rows_.insert((int)index[0]); });
+        auto unless_turned = [this](const Rule &rule) -> Rule {
+            return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+                return turned(index) || (rule && rule(index, got, want, why));
+            };
+        };
+        for (Output *output : {&indices_, &counts_, &out_, &lse_})
+            output->golden_rule = unless_turned(output->rule);
+    }
+
+    std::string run_separate_encode()
+    {
+        hattn_encode_queries_args args = instance_.encode_queries_args();
+        args.weights = separate_weights_.buffer();
+        std::string problem = run_in_manner(all_manners(context_.session)[0], context_.workspace, context_.name(),
+                                            [&](const hattn_exec *exec, hattn_error *error) {
+                                                return context_.session.runner.encode_queries(context_.plan, &args, exec, error);
+                                            });
+        return problem.empty() ? "" : "separate encode_queries: " + problem;
+    }
+
+    void reference()
+    {
+        hattn_decode_args expected = make_args(&Output::expected, true), actual = make_args(&Output::actual, true);
+        if (append_)
+            hattn_reference_append(&instance_.shape, &expected);
+        weights_.expected.for_each([&](const Index &index) {
+            if (instance_.rows[index[0]].length > 0)
+                *weights_.expected.at(index) = *separate_weights_.at(index);
+        });
+
+        hattn_score_args score = instance_.score_args();
+        score.weights = separate_weights_.buffer();
+        score.codes = actual.codes;
+        score.norms = actual.norms;
+        score.scores = scores_.buffer();
+        hattn_reference_score(&instance_.shape, &score);
+
+        hattn_topk_args topk = instance_.topk_args();
+        topk.scores = scores_.buffer();
+        topk.indices = expected.indices;
+        topk.counts = expected.counts;
+        hattn_reference_topk(&instance_.shape, &topk);
+
+        hattn_attend_args attend = instance_.attend_args(false);
+        attend.indices = expected.indices;
+        attend.counts = expected.counts;
+        attend.out = expected.out;
+        attend.lse = expected.lse;
+        hattn_reference_attend(&instance_.shape, &attend);
+    }
+
+    void poison()
+    {
+        cache_ = std::make_unique<PoisonedCache>(instance_);
+        Positions positions = listed_positions(indices_.expected, counts_.expected);
+        for (int row = 0; row < (int)instance_.rows.size(); row++) {
+            const Row &of = instance_.rows[row];
+            for (int h = 0; h < instance_.shape.num_q_heads; h++) {
+                int g = instance_.kv_head_of_query(h);
+                for (int j : positions(row, instance_.selection_head_of_query(h))) {
+                    cache_->keep_key(of.sequence, j, g);
+                    cache_->keep_value(of.sequence, j, g);
+                }
+                if (append_ && of.sequence >= 0 && of.position >= 0 && of.position < instance_.shape.max_length)
+                    cache_->keep_key(of.sequence, of.position, g);
+            }
+        }
+    }
+
+    const Context &context_;
+    const Instance &instance_;
+    bool append_;
+    Output codes_, norms_, weights_, indices_, counts_, out_, lse_;
+    Tensor separate_weights_, scores_;
+    std::set<int> turned_rows_;
+    std::unique_ptr<PoisonedCache> cache_;
+};
+
+} // namespace
+
+std::string check_decode(const Context &context)
+{
+    return DecodeCheck(context, false).run();
+}
+
+std::string check_decode_append(const Context &context)
+{
+    return DecodeCheck(context, true).run();
+}
+
+} // namespace conformance

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/checks.h"
+
+#include "conformance/case.h"
+
+namespace conformance {
+namespace {
+
+const struct {
+    const char *name;
+    std::string (*check)(const Context &);
+} operations[] = {
+    {"encode_keys", check_encode_keys},
+    {"encode_queries", check_encode_queries},
+    {"score", check_score},
+    {"topk", check_topk},
+    {"attend_sparse", check_attend_sparse},
+    {"attend_dense", check_attend_dense},
+    {"merge", check_merge},
+    {"decode", check_decode},
+    {"decode_append", check_decode_append},
+};
+
+bool wanted(const Problem &problem, const std::string &op, const std::string &filter)
+{
+    return (problem.append || op != "decode_append") && (problem.name + "/" + op).find(filter) != std::string::npos;
+}
+
+/* The plan, or what the outcome of every operation is instead. */
+struct PlanOwner {
+    hattn_plan *plan = nullptr;
+    Status status = Status::PASSED;
+    std::string message;
+
+    PlanOwner(const Session &session, const Instance &instance)
+    {
+        if (!session.skipped.empty()) {
+            status = Status::SKIPPED;
+            message = session.skipped;
+            return;
+        }
+        hattn_error error = {};
+        error.struct_size = sizeof(error);
+        hattn_status result = hattn_plan_create(session.device, &instance.shape, &plan, &error);
+        if (!result)
+            return;
+        message = error.text;
+        status = result == HATTN_UNSUPPORTED && !message.empty() ? Status::REFUSED : Status::FAILED;
+        if (status == Status::FAILED)
+            message = std::string("hattn_plan_create: ") + hattn_status_string(result) + ": " + message;
+    }
+    ~PlanOwner() { hattn_plan_destroy(plan); }
+    PlanOwner(const PlanOwner &) = delete;
+    PlanOwner &operator=(const PlanOwner &) = delete;
+};
+
+} // namespace
+
+const char *status_name(Status status)
+{
+    const char *const names[] = {"passed", "failed", "refused", "skipped"};
+    return names[(int)status];
+}
+
+std::string Outcome::text() const
+{
+    std::string line = op + " " + status_name(status) + ": " + target.text() + ", problem " + problem + ", seed " + std::to_string(seed);
+    if (!message.empty())
+        line += ": " + message;
+    if (status != Status::FAILED)
+        return line;
+    bool random = problem.rfind("random-", 0) == 0;
+    return line + "; repeat with: hattn verify --backend " + target.backend + (target.isa.empty() ? "" : " --isa " + target.isa) + " --filter " +
+           problem + "/" + op + (random ? " --random 1" : "") + " --seed " + std::to_string(seed);
+}
+
+std::vector<std::string> operation_names()
+{
+    std::vector<std::string> names;
+    for (const auto &operation : operations)
+        names.push_back(operation.name);
+    return names;
+}
+
+std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter, Golden *golden)
+{
+    std::vector<Outcome> outcomes;
+    std::vector<std::string (*)(const Context &)> checks;
+    for (const auto &operation : operations) {
+        if (!wanted(problem, operation.name, filter))
+            continue;
+        outcomes.push_back({Status::PASSED, session.target, operation.name, problem.name, seed, ""});
+        checks.push_back(operation.check);
+    }
+    if (outcomes.empty())
+        return outcomes;
+
+    Instance instance(problem, seed);
+    PlanOwner owner(session, instance);
+    if (owner.plan) {
+        Workspace workspace(session.device, hattn_plan_workspace_size(owner.plan));
+        for (size_t i = 0; i < outcomes.size(); i++) {
+            outcomes[i].message = checks[i]({session, instance, owner.plan, workspace, outcomes[i].op, golden});
+            outcomes[i].status = outcomes[i].message.empty() ? Status::PASSED : Status::FAILED;
+        }
+    } else {
+        for (Outcome &outcome : outcomes) {
+            outcome.status = owner.status;
+            outcome.message = owner.message;
+        }
+    }
+    return outcomes;
+}
+
+} // namespace conformance

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Shapes, batches and arguments of an instance; data.cc makes the numbers.
+ */
+#include "conformance/instance.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace conformance {
+namespace {
+
+/* 0xFF: NaN as a float, -1 as an integer. */
+const uint8_t POISON = 0xFF;
+
+int clamp_length(int64_t length, const hattn_problem &shape)
+{
+    return (int)std::max<int64_t>(0, std::min<int64_t>(length, shape.max_length));
+}
+
+/* Pages that each sequence needs, then some that nobody uses. */
+int count_pages(const Problem &problem)
+{
+    bool spare = problem.tag != Tag::BENCH;
+    if (!problem.page_size)
+        return (int)problem.lengths.size() + spare;
+    int pages = 3 * spare;
+    for (int length : problem.lengths)
+        pages += (std::max(0, std::min(length, longest_length(problem))) + problem.page_size - 1) / problem.page_size;
+    return pages;
+}
+
+} // namespace
+
+hattn_map_buffers Map::buffers() const
+{
+    hattn_map_buffers buffers = {};
+    for (int layer = 0; layer < 3; layer++) {
+        buffers.weight[layer] = weight[layer].buffer();
+        buffers.bias[layer] = bias[layer].buffer();
+    }
+    return buffers;
+}
+
+Region::Side Instance::side(const std::string &name) const
+{
+    return Rng(seed, name).chance(50) ? Region::AT_END : Region::AT_START;
+}
+
+std::vector<int64_t> Instance::extents(Field field) const
+{
+    int64_t num_rows = (int64_t)rows.size(), slots = slots_per_page(), parts = problem.num_parts, words = (shape.code_bits + 31) / 32;
+    int64_t Hq = shape.num_q_heads, Hkv = shape.num_kv_heads, Hc = shape.num_code_heads, Hs = shape.num_selection_heads;
+    int64_t d = shape.head_dim_qk, dv = shape.head_dim_v, sequences = (int64_t)problem.lengths.size();
+    const struct {
+        Field field;
+        std::vector<int64_t> extents;
+    } table[] = {
+        {&hattn_problem::q, {num_rows, Hq, d}},
+        {&hattn_problem::k_new, {problem.num_tokens, Hkv, d}},
+        {&hattn_problem::k_cache, {num_pages, slots, Hkv, d}},
+        {&hattn_problem::v_cache, {num_pages, slots, Hkv, dv}},
+        {&hattn_problem::codes, {num_pages, slots, Hc, words}},
+        {&hattn_problem::norms, {num_pages, slots, Hc, 1}},
+        {&hattn_problem::weights, {num_rows, Hs, shape.code_bits}},
+        {&hattn_problem::scores, {num_rows, Hs, shape.max_length}},
+        {&hattn_problem::indices, {num_rows, Hs, shape.k}},
+        {&hattn_problem::counts, {num_rows, Hs, 1}},
+        {&hattn_problem::out, {num_rows, Hq, dv}},
+        {&hattn_problem::lse, {num_rows, Hq, 1}},
+        {&hattn_problem::partial_out, {parts, num_rows, Hq, dv}},
+        {&hattn_problem::partial_lse, {parts, num_rows, Hq, 1}},
+        {&hattn_problem::block_table, {sequences, shape.page_size ? (shape.max_length + slots - 1) / slots : 0}},
+        {&hattn_problem::budgets, {sequences, Hs, 1}},
+    };
+    for (const auto &row : table)
+        if (row.field == field)
+            return row.extents;
+    return {};
+}
+
+Tensor Instance::output(const std::string &name, Field field, uint8_t fill) const
+{
+    const hattn_tensor &tensor = shape.*field;
+    return Tensor(name, tensor.dtype, extents(field), tensor.stride, side(name), fill);
+}
+
+Tensor Instance::make(const std::string &name, Field field) const
+{
+    return output(name, field, POISON);
+}
+
+Tensor Instance::make_vector(const std::string &name, int32_t dtype, int64_t n) const
+{
+    return Tensor(name, dtype, {n}, nullptr, side(name), POISON);
+}
+
+Instance::Instance(const Problem &p, uint64_t instance_seed) : problem(p), seed(instance_seed)
+{
+    num_pages = count_pages(problem);
+    shape = make_shape(problem, num_pages);
+    make_batch();
+    if (shape.page_size)
+        make_block_table();
+    make_maps();
+    make_caches();
+    Rng rng(seed, "codes");
+    make_codes(rng);
+    make_weights();
+    make_scores();
+    make_selection();
+    make_parts();
+    make_slot_mapping();
+    protect(false);
+}
+
+void Instance::make_batch()
+{
+    std::vector<int> q_lens = query_lengths(problem);
+    int sequences = (int)problem.lengths.size();
+    seq_len = make_vector("seq_len", HATTN_I32, sequences);
+    if (!problem.q_lens.empty()) {
+        q_start = make_vector("q_start", HATTN_I32, sequences + 1);
+        q_start.value<int32_t>({0}) = 0;
+    }
+    for (int b = 0; b < sequences; b++) {
+        seq_len.value<int32_t>({b}) = problem.lengths[b];
+        for (int t = 0; t < q_lens[b]; t++) {
+            int position = problem.lengths[b] - q_lens[b] + t;
+            rows.push_back({b, position, clamp_length((int64_t)position + 1, shape)});
+        }
+        if (q_start)
+            q_start.value<int32_t>({b + 1}) = (int32_t)rows.size();
+    }
+    for (int i = 0; i < problem.padding_rows; i++)
+        rows.push_back({-1, -1, 0});
+}
+
+void Instance::make_block_table()
+{
+    std::vector<int> free_pages;
+    for (int page = 0; page < num_pages; page++)
+        free_pages.push_back(page);
+    Rng rng(seed, "pages");
+    block_table = make("block_table", &hattn_problem::block_table);
+    for (int b = 0; b < (int)problem.lengths.size(); b++) {
+        pages_.emplace_back();
+        for (int first = 0; first < cached_length(b); first += shape.page_size) {
+            int64_t at = rng.below((int64_t)free_pages.size());
+            pages_[b].push_back(free_pages[at]);
+            block_table.value<int32_t>({b, first / shape.page_size}) = free_pages[at];
+            free_pages.erase(free_pages.begin() + at);
+        }
+    }
+}
+
+int Instance::cached_length(int sequence) const
+{
+    return clamp_length(problem.lengths[sequence], shape);
+}
+
+Index Instance::cache_index(int sequence, int position, int head) const
+{
+    if (!shape.page_size)
+        return {sequence, position, head, 0};
+    return {pages_[sequence][position / shape.page_size], position % shape.page_size, head, 0};
+}
+
+double Instance::kv_scale(const Tensor &scale, int kv_head) const
+{
+    return !scale ? 1 : scale.load({problem.kv_scales == Scales::PER_HEAD ? kv_head : 0});
+}
+
+void Instance::protect(bool writable) const
+{
+    const Tensor *all[] = {&q,           &k_new,       &k_cache, &v_cache, &codes,   &norms,        &weights, &scores,  &indices,    &counts,
+                           &partial_out, &partial_lse, &block_table, &budgets, &q_start, &seq_len, &slot_mapping, &k_scale, &v_scale, &sink_logits};
+    for (const Tensor *tensor : all)
+        if (*tensor)
+            tensor->memory->protect(writable);
+    for (const Map *map : {&key_map, &query_map})
+        for (int layer = 0; layer < 3; layer++)
+            for (const Tensor *tensor : {&map->weight[layer], &map->bias[layer]})
+                if (*tensor)
+                    tensor->memory->protect(writable);
+}
+
+hattn_batch Instance::batch() const
+{
+    hattn_batch batch = {};
+    batch.num_sequences = (int32_t)problem.lengths.size();
+    batch.num_rows = (int32_t)rows.size();
+    batch.q_len = q_start ? 0 : problem.q_len;
+    batch.q_start = q_start.buffer();
+    batch.seq_len = seq_len.buffer();
+    batch.block_table = block_table.buffer();
+    return batch;
+}
+
+hattn_encode_keys_args Instance::encode_keys_args() const
+{
+    hattn_encode_keys_args args = {};
+    args.struct_size = sizeof(args);
+    args.num_tokens = problem.num_tokens;
+    args.k_new = k_new.buffer();
+    args.k_scale = k_scale.buffer();
+    args.key_map = key_map.buffers();
+    args.slot_mapping = slot_mapping.buffer();
+    return args;
+}
+
+hattn_encode_queries_args Instance::encode_queries_args() const
+{
+    hattn_encode_queries_args args = {};
+    args.struct_size = sizeof(args);
+    args.num_rows = (int32_t)rows.size();
+    args.q = q.buffer();
+    args.query_map = query_map.buffers();
+    return args;
+}
+
+hattn_score_args Instance::score_args() const
+{
+    hattn_score_args args = {};
+    args.struct_size = sizeof(args);
+    args.batch = batch();
+    args.weights = weights.buffer();
+    args.codes = codes.buffer();
+    args.norms = norms.buffer();
+    return args;
+}
+
+hattn_topk_args Instance::topk_args() const
+{
+    hattn_topk_args args = {};
+    args.struct_size = sizeof(args);
+    args.batch = batch();
+    args.batch.block_table = {nullptr, 0};
+    args.scores = scores.buffer();
+    args.budgets = budgets.buffer();
+    return args;
+}
+
+hattn_attend_args Instance::attend_args(bool sparse) const
+{
+    hattn_attend_args args = {};
+    args.struct_size = sizeof(args);
+    args.batch = batch();
+    args.q = q.buffer();
+    args.k_cache = k_cache.buffer();
+    args.v_cache = v_cache.buffer();
+    args.k_scale = k_scale.buffer();
+    args.v_scale = v_scale.buffer();
+    args.sink_logits = sink_logits.buffer();
+    if (sparse) {
+        args.indices = indices.buffer();
+        args.counts = counts.buffer();
+    }
+    return args;
+}
+
+hattn_merge_args Instance::merge_args() const
+{
+    hattn_merge_args args = {};
+    args.struct_size = sizeof(args);
+    args.num_parts = problem.num_parts;
+    args.num_rows = (int32_t)rows.size();
+    args.partial_out = partial_out.buffer();
+    args.partial_lse = partial_lse.buffer();
+    return args;
+}
+
+hattn_decode_args Instance::decode_args(bool append) const
+{
+    hattn_decode_args args = {};
+    args.struct_size = sizeof(args);
+    args.append = append;
+    args.batch = batch();
+    args.q = q.buffer();
+    args.k_cache = k_cache.buffer();
+    args.v_cache = v_cache.buffer();
+    args.codes = codes.buffer();
+    args.norms = norms.buffer();
+    args.k_scale = k_scale.buffer();
+    args.v_scale = v_scale.buffer();
+    args.sink_logits = sink_logits.buffer();
+    args.budgets = budgets.buffer();
+    if (append)
+        args.key_map = key_map.buffers();
+    args.query_map = query_map.buffers();
+    return args;
+}
+
+PoisonedCache::PoisonedCache(const Instance &instance) : instance_(instance)
+{
+    const Region &k = *instance.k_cache.memory, &v = *instance.v_cache.memory;
+    k_.assign(k.begin(), k.end());
+    if (!instance.problem.v_inside_k)
+        v_.assign(v.begin(), v.end());
+    instance.protect(true);
+    instance.k_cache.memory->fill(POISON);
+    instance.v_cache.memory->fill(POISON);
+    instance.protect(false);
+}
+
+PoisonedCache::~PoisonedCache()
+{
+    instance_.protect(true);
+    if (!k_.empty())
+        memcpy(instance_.k_cache.memory->begin(), k_.data(), k_.size());
+    if (!v_.empty())
+        memcpy(instance_.v_cache.memory->begin(), v_.data(), v_.size());
+    instance_.protect(false);
+}
+
+void PoisonedCache::keep(const Tensor &cache, const std::vector<uint8_t> &saved, const Index &index, int64_t length)
+{
+    uint8_t *row = cache.at(index);
+    memcpy(row, saved.data() + (row - cache.memory->begin()), length * dtype_size(cache.dtype));
+}
+
+void PoisonedCache::keep_key(int sequence, int position, int kv_head)
+{
+    instance_.k_cache.memory->protect(true);
+    keep(instance_.k_cache, k_, instance_.cache_index(sequence, position, kv_head), instance_.shape.head_dim_qk);
+    instance_.k_cache.memory->protect(false);
+}
+
+void PoisonedCache::keep_value(int sequence, int position, int kv_head)
+{
+    instance_.v_cache.memory->protect(true);
+    keep(instance_.v_cache, instance_.problem.v_inside_k ? k_ : v_, instance_.cache_index(sequence, position, kv_head),
+         instance_.shape.head_dim_v);
+    instance_.v_cache.memory->protect(false);
+}
+
+} // namespace conformance

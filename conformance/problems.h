@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What is tested and timed: named problems. A problem says everything that is needed to build a hattn_problem and its
+ * data; instance.h builds them. The list serves the tests, `hattn verify` and `hattn bench`.
+ */
+#ifndef HATTN_CONFORMANCE_PROBLEMS_H
+#define HATTN_CONFORMANCE_PROBLEMS_H
+
+#include "api/hattn.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace conformance {
+
+enum class Pattern {
+    RANDOM,
+    ZERO,        /* queries, keys, codes, norms: all scores tie */
+    EQUAL,       /* all keys of a sequence are the same, codes all ones */
+    ALTERNATING, /* two keys and codes take turns */
+    CLUSTERED,   /* keys and codes come in runs of near copies */
+    BY_TIME,     /* scores rise with the position */
+    OVERFLOW,    /* all weights at their maximum against codes of all ones: the largest score there is */
+    NOT_A_NUMBER /* among the random keys, queries and norms */
+};
+
+enum class Strides {
+    COMPACT,     /* as hattn_problem_set_defaults gives them */
+    PADDED,      /* its order, 8 elements of padding in each dimension */
+    ODD,         /* 3 elements: rows start at odd addresses */
+    TOKEN_MAJOR, /* caches [page][slot][head] */
+    HEAD_MAJOR,  /* heads outermost in every tensor */
+    BROADCAST    /* zero strides: one query vector for all heads, one map for all heads */
+};
+
+enum class Budgets { NONE, EACH, PER_SEQUENCE, PER_HEAD, ONE }; /* NONE: null; the others by zero strides */
+enum class Scales { NONE, ONE, PER_HEAD };
+enum class Tag { SMALL, MEDIUM, BENCH }; /* tests run the first two, benchmarks the last */
+
+/* Zeros mean what they mean to hattn_problem_set_defaults. */
+struct Problem {
+    std::string name;
+    Tag tag = Tag::SMALL;
+    Pattern pattern = Pattern::RANDOM;
+    Strides strides = Strides::COMPACT;
+
+    int num_kv_heads = 2, group = 4;
+    bool codes_per_query_head = false, selections_per_query_head = false;
+    int head_dim_qk = 64, head_dim_v = 0;
+    int code_bits = 128;
+    int32_t q_dtype = HATTN_F16, kv_dtype = HATTN_F16, map_dtype = 0, out_dtype = 0;
+    int32_t map_kind = HATTN_MAP_LINEAR;
+    int hidden[2] = {0, 0};
+    bool key_bias = false, shared_map = false; /* shared: the key map's memory serves both sides */
+    int32_t score_kind = HATTN_SCORE_HAMMING;
+    int weight_bits = 4;
+    bool key_norms = false;
+
+    int page_size = 16;
+    std::vector<int> lengths = {70, 129}; /* seq_len of each sequence */
+    int q_len = 1;                        /* query tokens of every sequence, where q_lens is empty */
+    std::vector<int> q_lens;              /* of each sequence: given through q_start */
+    int padding_rows = 0;                 /* with q_lens */
+    int max_length = 0;                   /* 0: the longest */
+
+    int k = 32, num_sink = 0, num_recent = 0;
+    Budgets budgets = Budgets::NONE;
+    std::vector<int> budget_values = {0, 1, 20, 31, 32, 33, 1000000, -5}; /* in turn */
+    float scale = 0, soft_cap = 0;
+    bool sink_logits = false;
+    Scales kv_scales = Scales::NONE;
+    bool v_inside_k = false;
+
+    bool append = false;
+    int num_tokens = 37;      /* of hattn_encode_keys */
+    bool slot_mapping = true; /* false: token t goes to slot t */
+    int num_parts = 3;        /* of hattn_merge */
+};
+
+/* The list, in order; names are unique. */
+const std::vector<Problem> &problems();
+std::vector<Problem> bench_problems();
+
+/* One out of the whole space of valid problems, small enough for a scalar backend; called "random-SEED". */
+Problem random_problem(uint64_t seed);
+
+} // namespace conformance
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <algorithm>
+
+#include "conformance/problems.h"
+#include "conformance/rng.h"
+
+namespace conformance {
+namespace {
+
+/* Multiplications of one pass of dense attention: keeps a problem at milliseconds on a scalar backend. */
+const int64_t MAX_WORK = 1500000;
+
+int steps_of_8(Rng &rng, int low, int high)
+{
+    return 8 * (int)rng.between(low / 8, high / 8);
+}
+
+void choose_heads(Rng &rng, Problem &p)
+{
+    const int groups[] = {1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 12, 16};
+    p.num_kv_heads = (int)rng.between(1, 4);
+    p.group = rng.chance(5) ? (int)rng.between(1, 128) : rng.pick(groups);
+    p.selections_per_query_head = rng.chance(30);
+    p.codes_per_query_head = p.selections_per_query_head && rng.chance(50);
+    const int dims[] = {32, 40, 64, 64, 96, 128, 128};
+    p.head_dim_qk = rng.chance(20) ? steps_of_8(rng, 32, 576) : rng.pick(dims);
+    p.head_dim_v = rng.chance(70) ? 0 : rng.chance(50) ? steps_of_8(rng, 32, 256) : rng.pick(dims);
+    p.v_inside_k = rng.chance(10) && p.head_dim_v <= p.head_dim_qk;
+    const int bits[] = {32, 64, 64, 128, 128, 128, 256};
+    p.code_bits = rng.chance(30) ? steps_of_8(rng, 32, 512) : rng.pick(bits);
+}
+
+void choose_types(Rng &rng, Problem &p)
+{
+    const int32_t floats[] = {HATTN_F32, HATTN_F16, HATTN_BF16};
+    p.q_dtype = rng.pick(floats);
+    p.kv_dtype = rng.chance(60) ? p.q_dtype : rng.chance(40) ? (int32_t)HATTN_F8_E4M3 : rng.pick(floats);
+    p.map_dtype = rng.chance(70) ? 0 : rng.pick(floats);
+    p.out_dtype = rng.chance(80) ? 0 : (int32_t)HATTN_F32;
+    if (p.kv_dtype == HATTN_F8_E4M3)
+        p.kv_scales = (Scales)rng.below(3);
+    if (rng.chance(15)) {
+        p.map_kind = HATTN_MAP_MLP;
+        p.hidden[0] = steps_of_8(rng, 8, 128);
+        p.hidden[1] = steps_of_8(rng, 8, 128);
+    }
+    p.key_bias = rng.chance(25);
+    p.shared_map = rng.chance(25);
+    p.score_kind = rng.chance(50) ? HATTN_SCORE_HAMMING : HATTN_SCORE_WEIGHTED;
+    p.weight_bits = (int)rng.between(2, 8);
+    p.key_norms = rng.chance(20);
+}
+
+void choose_batch(Rng &rng, Problem &p)
+{
+    const int pages[] = {0, 0, 1, 2, 3, 7, 16, 16, 32, 64, 129};
+    p.page_size = rng.pick(pages);
+    int sequences = (int)rng.between(1, 4);
+    int64_t work_per_key = (int64_t)p.num_kv_heads * p.group * (p.head_dim_qk + std::max(p.head_dim_v, p.head_dim_qk));
+    int q_len = rng.chance(60) ? 1 : (int)rng.between(1, 8);
+    int64_t affordable = std::max<int64_t>(8, MAX_WORK / (work_per_key * sequences * q_len));
+    int longest = (int)std::min<int64_t>(affordable, rng.chance(20) ? 3000 : 260);
+    p.lengths.clear();
+    for (int b = 0; b < sequences; b++)
+        p.lengths.push_back(rng.chance(10) ? (int)rng.below(4) : (int)rng.between(1, longest));
+    p.q_len = q_len;
+    if (rng.chance(35)) {
+        for (int b = 0; b < sequences; b++)
+            p.q_lens.push_back((int)rng.between(0, q_len));
+        p.padding_rows = rng.chance(40) ? (int)rng.between(1, 3) : 0;
+    }
+    if (rng.chance(30))
+        p.max_length = (int)rng.between(std::max(1, longest / 2), longest + 100);
+    p.append = rng.chance(60);
+    int longest_used = *std::max_element(p.lengths.begin(), p.lengths.end());
+    int slots = p.max_length ? std::min(p.max_length, longest_used) : longest_used;
+    p.num_tokens = (int)rng.between(0, std::min(40, slots));
+    p.slot_mapping = rng.chance(70);
+    p.num_parts = (int)rng.between(1, 5);
+}
+
+void choose_selection(Rng &rng, Problem &p)
+{
+    p.k = rng.chance(10) ? (int)rng.between(1, 3) : (int)rng.between(1, 150);
+    p.num_sink = rng.chance(70) ? 0 : (int)rng.between(0, p.k);
+    p.num_recent = rng.chance(70) ? 0 : (int)rng.between(0, p.k - p.num_sink);
+    p.budgets = (Budgets)(rng.chance(50) ? 0 : rng.below(5));
+    for (int &value : p.budget_values)
+        value = (int)rng.between(-1, p.k + 2);
+    p.sink_logits = rng.chance(25);
+    p.soft_cap = rng.chance(80) ? 0 : (float)rng.between(1, 50);
+    p.pattern = rng.chance(55) ? Pattern::RANDOM : (Pattern)rng.below(8);
+    p.strides = rng.chance(50) ? Strides::COMPACT : (Strides)rng.below(6);
+}
+
+} // namespace
+
+Problem random_problem(uint64_t seed)
+{
+    Rng rng(seed, "problem");
+    Problem p;
+    p.name = "random-" + std::to_string(seed);
+    choose_heads(rng, p);
+    choose_types(rng, p);
+    choose_batch(rng, p);
+    choose_selection(rng, p);
+    return p;
+}
+
+} // namespace conformance

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The numerics contract (docs/numerics.md) as rules: which differences from the reference are roundings.
+ */
+#ifndef HATTN_CONFORMANCE_RULES_H
+#define HATTN_CONFORMANCE_RULES_H
+
+#include "conformance/case.h"
+
+namespace conformance {
+
+/* The key vector of KV head g whose code belongs at (page, slot), as encode sees it; false: none was encoded there. */
+using KeySource = std::function<bool(int64_t page, int64_t slot, int g, double *x)>;
+/* Called with the index of an allowed difference. */
+using OnFlip = std::function<void(const Index &)>;
+
+/* A code bit may differ where |z| is within the bound of hattn_reference_project. Counts into flips, if not null. */
+Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on_flip = nullptr);
+
+Rule norm_rule();
+
+/* A weight may differ by the queries whose |z| is within the bound (hamming), or by 1 near a rounding tie (weighted). */
+Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip = nullptr);
+
+/* Exact, but any NaN is as good as another. */
+Rule score_rule();
+
+/* The positions that a row of a selection head attends to. */
+using Positions = std::function<std::vector<int>(int row, int s)>;
+Positions listed_positions(const Tensor &indices, const Tensor &counts);
+Positions all_positions(const Instance &instance);
+
+Rule out_rule(const Instance &instance, Positions positions);
+Rule lse_rule(const Instance &instance, Positions positions);
+
+Rule merged_out_rule(const Instance &instance);
+Rule merged_lse_rule(const Instance &instance);
+
+/* A key as encode and attend see it. */
+void load_scaled(const Tensor &tensor, Index index, double scale, double *x);
+
+} // namespace conformance
+#endif

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/session.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <thread>
+
+#include <pthread.h>
+
+#include "conformance/tolerance.h"
+
+namespace conformance {
+namespace {
+
+/* OpenMP's barriers are unknown to the thread sanitizer. */
+#ifdef __SANITIZE_THREAD__
+const bool OPENMP = false;
+#else
+const bool OPENMP = true;
+#endif
+
+const int THREAD_COUNTS[] = {1, 2, 3, 7};
+const int MAX_THREADS = 7;
+
+hattn_error make_error()
+{
+    hattn_error error = {};
+    error.struct_size = sizeof(error);
+    return error;
+}
+
+std::string describe(hattn_status status, const hattn_error &error)
+{
+    return status ? std::string("returned '") + hattn_status_string(status) + "': " + error.text : "";
+}
+
+void wait(void *barrier)
+{
+    pthread_barrier_wait((pthread_barrier_t *)barrier);
+}
+
+std::string run_team(int size, const hattn_exec &exec, const Call &call)
+{
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, nullptr, size);
+    std::vector<std::string> results(size);
+    auto member = [&](int rank) {
+        hattn_team team = {size, rank, wait, &barrier};
+        hattn_exec own = exec;
+        own.team = &team;
+        hattn_error error = make_error();
+        hattn_status status = call(&own, &error);
+        results[rank] = describe(status, error);
+    };
+    std::vector<std::thread> threads;
+    for (int rank = 1; rank < size; rank++)
+        threads.emplace_back(member, rank);
+    member(0);
+    for (std::thread &thread : threads)
+        thread.join();
+    pthread_barrier_destroy(&barrier);
+    for (const std::string &result : results)
+        if (!result.empty())
+            return result;
+    return "";
+}
+
+} // namespace
+
+std::string Flips::verdict() const
+{
+    auto check = [](const char *what, uint64_t flips, uint64_t count, double share) {
+        bool enough = (double)count * share >= 10;
+        if (!enough || (double)flips <= (double)count * share)
+            return std::string();
+        return std::to_string(flips) + " of " + std::to_string(count) + " " + what + " differ from the reference: more than roundings explain";
+    };
+    std::string bits_verdict = check("code bits", bit_flips, bits, MAX_BIT_FLIPS);
+    return bits_verdict.empty() ? check("weights", weight_flips, weights, MAX_WEIGHT_FLIPS) : bits_verdict;
+}
+
+Workspace::Workspace(hattn_device *device, uint64_t size) : memory_("workspace", size, Region::AT_END, 0xAA, 256)
+{
+    hattn_error error = make_error();
+    if (hattn_status status = hattn_workspace_init(device, buffer(), size, nullptr, &error))
+        throw std::runtime_error("hattn_workspace_init " + describe(status, error));
+    while (control_size_ < memory_.size() && memory_.data()[control_size_] == 0)
+        control_size_++;
+}
+
+std::string Workspace::check() const
+{
+    for (size_t i = 0; i < control_size_; i++)
+        if (memory_.data()[i])
+            return "the workspace's control region is not zero at byte " + std::to_string(i);
+    for (const uint8_t *p = memory_.data() + memory_.size(); p < memory_.end(); p++)
+        if (*p != 0xAA)
+            return "wrote past the workspace: byte " + std::to_string(p - memory_.data()) + " of " + std::to_string(memory_.size());
+    for (const uint8_t *p = memory_.begin(); p < memory_.data(); p++)
+        if (*p != 0xAA)
+            return "wrote before the workspace: byte " + std::to_string(p - memory_.data());
+    return "";
+}
+
+std::vector<Target> all_targets()
+{
+    std::vector<Target> targets;
+    for (int i = 0; i < hattn_backend_count(); i++) {
+        hattn_backend_info info = {};
+        info.struct_size = sizeof(info);
+        if (hattn_backend_query(i, &info, nullptr))
+            continue;
+        if (std::string(info.name) == "cpu")
+            for (const char *isa : {"scalar", "neon", "avx2", "avx512"})
+                targets.push_back({info.name, isa});
+        else
+            targets.push_back({info.name, ""});
+    }
+    return targets;
+}
+
+Session::Session(Target tested) : target(std::move(tested))
+{
+    hattn_device_options options = {};
+    options.struct_size = sizeof(options);
+    options.backend = target.backend.c_str();
+    options.isa = target.isa.empty() ? nullptr : target.isa.c_str();
+    options.max_threads = MAX_THREADS;
+    hattn_error error = make_error();
+    if (hattn_status status = hattn_device_open(&options, &device, &error)) {
+        if (status != HATTN_NO_DEVICE)
+            throw std::runtime_error(target.text() + ": hattn_device_open " + describe(status, error));
+        skipped = error.text;
+        return;
+    }
+    info.struct_size = sizeof(info);
+    hattn_device_query(device, &info, nullptr);
+    if (!target.isa.empty() && target.isa != info.isa)
+        skipped = target.text() + ": no kernels, the device chose " + info.isa;
+}
+
+Session::~Session()
+{
+    shared_.reset();
+    hattn_device_close(device);
+}
+
+Workspace &Session::shared_workspace(uint64_t size)
+{
+    if (!shared_ || shared_->size() < size)
+        shared_ = std::make_unique<Workspace>(device, std::max<uint64_t>(2 * size, 1 << 20));
+    return *shared_;
+}
+
+std::string Manner::text() const
+{
+    return std::string(team ? "a team of " : "OpenMP threads: ") + std::to_string(threads) + (shared_workspace ? ", shared workspace" : "") +
+           (bare ? ", no optional outputs" : "");
+}
+
+std::vector<Manner> all_manners(const Session &session)
+{
+    std::vector<Manner> manners = {{!OPENMP, 1, false, false}};
+    if (session.info.max_threads > 1)
+        for (int team = !OPENMP; team < 2; team++)
+            for (int threads : THREAD_COUNTS)
+                if (threads > 1 || team == OPENMP)
+                    manners.push_back({team == 1, threads, false, false});
+    manners.push_back({!OPENMP, 1, true, false});
+    manners.push_back({!OPENMP, 1, false, true});
+    return manners;
+}
+
+std::string run_in_manner(const Manner &manner, const Workspace &workspace, const std::string &context, const Call &call)
+{
+    hattn_exec exec = {};
+    exec.struct_size = sizeof(exec);
+    exec.workspace = workspace.buffer();
+    exec.workspace_size = workspace.size();
+    std::string result, fault = run_guarded(context + ", " + manner.text(), manner.threads == 1, [&] {
+        if (manner.team) {
+            result = run_team(manner.threads, exec, call);
+        } else {
+            exec.num_threads = manner.threads;
+            hattn_error error = make_error();
+            hattn_status status = call(&exec, &error);
+            result = describe(status, error);
+        }
+    });
+    if (!fault.empty())
+        return fault;
+    return result.empty() ? workspace.check() : result;
+}
+
+} // namespace conformance

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * From a problem to a hattn_problem: heads, maxima, strides.
+ */
+#include <algorithm>
+
+#include "conformance/instance.h"
+
+namespace conformance {
+namespace {
+
+/* Lays dimensions out, innermost first as listed in `order`, each followed by pad elements. extent[0] of the outermost
+ * dimension in memory does not matter. */
+void lay_out(hattn_tensor *tensor, const std::vector<int> &order, const std::vector<int64_t> &extents, int64_t pad)
+{
+    int64_t span = extents.back() + pad;
+    for (int dim : order) {
+        tensor->stride[dim] = span;
+        span = span * extents[dim] + pad;
+    }
+}
+
+void lay_out_maps(hattn_problem *p, int64_t pad, bool broadcast)
+{
+    for (hattn_map *map : {&p->key_map, &p->query_map}) {
+        bool mlp = p->map_kind == HATTN_MAP_MLP;
+        int64_t dims[4] = {p->head_dim_qk, mlp ? map->hidden[0] : p->code_bits, map->hidden[1], p->code_bits};
+        for (int layer = 0; layer < (mlp ? 3 : 1); layer++) {
+            map->weight_stride[layer][1] = dims[layer + 1] + pad;
+            map->weight_stride[layer][0] = broadcast ? 0 : dims[layer] * (dims[layer + 1] + pad) + pad;
+            map->bias_stride[layer] = broadcast ? 0 : dims[layer + 1] + pad;
+        }
+    }
+}
+
+void set_strides(const Problem &problem, hattn_problem *p, int64_t num_pages)
+{
+    if (problem.strides == Strides::COMPACT)
+        return;
+    int64_t pad = problem.strides == Strides::PADDED ? 8 : problem.strides == Strides::ODD ? 3 : 0;
+    int64_t slots = p->page_size ? p->page_size : p->max_length, words = (p->code_bits + 31) / 32;
+    int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads, Hs = p->num_selection_heads;
+
+    /* Innermost first; dimensions are {page, slot, head}, {row, head}, {part, row, head}. */
+    std::vector<int> cache = {1, 2, 0}, row = {1, 0}, part = {2, 1, 0};
+    if (problem.strides == Strides::TOKEN_MAJOR)
+        cache = {2, 1, 0};
+    if (problem.strides == Strides::HEAD_MAJOR) {
+        cache = {1, 0, 2};
+        row = {0, 1};
+        part = {1, 0, 2};
+    }
+    lay_out(&p->k_cache, cache, {num_pages, slots, Hkv, p->head_dim_qk}, pad);
+    lay_out(&p->v_cache, cache, {num_pages, slots, Hkv, p->head_dim_v}, pad);
+    lay_out(&p->codes, cache, {num_pages, slots, Hc, words}, pad);
+    lay_out(&p->norms, cache, {num_pages, slots, Hc, 1}, pad);
+    lay_out(&p->q, row, {rows, Hq, p->head_dim_qk}, pad);
+    lay_out(&p->k_new, row, {problem.num_tokens, Hkv, p->head_dim_qk}, pad);
+    lay_out(&p->weights, row, {rows, Hs, p->code_bits}, pad);
+    lay_out(&p->scores, row, {rows, Hs, p->max_length}, pad);
+    lay_out(&p->indices, row, {rows, Hs, p->k}, pad);
+    lay_out(&p->counts, row, {rows, Hs, 1}, pad);
+    lay_out(&p->out, row, {rows, Hq, p->head_dim_v}, pad);
+    lay_out(&p->lse, row, {rows, Hq, 1}, pad);
+    lay_out(&p->partial_out, part, {problem.num_parts, rows, Hq, p->head_dim_v}, pad);
+    lay_out(&p->partial_lse, part, {problem.num_parts, rows, Hq, 1}, pad);
+    p->block_table.stride[0] += pad;
+    bool broadcast = problem.strides == Strides::BROADCAST;
+    if (broadcast)
+        p->q.stride[1] = 0;
+    lay_out_maps(p, pad, broadcast);
+}
+
+void set_budget_strides(const Problem &problem, hattn_problem *p)
+{
+    switch (problem.budgets) {
+    case Budgets::NONE:
+    case Budgets::EACH: break;
+    case Budgets::PER_SEQUENCE:
+        p->budgets.stride[0] = 1;
+        p->budgets.stride[1] = 0;
+        break;
+    case Budgets::PER_HEAD:
+        p->budgets.stride[0] = 0;
+        p->budgets.stride[1] = 1;
+        break;
+    case Budgets::ONE: p->budgets.stride[0] = p->budgets.stride[1] = 0; break;
+    }
+}
+
+} // namespace
+
+std::vector<int> query_lengths(const Problem &problem)
+{
+    return problem.q_lens.empty() ? std::vector<int>(problem.lengths.size(), problem.q_len) : problem.q_lens;
+}
+
+int longest_length(const Problem &problem)
+{
+    int longest = 1;
+    for (int length : problem.lengths)
+        longest = std::max(longest, length);
+    return problem.max_length ? problem.max_length : longest;
+}
+
+hattn_problem make_shape(const Problem &problem, int num_pages)
+{
+    hattn_problem p;
+    hattn_problem_init(&p);
+    p.num_kv_heads = problem.num_kv_heads;
+    p.num_q_heads = problem.num_kv_heads * problem.group;
+    p.num_code_heads = problem.codes_per_query_head ? p.num_q_heads : 0;
+    p.num_selection_heads = problem.selections_per_query_head ? p.num_q_heads : 0;
+    p.head_dim_qk = problem.head_dim_qk;
+    p.head_dim_v = problem.head_dim_v;
+    p.code_bits = problem.code_bits;
+    p.map_kind = problem.map_kind;
+    p.score_kind = problem.score_kind;
+    p.weight_bits = problem.weight_bits;
+    p.key_norms = problem.key_norms;
+    p.page_size = problem.page_size;
+    p.max_length = longest_length(problem);
+    p.k = problem.k;
+    p.num_sink = problem.num_sink;
+    p.num_recent = problem.num_recent;
+    p.scale = problem.scale;
+    p.soft_cap = problem.soft_cap;
+    p.per_head_kv_scales = problem.kv_scales == Scales::PER_HEAD;
+
+    std::vector<int> q_lens = query_lengths(problem);
+    int rows = problem.padding_rows;
+    for (int length : q_lens) {
+        rows += length;
+        p.max_q_len = std::max(p.max_q_len, length);
+    }
+    bool spare = problem.tag != Tag::BENCH;
+    p.max_sequences = (int)problem.lengths.size() + spare;
+    p.max_rows = rows + 2 * spare;
+    p.q.dtype = problem.q_dtype;
+    p.k_cache.dtype = problem.kv_dtype;
+    p.out.dtype = problem.out_dtype;
+    for (hattn_map *map : {&p.key_map, &p.query_map}) {
+        map->dtype = problem.map_dtype;
+        std::copy(problem.hidden, problem.hidden + 2, map->hidden);
+    }
+    hattn_problem_set_defaults(&p);
+    set_strides(problem, &p, num_pages);
+    set_budget_strides(problem, &p);
+    if (problem.v_inside_k)
+        std::copy(p.k_cache.stride, p.k_cache.stride + 3, p.v_cache.stride);
+    return p;
+}
+
+} // namespace conformance

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/tensor.h"
+
+#include <cinttypes>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "reference/reference.h"
+
+namespace conformance {
+namespace {
+
+struct DtypeRow {
+    int32_t dtype;
+    size_t size;
+    const char *name;
+};
+const DtypeRow dtypes[] = {
+    {HATTN_F32, 4, "f32"}, {HATTN_F16, 2, "f16"}, {HATTN_BF16, 2, "bf16"}, {HATTN_F8_E4M3, 1, "f8"}, {HATTN_I8, 1, "i8"},
+    {HATTN_U16, 2, "u16"}, {HATTN_I32, 4, "i32"}, {HATTN_U32, 4, "u32"},   {HATTN_I64, 8, "i64"},
+};
+
+const DtypeRow &dtype_row(int32_t dtype)
+{
+    return dtypes[dtype - HATTN_F32];
+}
+
+template <typename T>
+T read(const void *element)
+{
+    T value;
+    memcpy(&value, element, sizeof(value));
+    return value;
+}
+
+} // namespace
+
+size_t dtype_size(int32_t dtype)
+{
+    return dtype_row(dtype).size;
+}
+
+const char *dtype_name(int32_t dtype)
+{
+    return dtype_row(dtype).name;
+}
+
+Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t> &extents, const int64_t *strides, Region::Side side, uint8_t fill)
+    : name(std::move(tensor_name)), dtype(type), rank((int)extents.size())
+{
+    int64_t span = 1;
+    for (int i = 0; i < rank; i++) {
+        extent[i] = extents[i];
+        stride[i] = i + 1 < rank ? strides[i] : 1;
+        span += (extent[i] - 1) * stride[i];
+    }
+    size_t size = num_elements() ? (size_t)span * dtype_size(dtype) : 0;
+    memory = std::make_shared<Region>(name, size, side, fill, dtype_size(dtype));
+}
+
+Tensor Tensor::twin(const std::string &suffix, uint8_t fill) const
+{
+    Tensor other = *this;
+    other.name = name + suffix;
+    other.memory = std::make_shared<Region>(other.name, memory->size(), memory->side(), fill, dtype_size(dtype));
+    return other;
+}
+
+int64_t Tensor::num_elements() const
+{
+    int64_t n = rank ? 1 : 0;
+    for (int i = 0; i < rank; i++)
+        n *= extent[i];
+    return n;
+}
+
+int64_t Tensor::offset(const Index &index) const
+{
+    int64_t sum = 0;
+    for (int i = 0; i < rank; i++)
+        sum += index[i] * stride[i];
+    return sum;
+}
+
+double Tensor::load(const Index &index) const
+{
+    return hattn_reference_load(memory->data(), dtype, offset(index));
+}
+
+void Tensor::store(const Index &index, double value) const
+{
+    if (dtype == HATTN_F8_E4M3)
+        *at(index) = std::isnan(value) ? 0x7f : to_f8_e4m3(value);
+    else
+        hattn_reference_store(memory->data(), dtype, offset(index), value);
+}
+
+hattn_buffer Tensor::buffer() const
+{
+    if (!rank)
+        return {nullptr, 0};
+    const size_t distance = 256;
+    return {memory->data() - distance, distance};
+}
+
+std::string Tensor::element_name(const Index &index) const
+{
+    std::string text = name + "[";
+    for (int i = 0; i < rank; i++)
+        text += (i ? "," : "") + std::to_string(index[i]);
+    return text + "]";
+}
+
+std::string Tensor::element_text(const void *element) const
+{
+    char text[64];
+    switch (dtype) {
+    case HATTN_I8: return std::to_string(read<int8_t>(element));
+    case HATTN_U16: return std::to_string(read<uint16_t>(element));
+    case HATTN_I32: return std::to_string(read<int32_t>(element));
+    case HATTN_I64: return std::to_string(read<int64_t>(element));
+    case HATTN_U32: snprintf(text, sizeof(text), "0x%08" PRIx32, read<uint32_t>(element)); return text;
+    default: snprintf(text, sizeof(text), "%.9g", hattn_reference_load(element, dtype, 0)); return text;
+    }
+}
+
+uint8_t to_f8_e4m3(double value)
+{
+    /* Codes 0..0x7e are 0..448 in rising order; 0x7f is NaN. */
+    static const std::array<double, 0x7f> values = [] {
+        std::array<double, 0x7f> table;
+        for (int code = 0; code < 0x7f; code++) {
+            uint8_t byte = (uint8_t)code;
+            table[code] = hattn_reference_load(&byte, HATTN_F8_E4M3, 0);
+        }
+        return table;
+    }();
+    double magnitude = std::fmin(std::fabs(value), 448);
+    int low = 0, high = 0x7e;
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        (values[middle] <= magnitude ? low : high) = middle;
+    }
+    double below = magnitude - values[low], above = values[high] - magnitude;
+    int nearest = below < above ? low : above < below ? high : low % 2 ? high : low;
+    return (uint8_t)(nearest | (std::signbit(value) ? 0x80 : 0));
+}
+
+} // namespace conformance
