@@ -4,6 +4,7 @@
 #ifndef HATTN_TESTS_API_JOB_H
 #define HATTN_TESTS_API_JOB_H
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
