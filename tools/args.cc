@@ -155,7 +155,8 @@ bool Args::parse()
     }
     for (const Option &option : options_)
         if (option.required && !option.given)
-            throw UsageError("--" + option.name + " " + option.placeholder + " is needed; see hattn " + command_ + " --help");
+            throw UsageError("--" + option.name + " " + option.placeholder + " is needed; see hattn " + command_ +
+                             " --help");
     return true;
 }
 

@@ -26,7 +26,11 @@
 #include <vector>
 
 /* Exit codes of every command. */
-enum { EXIT_OK = 0, EXIT_WRONG = 1 /* a verification failed */, EXIT_USAGE = 2 /* bad arguments or unreadable input */ };
+enum {
+    EXIT_OK = 0,
+    EXIT_WRONG = 1 /* a verification failed */,
+    EXIT_USAGE = 2 /* bad arguments or unreadable input */
+};
 
 /* What the user asked cannot be done. main() prints "hattn COMMAND: <what>" as one line on stderr and exits EXIT_USAGE. */
 struct UsageError : std::runtime_error {
@@ -39,7 +43,9 @@ public:
     enum Need { OPTIONAL, REQUIRED };
 
     /* words: what follows the command's name on the command line. */
-    Args(std::string command, std::vector<std::string> words) : command_(std::move(command)), words_(std::move(words)) {}
+    Args(std::string command, std::vector<std::string> words) : command_(std::move(command)), words_(std::move(words))
+    {
+    }
 
     const std::string &command() const { return command_; }
 
@@ -49,7 +55,8 @@ public:
     /* Declarations: name without dashes; *value holds the default, shown by --help unless it is empty. Options are given
      * as "--name value" or "--name=value", each at most once. */
     void text(std::string name, std::string placeholder, std::string help, std::string *value, Need need = OPTIONAL);
-    void choice(std::string name, std::vector<std::string> values, std::string help, std::string *value, Need need = OPTIONAL);
+    void choice(std::string name, std::vector<std::string> values, std::string help, std::string *value,
+                Need need = OPTIONAL);
     void number(std::string name, std::string placeholder, std::string help, int64_t *value, int64_t low, int64_t high,
                 Need need = OPTIONAL);
     void real(std::string name, std::string placeholder, std::string help, double *value, double low, double high,

@@ -20,20 +20,25 @@ struct DecodeOptions {
 
 static bool parse_options(Args &args, DecodeOptions *options)
 {
-    args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees the keys\n"
-               "0..q_pos, and compares with exact attention. recall: of the true top-k, by softmax summed over the heads that\n"
-               "select together; mass: softmax that the selection keeps; best: that the best selection of this size would keep;\n"
-               "error: ||out - dense|| / ||dense||, mean over queries and heads. wrong counts what the numerics contract does\n"
+    args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees "
+               "the keys\n"
+               "0..q_pos, and compares with exact attention. recall: of the true top-k, by softmax summed over the "
+               "heads that\n"
+               "select together; mass: softmax that the selection keeps; best: that the best selection of this size "
+               "would keep;\n"
+               "error: ||out - dense|| / ||dense||, mean over queries and heads. wrong counts what the numerics "
+               "contract does\n"
                "not allow, and makes the exit code 1.");
     args.text("trace", "FILE", "the trace", &options->trace, Args::REQUIRED);
     args.choice("backend", backend_choices(), "all: each that has a device", &options->backend);
     args.choice("isa", {"scalar", "neon", "avx2", "avx512"}, "cpu backend: nothing above this", &options->isa);
     args.number("topk", "K", "tokens kept, sink and recent included", &options->topk, 1, INT32_MAX);
-    args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming", &options->score);
+    args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming",
+                &options->score);
     args.text("maps", "NAME", "the hash map; default: each of the trace", &options->maps);
     args.number("bits", "N", "use the first N bits of the map; 0: all", &options->bits, 0, 512);
-    args.choice("select", {"kv", "query"}, "one selection a KV head or a query head; default: query for MLP maps, else kv",
-                &options->select);
+    args.choice("select", {"kv", "query"},
+                "one selection a KV head or a query head; default: query for MLP maps, else kv", &options->select);
     args.flag("norms", "multiply scores by key norms", &options->norms);
     args.number("sink", "N", "first tokens, always kept", &options->sink, 0, INT32_MAX);
     args.number("recent", "N", "last tokens, always kept", &options->recent, 0, INT32_MAX);
@@ -90,15 +95,18 @@ static double median(std::vector<double> values)
     return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-/* Times of a call that has just run once and took first_us. A slow one is its own sample; a quick one, whose first run
- * had cold caches and sleeping threads, is run again. */
+/* Times of a call that has just run once and took first_us. A very slow one is its own sample; others, whose first run had
+ * cold caches and sleeping threads, are run again, the quick ones more often. */
 template <typename Call>
 static void sample(double first_us, Call call, std::vector<double> *times)
 {
-    if (first_us > 10e3)
-        times->push_back(first_us);
-    for (int i = 0; i < 5 && first_us <= 10e3; i++)
+    double total = 0;
+    if (first_us > 50e3)
+        times->push_back(total = first_us);
+    for (int i = 0; i < 5 && total < 5e3; i++) {
         times->push_back(call().time_us);
+        total += times->back();
+    }
 }
 
 /* Positions that a wrong backend made up must not be followed. */
@@ -111,7 +119,8 @@ static bool readable(const StepResult &step, int s, int k, int length)
     return std::all_of(begin, begin + count, [length](int32_t j) { return j >= 0 && j < length; });
 }
 
-static void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries, Row *row)
+static void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries,
+                        Row *row)
 {
     const int heads = problem.num_selection_heads, group = problem.num_q_heads / heads;
     const double per_selection = 1.0 / num_queries / heads, per_head = per_selection / group;
@@ -129,7 +138,8 @@ static void add_metrics(const Truth &truth, const StepResult &step, const hattn_
             row->mass += per_head * truth.mass(h, kept, count);
             row->error += per_head * truth.error(h, have.data());
             row->best_mass += per_head * truth.mass(h, best.data(), static_cast<int>(best.size()));
-            row->best_error += per_head * truth.error(h, truth.attend(h, best.data(), static_cast<int>(best.size()), &lse).data());
+            row->best_error +=
+                per_head * truth.error(h, truth.attend(h, best.data(), static_cast<int>(best.size()), &lse).data());
         }
     }
 }
@@ -206,12 +216,14 @@ void Race::decode(int query)
         if (row.map == rows_[0].map) {
             const StepResult step = row.lane->attend_dense(query);
             judge_dense(source_, truth, step, &dense.verdict);
-            sample(step.time_us, [&] { return row.lane->attend_dense(query); }, &dense.times);
+            sample(
+                step.time_us, [&] { return row.lane->attend_dense(query); }, &dense.times);
         }
         const StepResult step = row.lane->decode(query);
         judge_step(source_, truth, query, *row.lane, *row.oracle, step, row.oracle->encode_query(query), &row.verdict);
         add_metrics(truth, step, row.lane->problem(), trace_.num_queries, &row);
-        sample(step.time_us, [&] { return row.lane->decode(query); }, &row.times);
+        sample(
+            step.time_us, [&] { return row.lane->decode(query); }, &row.times);
     }
 }
 
@@ -282,8 +294,8 @@ void Race::report(const DecodeOptions &options) const
     json_put(json.get(), "num_kv_heads", json_integer(trace_.num_kv_heads));
     json_t *list = json_array();
     json_put(json.get(), "rows", list);
-    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "recall", "mass", "best", "error", "step us",
-                 "dense us", "speed-up", "flips", "wrong"});
+    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "recall", "mass", "best", "error",
+                 "step us", "dense us", "speed-up", "flips", "wrong"});
     for (const Row &row : rows_) {
         const hattn_problem &problem = row.lane->problem();
         const hattn_device_info &info = row.lane->device().device().info();

@@ -28,8 +28,8 @@ static Json backend_json(const hattn_backend_info &info, Table *table)
         json_put(object, "name", json_string(have.name));
         json_put(object, "isa", json_string(have.isa));
         json_put(object, "max_threads", json_integer(have.max_threads));
-        table->row({info.name, built, std::to_string(i), have.isa, have.max_threads ? std::to_string(have.max_threads) : "",
-                    have.name});
+        table->row({info.name, built, std::to_string(i), have.isa,
+                    have.max_threads ? std::to_string(have.max_threads) : "", have.name});
     }
     return json;
 }

@@ -158,8 +158,12 @@ StepResult Lane::decode(int query)
     const hattn_status status = hattn_decode(plan_.get(), &args, plan_.exec(), &error);
     const double time_us = microseconds_since(start);
     check(status, error, "decode");
-    return {time_us, contents<int8_t>(weights_), contents<int32_t>(indices_), contents<int32_t>(counts_),
-            contents<float>(out_), contents<float>(lse_)};
+    return {time_us,
+            contents<int8_t>(weights_),
+            contents<int32_t>(indices_),
+            contents<int32_t>(counts_),
+            contents<float>(out_),
+            contents<float>(lse_)};
 }
 
 StepResult Lane::attend_dense(int query)

@@ -89,9 +89,7 @@ std::string Table::str() const
     return text;
 }
 
-Progress::Progress(std::string what, int total) : what_(std::move(what)), total_(total), terminal_(isatty(2) == 1)
-{
-}
+Progress::Progress(std::string what, int total) : what_(std::move(what)), total_(total), terminal_(isatty(2) == 1) {}
 
 Progress::~Progress()
 {

@@ -27,8 +27,7 @@ void write_json(const json_t *json, const std::string &path);
 void check_writable(const std::string &path);
 
 /* printf to a string. */
-__attribute__((format(printf, 1, 2)))
-std::string format(const char *pattern, ...);
+__attribute__((format(printf, 1, 2))) std::string format(const char *pattern, ...);
 
 /* Columns as wide as their widest cell; those that begin with '<' are left aligned (the mark is dropped), others right. */
 class Table

@@ -16,7 +16,7 @@
 
 /* One side of a map: up to three layers, each [heads, in, out], contiguous. */
 struct TraceMapSide {
-    int32_t dtype = 0; /* HATTN_F32, F16 or BF16: of weights and biases */
+    int32_t dtype = 0;                       /* HATTN_F32, F16 or BF16: of weights and biases */
     std::vector<uint8_t> weight[3], bias[3]; /* empty: none */
 };
 
