@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels_cpu/neon.h"
+
+#include "kernels_cpu/attend_f32x8.h"
+
+void hattn_attend_neon(const hattn_attend_block *block)
+{
+    attend(block);
+}
