@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
+#include <sstream>
 
 #include "tools/args.h"
 #include "tools/contract.h"
@@ -35,7 +36,7 @@ static bool parse_options(Args &args, DecodeOptions *options)
     args.number("topk", "K", "tokens kept, sink and recent included", &options->topk, 1, INT32_MAX);
     args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming",
                 &options->score);
-    args.text("maps", "NAME", "the hash map; default: each of the trace", &options->maps);
+    args.text("maps", "NAME[,NAME]", "the hash maps; default: each of the trace", &options->maps);
     args.number("bits", "N", "use the first N bits of the map; 0: all", &options->bits, 0, 512);
     args.choice("select", {"kv", "query"},
                 "one selection a KV head or a query head; default: query for MLP maps, else kv", &options->select);
@@ -64,6 +65,22 @@ static LaneSettings settings_for(const DecodeOptions &options, const Trace &trac
     settings.threads = static_cast<int32_t>(options.threads);
     settings.norms = options.norms;
     return settings;
+}
+
+static std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
+{
+    std::vector<const TraceMap *> maps;
+    if (names.empty())
+        for (const TraceMap &map : trace.maps)
+            maps.push_back(&map);
+    std::istringstream words(names);
+    for (std::string name; std::getline(words, name, ',');) {
+        const TraceMap *map = trace.find(name);
+        if (!map)
+            throw UsageError(trace.path + ": no map '" + name + "'; it has " + trace.map_names());
+        maps.push_back(map);
+    }
+    return maps;
 }
 
 /* One row of the report: what a backend does with a map. */
@@ -171,28 +188,25 @@ Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), so
 {
     const int32_t threads = static_cast<int32_t>(options.threads);
     const std::vector<std::string> backends = choose_backends(options.backend);
-    if (!options.maps.empty() && !trace.find(options.maps))
-        throw UsageError(trace.path + ": no map '" + options.maps + "'; it has " + trace.map_names());
+    const std::vector<const TraceMap *> maps = choose_maps(trace, options.maps);
     devices_.push_back(std::make_unique<LaneDevice>("reference", "", threads, trace));
     for (const std::string &backend : backends)
         if (backend != "reference")
             devices_.push_back(std::make_unique<LaneDevice>(backend, options.isa, threads, trace));
     dense_.resize(devices_.size());
     const bool reference_too = std::count(backends.begin(), backends.end(), "reference");
-    for (const TraceMap &map : trace.maps) {
-        if (!options.maps.empty() && map.name != options.maps)
-            continue;
-        const LaneSettings settings = settings_for(options, trace, map);
+    for (const TraceMap *map : maps) {
+        const LaneSettings settings = settings_for(options, trace, *map);
         try {
             for (const auto &device : devices_)
-                lanes_.push_back(std::make_unique<Lane>(*device, trace, map, settings));
+                lanes_.push_back(std::make_unique<Lane>(*device, trace, *map, settings));
             const auto lanes = lanes_.end() - static_cast<ptrdiff_t>(devices_.size());
             for (size_t i = 1; i < devices_.size(); i++)
-                rows_.push_back(Row(map, i, *lanes[i], *lanes[0]));
+                rows_.push_back(Row(*map, i, *lanes[i], *lanes[0]));
             if (reference_too)
-                rows_.push_back(Row(map, 0, *lanes[0], *lanes[0]));
+                rows_.push_back(Row(*map, 0, *lanes[0], *lanes[0]));
         } catch (const UsageError &error) {
-            throw UsageError("map " + map.name + ": " + error.what());
+            throw UsageError("map " + map->name + ": " + error.what());
         }
     }
 }

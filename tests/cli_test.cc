@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The hattn command from outside: exit codes, one line for each refusal, help, JSON.
+ */
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+
+#include "tests/run_hattn.h"
+
+static const char TRACE[] = "examples/layer3.safetensors";
+
+static std::string read_file(const std::string &path)
+{
+    std::ifstream in(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+/* Exit code 2, nothing on stdout, one line on stderr that has the text. */
+static void expect_refusal(const std::vector<std::string> &words, const std::string &text)
+{
+    std::string shown;
+    for (const std::string &word : words)
+        shown += " " + word;
+    SCOPED_TRACE("hattn" + shown);
+    const Ran ran = run_hattn(words);
+    EXPECT_EQ(ran.exit_code, 2);
+    EXPECT_EQ(ran.out, "");
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+    EXPECT_EQ(ran.err.compare(0, 5, "hattn"), 0) << ran.err;
+    EXPECT_NE(ran.err.find(text), std::string::npos) << ran.err;
+}
+
+TEST(Cli, BadCommandLines)
+{
+    expect_refusal({}, "a command is needed");
+    expect_refusal({"frobnicate"}, "unknown command 'frobnicate'");
+    expect_refusal({"--frobnicate"}, "unknown command");
+    for (const std::string command : {"info", "decode", "verify", "bench"}) {
+        expect_refusal({command, "--frobnicate"}, "hattn " + command + ": unknown option '--frobnicate'");
+        expect_refusal({command, "word"}, "unexpected 'word'");
+        expect_refusal({command, "-x"}, "unexpected '-x'");
+        expect_refusal({command, "--"}, "unexpected '--'");
+    }
+}
+
+TEST(Cli, BadOptionsOfDecode)
+{
+    const std::vector<std::string> start = {"decode", "--trace", TRACE};
+    const std::vector<std::pair<std::vector<std::string>, std::string>> bad = {
+        {{"--topk"}, "--topk needs a value"},
+        {{"--topk", "--norms"}, "--topk needs a value"},
+        {{"--topk", "0"}, "--topk is a whole number from 1"},
+        {{"--topk", "-5"}, "--topk is a whole number"},
+        {{"--topk", "12x"}, "not '12x'"},
+        {{"--topk", "1e3"}, "not '1e3'"},
+        {{"--topk", " 3"}, "not ' 3'"},
+        {{"--topk="}, "not ''"},
+        {{"--topk", "99999999999999999999"}, "--topk is a whole number"},
+        {{"--topk", "512", "--topk", "512"}, "--topk is given twice"},
+        {{"--norms=1"}, "--norms takes no value"},
+        {{"--score", "cosine"}, "--score is one of hamming|weighted"},
+        {{"--select", "all"}, "--select is one of kv|query"},
+        {{"--backend", "vulkan"}, "--backend is one of all|"},
+        {{"--isa", "sse2"}, "--isa is one of"},
+        {{"--maps", "nothing"}, "no map 'nothing'; it has hamming128, hashattention32"},
+        {{"--maps", "hata128,nothing"}, "no map 'nothing'"},
+        {{"--maps", "hata128", "--bits", "256"}, "map hata128 has 128"},
+        {{"--maps", "hata128", "--bits", "33"}, "map hata128: "},
+        {{"--maps", "hashattention32", "--select", "kv"}, "map hashattention32: "},
+        {{"--topk", "64", "--sink", "40", "--recent", "40"}, "map hamming128: "},
+        {{"--json", "/nonexistent/x.json"}, "cannot write /nonexistent/x.json"},
+    };
+    for (const auto &[words, text] : bad) {
+        std::vector<std::string> all = start;
+        all.insert(all.end(), words.begin(), words.end());
+        expect_refusal(all, text);
+    }
+    expect_refusal({"decode"}, "--trace FILE is needed");
+}
+
+TEST(Cli, UnreadableTraces)
+{
+    expect_refusal({"decode", "--trace", "/nonexistent/trace"}, "No such file or directory");
+    expect_refusal({"decode", "--trace", "/"}, "not a regular file");
+    expect_refusal({"decode", "--trace", "/dev/null"}, "not a regular file");
+    const std::string whole = read_file(TRACE), path = testing::TempDir() + "/" + std::to_string(getpid()) + ".damaged";
+    std::string lying = whole, wrong_dtype = whole, not_finite = whole, far_query = whole;
+    lying[6] = 1;
+    wrong_dtype.replace(whole.find("\"F16\""), 5, "\"F12\"");
+    not_finite.replace(8 + 2368 + 1386112 + 1000, 2, "\xff\x7f"); // in k
+    far_query.replace(8 + 2368, 4, std::string("\x00\x10\x00\x00", 4));
+    const std::pair<std::string, std::string> damaged[] = {
+        {"", "shorter than 8 bytes"},
+        {whole.substr(0, 1000), "cut short"},
+        {whole.substr(0, whole.size() - 1), "the file has"},
+        {whole + "x", "the file has"},
+        {lying, "the header claims"},
+        {wrong_dtype, "unknown dtype 'F12'"},
+        {not_finite, "'k' is not finite at element 500"},
+        {far_query, "'q_pos' is 4096 at element 0"},
+    };
+    for (const auto &[bytes, text] : damaged) {
+        std::ofstream(path, std::ios::binary) << bytes;
+        expect_refusal({"decode", "--trace", path}, text);
+    }
+    std::remove(path.c_str());
+}
+
+TEST(Cli, HelpOfEveryCommand)
+{
+    const Ran all = run_hattn({"--help"});
+    EXPECT_EQ(all.exit_code, 0);
+    EXPECT_EQ(all.err, "");
+    for (const std::string command : {"info", "decode", "verify", "bench"}) {
+        EXPECT_NE(all.out.find("  " + command + " "), std::string::npos) << all.out;
+        const Ran help = run_hattn({command, "--help"});
+        EXPECT_EQ(help.exit_code, 0);
+        EXPECT_EQ(help.err, "");
+        EXPECT_EQ(help.out.compare(0, 13 + command.size(), "usage: hattn " + command), 0) << help.out;
+        EXPECT_EQ(run_hattn({command, "--nonsense", "-h"}).out, help.out); // help before complaints
+    }
+    const std::string decode = run_hattn({"decode", "--help"}).out;
+    for (const char *option :
+         {"--trace FILE", "--topk K", "(default 512)", "--score hamming|weighted", "--norms", "--bits N"})
+        EXPECT_NE(decode.find(option), std::string::npos) << option;
+}
+
+TEST(Cli, Version)
+{
+    const Ran ran = run_hattn({"--version"});
+    EXPECT_EQ(ran.exit_code, 0);
+    int major = -1, minor = -1, patch = -1;
+    EXPECT_EQ(std::sscanf(ran.out.c_str(), "hattn %d.%d.%d\n", &major, &minor, &patch), 3) << ran.out;
+}
+
+TEST(Cli, Info)
+{
+    const Ran table = run_hattn({"info"});
+    EXPECT_EQ(table.exit_code, 0);
+    for (const char *name : {"cuda", "hip", "opencl", "cpu", "reference"})
+        EXPECT_NE(table.out.find(std::string("\n") + name + " "), std::string::npos) << table.out;
+
+    const Ran ran = run_hattn({"info", "--json"});
+    EXPECT_EQ(ran.exit_code, 0);
+    JsonOwner json = parse_json(ran.out);
+    const json_t *backends = json_object_get(json.get(), "backends");
+    ASSERT_EQ(json_array_size(backends), 5u);
+    for (size_t i = 0; i < 5; i++) {
+        const json_t *backend = json_array_get(backends, i);
+        const std::string name = json_string_value(json_object_get(backend, "name"));
+        const auto devices = static_cast<size_t>(json_integer_value(json_object_get(backend, "num_devices")));
+        EXPECT_EQ(json_array_size(json_object_get(backend, "devices")), devices) << name;
+        const std::string why = json_string_value(json_object_get(backend, "text"));
+        EXPECT_EQ(why.empty(), devices > 0) << name << ": " << why;
+        if (name == "cpu" || name == "reference") {
+            EXPECT_TRUE(json_is_true(json_object_get(backend, "built"))) << name;
+            EXPECT_EQ(devices, 1u) << name;
+        }
+    }
+    const std::string path = testing::TempDir() + "/" + std::to_string(getpid()) + ".json";
+    EXPECT_EQ(run_hattn({"info", "--json", path}).out, "");
+    EXPECT_EQ(read_file(path), ran.out);
+    std::remove(path.c_str());
+}
+
+/* What a person sees, and that options reach the step. */
+TEST(Cli, DecodeOfBothTraces)
+{
+    for (const char *trace : {"examples/layer3.safetensors", "examples/layer5.safetensors"}) {
+        const Ran ran = run_hattn({"decode", "--trace", trace, "--backend", "cpu", "--maps", "weighted64"});
+        EXPECT_EQ(ran.exit_code, 0) << ran.err;
+        EXPECT_EQ(ran.err, "");
+        EXPECT_NE(ran.out.find("recall"), std::string::npos);
+        EXPECT_NE(ran.out.find("\ncpu "), std::string::npos);
+        EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 3) << ran.out;
+    }
+}
+
+TEST(Cli, DecodeOptionsReachTheStep)
+{
+    const Ran ran = run_hattn({"decode",
+                               "--trace=examples/layer3.safetensors",
+                               "--backend=cpu",
+                               "--isa",
+                               "scalar",
+                               "--maps",
+                               "weighted128",
+                               "--bits",
+                               "64",
+                               "--score",
+                               "hamming",
+                               "--select",
+                               "query",
+                               "--norms",
+                               "--topk",
+                               "100",
+                               "--sink",
+                               "4",
+                               "--recent",
+                               "8",
+                               "--threads",
+                               "1",
+                               "--json",
+                               "-"});
+    EXPECT_EQ(ran.exit_code, 0) << ran.err;
+    JsonOwner json = parse_json(ran.out);
+    const json_t *rows = json_object_get(json.get(), "rows");
+    ASSERT_EQ(json_array_size(rows), 1u);
+    const json_t *row = json_array_get(rows, 0);
+    const char *strings[][2] = {
+        {"backend", "cpu"}, {"isa", "scalar"}, {"maps", "weighted128"}, {"score", "hamming"}, {"select", "query"}};
+    for (const auto &[name, value] : strings)
+        EXPECT_STREQ(json_string_value(json_object_get(row, name)), value) << name;
+    const std::pair<const char *, int> numbers[] = {{"code_bits", 64}, {"topk", 100},  {"sink", 4},
+                                                    {"recent", 8},     {"threads", 1}, {"wrong", 0}};
+    for (const auto &[name, value] : numbers)
+        EXPECT_EQ(json_integer_value(json_object_get(row, name)), value) << name;
+    EXPECT_TRUE(json_is_true(json_object_get(row, "norms")));
+    EXPECT_GT(json_real_value(json_object_get(row, "mass")), 0.3);
+    EXPECT_LT(json_real_value(json_object_get(row, "mass")), json_real_value(json_object_get(row, "best_mass")));
+}

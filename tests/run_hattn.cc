@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/run_hattn.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
+extern char **environ;
+
+static std::string take(const std::string &path)
+{
+    std::ifstream in(path, std::ios::binary);
+    std::string text(std::istreambuf_iterator<char>(in), {});
+    std::remove(path.c_str());
+    return text;
+}
+
+Ran run_hattn(const std::vector<std::string> &words)
+{
+    const std::string base = testing::TempDir() + "/" + std::to_string(getpid());
+    const std::string out = base + ".out", err = base + ".err";
+    std::string program = "tools/hattn";
+    std::vector<char *> argv = {program.data()};
+    for (const std::string &word : words)
+        argv.push_back(const_cast<char *>(word.c_str()));
+    argv.push_back(nullptr);
+
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&files, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_addopen(&files, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    pid_t child = 0;
+    const int failed = posix_spawn(&child, program.c_str(), &files, nullptr, argv.data(), environ);
+    posix_spawn_file_actions_destroy(&files);
+    if (failed) {
+        ADD_FAILURE() << "cannot run " << program;
+        return {-1, "", ""};
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, take(out), take(err)};
+}
+
+JsonOwner parse_json(const std::string &text)
+{
+    json_error_t error;
+    JsonOwner json(json_loads(text.c_str(), JSON_REJECT_DUPLICATES, &error), &json_decref);
+    EXPECT_NE(json, nullptr) << error.text << " in\n" << text;
+    return json;
+}
