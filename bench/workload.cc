@@ -89,7 +89,10 @@ static void cluster_codes(uint8_t *codes, size_t num_codes, size_t num_words)
         if (i % CLUSTER == 0)
             std::memcpy(first.data(), code, num_words * 4);
         for (size_t w = 0; w < num_words; w++) {
-            uint32_t word = first[w] ^ uint32_t(random() & random() & random() & random());
+            uint32_t word = uint32_t(random()); /* four of them: a bit in 16 flips */
+            for (int draw = 0; draw < 3; draw++)
+                word &= uint32_t(random());
+            word ^= first[w];
             std::memcpy(code + w * 4, &word, 4);
         }
     }
@@ -187,7 +190,8 @@ Traffic Workload::traffic(Stage stage) const
 {
     const double rows = double(num_rows_), selections = rows * shape_.num_selection_heads, keys = double(num_keys_);
     const double query_map = double(sizes_.query_map), q = double(sets_[0].q.size());
-    const double code = (shape_.code_bits + 31) / 32 * 4 + (shape_.key_norms ? 2 : 0);
+    const int words = (shape_.code_bits + 31) / 32;
+    const double code = words * 4 + (shape_.key_norms ? 2 : 0);
     const double row =
         double(shape_.head_dim_qk + (sizes_.v ? shape_.head_dim_v : 0)) * double(dtype_bytes(shape_.k_cache.dtype));
     const double codes = keys * shape_.num_code_heads * code;
