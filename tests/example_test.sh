@@ -8,4 +8,4 @@ case $output in
 "kept 512 of 16384 tokens, token 12345 among them; "*) ;;
 *) exit 1 ;;
 esac
-echo "$output" | awk '{ gave = $13; value = $NF; exit !(gave - value < 0.002 && value - gave < 0.002) }'
+echo "$output" | awk '{ gave = $12; value = $NF; exit !(gave - value < 0.002 && value - gave < 0.002) }'
