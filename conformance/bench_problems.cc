@@ -31,10 +31,17 @@ std::vector<Problem> bench_problems()
         shape("S4", 8, 32, 8, 131072, 2048), shape("S5", 8, 32, 32, 32768, 512), shape("S6", 1, 32, 32, 131072, 2048),
         shape("S7", 1, 32, 32, 32768, 512), /* CPUs */
     };
-    for (size_t i = 0, n = all.size(); i < n; i++) {
-        Problem p = all[i];
-        p.name += "_64";
+    const std::vector<Problem> shapes = all;
+    for (const Problem &base : shapes) {
+        Problem p = base;
+        p.name = base.name + "_64";
         p.code_bits = 64;
+        all.push_back(p);
+        p.name = base.name + "_weighted_64";
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        all.push_back(p);
+        p.name = base.name + "_weighted";
+        p.code_bits = 128;
         all.push_back(p);
     }
 
@@ -64,10 +71,16 @@ std::vector<Problem> bench_problems()
     mla.v_inside_k = true;
     feature("q4").q_len = 4;
     feature("norms").key_norms = true;
-    feature("weighted").score_kind = HATTN_SCORE_WEIGHTED;
-    Problem &per_query_head = feature("per_query_head_32");
-    per_query_head.codes_per_query_head = per_query_head.selections_per_query_head = true;
-    per_query_head.code_bits = 32;
+    auto per_query_head = [&feature](const char *name) -> Problem & {
+        Problem &p = feature(name);
+        p.codes_per_query_head = p.selections_per_query_head = true;
+        p.code_bits = 32;
+        return p;
+    };
+    per_query_head("per_query_head_32");
+    Problem &mlp = per_query_head("per_query_head_mlp_32"); /* HashAttention's own maps */
+    mlp.map_kind = HATTN_MAP_MLP;
+    mlp.hidden[0] = mlp.hidden[1] = 128;
     feature("paged_16").page_size = 16;
     feature("paged_64").page_size = 64;
     feature("append").append = true;
