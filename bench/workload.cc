@@ -45,6 +45,15 @@ static size_t walk_map(const hattn_problem &shape, const hattn_map &map, Fn fn)
     return used;
 }
 
+/* What a call reads of a map. */
+static double map_bytes(const hattn_problem &shape, const hattn_map &map, bool biases)
+{
+    double elements = 0;
+    for (size_t i = 0; i < map_layers(shape); i++)
+        elements += double((map_width(shape, map, i) + biases) * map_width(shape, map, i + 1));
+    return elements * shape.num_code_heads * double(dtype_bytes(map.dtype));
+}
+
 static hattn_problem shape_of(const conformance::Problem &problem)
 {
     const bool plain = problem.strides == conformance::Strides::COMPACT &&
@@ -189,7 +198,9 @@ Ceiling Workload::ceiling(int num_threads) const
 Traffic Workload::traffic(Stage stage) const
 {
     const double rows = double(num_rows_), selections = rows * shape_.num_selection_heads, keys = double(num_keys_);
-    const double query_map = double(sizes_.query_map), q = double(sets_[0].q.size());
+    const double key_map = map_bytes(shape_, shape_.key_map, true);
+    const double query_map = map_bytes(shape_, shape_.query_map, shape_.map_kind == HATTN_MAP_MLP);
+    const double q = double(sets_[0].q.size());
     const int words = (shape_.code_bits + 31) / 32;
     const double code = words * 4 + (shape_.key_norms ? 2 : 0);
     const double row =
@@ -204,14 +215,14 @@ Traffic Workload::traffic(Stage stage) const
     case ATTEND: traffic.gathered = gathered; break;
     case MERGE: traffic.cached = double(num_parts_) * rows * shape_.num_q_heads * (shape_.head_dim_v + 1) * 4; break;
     case DECODE:
-        traffic.streamed = query_map + q + codes + (append_ ? double(sizes_.key_map) : 0);
+        traffic.streamed = query_map + q + codes + (append_ ? key_map : 0);
         traffic.gathered = gathered;
         break;
     case DENSE: traffic.streamed = keys * shape_.num_kv_heads * row; break;
     case ENCODE_KEYS: {
         double tokens = num_tokens_;
         double key = double(shape_.num_kv_heads * shape_.head_dim_qk) * double(dtype_bytes(shape_.k_new.dtype));
-        traffic.streamed = double(sizes_.key_map) + tokens * (key + shape_.num_code_heads * code);
+        traffic.streamed = key_map + tokens * (key + shape_.num_code_heads * code);
         break;
     }
     case NUM_STAGES: break;
