@@ -53,6 +53,8 @@ static unsigned machine_isas(void)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") &&
         __builtin_cpu_supports("avx512vpopcntdq"))
         isas |= HATTN_ISA_AVX512;
+#elif defined(__aarch64__)
+    isas |= HATTN_ISA_NEON; /* all of them have it */
 #endif
     return isas;
 }

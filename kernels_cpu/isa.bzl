@@ -5,6 +5,18 @@ _X86 = ["@platforms//cpu:x86_64"]
 # Name: (compiler flags, where it compiles). A row here, a bit in cpu_features.h, and rows in kernels.inc make an ISA.
 _ISAS = {
     "scalar": ([], []),
+    "neon": ([], []),  # on aarch64; elsewhere SIMDe's, for tests only
+    "avx2": (
+        [
+            "-mavx2",
+            "-mfma",
+            "-mf16c",
+            "-mpopcnt",
+            "-mbmi",
+            "-mbmi2",
+        ],
+        _X86,
+    ),
     "avx512": (
         [
             "-mavx512f",
@@ -25,12 +37,17 @@ _ISAS = {
 
 # What kernels.inc lists, for every target that includes it.
 ISA_DEFINES = select({
-    "@platforms//cpu:x86_64": ["HATTN_BUILD_AVX512"],
+    "@platforms//cpu:x86_64": [
+        "HATTN_BUILD_AVX2",
+        "HATTN_BUILD_AVX512",
+    ],
+    "@platforms//cpu:aarch64": ["HATTN_BUILD_NEON"],
     "//conditions:default": [],
 })
 
 _PER_PLATFORM = select({
-    "@platforms//cpu:x86_64": [":scalar", ":avx512"],
+    "@platforms//cpu:x86_64": [":scalar", ":avx2", ":avx512"],
+    "@platforms//cpu:aarch64": [":scalar", ":neon"],
     "//conditions:default": [":scalar"],
 })
 
