@@ -60,7 +60,8 @@ public:
         for (int j = 0; j < c_.num_rows; j += block_rows) {
             const hattn_attend_block block = {q.data(), stride_q_, c_.group, c_.head_dim_qk, c_.head_dim_v, c_.dtype, c_.soft_cap,
                                               std::min(block_rows, c_.num_rows - j), k_rows.data() + j, v_rows.data() + j, logits.data(),
-                                              max.data(), sum.data(), acc.data(), stride_acc_};
+                                              max.data(), sum.data(), acc.data(), stride_acc_,
+                                              std::max(0, c_.num_rows - j - block_rows)};
             kernel(&block);
         }
     }
@@ -189,7 +190,7 @@ TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
             for (int g = 0; g < group; g++) attention.q[(size_t)(g * 32)] = 1.0f;
             for (int j = 0; j < 64; j++) set_first(j, 0xff800000, 0xfc00, 0xff80); /* a whole block of logits -inf */
             const hattn_attend_block block = {attention.q.data(), 32, group, 32, 40, dtype, 0.0f, 64, attention.k_rows.data(), attention.v_rows.data(),
-                                              attention.logits.data(), attention.max.data(), attention.sum.data(), attention.acc.data(), 64};
+                                              attention.logits.data(), attention.max.data(), attention.sum.data(), attention.acc.data(), 64, 0};
             kernel()(&block);
             for (int g = 0; g < group; g++) {
                 ASSERT_EQ(attention.max[(size_t)g], -kInfinity);
