@@ -14,8 +14,7 @@
 #include "reference/reference.h"
 #include "tests/run_hattn.h"
 
-namespace
-{
+namespace {
 
 TEST(Bench, FillsWithValuesOfAttention)
 {

@@ -13,8 +13,7 @@
 #include "tools/device.h"
 #include "tools/report.h"
 
-namespace
-{
+namespace {
 
 using conformance::Problem;
 
