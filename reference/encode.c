@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-/* One linear layer: z_r = sum x_i W_ir + b_r, and the bound of its fp32 evaluation when x_i is itself off by error_i. */
+/* One linear layer: z_r = sum x_i W_ir + b_r, and the bound of its fp32 evaluation when x_i is off by error_i. */
 static void layer(const hattn_map *map, const hattn_map_buffers *buffers, int index, int code_head, const double *x,
                   const double *error, int num_inputs, int num_outputs, double *z, double *bound)
 {

@@ -20,7 +20,8 @@ static uint32_t order(const hattn_problem *problem, const void *scores, int64_t 
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-static int64_t count_at_least(const hattn_problem *problem, const void *scores, int64_t begin, int64_t end, uint32_t bound)
+static int64_t count_at_least(const hattn_problem *problem, const void *scores, int64_t begin, int64_t end,
+                              uint32_t bound)
 {
     int64_t count = 0;
     for (int64_t j = begin; j < end; j++)
@@ -52,7 +53,8 @@ static void select_row(const hattn_problem *problem, const void *scores, int64_t
 }
 
 /* min(n, max(B, num_sink + num_recent)), B clamped to 0..k. */
-static int64_t num_kept(const hattn_problem *problem, const int32_t *budgets, int64_t sequence, int64_t s, int64_t length)
+static int64_t num_kept(const hattn_problem *problem, const int32_t *budgets, int64_t sequence, int64_t s,
+                        int64_t length)
 {
     int64_t budget = problem->k, forced = (int64_t)problem->num_sink + problem->num_recent;
     if (budgets && sequence >= 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The header as C99, C11 and C++17, pedantically; the ABI's sizes, offsets and numbers; a program linked as a user's is.
+ * The header as C99, C11 and C++17, pedantically; the ABI's sizes, offsets, numbers; a program linked as a user's is.
  */
 #include "api/hattn.h"
 
@@ -76,7 +76,8 @@ int main(void)
     memset(&error, 0, sizeof(error));
     error.struct_size = sizeof(error);
     hattn_problem_init(&problem);
-    if (problem.struct_size != sizeof(problem) || hattn_version() != HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH)
+    if (problem.struct_size != sizeof(problem) ||
+        hattn_version() != HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH)
         return 1;
     if (hattn_device_open(NULL, &device, &error) != HATTN_OK)
         return 2;

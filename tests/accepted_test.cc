@@ -9,16 +9,18 @@
 
 #include "tests/api_job.h"
 
-namespace {
+namespace
+{
 
-class Random {
-  public:
+class Random
+{
+public:
     explicit Random(unsigned seed) : engine_(seed) {}
     int range(int low, int high) { return low + (int)(engine_() % (unsigned)(high - low + 1)); }
     bool chance(int percent) { return range(0, 99) < percent; }
     int32_t among(std::initializer_list<int32_t> values) { return values.begin()[range(0, (int)values.size() - 1)]; }
 
-  private:
+private:
     std::mt19937 engine_;
 };
 
@@ -94,9 +96,13 @@ void for_each_row(const Job &job, const hattn_tensor &t, int heads, int64_t n, h
                 use(row, h, i, hattn_reference_load(buffer.data, t.dtype, row * t.stride[0] + h * t.stride[1] + i));
 }
 
-class AcceptedTest : public testing::TestWithParam<const char *> {
-  protected:
-    void expect_ok(hattn_status status, const char *what, const hattn_error &error) { EXPECT_EQ(HATTN_OK, status) << what << ": " << error.text; }
+class AcceptedTest : public testing::TestWithParam<const char *>
+{
+protected:
+    void expect_ok(hattn_status status, const char *what, const hattn_error &error)
+    {
+        EXPECT_EQ(HATTN_OK, status) << what << ": " << error.text;
+    }
 
     void run(Job &job, unsigned seed)
     {
@@ -112,7 +118,8 @@ class AcceptedTest : public testing::TestWithParam<const char *> {
         decode.sink_logits = r.chance(50) ? job.sink_logits : hattn_buffer{};
         decode.budgets = r.chance(50) ? job.budgets : hattn_buffer{};
         RUN(decode, decode);
-        auto weights = job.bytes(job.weights), indices = job.bytes(job.indices), counts = job.bytes(job.counts), out = job.bytes(job.out);
+        auto weights = job.bytes(job.weights), indices = job.bytes(job.indices), counts = job.bytes(job.counts),
+             out = job.bytes(job.out);
         auto lse = job.bytes(job.lse);
 
         auto queries = job.encode_queries_args();
@@ -130,7 +137,8 @@ class AcceptedTest : public testing::TestWithParam<const char *> {
             for (int64_t s = 0; s < p.num_selection_heads; s++)
                 for (int64_t i = 0; i < p.code_bits; i++) {
                     int64_t at = row * p.weights.stride[0] + s * p.weights.stride[1] + i;
-                    ASSERT_TRUE(lengths[row] == 0 || job.bytes(job.weights)[at] == weights[at]) << "row " << row << " bit " << i;
+                    ASSERT_TRUE(lengths[row] == 0 || job.bytes(job.weights)[at] == weights[at])
+                        << "row " << row << " bit " << i;
                 }
 
         auto attend = job.attend_args();
@@ -151,31 +159,39 @@ class AcceptedTest : public testing::TestWithParam<const char *> {
     void check_finite(Job &job, const std::vector<int64_t> &lengths, bool sinks)
     {
         const hattn_problem &p = job.p;
-        for_each_row(job, p.out, p.num_q_heads, p.head_dim_v, job.out, [&](int64_t row, int64_t h, int64_t i, double x) {
-            ASSERT_TRUE(lengths[row] > 0 ? std::isfinite(x) : x == 0) << row << " " << h << " " << i << " " << x;
-        });
+        for_each_row(
+            job, p.out, p.num_q_heads, p.head_dim_v, job.out, [&](int64_t row, int64_t h, int64_t i, double x) {
+                ASSERT_TRUE(lengths[row] > 0 ? std::isfinite(x) : x == 0) << row << " " << h << " " << i << " " << x;
+            });
         for_each_row(job, p.lse, p.num_q_heads, 1, job.lse, [&](int64_t row, int64_t h, int64_t, double x) {
             ASSERT_TRUE(lengths[row] > 0 || sinks ? std::isfinite(x) : x == -INFINITY) << row << " " << h << " " << x;
         });
     }
 
     /* Two results that may each be as far from the truth as docs/numerics.md allows. */
-    void check_close(Job &job, const std::vector<int64_t> &lengths, const std::vector<uint8_t> &out, const std::vector<uint8_t> &lse, bool sinks)
+    void check_close(Job &job, const std::vector<int64_t> &lengths, const std::vector<uint8_t> &out,
+                     const std::vector<uint8_t> &lse, bool sinks)
     {
         const hattn_problem &p = job.p;
         double eps = p.q.dtype == HATTN_F32 ? 0x1p-18 : p.q.dtype == HATTN_F16 ? 0x1p-9 : 0x1p-6, largest = 0;
         double lse_eps = p.q.dtype == HATTN_F32 ? 0x1p-16 : p.q.dtype == HATTN_F16 ? 0x1p-7 : 0x1p-4;
-        int64_t v_size = (int64_t)job.bytes(job.v_cache).size() / (p.v_cache.dtype == HATTN_F32 ? 4 : p.v_cache.dtype == HATTN_F8_E4M3 ? 1 : 2);
+        int64_t v_size = (int64_t)job.bytes(job.v_cache).size() / (p.v_cache.dtype == HATTN_F32       ? 4
+                                                                   : p.v_cache.dtype == HATTN_F8_E4M3 ? 1
+                                                                                                      : 2);
         for (int64_t i = 0; i < v_size; i++)
             largest = std::max(largest, std::fabs(hattn_reference_load(job.v_cache.data, p.v_cache.dtype, i)));
-        for_each_row(job, p.out, p.num_q_heads, p.head_dim_v, job.out, [&](int64_t row, int64_t h, int64_t i, double x) {
-            double other = hattn_reference_load(out.data(), p.out.dtype, row * p.out.stride[0] + h * p.out.stride[1] + i);
-            ASSERT_TRUE(std::fabs(x - other) <= 2 * eps * largest) << row << " " << h << " " << i << ": " << x << " " << other;
-        });
+        for_each_row(
+            job, p.out, p.num_q_heads, p.head_dim_v, job.out, [&](int64_t row, int64_t h, int64_t i, double x) {
+                double other =
+                    hattn_reference_load(out.data(), p.out.dtype, row * p.out.stride[0] + h * p.out.stride[1] + i);
+                ASSERT_TRUE(std::fabs(x - other) <= 2 * eps * largest)
+                    << row << " " << h << " " << i << ": " << x << " " << other;
+            });
         for_each_row(job, p.lse, p.num_q_heads, 1, job.lse, [&](int64_t row, int64_t h, int64_t, double x) {
             double other = hattn_reference_load(lse.data(), HATTN_F32, row * p.lse.stride[0] + h * p.lse.stride[1]);
             bool empty = lengths[row] == 0 || counts_of(job, row, h) == 0;
-            ASSERT_TRUE(empty && !sinks ? x == -INFINITY && other == x : std::fabs(x - other) <= 2 * lse_eps * std::max(1.0, std::fabs(x)))
+            ASSERT_TRUE(empty && !sinks ? x == -INFINITY && other == x
+                                        : std::fabs(x - other) <= 2 * lse_eps * std::max(1.0, std::fabs(x)))
                 << row << " " << h << ": " << x << " " << other;
         });
     }
@@ -202,12 +218,13 @@ TEST_P(AcceptedTest, RandomProblemsRun)
     }
 }
 
-class Barrier {
-  public:
+class Barrier
+{
+public:
     explicit Barrier(int size) : size_(size) {}
     static void wait(void *context) { ((Barrier *)context)->wait(); }
 
-  private:
+private:
     void wait()
     {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -283,6 +300,7 @@ TEST_P(AcceptedTest, ThreadsAndTeamsChangeNothing)
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, AcceptedTest, testing::Values("reference", "cpu"), [](const auto &info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Backends, AcceptedTest, testing::Values("reference", "cpu"),
+                         [](const auto &info) { return std::string(info.param); });
 
 } // namespace

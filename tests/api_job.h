@@ -49,8 +49,9 @@ inline hattn_error fresh_error()
 }
 
 /* A device that is closed again. */
-class Device {
-  public:
+class Device
+{
+public:
     explicit Device(const char *backend)
     {
         hattn_device_options options = {};
@@ -65,7 +66,7 @@ class Device {
     Device &operator=(const Device &) = delete;
     hattn_device *get() const { return device_; }
 
-  private:
+private:
     hattn_device *device_ = nullptr;
 };
 
@@ -82,8 +83,9 @@ inline Plan make_plan(const Device &device, const hattn_problem &problem)
     return Plan(plan);
 }
 
-class Job {
-  public:
+class Job
+{
+public:
     Job(const Device &device, const hattn_problem &problem, unsigned seed = 1)
         : p(problem), plan(make_plan(device, problem)), random_(seed), slots_(p.page_size ? p.page_size : p.max_length),
           pages_(p.page_size ? (int64_t)p.max_sequences * pages_of_a_sequence() : p.max_sequences)
@@ -110,10 +112,13 @@ class Job {
         slot_mapping = make({HATTN_I64, 0, {1}}, {num_tokens()});
         for (int64_t t = 0; t < num_tokens(); t++)
             ((int64_t *)slot_mapping.data)[t] = t;
-        block_table = !p.page_size ? hattn_buffer{} : integers((p.max_sequences - 1) * p.block_table.stride[0] + pages_of_a_sequence(), [&](int64_t i) {
-            return (int32_t)(p.block_table.stride[0] ? std::min(i, pages_ - 1) : i);
-        });
-        budgets = integers((p.max_sequences - 1) * p.budgets.stride[0] + (p.num_selection_heads - 1) * p.budgets.stride[1] + 1,
+        block_table =
+            !p.page_size
+                ? hattn_buffer{}
+                : integers((p.max_sequences - 1) * p.block_table.stride[0] + pages_of_a_sequence(),
+                           [&](int64_t i) { return (int32_t)(p.block_table.stride[0] ? std::min(i, pages_ - 1) : i); });
+        budgets = integers((p.max_sequences - 1) * p.budgets.stride[0] +
+                               (p.num_selection_heads - 1) * p.budgets.stride[1] + 1,
                            [&](int64_t) { return (int32_t)(random_() % (unsigned)p.k); });
         scales = integers(p.num_kv_heads, [](int64_t) { return 0x3f800000; });
         sink_logits = integers(p.num_q_heads, [](int64_t) { return 0x3f000000; });
@@ -145,25 +150,64 @@ class Job {
     hattn_encode_keys_args encode_keys_args() const
     {
         hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {sizeof(hattn_encode_keys_args), (int32_t)num_tokens(), k_new, scale, key_map, slot_mapping, codes, norms};
+        return {
+            sizeof(hattn_encode_keys_args), (int32_t)num_tokens(), k_new, scale, key_map, slot_mapping, codes, norms};
     }
     hattn_encode_queries_args encode_queries_args() const
     {
         return {sizeof(hattn_encode_queries_args), p.max_rows, q, query_map, weights};
     }
-    hattn_score_args score_args() const { return {sizeof(hattn_score_args), 0, batch(), weights, codes, norms, scores}; }
-    hattn_topk_args topk_args() const { return {sizeof(hattn_topk_args), 0, batch(), scores, budgets, indices, counts}; }
+    hattn_score_args score_args() const
+    {
+        return {sizeof(hattn_score_args), 0, batch(), weights, codes, norms, scores};
+    }
+    hattn_topk_args topk_args() const
+    {
+        return {sizeof(hattn_topk_args), 0, batch(), scores, budgets, indices, counts};
+    }
     hattn_attend_args attend_args() const
     {
         hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {sizeof(hattn_attend_args), 0, batch(), q, k_cache, v_cache, scale, scale, sink_logits, indices, counts, out, lse};
+        return {sizeof(hattn_attend_args),
+                0,
+                batch(),
+                q,
+                k_cache,
+                v_cache,
+                scale,
+                scale,
+                sink_logits,
+                indices,
+                counts,
+                out,
+                lse};
     }
-    hattn_merge_args merge_args() const { return {sizeof(hattn_merge_args), 2, p.max_rows, 0, partial_out, partial_lse, out, lse}; }
+    hattn_merge_args merge_args() const
+    {
+        return {sizeof(hattn_merge_args), 2, p.max_rows, 0, partial_out, partial_lse, out, lse};
+    }
     hattn_decode_args decode_args() const
     {
         hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {sizeof(hattn_decode_args), 1, batch(), q, k_cache, v_cache, codes, norms, scale, scale, sink_logits, budgets, key_map, query_map,
-                out, lse, weights, indices, counts};
+        return {sizeof(hattn_decode_args),
+                1,
+                batch(),
+                q,
+                k_cache,
+                v_cache,
+                codes,
+                norms,
+                scale,
+                scale,
+                sink_logits,
+                budgets,
+                key_map,
+                query_map,
+                out,
+                lse,
+                weights,
+                indices,
+                counts};
     }
 
     /* Bytes of a buffer that this made. */
@@ -196,11 +240,12 @@ class Job {
     hattn_problem p;
     Plan plan;
     hattn_exec exec = {};
-    hattn_buffer q, k_new, k_cache, v_cache, codes, norms, weights, scores, indices, counts, out, lse, partial_out, partial_lse;
+    hattn_buffer q, k_new, k_cache, v_cache, codes, norms, weights, scores, indices, counts, out, lse, partial_out,
+        partial_lse;
     hattn_buffer seq_len, q_start, slot_mapping, block_table, budgets, scales, sink_logits;
     hattn_map_buffers key_map, query_map;
 
-  private:
+private:
     static constexpr int GUARD = 256;
 
     int64_t pages_of_a_sequence() const { return (p.max_length + p.page_size - 1) / p.page_size; }
@@ -208,8 +253,11 @@ class Job {
     static int64_t element_size(int32_t dtype)
     {
         switch (dtype) {
-        case HATTN_F8_E4M3: case HATTN_I8: return 1;
-        case HATTN_F16: case HATTN_BF16: case HATTN_U16: return 2;
+        case HATTN_F8_E4M3:
+        case HATTN_I8: return 1;
+        case HATTN_F16:
+        case HATTN_BF16:
+        case HATTN_U16: return 2;
         case HATTN_I64: return 8;
         default: return 4;
         }
@@ -248,9 +296,11 @@ class Job {
         hattn_map_buffers buffers = {};
         for (int layer = 0; layer < (mlp ? 3 : 1); layer++) {
             const int64_t *stride = map.weight_stride[layer];
-            buffers.weight[layer] = make({map.dtype, 0, {stride[0], stride[1]}}, {p.num_code_heads, dims[layer], dims[layer + 1]}, true);
+            buffers.weight[layer] =
+                make({map.dtype, 0, {stride[0], stride[1]}}, {p.num_code_heads, dims[layer], dims[layer + 1]}, true);
             if (mlp || key)
-                buffers.bias[layer] = make({map.dtype, 0, {map.bias_stride[layer]}}, {p.num_code_heads, dims[layer + 1]}, true);
+                buffers.bias[layer] =
+                    make({map.dtype, 0, {map.bias_stride[layer]}}, {p.num_code_heads, dims[layer + 1]}, true);
         }
         return buffers;
     }

@@ -7,7 +7,8 @@
 
 #include "tests/api_job.h"
 
-namespace {
+namespace
+{
 
 hattn_device_options options_for(const char *backend)
 {
@@ -51,8 +52,9 @@ std::string opened_by_default()
 }
 
 /* $HATTN_BACKEND for one scope. */
-class Environment {
-  public:
+class Environment
+{
+public:
     explicit Environment(const char *value)
     {
         const char *before = std::getenv("HATTN_BACKEND");
@@ -62,7 +64,7 @@ class Environment {
     }
     ~Environment() { was_set_ ? setenv("HATTN_BACKEND", before_.c_str(), 1) : unsetenv("HATTN_BACKEND"); }
 
-  private:
+private:
     bool was_set_;
     std::string before_;
 };

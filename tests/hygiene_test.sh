@@ -23,6 +23,6 @@ wanted "$1" | grep -qE ' calloc$'
 wanted "$2" | grep -qE ' exp$'
 [ "$(wanted "$2" | cut -d' ' -f1 | sort -u | grep -c '_scalar\.')" -ge 3 ]
 
-refuse "$1" '_?exit|_Exit|quick_exit|at_quick_exit|abort|raise|kill|__assert(_fail|_perror_fail)?|__cxa_throw|__stack_smashing_handler'
+refuse "$1" '_?exit|_Exit|quick_exit|abort|raise|kill|__assert(_fail|_perror_fail)?|__cxa_throw'
 refuse "$1" '(__)?v?d?f?printf(_chk)?|f?puts|f?putc(har)?|_IO_putc|f?write|perror|psignal|v?syslog|stdin|stdout|stderr'
-refuse "$2" 'malloc|calloc|realloc(array)?|free|cfree|aligned_alloc|memalign|posix_memalign|p?valloc|strn?dup|mmap|brk|sbrk|_Zn[aw].*|_Zd[al].*'
+refuse "$2" '[mc]alloc|realloc(array)?|free|aligned_alloc|(posix_)?memalign|p?valloc|strn?dup|mmap|s?brk|_Zn[aw].*|_Zd[al].*'

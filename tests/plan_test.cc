@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * hattn_plan_create: every refusal by name, one row a rule of api/validate.c; the limits that must be accepted; defaults.
+ * hattn_plan_create: every refusal by name, a row for each rule of api/validate.c; the limits that must be accepted.
  */
 #include <cmath>
 #include <functional>
@@ -7,7 +7,8 @@
 
 #include "tests/api_job.h"
 
-namespace {
+namespace
+{
 
 using Change = std::function<void(hattn_problem &)>;
 
@@ -29,7 +30,11 @@ void mlp(hattn_problem &p)
 }
 
 #define SET(field, value) [](hattn_problem &p) { p.field = value; }
-#define SET_MLP(field, value) [](hattn_problem &p) { mlp(p); p.field = value; }
+#define SET_MLP(field, value) \
+    [](hattn_problem &p) {    \
+        mlp(p);               \
+        p.field = value;      \
+    }
 
 const hattn_status INVALID = HATTN_INVALID_ARGUMENT, UNSUPPORTED = HATTN_UNSUPPORTED;
 
@@ -136,13 +141,13 @@ const Tensor tensors[] = {
     {"k_cache", &hattn_problem::k_cache, 3, {}},
     {"v_cache", &hattn_problem::v_cache, 3, {}},
     {"k_new", &hattn_problem::k_new, 2, {}},
-    {"codes", &hattn_problem::codes, 3, {64, 2, 31}},       /* the heads' slots, 2 words each */
+    {"codes", &hattn_problem::codes, 3, {64, 2, 31}}, /* the heads' slots, 2 words each */
     {"norms", &hattn_problem::norms, 3, {32, 1, 15}},
     {"weights", &hattn_problem::weights, 2, {127, 64}},
     {"scores", &hattn_problem::scores, 2, {200, 99}},
     {"indices", &hattn_problem::indices, 2, {0, 10}},
     {"counts", &hattn_problem::counts, 2, {1, 1}},
-    {"out", &hattn_problem::out, 2, {64, 255}},             /* rows inside heads: 4 rows of 64 need 256 */
+    {"out", &hattn_problem::out, 2, {64, 255}}, /* rows inside heads: 4 rows of 64 need 256 */
     {"lse", &hattn_problem::lse, 2, {8, 0}},
     {"partial_out", &hattn_problem::partial_out, 3, {}},
     {"partial_lse", &hattn_problem::partial_lse, 3, {}},
@@ -150,8 +155,9 @@ const Tensor tensors[] = {
     {"budgets", &hattn_problem::budgets, 2, {}},
 };
 
-class PlanTest : public testing::TestWithParam<const char *> {
-  protected:
+class PlanTest : public testing::TestWithParam<const char *>
+{
+protected:
     void expect_refused(const std::string &name, hattn_status status, const hattn_problem &problem)
     {
         SCOPED_TRACE(name);
@@ -210,7 +216,8 @@ TEST_P(PlanTest, RefusesTensors)
             refuse(stride, [&](hattn_tensor &t) { t.stride[i] = FAR; });
         }
         if (!tensor.overlapping.empty())
-            refuse(".stride", [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
+            refuse(".stride",
+                   [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
     }
 }
 
@@ -240,19 +247,49 @@ TEST_P(PlanTest, RefusesNulls)
 TEST_P(PlanTest, AcceptsTheLimits)
 {
     const Change changes[] = {
-        SET(num_q_heads, 2 * 128), SET(num_q_heads, 2), [](hattn_problem &p) { p.num_kv_heads = p.num_q_heads = 4096; },
-        SET(num_code_heads, 2), SET(num_selection_heads, 8), [](hattn_problem &p) { p.num_code_heads = p.num_selection_heads = 8; },
-        SET(head_dim_qk, 32), SET(head_dim_qk, 576), SET(head_dim_v, 32), SET(head_dim_v, 576), SET(head_dim_v, 72),
-        SET(code_bits, 32), SET(code_bits, 40), SET(code_bits, 512),
-        SET(page_size, 0), SET(page_size, 1), SET(page_size, 1 << 20), SET(max_q_len, 8), SET(max_length, 1), SET(max_length, 1 << 30), SET(k, 1 << 30),
-        SET(max_rows, 1), SET(max_rows, 1000), SET(max_sequences, 1000),
-        [](hattn_problem &p) { p.num_sink = 4, p.num_recent = 6; }, SET(num_sink, 10), SET(scale, -2), SET(soft_cap, 30),
-        SET(key_norms, 1), SET(per_head_kv_scales, 1), SET(weight_bits, 77), /* not read: hamming */
+        SET(num_q_heads, 2 * 128),
+        SET(num_q_heads, 2),
+        [](hattn_problem &p) { p.num_kv_heads = p.num_q_heads = 4096; },
+        SET(num_code_heads, 2),
+        SET(num_selection_heads, 8),
+        [](hattn_problem &p) { p.num_code_heads = p.num_selection_heads = 8; },
+        SET(head_dim_qk, 32),
+        SET(head_dim_qk, 576),
+        SET(head_dim_v, 32),
+        SET(head_dim_v, 576),
+        SET(head_dim_v, 72),
+        SET(code_bits, 32),
+        SET(code_bits, 40),
+        SET(code_bits, 512),
+        SET(page_size, 0),
+        SET(page_size, 1),
+        SET(page_size, 1 << 20),
+        SET(max_q_len, 8),
+        SET(max_length, 1),
+        SET(max_length, 1 << 30),
+        SET(k, 1 << 30),
+        SET(max_rows, 1),
+        SET(max_rows, 1000),
+        SET(max_sequences, 1000),
+        [](hattn_problem &p) { p.num_sink = 4, p.num_recent = 6; },
+        SET(num_sink, 10),
+        SET(scale, -2),
+        SET(soft_cap, 30),
+        SET(key_norms, 1),
+        SET(per_head_kv_scales, 1),
+        SET(weight_bits, 77), /* not read: hamming */
         [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 2; },
         [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 8; },
-        SET_MLP(key_map.hidden[0], 8), SET_MLP(query_map.hidden[1], 1024),
-        SET(k_cache.dtype, HATTN_F8_E4M3), SET(k_cache.dtype, HATTN_F32), SET(k_cache.dtype, HATTN_BF16), SET(q.dtype, HATTN_F32), SET(out.dtype, HATTN_F32),
-        SET(key_map.dtype, HATTN_F32), SET(k_cache.memory, HATTN_MEMORY_PINNED_HOST), SET(v_cache.memory, HATTN_MEMORY_PINNED_HOST),
+        SET_MLP(key_map.hidden[0], 8),
+        SET_MLP(query_map.hidden[1], 1024),
+        SET(k_cache.dtype, HATTN_F8_E4M3),
+        SET(k_cache.dtype, HATTN_F32),
+        SET(k_cache.dtype, HATTN_BF16),
+        SET(q.dtype, HATTN_F32),
+        SET(out.dtype, HATTN_F32),
+        SET(key_map.dtype, HATTN_F32),
+        SET(k_cache.memory, HATTN_MEMORY_PINNED_HOST),
+        SET(v_cache.memory, HATTN_MEMORY_PINNED_HOST),
     };
     for (size_t i = 0; i < sizeof(changes) / sizeof(*changes); i++) {
         SCOPED_TRACE(i);
@@ -289,7 +326,8 @@ TEST_P(PlanTest, AcceptsBroadcastInputsAndLonelyStrides)
 TEST_P(PlanTest, NeverCrashes)
 {
     std::mt19937 random(11);
-    const int64_t values[] = {0, 1, 2, 8, 64, 100, 255, 4096, -1, INT32_MAX, INT32_MIN, 1 << 30, (int64_t)1 << 46, FAR, INT64_MAX, INT64_MIN};
+    const int64_t values[] = {
+        0, 1, 2, 8, 64, 100, 255, 4096, -1, INT32_MAX, INT32_MIN, 1 << 30, (int64_t)1 << 46, FAR, INT64_MAX, INT64_MIN};
     int accepted = 0;
     for (int round = 0; round < 20000; round++) {
         hattn_problem p = round % 2 ? plain_problem() : good_problem();
@@ -317,6 +355,7 @@ TEST_P(PlanTest, NeverCrashes)
     EXPECT_LT(accepted, 19000);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, PlanTest, testing::Values("reference", "cpu"), [](const auto &info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Backends, PlanTest, testing::Values("reference", "cpu"),
+                         [](const auto &info) { return std::string(info.param); });
 
 } // namespace

@@ -10,7 +10,8 @@
 
 #include "reference/reference.h"
 
-namespace {
+namespace
+{
 
 /* Sign, exponent and mantissa by ldexp; the all-ones exponent as IEEE has it. */
 double ieee(uint32_t bits, int exponent_bits, int mantissa_bits)
@@ -20,7 +21,8 @@ double ieee(uint32_t bits, int exponent_bits, int mantissa_bits)
     int exponent = (int)(bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
     double sign = bits >> (mantissa_bits + exponent_bits) ? -1 : 1;
     if (exponent == (1 << exponent_bits) - 1)
-        return mantissa != 0 ? std::numeric_limits<double>::quiet_NaN() : sign * std::numeric_limits<double>::infinity();
+        return mantissa != 0 ? std::numeric_limits<double>::quiet_NaN()
+                             : sign * std::numeric_limits<double>::infinity();
     if (exponent > 0)
         mantissa += 1 << mantissa_bits;
     return sign * std::ldexp(mantissa, std::max(exponent, 1) - bias - mantissa_bits);

@@ -8,7 +8,8 @@
 
 #include "tests/reference_world.h"
 
-namespace {
+namespace
+{
 
 bool code_bit(const World &w, int64_t b, int64_t j, int64_t head, int r)
 {
@@ -26,7 +27,8 @@ std::vector<bool> query_bits(World &w, int row, int h)
     for (int r = 0; r < w.p.code_bits; r++) {
         long double sum = 0;
         for (int i = 0; i < w.p.head_dim_qk; i++)
-            sum += (long double)x[i] * w.wq[head * w.p.query_map.weight_stride[0][0] + i * w.p.query_map.weight_stride[0][1] + r];
+            sum += (long double)x[i] *
+                   w.wq[head * w.p.query_map.weight_stride[0][0] + i * w.p.query_map.weight_stride[0][1] + r];
         bits.push_back(sum > 0);
     }
     return bits;
@@ -60,11 +62,14 @@ TEST(ReferenceIdentities, HammingScoreRanksBySummedDistance)
                         int64_t distance = 0;
                         for (const auto &query : bits)
                             for (int r = 0; r < s.bits; r++)
-                                distance += query[r] != code_bit(w, row / s.q_len, j, (int64_t)sel * s.code_heads / s.selection_heads, r);
-                        int64_t score = w.get<uint16_t>(w.scores, row * w.p.scores.stride[0] + sel * w.p.scores.stride[1] + j);
+                                distance += query[r] != code_bit(w, row / s.q_len, j,
+                                                                 (int64_t)sel * s.code_heads / s.selection_heads, r);
+                        int64_t score =
+                            w.get<uint16_t>(w.scores, row * w.p.scores.stride[0] + sel * w.p.scores.stride[1] + j);
                         if (j == 0)
                             constant = factor * score + distance;
-                        ASSERT_EQ(constant, factor * score + distance) << "group " << group << " row " << row << " key " << j;
+                        ASSERT_EQ(constant, factor * score + distance)
+                            << "group " << group << " row " << row << " key " << j;
                     }
                 }
             }
@@ -89,7 +94,8 @@ TEST(ReferenceIdentities, ScoreIsPlanesIsSumPlusConstant)
             int qmax = (1 << (weight_bits - 1)) - 1;
             for (int row = 0; row < w.rows; row++) {
                 for (int sel = 0; sel < s.selection_heads; sel++) {
-                    const auto *weight = (const int8_t *)&w.weights[row * w.p.weights.stride[0] + sel * w.p.weights.stride[1]];
+                    const auto *weight =
+                        (const int8_t *)&w.weights[row * w.p.weights.stride[0] + sel * w.p.weights.stride[1]];
                     int largest = 0;
                     for (int r = 0; r < bits; r++)
                         largest = std::max(largest, std::abs(weight[r]));
@@ -166,7 +172,8 @@ TEST(ReferenceIdentities, TopkIsAStableSort)
                 order.resize(s.k, -1);
                 ASSERT_EQ(kept, w.get<int32_t>(w.counts, row * w.p.counts.stride[0] + sel * w.p.counts.stride[1]));
                 for (int i = 0; i < s.k; i++)
-                    ASSERT_EQ(order[i], w.get<int32_t>(w.indices, row * w.p.indices.stride[0] + sel * w.p.indices.stride[1] + i))
+                    ASSERT_EQ(order[i],
+                              w.get<int32_t>(w.indices, row * w.p.indices.stride[0] + sel * w.p.indices.stride[1] + i))
                         << "round " << round << " row " << row << " head " << sel << " at " << i;
             }
         }
@@ -213,34 +220,41 @@ void check_attention(World &w, const Shape &s, bool dense, const std::vector<flo
             int g = h * s.kv_heads / s.q_heads, sel = h * s.selection_heads / s.q_heads, b = row / s.q_len;
             long double k_scale = w.fp8() ? w.k_scale[s.per_head_kv_scales ? g : 0] : 1;
             long double v_scale = w.fp8() ? w.v_scale[s.per_head_kv_scales ? g : 0] : 1;
-            int64_t n = dense ? w.length(row) : w.get<int32_t>(w.counts, row * w.p.counts.stride[0] + sel * w.p.counts.stride[1]);
+            int64_t n = dense ? w.length(row)
+                              : w.get<int32_t>(w.counts, row * w.p.counts.stride[0] + sel * w.p.counts.stride[1]);
             std::vector<long double> sum(s.dv, 0.0L);
             long double denominator = sinks.empty() ? 0 : std::exp((long double)sinks[h]), largest_v = 0;
             for (int64_t i = 0; i < n; i++) {
-                int64_t j = dense ? i : w.get<int32_t>(w.indices, row * w.p.indices.stride[0] + sel * w.p.indices.stride[1] + i);
+                int64_t j =
+                    dense ? i
+                          : w.get<int32_t>(w.indices, row * w.p.indices.stride[0] + sel * w.p.indices.stride[1] + i);
                 long double x = 0;
                 for (int e = 0; e < s.d; e++)
-                    x += (long double)hattn_reference_load(w.q.data(), s.q_dtype, row * w.p.q.stride[0] + h * w.p.q.stride[1] + e) *
+                    x += (long double)hattn_reference_load(w.q.data(), s.q_dtype,
+                                                           row * w.p.q.stride[0] + h * w.p.q.stride[1] + e) *
                          hattn_reference_load(w.k.data(), s.kv_dtype, w.at(w.p.k_cache, b, j, g) + e);
                 x *= k_scale * w.p.scale;
                 if (s.soft_cap > 0)
                     x = s.soft_cap * std::tanh(x / s.soft_cap);
                 denominator += std::exp(x);
                 for (int e = 0; e < s.dv; e++) {
-                    long double value = v_scale * hattn_reference_load(w.v.data(), s.kv_dtype, w.at(w.p.v_cache, b, j, g) + e);
+                    long double value =
+                        v_scale * hattn_reference_load(w.v.data(), s.kv_dtype, w.at(w.p.v_cache, b, j, g) + e);
                     sum[e] += std::exp(x) * value;
                     largest_v = std::max(largest_v, std::fabs(value));
                 }
             }
             for (int e = 0; e < s.dv; e++) {
-                double got = hattn_reference_load(w.out.data(), s.out_dtype, row * w.p.out.stride[0] + h * w.p.out.stride[1] + e);
+                double got = hattn_reference_load(w.out.data(), s.out_dtype,
+                                                  row * w.p.out.stride[0] + h * w.p.out.stride[1] + e);
                 double expected = n > 0 ? (double)(sum[e] / denominator) : 0;
                 ASSERT_TRUE(std::fabs(got - expected) <= out_eps * largest_v) << got << " " << expected;
             }
             double lse = w.get<float>(w.lse, row * w.p.lse.stride[0] + h * w.p.lse.stride[1]);
             double expected = (double)std::log(denominator);
             if (denominator > 0)
-                ASSERT_TRUE(std::fabs(lse - expected) <= 0x1p-24 * std::fabs(expected) + 1e-13) << lse << " " << expected;
+                ASSERT_TRUE(std::fabs(lse - expected) <= 0x1p-24 * std::fabs(expected) + 1e-13)
+                    << lse << " " << expected;
             else
                 ASSERT_EQ(-INFINITY, lse);
         }

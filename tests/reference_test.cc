@@ -9,7 +9,8 @@
 
 #include "tests/reference_world.h"
 
-namespace {
+namespace
+{
 
 const float NaN = std::numeric_limits<float>::quiet_NaN(), INF = std::numeric_limits<float>::infinity();
 
@@ -49,7 +50,8 @@ TEST(ReferenceEncodeKeys, BitsAreSignsAboveZero)
     /* The bias moves bits 0 and 5 across zero, and bit 1 off it. */
     EXPECT_EQ(std::vector<uint32_t>({0x8f}), encode(w, {1, -2}, weight, {1.5f, 0.25f, 0, 0, 0, -5, 0, 0}));
     /* NaN is no set bit; infinity is. */
-    EXPECT_EQ(std::vector<uint32_t>({0, 0x2f}), encode(w, {NaN, 1, INF, 0}, {1, 1, 1, 1, -1, 1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1}));
+    EXPECT_EQ(std::vector<uint32_t>({0, 0x2f}),
+              encode(w, {NaN, 1, INF, 0}, {1, 1, 1, 1, -1, 1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1}));
 }
 
 TEST(ReferenceEncodeKeys, NormsAreRoundedOnce)
@@ -94,7 +96,7 @@ TEST(ReferenceEncodeKeys, SlotsPagesAndHeads)
     hattn_reference_encode_keys(&w.p, &args);
     const uint32_t first[] = {8, 0, 0x80000000, 0, 0, 1, 0, 0x80};
     for (int i = 0; i < 8; i++) {
-        expected[4 * 8 + i] = first[i];                                       /* slot 4: page 1, slot 1 */
+        expected[4 * 8 + i] = first[i];                                      /* slot 4: page 1, slot 1 */
         expected[0 * 8 + i] = (i % 2 ? 0x000000ff : 0xffffffff) & ~first[i]; /* the negated key: all other bits */
     }
     EXPECT_EQ(expected, codes);
@@ -147,48 +149,6 @@ TEST(ReferenceEncodeKeys, ScalesOfFp8)
     hattn_reference_encode_keys(&w.p, &args);
     EXPECT_EQ(std::vector<uint32_t>({0xff, 0xff}), codes);
     EXPECT_EQ(std::vector<uint16_t>({0x3c00, 0x4200}), norms);
-}
-
-TEST(ReferenceProject, LinearValueAndBound)
-{
-    World w(tiny());
-    std::vector<float> weight = {1, 2, 3, 0, 0, 0, 0, 0, 0.5f, -1, 1.5f, 0, 0, 0, 0, 0}, bias = {0, 10, 0, 0, 0, 0, 0, 0};
-    hattn_map_buffers buffers = {{buffer(weight)}, {buffer(bias)}};
-    const double x[] = {1, -2};
-    double z[8], bound[8];
-    hattn_reference_project(&w.p, &w.p.key_map, &buffers, x, 0, z, bound);
-    EXPECT_EQ(0, z[0]);
-    EXPECT_EQ(14, z[1]);
-    EXPECT_EQ(0, z[2]);
-    /* (2 + 8) 2^-23 times 1 + 1, 2 + 2, 3 + 3. */
-    EXPECT_EQ(20 * 0x1p-23, bound[0]);
-    EXPECT_EQ(40 * 0x1p-23, bound[1]);
-    EXPECT_EQ(60 * 0x1p-23, bound[2]);
-    EXPECT_EQ(0, bound[3]);
-}
-
-TEST(ReferenceProject, MlpByHand)
-{
-    World w(tiny());
-    hattn_map map = {HATTN_F32, {2, 2}, 0, {{0, 2}, {0, 2}, {0, 8}}, {0, 0, 0}};
-    w.p.map_kind = HATTN_MAP_MLP;
-    /* x = (1, -2): first layer (1, 4.5), SiLU (0.73106, 4.45056); second (9.63218, -0.11842), SiLU (9.63154, -0.05571). */
-    std::vector<float> w1 = {1, 2, 0.5f, -1}, b1 = {1, 0.5f}, w2 = {1, -1, 2, 0.25f}, b2 = {0, -0.5f};
-    std::vector<float> w3 = {1, 2, -1, 0, 0.5f, 1, -3, 0, 1, -40, 0, -1, 2, 3, 1, 0}, b3 = {0, 0.5f, 0, 0.25f, -5, 0, 0, 0};
-    hattn_map_buffers buffers = {{buffer(w1), buffer(w2), buffer(w3)}, {buffer(b1), buffer(b2), buffer(b3)}};
-    const double x[] = {1, -2};
-    const double expected[] = {9.575836640775401,   21.991399926685137, -9.631544418040505,  0.3057077772651032,
-                               -0.2956433455099541, 9.464421086245196,  -28.950341031386618, 0};
-    const double expected_bound[] = {380.40713994743396, 2932.049111350913, 323.2693812249064,  57.13775872252751,
-                                     275.9102080575082,  494.682657392489,  1026.9459023972468, 0};
-    double z[8], bound[8], alone[8];
-    hattn_reference_project(&w.p, &map, &buffers, x, 0, z, bound);
-    hattn_reference_project(&w.p, &map, &buffers, x, 0, alone, nullptr);
-    for (int r = 0; r < 8; r++) {
-        EXPECT_NEAR(expected[r], z[r], 1e-13) << r;
-        EXPECT_NEAR(expected_bound[r] * 0x1p-23, bound[r], 1e-16) << r;
-        EXPECT_EQ(z[r], alone[r]);
-    }
 }
 
 std::vector<int> weights_of(const Shape &s, std::vector<float> q, std::vector<float> weight)
@@ -421,7 +381,8 @@ Attention merge(std::vector<float> outs, std::vector<float> lses)
     w.p.partial_out = {HATTN_F32, 0, {2, 2, 2}};
     w.p.partial_lse = {HATTN_F32, 0, {1, 1, 1}};
     Attention a = {{-7, -7}, {-7}};
-    hattn_merge_args args = {sizeof(args), (int)lses.size(), 1, 0, buffer(outs), buffer(lses), buffer(a.out), buffer(a.lse)};
+    hattn_merge_args args = {sizeof(args),  (int)lses.size(), 1, 0, buffer(outs), buffer(lses),
+                             buffer(a.out), buffer(a.lse)};
     hattn_reference_merge(&w.p, &args);
     return a;
 }

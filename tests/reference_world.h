@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Random inputs of a whole decode step for the reference's tests. The same shape and seed give the same keys, values and
- * queries whatever the dtype's layout, so that two placements of one world can be compared bit by bit.
+ * Random inputs of a whole decode step for the reference's tests. The same shape and seed give the same keys, values
+ * and queries wherever they lie, so that two placements of one world can be compared bit by bit.
  */
 #ifndef HATTN_TESTS_REFERENCE_WORLD_H
 #define HATTN_TESTS_REFERENCE_WORLD_H
@@ -26,7 +26,9 @@ struct Shape {
 
 inline int64_t element_size(int dtype)
 {
-    return dtype == HATTN_F8_E4M3 || dtype == HATTN_I8 ? 1 : dtype == HATTN_F16 || dtype == HATTN_BF16 || dtype == HATTN_U16 ? 2 : 4;
+    return dtype == HATTN_F8_E4M3 || dtype == HATTN_I8                       ? 1
+           : dtype == HATTN_F16 || dtype == HATTN_BF16 || dtype == HATTN_U16 ? 2
+                                                                             : 4;
 }
 
 template <typename T>
@@ -35,8 +37,9 @@ hattn_buffer buffer(std::vector<T> &v)
     return {v.data(), 0};
 }
 
-class World {
-  public:
+class World
+{
+public:
     hattn_problem p = {};
     hattn_batch batch = {};
     std::vector<uint8_t> q, k, v, codes, norms, weights, scores, indices, counts, out, lse;
@@ -182,7 +185,7 @@ class World {
         std::memcpy(&bytes[index * sizeof(T)], &value, sizeof(T));
     }
 
-  private:
+private:
     void set_problem()
     {
         const Shape &s = shape_;

@@ -6,7 +6,8 @@
 
 #include "tests/api_job.h"
 
-namespace {
+namespace
+{
 
 template <typename Args>
 using Call = hattn_status (*)(const hattn_plan *, const Args *, const hattn_exec *, hattn_error *);
@@ -16,11 +17,12 @@ hattn_buffer shifted(hattn_buffer b)
     return {b.data, b.byte_offset + 1};
 }
 
-class RunTest : public testing::TestWithParam<const char *> {
-  protected:
+class RunTest : public testing::TestWithParam<const char *>
+{
+protected:
     template <typename Args>
-    void expect_refused(Job &job, Call<Args> call, const hattn_plan *plan, const Args *args, const hattn_exec *exec, const std::string &text,
-                        hattn_status status = HATTN_INVALID_ARGUMENT)
+    void expect_refused(Job &job, Call<Args> call, const hattn_plan *plan, const Args *args, const hattn_exec *exec,
+                        const std::string &text, hattn_status status = HATTN_INVALID_ARGUMENT)
     {
         SCOPED_TRACE(text);
         auto before = job.snapshot();
@@ -54,7 +56,8 @@ class RunTest : public testing::TestWithParam<const char *> {
             args.struct_size = size;
             expect_refused<Args>(job, call, plan, &args, &job.exec, "args.struct_size");
         }
-        auto refuse_exec = [&](const char *text, const std::function<void(hattn_exec &)> &change, hattn_status status = HATTN_INVALID_ARGUMENT) {
+        auto refuse_exec = [&](const char *text, const std::function<void(hattn_exec &)> &change,
+                               hattn_status status = HATTN_INVALID_ARGUMENT) {
             hattn_exec exec = job.exec;
             change(exec);
             expect_refused<Args>(job, call, plan, &good, &exec, text, status);
@@ -63,25 +66,33 @@ class RunTest : public testing::TestWithParam<const char *> {
         refuse_exec("exec.num_threads", [](hattn_exec &e) { e.num_threads = -1; });
         refuse_exec("exec.workspace is null", [](hattn_exec &e) { e.workspace.data = nullptr; });
         refuse_exec("exec.workspace is not aligned", [](hattn_exec &e) { e.workspace.byte_offset = 128; });
-        refuse_exec("exec.workspace is not aligned", [](hattn_exec &e) { e.workspace.data = (char *)e.workspace.data + 1; });
-        refuse_exec("exec.workspace_size", [](hattn_exec &e) { e.workspace_size--; }, HATTN_WORKSPACE_TOO_SMALL);
-        refuse_exec("exec.workspace_size", [](hattn_exec &e) { e.workspace_size = 0; }, HATTN_WORKSPACE_TOO_SMALL);
-        const hattn_team teams[] = {{0, 0, nullptr, nullptr}, {2, 0, nullptr, nullptr}, {1, 1, nullptr, nullptr}, {1, -1, nullptr, nullptr}};
+        refuse_exec("exec.workspace is not aligned",
+                    [](hattn_exec &e) { e.workspace.data = (char *)e.workspace.data + 1; });
+        refuse_exec(
+            "exec.workspace_size", [](hattn_exec &e) { e.workspace_size--; }, HATTN_WORKSPACE_TOO_SMALL);
+        refuse_exec(
+            "exec.workspace_size", [](hattn_exec &e) { e.workspace_size = 0; }, HATTN_WORKSPACE_TOO_SMALL);
+        const hattn_team teams[] = {
+            {0, 0, nullptr, nullptr}, {2, 0, nullptr, nullptr}, {1, 1, nullptr, nullptr}, {1, -1, nullptr, nullptr}};
         for (const hattn_team &team : teams)
             refuse_exec("exec.team", [&](hattn_exec &e) { e.team = &team; });
     }
 
     /* A needed buffer may be neither null nor off its element's alignment; one that may be null, only the latter. */
     template <typename Args>
-    void check_buffers(Job &job, Call<Args> call, const Args &good, const std::vector<std::pair<const char *, hattn_buffer Args::*>> &needed,
-                       const std::vector<std::pair<const char *, hattn_buffer Args::*>> &optional, const std::vector<const char *> &bytes = {})
+    void check_buffers(Job &job, Call<Args> call, const Args &good,
+                       const std::vector<std::pair<const char *, hattn_buffer Args::*>> &needed,
+                       const std::vector<std::pair<const char *, hattn_buffer Args::*>> &optional,
+                       const std::vector<const char *> &bytes = {})
     {
         auto refuse = [&](const char *name, hattn_buffer Args::*field, hattn_buffer buffer) {
             Args args = good;
             args.*field = buffer;
             expect_refused<Args>(job, call, job.plan.get(), &args, &job.exec, name);
         };
-        auto is_bytes = [&](const char *name) { return std::find(bytes.begin(), bytes.end(), std::string(name)) != bytes.end(); };
+        auto is_bytes = [&](const char *name) {
+            return std::find(bytes.begin(), bytes.end(), std::string(name)) != bytes.end();
+        };
         for (auto [name, field] : needed) {
             refuse(name, field, {});
             if (!is_bytes(name))
@@ -146,7 +157,8 @@ class RunTest : public testing::TestWithParam<const char *> {
     }
 
     template <typename Args>
-    void refuse(Job &job, Call<Args> call, const Args &good, const char *text, const std::function<void(Args &)> &change)
+    void refuse(Job &job, Call<Args> call, const Args &good, const char *text,
+                const std::function<void(Args &)> &change)
     {
         Args args = good;
         change(args);
@@ -182,7 +194,8 @@ TEST_P(RunTest, EncodeKeysRefuses)
         Job job(device_, p);
         Args good = job.encode_keys_args();
         check_common<Args>(job, hattn_encode_keys, good);
-        check_buffers<Args>(job, hattn_encode_keys, good, {{"k_new", &Args::k_new}, {"codes", &Args::codes}}, {{"slot_mapping", &Args::slot_mapping}});
+        check_buffers<Args>(job, hattn_encode_keys, good, {{"k_new", &Args::k_new}, {"codes", &Args::codes}},
+                            {{"slot_mapping", &Args::slot_mapping}});
         check_map<Args>(job, hattn_encode_keys, good, &Args::key_map, "key_map");
         refuse<Args>(job, hattn_encode_keys, good, "num_tokens", [](Args &a) { a.num_tokens = -1; });
         refuse<Args>(job, hattn_encode_keys, good, "k_scale", [&](Args &a) { a.k_scale = job.scales; });
@@ -207,7 +220,8 @@ TEST_P(RunTest, EncodeQueriesRefuses)
         Job job(device_, p);
         Args good = job.encode_queries_args();
         check_common<Args>(job, hattn_encode_queries, good);
-        check_buffers<Args>(job, hattn_encode_queries, good, {{"q", &Args::q}, {"weights", &Args::weights}}, {}, {"weights"});
+        check_buffers<Args>(job, hattn_encode_queries, good, {{"q", &Args::q}, {"weights", &Args::weights}}, {},
+                            {"weights"});
         check_map<Args>(job, hattn_encode_queries, good, &Args::query_map, "query_map");
         refuse<Args>(job, hattn_encode_queries, good, "num_rows", [](Args &a) { a.num_rows = -1; });
         refuse<Args>(job, hattn_encode_queries, good, "num_rows", [](Args &a) { a.num_rows++; });
@@ -227,7 +241,9 @@ TEST_P(RunTest, ScoreRefuses)
         std::memset(good.weights.data, 1, job.bytes(good.weights).size());
         check_common<Args>(job, hattn_score, good);
         check_batch<Args>(job, hattn_score, good, true);
-        check_buffers<Args>(job, hattn_score, good, {{"weights", &Args::weights}, {"codes", &Args::codes}, {"scores", &Args::scores}}, {}, {"weights"});
+        check_buffers<Args>(job, hattn_score, good,
+                            {{"weights", &Args::weights}, {"codes", &Args::codes}, {"scores", &Args::scores}}, {},
+                            {"weights"});
         if (p.key_norms)
             check_buffers<Args>(job, hattn_score, good, {{"norms", &Args::norms}}, {});
         else
@@ -242,7 +258,8 @@ TEST_P(RunTest, TopkRefuses)
     Args good = job.topk_args();
     check_common<Args>(job, hattn_topk, good);
     check_batch<Args>(job, hattn_topk, good, false);
-    check_buffers<Args>(job, hattn_topk, good, {{"scores", &Args::scores}, {"indices", &Args::indices}, {"counts", &Args::counts}},
+    check_buffers<Args>(job, hattn_topk, good,
+                        {{"scores", &Args::scores}, {"indices", &Args::indices}, {"counts", &Args::counts}},
                         {{"budgets", &Args::budgets}});
     good.budgets = good.batch.block_table = {};
     expect_runs<Args>(job, hattn_topk, good);
@@ -257,8 +274,13 @@ TEST_P(RunTest, AttendRefuses)
     Args good = job.attend_args();
     check_common<Args>(job, hattn_attend, good);
     check_batch<Args>(job, hattn_attend, good, true);
-    check_buffers<Args>(job, hattn_attend, good, {{"q", &Args::q}, {"k_cache", &Args::k_cache}, {"v_cache", &Args::v_cache}, {"out", &Args::out}},
-                        {{"sink_logits", &Args::sink_logits}, {"indices", &Args::indices}, {"counts", &Args::counts}, {"lse", &Args::lse}});
+    check_buffers<Args>(
+        job, hattn_attend, good,
+        {{"q", &Args::q}, {"k_cache", &Args::k_cache}, {"v_cache", &Args::v_cache}, {"out", &Args::out}},
+        {{"sink_logits", &Args::sink_logits},
+         {"indices", &Args::indices},
+         {"counts", &Args::counts},
+         {"lse", &Args::lse}});
     refuse<Args>(job, hattn_attend, good, "indices and counts", [](Args &a) { a.indices = {}; });
     refuse<Args>(job, hattn_attend, good, "indices and counts", [](Args &a) { a.counts = {}; });
     refuse<Args>(job, hattn_attend, good, "k_scale", [&](Args &a) { a.k_scale = job.scales; });
@@ -266,7 +288,8 @@ TEST_P(RunTest, AttendRefuses)
     good.sink_logits = good.indices = good.counts = good.lse = {};
     expect_runs<Args>(job, hattn_attend, good);
     Job fp8(device_, fp8_problem());
-    check_buffers<Args>(fp8, hattn_attend, fp8.attend_args(), {}, {{"k_scale", &Args::k_scale}, {"v_scale", &Args::v_scale}});
+    check_buffers<Args>(fp8, hattn_attend, fp8.attend_args(), {},
+                        {{"k_scale", &Args::k_scale}, {"v_scale", &Args::v_scale}});
 }
 
 TEST_P(RunTest, MergeRefuses)
@@ -275,7 +298,8 @@ TEST_P(RunTest, MergeRefuses)
     Job job(device_, good_problem());
     Args good = job.merge_args();
     check_common<Args>(job, hattn_merge, good);
-    check_buffers<Args>(job, hattn_merge, good, {{"partial_out", &Args::partial_out}, {"partial_lse", &Args::partial_lse}, {"out", &Args::out}},
+    check_buffers<Args>(job, hattn_merge, good,
+                        {{"partial_out", &Args::partial_out}, {"partial_lse", &Args::partial_lse}, {"out", &Args::out}},
                         {{"lse", &Args::lse}});
     refuse<Args>(job, hattn_merge, good, "num_parts", [](Args &a) { a.num_parts = 0; });
     refuse<Args>(job, hattn_merge, good, "num_rows", [](Args &a) { a.num_rows = -1; });
@@ -293,10 +317,17 @@ TEST_P(RunTest, DecodeRefuses)
         Args good = job.decode_args();
         check_common<Args>(job, hattn_decode, good);
         check_batch<Args>(job, hattn_decode, good, true);
-        check_buffers<Args>(
-            job, hattn_decode, good,
-            {{"q", &Args::q}, {"k_cache", &Args::k_cache}, {"v_cache", &Args::v_cache}, {"codes", &Args::codes}, {"out", &Args::out}},
-            {{"sink_logits", &Args::sink_logits}, {"budgets", &Args::budgets}, {"indices", &Args::indices}, {"counts", &Args::counts}, {"lse", &Args::lse}});
+        check_buffers<Args>(job, hattn_decode, good,
+                            {{"q", &Args::q},
+                             {"k_cache", &Args::k_cache},
+                             {"v_cache", &Args::v_cache},
+                             {"codes", &Args::codes},
+                             {"out", &Args::out}},
+                            {{"sink_logits", &Args::sink_logits},
+                             {"budgets", &Args::budgets},
+                             {"indices", &Args::indices},
+                             {"counts", &Args::counts},
+                             {"lse", &Args::lse}});
         check_map<Args>(job, hattn_decode, good, &Args::key_map, "key_map");
         check_map<Args>(job, hattn_decode, good, &Args::query_map, "query_map");
         refuse<Args>(job, hattn_decode, good, "append", [](Args &a) { a.append = 2; });
@@ -333,6 +364,7 @@ TEST_P(RunTest, WorkspaceInitRefuses)
     EXPECT_EQ(0u, hattn_plan_workspace_size(nullptr));
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, RunTest, testing::Values("reference", "cpu"), [](const auto &info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Backends, RunTest, testing::Values("reference", "cpu"),
+                         [](const auto &info) { return std::string(info.param); });
 
 } // namespace
