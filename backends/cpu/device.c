@@ -45,6 +45,8 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
 {
     unsigned isas = hattn_cpu_isas();
     if (options->isa) {
+        if (!hattn_cpu_isas_up_to(~0u, options->isa))
+            return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cpu: no instruction set is called '%s'", options->isa);
         isas = hattn_cpu_isas_up_to(isas, options->isa);
         if (!isas)
             return hattn_fail(error, HATTN_NO_DEVICE, "cpu: no instruction set '%s' here; the best is %s", options->isa, hattn_cpu_isa_name(hattn_cpu_isas()));
