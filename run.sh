@@ -15,5 +15,8 @@ fi
 bin/hattn info
 for trace in examples/layer5.safetensors examples/layer3.safetensors; do
     echo
-    bin/hattn decode --trace "$trace" --backend all
+    bin/hattn decode --trace $trace --topk 512
+    echo
+    echo "HashAttention as published: each query head selects, 128 first and 128 last tokens always kept"
+    bin/hattn decode --trace $trace --topk 512 --maps hashattention32 --select query --sink 128 --recent 128
 done
