@@ -6,11 +6,12 @@
  * - QK: 4 x 4, 2 x 8 or 1 x 16 (queries x rows), 16 accumulators along the dims, summed across by one tree.
  * - softmax.
  * - PV: the output in registers, 4 x 64, 2 x 64 or 1 x 128 (queries x dims), all rows of the block pass.
- * QK prefetches K rows and PV V rows that come later, this block's or the next one's, so that memory works while the core does.
- * The block's part of acc is summed by itself before it is added, which keeps the error of long rows small.
+ * QK prefetches K rows and PV V rows that come later, this block's or the next one's, so that memory works while the
+ * core does. The block's part of acc is summed by itself before it is added, which keeps the error of long rows
+ * small.
  *
- * Zen 4, 4 queries of 128 dims, fp16: 1.46 us a block out of L2, of which 1.22 are FMAs at their peak. 512 random rows out of
- * DRAM: 27 us, with the block's rows loaded first instead of prefetched 45 us.
+ * Zen 4, 4 queries of 128 dims, fp16: 1.46 us a block out of L2, of which 1.22 are FMAs at their peak. 512 random
+ * rows out of DRAM: 27 us, with the block's rows loaded first instead of prefetched 45 us.
  */
 #include <math.h>
 
@@ -19,8 +20,9 @@
 
 enum {
     LINE = 64,
-    /* How far ahead rows are prefetched, into L2 (L1 holds less than a block). Zen 4, 4 queries: gathers 29 us at 8 rows of 256
-     * bytes, 26 to 27 from 16 to 64; contiguous rows 222 us at 24 rows, 235 to 260 at 16, 32, 48 and 64, multiples of 4 KiB. */
+    /* How far ahead rows are prefetched, into L2 (L1 holds less than a block). Zen 4, 4 queries: gathers 29 us at 8
+     * rows of 256 bytes, 26 to 27 from 16 to 64; contiguous rows 222 us at 24 rows, 235 to 260 at 16, 32, 48 and 64,
+     * multiples of 4 KiB. */
     BYTES_AHEAD = 6144,
     MIN_ROWS_AHEAD = 8,
     NOTHING_AHEAD = 1 << 30
@@ -28,13 +30,16 @@ enum {
 
 HATTN_INLINE void prefetch_row(const void *const *rows, int row, int num_known, size_t size)
 {
-    if (row >= num_known) return;
-    for (size_t i = 0; i < size; i += LINE) _mm_prefetch((const char *)rows[row] + i, _MM_HINT_T1);
+    if (row >= num_known)
+        return;
+    for (size_t i = 0; i < size; i += LINE)
+        _mm_prefetch((const char *)rows[row] + i, _MM_HINT_T1);
 }
 
 HATTN_INLINE void touch_row(const void *row, size_t size)
 {
-    for (size_t i = 0; i < size; i += LINE) (void)*((const volatile char *)row + i);
+    for (size_t i = 0; i < size; i += LINE)
+        (void)*((const volatile char *)row + i);
 }
 
 /* Lane i of the result: the sum of the lanes of a[i]. */
@@ -43,19 +48,23 @@ HATTN_INLINE __m512 add_across(const __m512 *a)
     __m512 pairs[8], fours[4];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+        pairs[i] =
+            _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         __m512d x = _mm512_castps_pd(pairs[2 * i]), y = _mm512_castps_pd(pairs[2 * i + 1]);
-        fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+        fours[i] =
+            _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
     }
-    __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
-    __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
+    __m512 low =
+        _mm512_add_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
+    __m512 high =
+        _mm512_add_ps(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
     return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 
-/* Logits of `queries` queries from g on, in steps of 16 / queries rows; a last step repeats the last row, whose extra logits fall
- * between num_rows and HATTN_ATTEND_BLOCK. Rows `ahead` of them are prefetched. */
+/* Logits of `queries` queries from g on, in steps of 16 / queries rows; a last step repeats the last row, whose
+ * extra logits fall between num_rows and HATTN_ATTEND_BLOCK. Rows `ahead` of them are prefetched. */
 HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
 {
     const int rows = 16 / queries;
@@ -64,13 +73,16 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
     const int num_known = block->num_rows + block->num_rows_ahead;
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
     for (int j = 0; j < block->num_rows; j += rows) {
-        for (int r = 0; r < rows; r++) prefetch_row(block->k_rows, j + r + ahead, num_known, row_size);
+        for (int r = 0; r < rows; r++)
+            prefetch_row(block->k_rows, j + r + ahead, num_known, row_size);
         const char *k[16];
         __m512 acc[16];
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) k[r] = block->k_rows[j + r < block->num_rows ? j + r : block->num_rows - 1];
+        for (int r = 0; r < rows; r++)
+            k[r] = block->k_rows[j + r < block->num_rows ? j + r : block->num_rows - 1];
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) acc[i] = _mm512_setzero_ps();
+        for (int i = 0; i < 16; i++)
+            acc[i] = _mm512_setzero_ps();
         int dim = 0;
         for (size_t offset = 0; dim + 16 <= block->head_dim_qk; dim += 16, offset += step) {
 #pragma GCC unroll 16
@@ -78,7 +90,8 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
                 __m512 key = hattn_load_unscaled(k[r] + offset, dtype);
 #pragma GCC unroll 4
                 for (int h = 0; h < queries; h++)
-                    acc[h * rows + r] = _mm512_fmadd_ps(_mm512_load_ps(q + h * block->stride_q + dim), key, acc[h * rows + r]);
+                    acc[h * rows + r] =
+                        _mm512_fmadd_ps(_mm512_load_ps(q + h * block->stride_q + dim), key, acc[h * rows + r]);
             }
         }
         if (dim < block->head_dim_qk) {
@@ -87,11 +100,13 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
                 __m512 key = hattn_load_unscaled_masked(k[r] + (size_t)dim / 16 * step, dtype, 0xff);
 #pragma GCC unroll 4
                 for (int h = 0; h < queries; h++)
-                    acc[h * rows + r] = _mm512_fmadd_ps(_mm512_load_ps(q + h * block->stride_q + dim), key, acc[h * rows + r]);
+                    acc[h * rows + r] =
+                        _mm512_fmadd_ps(_mm512_load_ps(q + h * block->stride_q + dim), key, acc[h * rows + r]);
             }
         }
         __m512 sums = add_across(acc);
-        if (dtype == HATTN_F8_E4M3) sums = _mm512_mul_ps(sums, _mm512_set1_ps(HATTN_F8_FACTOR));
+        if (dtype == HATTN_F8_E4M3)
+            sums = _mm512_mul_ps(sums, _mm512_set1_ps(HATTN_F8_FACTOR));
         if (queries == 1) {
             _mm512_storeu_ps(logits + j, sums);
         } else if (queries == 2) {
@@ -106,8 +121,8 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
     }
 }
 
-/* Logits of query g become e^(x - max); returns what its earlier sums are to be multiplied with. A max of -inf is replaced by 0 in
- * the exponents: then e^-inf is 0 and a NaN stays one. */
+/* Logits of query g become e^(x - max); returns what its earlier sums are to be multiplied with. A max of -inf is
+ * replaced by 0 in the exponents: then e^-inf is 0 and a NaN stays one. */
 static float compute_weights(const hattn_attend_block *block, int g)
 {
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
@@ -147,10 +162,12 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
 #pragma GCC unroll 4
     for (int h = 0; h < queries; h++) {
 #pragma GCC unroll 8
-        for (int c = 0; c < regs; c++) sums[h][c] = _mm512_setzero_ps();
+        for (int c = 0; c < regs; c++)
+            sums[h][c] = _mm512_setzero_ps();
     }
     for (int j = 0; j < block->num_rows; j++) {
-        if (dim == 0) prefetch_row(block->v_rows, j + ahead, num_known, (size_t)block->head_dim_v * size);
+        if (dim == 0)
+            prefetch_row(block->v_rows, j + ahead, num_known, (size_t)block->head_dim_v * size);
         const char *v = (const char *)block->v_rows[j] + (size_t)dim * size;
         __m512 values[8];
 #pragma GCC unroll 8
@@ -162,7 +179,8 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
         for (int h = 0; h < queries; h++) {
             __m512 weight = _mm512_set1_ps(weights[h * HATTN_ATTEND_BLOCK + j]);
 #pragma GCC unroll 8
-            for (int c = 0; c < regs; c++) sums[h][c] = _mm512_fmadd_ps(weight, values[c], sums[h][c]);
+            for (int c = 0; c < regs; c++)
+                sums[h][c] = _mm512_fmadd_ps(weight, values[c], sums[h][c]);
         }
     }
 #pragma GCC unroll 4
@@ -171,7 +189,8 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
 #pragma GCC unroll 8
         for (int c = 0; c < regs; c++) {
             __m512 sum = sums[h][c];
-            if (dtype == HATTN_F8_E4M3) sum = _mm512_mul_ps(sum, _mm512_set1_ps(HATTN_F8_FACTOR));
+            if (dtype == HATTN_F8_E4M3)
+                sum = _mm512_mul_ps(sum, _mm512_set1_ps(HATTN_F8_FACTOR));
             sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, acc + 16 * c), _mm512_set1_ps(decay[h]), sum);
             _mm512_mask_storeu_ps(acc + 16 * c, mask, sum);
         }
@@ -183,21 +202,26 @@ HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int que
     const int dims = block->head_dim_v;
     float decay[4];
     compute_logits(block, g, queries, dtype, ahead);
-    for (int h = 0; h < queries; h++) decay[h] = compute_weights(block, g + h);
+    for (int h = 0; h < queries; h++)
+        decay[h] = compute_weights(block, g + h);
     int dim = 0;
     if (queries == 1) {
-        for (; dim + 128 <= dims; dim += 128) add_values(block, g, dim, queries, 8, dtype, 0xffff, decay, ahead);
+        for (; dim + 128 <= dims; dim += 128)
+            add_values(block, g, dim, queries, 8, dtype, 0xffff, decay, ahead);
     }
-    for (; dim + 64 <= dims; dim += 64) add_values(block, g, dim, queries, 4, dtype, 0xffff, decay, ahead);
-    for (; dim < dims; dim += 16) add_values(block, g, dim, queries, 1, dtype, hattn_mask16(dims - dim), decay, ahead);
+    for (; dim + 64 <= dims; dim += 64)
+        add_values(block, g, dim, queries, 4, dtype, 0xffff, decay, ahead);
+    for (; dim < dims; dim += 16)
+        add_values(block, g, dim, queries, 1, dtype, hattn_mask16(dims - dim), decay, ahead);
 }
 
-/* Granite Rapids: prefetches of random rows left most of the misses to the loads (658 us for what a burst of loads did in 459), so
- * Intel's cores load each line of the block once, back to back, before they compute. Others prefetch.
- * Returns how far ahead to prefetch, for the first queries of the group; NOTHING_AHEAD: not at all. */
+/* Granite Rapids: prefetches of random rows left most of the misses to the loads (658 us for what a burst of loads
+ * did in 459), so Intel's cores load each line of the block once, back to back, before they compute. Others
+ * prefetch. Returns how far ahead to prefetch, for the first queries of the group; NOTHING_AHEAD: not at all. */
 HATTN_INLINE int fetch_block(const hattn_attend_block *block, int32_t dtype)
 {
-    const size_t size_k = (size_t)block->head_dim_qk * hattn_dtype_size(dtype), size_v = (size_t)block->head_dim_v * hattn_dtype_size(dtype);
+    const size_t size_k = (size_t)block->head_dim_qk * hattn_dtype_size(dtype),
+                 size_v = (size_t)block->head_dim_v * hattn_dtype_size(dtype);
     if (__builtin_cpu_is("intel")) {
         for (int j = 0; j < block->num_rows; j++) {
             touch_row(block->k_rows[j], size_k);
@@ -218,13 +242,15 @@ HATTN_INLINE int fetch_block(const hattn_attend_block *block, int32_t dtype)
 HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
 {
     int g = 0, ahead = fetch_block(block, dtype);
-    for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD) attend_queries(block, g, 4, dtype, ahead);
+    for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD)
+        attend_queries(block, g, 4, dtype, ahead);
     if (g + 2 <= block->group) {
         attend_queries(block, g, 2, dtype, ahead);
         ahead = NOTHING_AHEAD;
         g += 2;
     }
-    if (g < block->group) attend_queries(block, g, 1, dtype, ahead);
+    if (g < block->group)
+        attend_queries(block, g, 1, dtype, ahead);
 }
 
 void hattn_attend_avx512(const hattn_attend_block *block)

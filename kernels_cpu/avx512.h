@@ -34,13 +34,14 @@ HATTN_INLINE __m512 hattn_f32x16_of_bf16(__m256i halves)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-/* E4M3's exponent and mantissa, moved into fp16's places, read as value * 2^-8 (bias 7 against 15; subnormals too). The one NaN
- * pattern would read as 1.875 and is raised to fp16's quiet NaN. */
+/* E4M3's exponent and mantissa, moved into fp16's places, read as value * 2^-8 (bias 7 against 15; subnormals too).
+ * The one NaN pattern would read as 1.875 and is raised to fp16's quiet NaN. */
 enum { HATTN_F8_FACTOR = 256 };
 HATTN_INLINE __m512 hattn_f32x16_of_f8_unscaled(__m128i bytes)
 {
     const __m256i largest = _mm256_set1_epi16(0x3f80);
-    __m256i halves = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16((short)0xbf80));
+    __m256i halves =
+        _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16((short)0xbf80));
     __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_and_si256(halves, largest), largest);
     halves = _mm256_mask_add_epi16(halves, nan, halves, _mm256_set1_epi16(0x7e00 - 0x3f80));
     return _mm512_cvtph_ps(halves);
@@ -68,8 +69,9 @@ HATTN_INLINE __m512 hattn_load_unscaled_masked(const char *src, int32_t dtype, _
     }
 }
 
-/* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); with fma the result is
- * within 1 ulp. Below -110 it is 0, above 100 infinite; NaN stays NaN (max and min return their second operand then). */
+/* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); with fma
+ * the result is within 1 ulp. Below -110 it is 0, above 100 infinite; NaN stays NaN (max and min return their second
+ * operand then). */
 HATTN_INLINE __m512 hattn_exp_f32x16(__m512 x)
 {
     x = _mm512_min_ps(_mm512_set1_ps(100.0f), _mm512_max_ps(_mm512_set1_ps(-110.0f), x));
@@ -98,7 +100,8 @@ HATTN_INLINE __m512 hattn_tanh_f32x16(__m512 x)
     __m512 e = hattn_exp_f32x16(_mm512_mul_ps(magnitude, _mm512_set1_ps(-2.0f)));
     __m512 large = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
     /* Bitwise select: the sign of x, the rest of `large`. */
-    __m512i signed_large = _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0x80000000), _mm512_castps_si512(x), _mm512_castps_si512(large), 0xca);
+    __m512i signed_large = _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0x80000000), _mm512_castps_si512(x),
+                                                     _mm512_castps_si512(large), 0xca);
     __mmask16 is_small = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(0.56f), _CMP_LT_OQ);
     return _mm512_mask_mov_ps(_mm512_castsi512_ps(signed_large), is_small, small);
 }

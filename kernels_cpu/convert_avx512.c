@@ -11,7 +11,8 @@ HATTN_INLINE void load_as(const char *src, int32_t dtype, int n, float scale, fl
     for (int i = 0; i < n; i += 16) {
         __mmask16 mask = hattn_mask16(n - i);
         __m512 values = hattn_load_unscaled_masked(src + (size_t)i * size, dtype, mask);
-        if (dtype == HATTN_F8_E4M3) values = _mm512_mul_ps(values, factor);
+        if (dtype == HATTN_F8_E4M3)
+            values = _mm512_mul_ps(values, factor);
         _mm512_mask_storeu_ps(dst + i, mask, _mm512_mul_ps(values, scales));
     }
 }

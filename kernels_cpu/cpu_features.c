@@ -26,7 +26,8 @@ enum { NUM_ISAS = sizeof isa_names / sizeof isa_names[0] };
 static unsigned isa_bit(const char *name, size_t length)
 {
     for (int i = 0; i < NUM_ISAS; i++) {
-        if (strlen(isa_names[i].name) == length && memcmp(isa_names[i].name, name, length) == 0) return isa_names[i].bit;
+        if (strlen(isa_names[i].name) == length && memcmp(isa_names[i].name, name, length) == 0)
+            return isa_names[i].bit;
     }
     return 0;
 }
@@ -50,8 +51,8 @@ static unsigned machine_isas(void)
         __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
         isas |= HATTN_ISA_AVX2;
     if (isas & HATTN_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") &&
-        __builtin_cpu_supports("avx512vpopcntdq"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq"))
         isas |= HATTN_ISA_AVX512;
 #elif defined(__aarch64__)
     isas |= HATTN_ISA_NEON; /* all of them have it */
@@ -75,14 +76,16 @@ unsigned hattn_cpu_isas(void)
 unsigned hattn_cpu_isas_up_to(unsigned isas, const char *name)
 {
     unsigned bit = isa_bit(name, strlen(name));
-    if (!(isas & bit)) return 0;
+    if (!(isas & bit))
+        return 0;
     return isas & (bit | (bit - 1));
 }
 
 const char *hattn_cpu_isa_name(unsigned isas)
 {
     for (int i = NUM_ISAS - 1; i > 0; i--) {
-        if (isas & isa_names[i].bit) return isa_names[i].name;
+        if (isas & isa_names[i].bit)
+            return isa_names[i].name;
     }
     return isa_names[0].name;
 }

@@ -25,12 +25,14 @@ static void project_tile(const hattn_layer *layer, int first_x, int num_x, int f
         hattn_load_scalar(row, layer->dtype, num_outputs, 1.0f, weights);
         for (int x = 0; x < num_x; x++) {
             float value = layer->x[(first_x + x) * layer->stride_x + i];
-            for (int o = 0; o < num_outputs; o++) acc[x][o] += value * weights[o];
+            for (int o = 0; o < num_outputs; o++)
+                acc[x][o] += value * weights[o];
         }
     }
     float bias[OUTPUTS] = {0};
     if (layer->bias)
-        hattn_load_scalar((const char *)layer->bias + (size_t)first_output * size, layer->dtype, num_outputs, 1.0f, bias);
+        hattn_load_scalar((const char *)layer->bias + (size_t)first_output * size, layer->dtype, num_outputs, 1.0f,
+                          bias);
     for (int x = 0; x < num_x; x++) {
         float *z = layer->z + (first_x + x) * layer->stride_z + first_output;
         for (int o = 0; o < num_outputs; o++) {
@@ -55,7 +57,8 @@ void hattn_pack_scalar(const float *z, int num_bits, uint32_t *code)
 {
     for (int w = 0; w * 32 < num_bits; w++) {
         uint32_t word = 0;
-        for (int r = w * 32; r < num_bits && r < w * 32 + 32; r++) word |= (uint32_t)(z[r] > 0.0f) << r % 32;
+        for (int r = w * 32; r < num_bits && r < w * 32 + 32; r++)
+            word |= (uint32_t)(z[r] > 0.0f) << r % 32;
         code[w] = word;
     }
 }
@@ -63,7 +66,8 @@ void hattn_pack_scalar(const float *z, int num_bits, uint32_t *code)
 uint16_t hattn_norm_scalar(const float *x, int n)
 {
     float sum = 0.0f;
-    for (int i = 0; i < n; i++) sum += x[i] * x[i];
+    for (int i = 0; i < n; i++)
+        sum += x[i] * x[i];
     return hattn_f16_of_f32(sqrtf(sum));
 }
 
@@ -71,7 +75,8 @@ static void hamming_weights(const float *z, int64_t stride_z, int group, int num
 {
     for (int r = 0; r < num_bits; r++) {
         int sum = 0;
-        for (int g = 0; g < group; g++) sum += z[g * stride_z + r] > 0.0f ? 1 : -1;
+        for (int g = 0; g < group; g++)
+            sum += z[g * stride_z + r] > 0.0f ? 1 : -1;
         weights[r] = (int8_t)(group % 2 ? sum : sum / 2);
     }
 }
@@ -79,7 +84,8 @@ static void hamming_weights(const float *z, int64_t stride_z, int group, int num
 static float group_sum(const float *z, int64_t stride_z, int group, int r)
 {
     float sum = z[r];
-    for (int g = 1; g < group; g++) sum += z[g * stride_z + r];
+    for (int g = 1; g < group; g++)
+        sum += z[g * stride_z + r];
     return sum;
 }
 
@@ -101,7 +107,8 @@ void hattn_weights_scalar(const float *z, int64_t stride_z, int group, int num_b
         return;
     }
     /* In double the product is exact and cannot overflow, so that a tie is a tie. */
-    for (int r = 0; r < num_bits; r++) weights[r] = (int8_t)rint((double)group_sum(z, stride_z, group, r) * qmax / max);
+    for (int r = 0; r < num_bits; r++)
+        weights[r] = (int8_t)rint((double)group_sum(z, stride_z, group, r) * qmax / max);
 }
 
 void hattn_split_scalar(const int8_t *weights, int num_bits, hattn_planes *planes)
@@ -114,7 +121,8 @@ void hattn_split_scalar(const int8_t *weights, int num_bits, hattn_planes *plane
         planes->max_score += (uint32_t)magnitude;
         planes->sign[r / 32] |= (uint32_t)(weights[r] < 0) << r % 32;
         for (int p = 0; p < HATTN_MAX_PLANES; p++) {
-            if (!(magnitude >> p & 1)) continue;
+            if (!(magnitude >> p & 1))
+                continue;
             planes->plane[p][r / 32] |= 1u << r % 32;
             planes->num_planes = p >= planes->num_planes ? p + 1 : planes->num_planes;
         }

@@ -16,7 +16,7 @@ extern "C" {
 enum {
     HATTN_MAX_WORDS = 16,   /* of a code: 512 bits */
     HATTN_MAX_PLANES = 7,   /* |w| <= 127 */
-    HATTN_ATTEND_BLOCK = 64 /* rows of one attend call: K and V of 64 fp16 rows of 128 stay in L1 + L2; 32..128 measured equal */
+    HATTN_ATTEND_BLOCK = 64 /* rows of one attend call: 32 KiB of K and V for fp16 rows of 128; 32..128 measured equal */
 };
 
 /* dst[i] = src[i] * scale; dtype F32, F16, BF16 or F8_E4M3 (OCP: no infinities, 0x7f and 0xff are NaN). */
@@ -92,7 +92,7 @@ typedef struct hattn_attend_block {
     float *max, *sum;          /* in and out: [group] */
     float *acc;                /* in and out: [group, stride_acc], 64-byte aligned */
     int64_t stride_acc;        /* multiple of 16, >= head_dim_v */
-    int num_rows_ahead;        /* k_rows and v_rows go on with so many rows of the next calls, which may be prefetched; 0: unknown */
+    int num_rows_ahead;        /* k_rows and v_rows go on with so many rows of the next calls: prefetched; 0: not known */
 } hattn_attend_block;
 typedef void hattn_attend_fn(const hattn_attend_block *block);
 

@@ -10,12 +10,15 @@
 HATTN_INLINE __m512 part_weights(const float *lses, int64_t stride_lse, int num_parts, float max)
 {
     float values[16];
-    for (int p = 0; p < num_parts; p++) values[p] = lses[p * stride_lse];
+    for (int p = 0; p < num_parts; p++)
+        values[p] = lses[p * stride_lse];
     __mmask16 mask = hattn_mask16(num_parts);
-    return _mm512_maskz_mov_ps(mask, hattn_exp_f32x16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, values), _mm512_set1_ps(max))));
+    return _mm512_maskz_mov_ps(
+        mask, hattn_exp_f32x16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, values), _mm512_set1_ps(max))));
 }
 
-void hattn_merge_avx512(const float *outs, int64_t stride_out, const float *lses, int64_t stride_lse, int num_parts, int n, float *out, float *lse)
+void hattn_merge_avx512(const float *outs, int64_t stride_out, const float *lses, int64_t stride_lse, int num_parts,
+                        int n, float *out, float *lse)
 {
     float max = -INFINITY;
     for (int p = 0; p < num_parts; p++) {
@@ -24,12 +27,14 @@ void hattn_merge_avx512(const float *outs, int64_t stride_out, const float *lses
     }
     if (max == -INFINITY) {
         memset(out, 0, (size_t)n * sizeof *out);
-        if (lse) *lse = max;
+        if (lse)
+            *lse = max;
         return;
     }
     __m512 sums = _mm512_setzero_ps();
     for (int p = 0; p < num_parts; p += 16)
-        sums = _mm512_add_ps(sums, part_weights(lses + p * stride_lse, stride_lse, num_parts - p < 16 ? num_parts - p : 16, max));
+        sums = _mm512_add_ps(
+            sums, part_weights(lses + p * stride_lse, stride_lse, num_parts - p < 16 ? num_parts - p : 16, max));
     float sum = _mm512_reduce_add_ps(sums);
     /* 16 parts at a time; the first group does not read out, which may be the only part. */
     for (int first = 0; first < num_parts; first += 16) {
@@ -41,12 +46,14 @@ void hattn_merge_avx512(const float *outs, int64_t stride_out, const float *lses
             __mmask16 mask = hattn_mask16(n - i);
             __m512 acc = first ? _mm512_maskz_loadu_ps(mask, out + i) : _mm512_setzero_ps();
             for (int p = 0; p < count; p++) {
-                if (lses[(first + p) * stride_lse] == -INFINITY) continue;
+                if (lses[(first + p) * stride_lse] == -INFINITY)
+                    continue;
                 __m512 values = _mm512_maskz_loadu_ps(mask, outs + (first + p) * stride_out + i);
                 acc = _mm512_fmadd_ps(_mm512_set1_ps(weights[p]), values, acc);
             }
             _mm512_mask_storeu_ps(out + i, mask, acc);
         }
     }
-    if (lse) *lse = max + logf(sum);
+    if (lse)
+        *lse = max + logf(sum);
 }

@@ -6,7 +6,8 @@
 
 #include "kernels_cpu/kernels.h"
 
-void hattn_merge_scalar(const float *outs, int64_t stride_out, const float *lses, int64_t stride_lse, int num_parts, int n, float *out, float *lse)
+void hattn_merge_scalar(const float *outs, int64_t stride_out, const float *lses, int64_t stride_lse, int num_parts,
+                        int n, float *out, float *lse)
 {
     float max = -INFINITY, sum = 0.0f;
     for (int p = 0; p < num_parts; p++) {
@@ -15,18 +16,23 @@ void hattn_merge_scalar(const float *outs, int64_t stride_out, const float *lses
     }
     if (max == -INFINITY) {
         memset(out, 0, (size_t)n * sizeof *out);
-        if (lse) *lse = max;
+        if (lse)
+            *lse = max;
         return;
     }
-    for (int p = 0; p < num_parts; p++) sum += expf(lses[p * stride_lse] - max);
+    for (int p = 0; p < num_parts; p++)
+        sum += expf(lses[p * stride_lse] - max);
     int empty = 1; /* so that one part may lie where the result goes */
     for (int p = 0; p < num_parts; p++) {
         float part = lses[p * stride_lse];
-        if (part == -INFINITY) continue;
+        if (part == -INFINITY)
+            continue;
         const float *values = outs + p * stride_out;
         float weight = expf(part - max) / sum;
-        for (int i = 0; i < n; i++) out[i] = (empty ? 0.0f : out[i]) + weight * values[i];
+        for (int i = 0; i < n; i++)
+            out[i] = (empty ? 0.0f : out[i]) + weight * values[i];
         empty = 0;
     }
-    if (lse) *lse = max + logf(sum);
+    if (lse)
+        *lse = max + logf(sum);
 }

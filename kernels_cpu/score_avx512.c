@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Scores of a run of keys: one ternary-logic instruction and one popcount for a plane of 64 bytes of codes.
  *
- * Compact codes of 1, 2, 4, 8 or 16 words: 32 keys at a time, whose counts are folded into one vector of 32 u16. Others (odd
- * word counts, heads interleaved): one key in one vector, 16 keys folded at a time.
- * Bound: the codes' bytes.
+ * Compact codes of 1, 2, 4, 8 or 16 words: 32 keys at a time, whose counts are folded into one vector of 32 u16.
+ * Others (odd word counts, heads interleaved): one key in one vector, 16 keys folded at a time. Bound: the codes'
+ * bytes.
  */
 #include "kernels_cpu/avx512.h"
 #include "kernels_cpu/kernels.h"
 
 enum {
-    KEYS = 32,              /* of a block of compact codes: one vector of scores */
-    STRIDED_KEYS = 16,      /* of a block of others */
-    CODE_AND_PLANE = 0x28,  /* (code ^ sign) & plane, operands in this order */
+    KEYS = 32,             /* of a block of compact codes: one vector of scores */
+    STRIDED_KEYS = 16,     /* of a block of others */
+    CODE_AND_PLANE = 0x28, /* (code ^ sign) & plane, operands in this order */
     OR_ALL = 0xfe,
     MAX_CONSTANT_PLANES = 4 /* 4-bit weights need 3, hamming of 16 heads 4; more is rare and goes through a loop */
 };
@@ -37,7 +37,8 @@ HATTN_INLINE plane_vectors repeat_planes(const hattn_planes *planes, int words, 
 {
     plane_vectors vectors;
     vectors.sign = repeat_words(planes->sign, words);
-    for (int p = 0; p < num_planes; p++) vectors.plane[p] = repeat_words(planes->plane[p], words);
+    for (int p = 0; p < num_planes; p++)
+        vectors.plane[p] = repeat_words(planes->plane[p], words);
     return vectors;
 }
 
@@ -57,7 +58,8 @@ HATTN_INLINE __m512i count_codes(__m512i codes, const plane_vectors *v, int num_
     return sum;
 }
 
-/* One vector of the block's codes. `limit` is the number of dwords of the block that exist: only a tail has less than all. */
+/* One vector of the block's codes. `limit` is the number of dwords of the block that exist: only a tail has less
+ * than all. */
 HATTN_INLINE __m512i load_codes(const uint32_t *codes, int vector, int tail, int limit)
 {
     const uint32_t *src = codes + vector * 16;
@@ -65,7 +67,8 @@ HATTN_INLINE __m512i load_codes(const uint32_t *codes, int vector, int tail, int
 }
 
 /* The u16 of qword q, place i, is the count of qword q of vector first + i. */
-HATTN_INLINE __m512i pack_four(const uint32_t *codes, int first, const plane_vectors *v, int num_planes, int tail, int limit)
+HATTN_INLINE __m512i pack_four(const uint32_t *codes, int first, const plane_vectors *v, int num_planes, int tail,
+                               int limit)
 {
     __m512i a = count_codes(load_codes(codes, first, tail, limit), v, num_planes, 0);
     __m512i b = count_codes(load_codes(codes, first + 1, tail, limit), v, num_planes, 0);
@@ -75,10 +78,13 @@ HATTN_INLINE __m512i pack_four(const uint32_t *codes, int first, const plane_vec
     return _mm512_or_si512(low, _mm512_slli_epi64(d, 48));
 }
 
-/* Eight vectors; the two qwords of each 128-bit lane are added: qword 2 * lane for the first four vectors, + 1 for the others. */
-HATTN_INLINE __m512i pack_eight(const uint32_t *codes, int first, const plane_vectors *v, int num_planes, int tail, int limit)
+/* Eight vectors; the two qwords of each 128-bit lane are added: qword 2 * lane for the first four vectors, + 1 for
+ * the others. */
+HATTN_INLINE __m512i pack_eight(const uint32_t *codes, int first, const plane_vectors *v, int num_planes, int tail,
+                                int limit)
 {
-    __m512i a = pack_four(codes, first, v, num_planes, tail, limit), b = pack_four(codes, first + 4, v, num_planes, tail, limit);
+    __m512i a = pack_four(codes, first, v, num_planes, tail, limit),
+            b = pack_four(codes, first + 4, v, num_planes, tail, limit);
     return _mm512_add_epi16(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
@@ -89,25 +95,33 @@ HATTN_INLINE __m512i add_lanes(__m512i a, __m512i b)
 }
 
 /* 32 scores in the order that the folding leaves. */
-HATTN_INLINE __m512i fold_block(const uint32_t *codes, const plane_vectors *v, int words, int num_planes, int tail, int limit)
+HATTN_INLINE __m512i fold_block(const uint32_t *codes, const plane_vectors *v, int words, int num_planes, int tail,
+                                int limit)
 {
     if (words == 1) {
         __m512i low = count_codes(load_codes(codes, 0, tail, limit), v, num_planes, 1);
         __m512i high = count_codes(load_codes(codes, 1, tail, limit), v, num_planes, 1);
         return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
     }
-    if (words == 2) return pack_four(codes, 0, v, num_planes, tail, limit);
-    if (words == 4) return pack_eight(codes, 0, v, num_planes, tail, limit);
-    __m512i first = add_lanes(pack_eight(codes, 0, v, num_planes, tail, limit), pack_eight(codes, 8, v, num_planes, tail, limit));
-    if (words == 8) return first;
-    return add_lanes(first, add_lanes(pack_eight(codes, 16, v, num_planes, tail, limit), pack_eight(codes, 24, v, num_planes, tail, limit)));
+    if (words == 2)
+        return pack_four(codes, 0, v, num_planes, tail, limit);
+    if (words == 4)
+        return pack_eight(codes, 0, v, num_planes, tail, limit);
+    __m512i first =
+        add_lanes(pack_eight(codes, 0, v, num_planes, tail, limit), pack_eight(codes, 8, v, num_planes, tail, limit));
+    if (words == 8)
+        return first;
+    return add_lanes(first, add_lanes(pack_eight(codes, 16, v, num_planes, tail, limit),
+                                      pack_eight(codes, 24, v, num_planes, tail, limit)));
 }
 
 /* Where fold_block leaves key `key` of the block. */
 HATTN_INLINE int folded_place(int key, int words)
 {
-    if (words == 1) return key % 16 * 2 + key / 16;
-    int keys_per_vector = 16 / words, vector = key * words / 16, within = key % keys_per_vector, pack = vector / 4, qword;
+    if (words == 1)
+        return key % 16 * 2 + key / 16;
+    int keys_per_vector = 16 / words, vector = key * words / 16, within = key % keys_per_vector, pack = vector / 4,
+        qword;
     if (words == 2) {
         qword = within;
     } else if (words == 4) {
@@ -123,14 +137,16 @@ HATTN_INLINE int folded_place(int key, int words)
 HATTN_INLINE __m512i unfold_order(int words)
 {
     uint16_t places[KEYS];
-    for (int key = 0; key < KEYS; key++) places[key] = (uint16_t)folded_place(key, words);
+    for (int key = 0; key < KEYS; key++)
+        places[key] = (uint16_t)folded_place(key, words);
     return _mm512_loadu_si512(places);
 }
 
-HATTN_INLINE void score_compact(const hattn_planes *planes, const uint32_t *codes, int64_t num_keys, uint16_t *scores, int words, int num_planes)
+HATTN_INLINE void score_compact(const hattn_planes *planes, const uint32_t *codes, int64_t num_keys, uint16_t *scores,
+                                int words, int num_planes)
 {
-    /* Bytes, into L1. A cold run of 512 KiB on Zen 4: 19.3 us (27 GB/s; plain prefetched reads 18), with 1 KiB 20.7, 8 KiB 21.4;
-     * into L2 only 21 to 28. On Granite Rapids any of them is worth 1.4 to 1.5 times no prefetch. */
+    /* Bytes, into L1. A cold run of 512 KiB on Zen 4: 19.3 us (27 GB/s; plain prefetched reads 18), with 1 KiB 20.7,
+     * 8 KiB 21.4; into L2 only 21 to 28. On Granite Rapids any of them is worth 1.4 to 1.5 times no prefetch. */
     enum { AHEAD = 4096 };
     const plane_vectors v = repeat_planes(planes, words, num_planes);
     const __m512i order = unfold_order(words);
@@ -138,11 +154,14 @@ HATTN_INLINE void score_compact(const hattn_planes *planes, const uint32_t *code
     int64_t j = 0;
     for (; j + keys_ahead + KEYS <= num_keys; j += KEYS) {
         const uint32_t *block = codes + j * words;
-        for (int line = 0; line < KEYS * words / 16; line++) _mm_prefetch((const char *)block + AHEAD + line * 64, _MM_HINT_T0);
-        _mm512_storeu_si512(scores + j, _mm512_permutexvar_epi16(order, fold_block(block, &v, words, num_planes, 0, 0)));
+        for (int line = 0; line < KEYS * words / 16; line++)
+            _mm_prefetch((const char *)block + AHEAD + line * 64, _MM_HINT_T0);
+        _mm512_storeu_si512(scores + j,
+                            _mm512_permutexvar_epi16(order, fold_block(block, &v, words, num_planes, 0, 0)));
     }
     for (; j + KEYS <= num_keys; j += KEYS)
-        _mm512_storeu_si512(scores + j, _mm512_permutexvar_epi16(order, fold_block(codes + j * words, &v, words, num_planes, 0, 0)));
+        _mm512_storeu_si512(
+            scores + j, _mm512_permutexvar_epi16(order, fold_block(codes + j * words, &v, words, num_planes, 0, 0)));
     if (j < num_keys) {
         int rest = (int)(num_keys - j);
         __m512i folded = fold_block(codes + j * words, &v, words, num_planes, 1, rest * words);
@@ -150,7 +169,8 @@ HATTN_INLINE void score_compact(const hattn_planes *planes, const uint32_t *code
     }
 }
 
-HATTN_INLINE void score_compact_planes(const hattn_planes *planes, const uint32_t *codes, int64_t num_keys, uint16_t *scores, int words)
+HATTN_INLINE void score_compact_planes(const hattn_planes *planes, const uint32_t *codes, int64_t num_keys,
+                                       uint16_t *scores, int words)
 {
     switch (planes->num_planes) {
     case 1: score_compact(planes, codes, num_keys, scores, words, 1); break;
@@ -167,16 +187,21 @@ HATTN_INLINE __m512i add_across(const __m512i *rows)
     __m512i pairs[8], fours[4];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]), _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]));
+        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]),
+                                    _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]));
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        fours[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]), _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
-    __m512i low = _mm512_add_epi32(_mm512_shuffle_i32x4(fours[0], fours[1], 0x88), _mm512_shuffle_i32x4(fours[0], fours[1], 0xdd));
-    __m512i high = _mm512_add_epi32(_mm512_shuffle_i32x4(fours[2], fours[3], 0x88), _mm512_shuffle_i32x4(fours[2], fours[3], 0xdd));
+        fours[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
+                                    _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
+    __m512i low = _mm512_add_epi32(_mm512_shuffle_i32x4(fours[0], fours[1], 0x88),
+                                   _mm512_shuffle_i32x4(fours[0], fours[1], 0xdd));
+    __m512i high = _mm512_add_epi32(_mm512_shuffle_i32x4(fours[2], fours[3], 0x88),
+                                    _mm512_shuffle_i32x4(fours[2], fours[3], 0xdd));
     return _mm512_add_epi32(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
 }
 
-HATTN_INLINE void score_strided(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys, uint16_t *scores, int num_planes)
+HATTN_INLINE void score_strided(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
+                                uint16_t *scores, int num_planes)
 {
     const plane_vectors v = repeat_planes(planes, HATTN_MAX_WORDS, num_planes);
     const __mmask16 words = hattn_mask16(planes->num_words);
@@ -192,7 +217,8 @@ HATTN_INLINE void score_strided(const hattn_planes *planes, const uint32_t *code
     }
 }
 
-void hattn_score_avx512(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys, uint16_t *scores)
+void hattn_score_avx512(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
+                        uint16_t *scores)
 {
     if (planes->num_planes == 0) {
         memset(scores, 0, (size_t)num_keys * sizeof *scores);
@@ -215,7 +241,8 @@ void hattn_score_avx512(const hattn_planes *planes, const uint32_t *codes, int64
     }
 }
 
-void hattn_scale_avx512(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm, int64_t num_keys, float *keys)
+void hattn_scale_avx512(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,
+                        int64_t num_keys, float *keys)
 {
     const __m512i max = _mm512_set1_epi32((int)max_score);
     for (int64_t j = 0; j < num_keys; j += 16) {
@@ -226,7 +253,8 @@ void hattn_scale_avx512(const uint16_t *scores, uint32_t max_score, const uint16
             halves = _mm256_maskz_loadu_epi16(mask, norms + j);
         } else {
             uint16_t gathered[16] = {0};
-            for (int i = 0; i < count; i++) gathered[i] = norms[(j + i) * stride_norm];
+            for (int i = 0; i < count; i++)
+                gathered[i] = norms[(j + i) * stride_norm];
             halves = _mm256_loadu_si256((const __m256i *)gathered);
         }
         __m512i twice = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, scores + j)), 1);

@@ -15,26 +15,31 @@ static void pair_words(const uint32_t *words, int num_words, uint64_t *pairs)
     }
 }
 
-void hattn_score_scalar(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys, uint16_t *scores)
+void hattn_score_scalar(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
+                        uint16_t *scores)
 {
     uint64_t sign[PAIRS], plane[HATTN_MAX_PLANES][PAIRS], code[PAIRS];
     int num_pairs = (planes->num_words + 1) / 2;
     pair_words(planes->sign, planes->num_words, sign);
-    for (int p = 0; p < planes->num_planes; p++) pair_words(planes->plane[p], planes->num_words, plane[p]);
+    for (int p = 0; p < planes->num_planes; p++)
+        pair_words(planes->plane[p], planes->num_words, plane[p]);
     for (int64_t j = 0; j < num_keys; j++) {
         pair_words(codes + j * stride_key, planes->num_words, code);
-        for (int i = 0; i < num_pairs; i++) code[i] ^= sign[i];
+        for (int i = 0; i < num_pairs; i++)
+            code[i] ^= sign[i];
         int score = 0;
         for (int p = 0; p < planes->num_planes; p++) {
             int count = 0;
-            for (int i = 0; i < num_pairs; i++) count += __builtin_popcountll(code[i] & plane[p][i]);
+            for (int i = 0; i < num_pairs; i++)
+                count += __builtin_popcountll(code[i] & plane[p][i]);
             score += count << p;
         }
         scores[j] = (uint16_t)score;
     }
 }
 
-void hattn_scale_scalar(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm, int64_t num_keys, float *keys)
+void hattn_scale_scalar(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,
+                        int64_t num_keys, float *keys)
 {
     for (int64_t j = 0; j < num_keys; j++) {
         int32_t centred = 2 * (int32_t)scores[j] - (int32_t)max_score; /* below 2^24: exact as fp32 */

@@ -4,18 +4,19 @@
  * 2. One pass keeps the candidates: positions by vpcompressw within a chunk, then their keys as u32.
  * 3. The k-th largest key of the candidates by bisection, where one step counts 16 keys with a compare.
  * 4. One pass over the candidates keeps those above it, and of its equals the first ones.
- * Too few candidates in step 2: a lower bound, in the end none. Then all keys are candidates, and the time still grows as
- * n * (bits of a key), whatever the keys are.
+ * Too few candidates in step 2: a lower bound, in the end none. Then all keys are candidates, and the time still
+ * grows as n * (bits of a key), whatever the keys are.
  */
 #include "kernels_cpu/avx512.h"
 #include "kernels_cpu/kernels.h"
 
 enum {
-    CHUNK = 4096,      /* keys whose candidates are numbered in 16 bits: 8 KiB of stack */
-    MAX_SAMPLE = 2048, /* keys. Zen 4, u16, n = 32768 and 131072, k = n / 64: 2.6 and 8.7 us; 1024: 2.6 and 9.5; 4096: 3.3 and 9.1 */
-    SAMPLE_RUN = 8,    /* neighbours in a sample: short, for scores of neighbours are alike */
-    SAMPLE_STEP = 64,  /* at least, from run to run: 4096 keys in 0.8 us, with twice the sample 1.2 */
-    ALL_BELOW = 512    /* so few keys are all candidates, 1 ns each */
+    CHUNK = 4096, /* keys whose candidates are numbered in 16 bits: 8 KiB of stack */
+    /* Keys. Zen 4, u16, n = 32768 and 131072, k = n / 64: 2.6 and 8.7 us; 1024: 2.6 and 9.5; 4096: 3.3 and 9.1. */
+    MAX_SAMPLE = 2048,
+    SAMPLE_RUN = 8,   /* neighbours in a sample: short, for scores of neighbours are alike */
+    SAMPLE_STEP = 64, /* at least, from run to run: 4096 keys in 0.8 us, with twice the sample 1.2 */
+    ALL_BELOW = 512   /* so few keys are all candidates, 1 ns each */
 };
 
 /* Both key types as unsigned integers of the same order. */
@@ -44,7 +45,8 @@ static float float_of_ordered(uint32_t ordered)
 
 HATTN_INLINE __m512i load_ordered(const topk_keys *keys, int first, __mmask16 mask)
 {
-    if (!keys->is_float) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, keys->scores + first));
+    if (!keys->is_float)
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, keys->scores + first));
     return _mm512_maskz_mov_epi32(mask, ordered_floats(_mm512_maskz_loadu_ps(mask, keys->floats + first)));
 }
 
@@ -71,12 +73,14 @@ static void pad_keys(uint32_t *keys, int n)
 static uint32_t kth_largest(const uint32_t *keys, int n, int k, uint32_t low)
 {
     __m512i maxima = _mm512_setzero_si512();
-    for (int64_t i = 0; i < n; i += 16) maxima = _mm512_max_epu32(maxima, _mm512_loadu_si512(keys + i));
+    for (int64_t i = 0; i < n; i += 16)
+        maxima = _mm512_max_epu32(maxima, _mm512_loadu_si512(keys + i));
     uint32_t high = _mm512_reduce_max_epu32(maxima);
     while (low < high) {
         uint32_t middle = high - (high - low) / 2;
         int count = count_at_least(keys, n, middle);
-        if (count == k) return middle - 1;
+        if (count == k)
+            return middle - 1;
         if (count > k) {
             low = middle;
         } else {
@@ -89,7 +93,8 @@ static uint32_t kth_largest(const uint32_t *keys, int n, int k, uint32_t low)
 HATTN_INLINE int sample_keys(const topk_keys *keys, uint32_t *sample)
 {
     int64_t step = (keys->n + (int64_t)MAX_SAMPLE - 1) / MAX_SAMPLE * SAMPLE_RUN;
-    if (step < SAMPLE_STEP) step = SAMPLE_STEP;
+    if (step < SAMPLE_STEP)
+        step = SAMPLE_STEP;
     int num_samples = 0;
     for (int64_t j = 0; j + SAMPLE_RUN <= keys->n; j += step) {
         _mm512_storeu_si512(sample + num_samples, load_ordered(keys, (int)j, hattn_mask16(SAMPLE_RUN)));
@@ -112,7 +117,8 @@ HATTN_INLINE int chunk_candidates(const topk_keys *keys, int first, int count, u
     for (int j = 0; j < count; j += 32) {
         __mmask32 valid = hattn_mask32(count - j), kept;
         if (!keys->is_float) {
-            kept = _mm512_mask_cmpge_epu16_mask(valid, _mm512_maskz_loadu_epi16(valid, keys->scores + first + j), bounds);
+            kept =
+                _mm512_mask_cmpge_epu16_mask(valid, _mm512_maskz_loadu_epi16(valid, keys->scores + first + j), bounds);
         } else {
             __mmask16 low_valid = (__mmask16)valid, high_valid = (__mmask16)(valid >> 16);
             __m512 low = _mm512_maskz_loadu_ps(low_valid, keys->floats + first + j);
@@ -138,7 +144,8 @@ HATTN_INLINE int collect_candidates(const topk_keys *keys, uint32_t bound, const
         int num_found = chunk_candidates(keys, first, count, bound, found);
         for (int i = 0; i < num_found; i += 16) {
             __m512i position = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(found + i)));
-            _mm512_storeu_si512(scratch->positions + num_candidates + i, _mm512_add_epi32(position, _mm512_set1_epi32(first)));
+            _mm512_storeu_si512(scratch->positions + num_candidates + i,
+                                _mm512_add_epi32(position, _mm512_set1_epi32(first)));
         }
         for (int i = 0; i < num_found; i++) {
             uint32_t *key = scratch->keys + num_candidates + i;
@@ -159,7 +166,8 @@ HATTN_INLINE int collect_candidates(const topk_keys *keys, uint32_t bound, const
 }
 
 /* Of num_candidates those above the threshold, and of its equals as many as are needed for k. */
-static void keep_best(const hattn_topk_scratch *scratch, int num_candidates, int k, uint32_t threshold, int32_t first, int32_t *out)
+static void keep_best(const hattn_topk_scratch *scratch, int num_candidates, int k, uint32_t threshold, int32_t first,
+                      int32_t *out)
 {
     const __m512i thresholds = _mm512_set1_epi32((int)threshold), firsts = _mm512_set1_epi32(first);
     int equals_left = k - (threshold == UINT32_MAX ? 0 : count_at_least(scratch->keys, num_candidates, threshold + 1));
@@ -193,14 +201,16 @@ HATTN_INLINE void topk(const topk_keys *keys, int k, int32_t first, int32_t *out
     keep_best(scratch, num_candidates, k, threshold, first, out);
 }
 
-void hattn_topk_u16_avx512(const uint16_t *scores, int n, int k, uint32_t max_score, int32_t first, int32_t *out, const hattn_topk_scratch *scratch)
+void hattn_topk_u16_avx512(const uint16_t *scores, int n, int k, uint32_t max_score, int32_t first, int32_t *out,
+                           const hattn_topk_scratch *scratch)
 {
     (void)max_score; /* bisection starts from the largest key that it finds */
     const topk_keys keys = {0, scores, NULL, n};
     topk(&keys, k, first, out, scratch);
 }
 
-void hattn_topk_f32_avx512(const float *floats, int n, int k, int32_t first, int32_t *out, const hattn_topk_scratch *scratch)
+void hattn_topk_f32_avx512(const float *floats, int n, int k, int32_t first, int32_t *out,
+                           const hattn_topk_scratch *scratch)
 {
     const topk_keys keys = {1, NULL, floats, n};
     topk(&keys, k, first, out, scratch);

@@ -22,17 +22,21 @@ struct AttendCase {
 
 std::ostream &operator<<(std::ostream &out, const AttendCase &c)
 {
-    return out << "group " << c.group << " d " << c.head_dim_qk << " dv " << c.head_dim_v << " rows " << c.num_rows << " " << name_of(c.dtype) << " cap " << c.soft_cap << (c.aliased ? " aliased" : "");
+    return out << "group " << c.group << " d " << c.head_dim_qk << " dv " << c.head_dim_v << " rows " << c.num_rows
+               << " " << name_of(c.dtype) << " cap " << c.soft_cap << (c.aliased ? " aliased" : "");
 }
 
 /* A cache of `2 * num_rows` rows between guard pages, of which every other one is selected; the others are NaN. */
-class Attention {
+class Attention
+{
 public:
     Attention(const AttendCase &c, Place place, std::mt19937_64 &rng, float q_scale)
-        : c_(c), row_k_(c.head_dim_qk), stride_q_((c.head_dim_qk + 15) / 16 * 16), stride_acc_((c.head_dim_v + 15) / 16 * 16 + 16),
-          k_(2 * (size_t)c.num_rows * (size_t)c.head_dim_qk * size_of(c.dtype), place), v_(2 * (size_t)c.num_rows * (size_t)c.head_dim_v * size_of(c.dtype), place),
-          q((size_t)(c.group * stride_q_), place), logits((size_t)c.group * HATTN_ATTEND_BLOCK, place), max((size_t)c.group, place),
-          sum((size_t)c.group, place), acc((size_t)(c.group * stride_acc_), place)
+        : c_(c), row_k_(c.head_dim_qk), stride_q_((c.head_dim_qk + 15) / 16 * 16),
+          stride_acc_((c.head_dim_v + 15) / 16 * 16 + 16),
+          k_(2 * (size_t)c.num_rows * (size_t)c.head_dim_qk * size_of(c.dtype), place),
+          v_(2 * (size_t)c.num_rows * (size_t)c.head_dim_v * size_of(c.dtype), place),
+          q((size_t)(c.group * stride_q_), place), logits((size_t)c.group * HATTN_ATTEND_BLOCK, place),
+          max((size_t)c.group, place), sum((size_t)c.group, place), acc((size_t)(c.group * stride_acc_), place)
     {
         std::normal_distribution<float> normal;
         memset(k_.data(), 0xFF, k_.size()); /* NaN in every dtype */
@@ -41,16 +45,20 @@ public:
         for (int j = 0; j < c.num_rows; j++) {
             char *k = (char *)k_.data() + (size_t)((2 * j + parity) * c.head_dim_qk) * size_of(c.dtype);
             char *v = c.aliased ? k : (char *)v_.data() + (size_t)((2 * j + parity) * c.head_dim_v) * size_of(c.dtype);
-            for (int i = 0; i < c.head_dim_qk; i++) encode_near(k, c.dtype, i, normal(rng));
-            for (int i = 0; i < c.head_dim_v && !c.aliased; i++) encode_near(v, c.dtype, i, normal(rng));
+            for (int i = 0; i < c.head_dim_qk; i++)
+                encode_near(k, c.dtype, i, normal(rng));
+            for (int i = 0; i < c.head_dim_v && !c.aliased; i++)
+                encode_near(v, c.dtype, i, normal(rng));
             k_rows.push_back(k);
             v_rows.push_back(v);
         }
         for (int g = 0; g < c.group; g++) {
-            for (int i = 0; i < stride_q_; i++) q[(size_t)(g * stride_q_ + i)] = i < c.head_dim_qk ? q_scale * normal(rng) : 0.0f;
+            for (int i = 0; i < stride_q_; i++)
+                q[(size_t)(g * stride_q_ + i)] = i < c.head_dim_qk ? q_scale * normal(rng) : 0.0f;
             max[(size_t)g] = -kInfinity;
             sum[(size_t)g] = 0.0f;
-            for (int i = 0; i < c.head_dim_v; i++) acc[(size_t)(g * stride_acc_ + i)] = 0.0f;
+            for (int i = 0; i < c.head_dim_v; i++)
+                acc[(size_t)(g * stride_acc_ + i)] = 0.0f;
         }
     }
 
@@ -58,10 +66,11 @@ public:
     void run(hattn_attend_fn *kernel, int block_rows)
     {
         for (int j = 0; j < c_.num_rows; j += block_rows) {
-            const hattn_attend_block block = {q.data(), stride_q_, c_.group, c_.head_dim_qk, c_.head_dim_v, c_.dtype, c_.soft_cap,
-                                              std::min(block_rows, c_.num_rows - j), k_rows.data() + j, v_rows.data() + j, logits.data(),
-                                              max.data(), sum.data(), acc.data(), stride_acc_,
-                                              std::max(0, c_.num_rows - j - block_rows)};
+            const hattn_attend_block block = {
+                q.data(),          stride_q_,         c_.group,      c_.head_dim_qk,
+                c_.head_dim_v,     c_.dtype,          c_.soft_cap,   std::min(block_rows, c_.num_rows - j),
+                k_rows.data() + j, v_rows.data() + j, logits.data(), max.data(),
+                sum.data(),        acc.data(),        stride_acc_,   std::max(0, c_.num_rows - j - block_rows)};
             kernel(&block);
         }
     }
@@ -69,7 +78,8 @@ public:
     double logit(int g, int j) const
     {
         double x = 0;
-        for (int i = 0; i < row_k_; i++) x += q[(size_t)(g * stride_q_ + i)] * decode(k_rows[(size_t)j], c_.dtype, i);
+        for (int i = 0; i < row_k_; i++)
+            x += q[(size_t)(g * stride_q_ + i)] * decode(k_rows[(size_t)j], c_.dtype, i);
         return c_.soft_cap > 0 ? c_.soft_cap * std::tanh(x / c_.soft_cap) : x;
     }
     float acc_at(int g, int i) const { return acc[(size_t)(g * stride_acc_ + i)]; }
@@ -85,7 +95,8 @@ public:
                 largest = std::max(largest, x[(size_t)j]);
                 most = std::max(most, std::fabs(x[(size_t)j]));
             }
-            for (double &value : x) total += value = std::exp(value - largest);
+            for (double &value : x)
+                total += value = std::exp(value - largest);
             const double lse = largest + std::log(total), got_lse = max[(size_t)g] + std::log((double)sum[(size_t)g]);
             ASSERT_LE(std::fabs(got_lse - lse), 0x1p-16 * std::max(1.0, most)) << c_ << " lse of query " << g;
             for (int i = 0; i < c_.head_dim_v; i++) {
@@ -96,11 +107,15 @@ public:
                     max_v = std::max(max_v, std::fabs(v));
                 }
                 const double got = acc_at(g, i) / (double)sum[(size_t)g];
-                ASSERT_LE(std::fabs(got - want), 0x1p-18 * max_v) << c_ << " query " << g << " dim " << i << " got " << got << " want " << want;
+                ASSERT_LE(std::fabs(got - want), 0x1p-18 * max_v)
+                    << c_ << " query " << g << " dim " << i << " got " << got << " want " << want;
             }
-            for (int i = c_.head_dim_v; i < stride_acc_; i++) ASSERT_EQ(bits_of(acc_at(g, i)), 0xAAAAAAAAu) << c_ << " padding of acc";
+            for (int i = c_.head_dim_v; i < stride_acc_; i++)
+                ASSERT_EQ(bits_of(acc_at(g, i)), 0xAAAAAAAAu) << c_ << " padding of acc";
         }
-        ASSERT_TRUE(logits.untouched_outside() && max.untouched_outside() && sum.untouched_outside() && acc.untouched_outside()) << c_;
+        ASSERT_TRUE(logits.untouched_outside() && max.untouched_outside() && sum.untouched_outside() &&
+                    acc.untouched_outside())
+            << c_;
     }
 
 private:
@@ -118,7 +133,8 @@ TEST_P(Attend, GroupsDimsRowsAndDtypes)
     std::vector<AttendCase> cases;
     for (int32_t dtype : kAllFloats) {
         for (int group : {1, 2, 3, 4, 5, 7, 8, 16}) {
-            for (int rows : {1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 63, 64}) cases.push_back({group, 128, 128, rows, dtype, 0, false});
+            for (int rows : {1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 63, 64})
+                cases.push_back({group, 128, 128, rows, dtype, 0, false});
         }
         for (int d : {32, 40, 64, 72, 80, 96, 120, 136, 192, 200, 256, 264, 576}) {
             for (int group : {1, 2, 4, 7}) {
@@ -142,7 +158,8 @@ TEST_P(Attend, ManyBlocksOfAnySize)
     for (int32_t dtype : kAllFloats) {
         for (int group : {1, 2, 4, 6}) {
             for (int block_rows : {1, 7, 16, 63, 64}) {
-                Attention attention({group, 64, 72, block_rows == 64 ? 4000 : 500, dtype, 0, false}, kPlaces[pick(0, 1)], rng, 0.3f);
+                Attention attention({group, 64, 72, block_rows == 64 ? 4000 : 500, dtype, 0, false},
+                                    kPlaces[pick(0, 1)], rng, 0.3f);
                 attention.run(kernel(), block_rows);
                 ASSERT_NO_FATAL_FAILURE(attention.check());
             }
@@ -168,9 +185,11 @@ TEST_P(Attend, LargeLogitsRiseAndFall)
             Attention attention({group, 32, 64, 300, HATTN_F32, 0, false}, Place::kFront, rng, 1.0f);
             for (int j = 0; j < 300; j++) {
                 float *k = (float *)attention.k_rows[(size_t)j];
-                for (int i = 0; i < 32; i++) k[i] = i == 0 ? (float)((j * 37 % 300 - 150) * (int)q_scale) : 0.0f;
+                for (int i = 0; i < 32; i++)
+                    k[i] = i == 0 ? (float)((j * 37 % 300 - 150) * (int)q_scale) : 0.0f;
             }
-            for (int g = 0; g < group; g++) attention.q[(size_t)(g * 32)] = g % 2 ? -1.0f : 1.0f;
+            for (int g = 0; g < group; g++)
+                attention.q[(size_t)(g * 32)] = g % 2 ? -1.0f : 1.0f;
             attention.run(kernel(), HATTN_ATTEND_BLOCK);
             ASSERT_NO_FATAL_FAILURE(attention.check());
         }
@@ -185,17 +204,35 @@ TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
             Attention attention(c, Place::kBack, rng, 0.5f);
             const auto set_first = [&](int j, uint32_t f32, uint16_t f16, uint16_t bf16) {
                 const uint16_t half = dtype == HATTN_F16 ? f16 : bf16;
-                memcpy(const_cast<void *>(attention.k_rows[(size_t)j]), dtype == HATTN_F32 ? (const void *)&f32 : &half, size_of(dtype));
+                memcpy(const_cast<void *>(attention.k_rows[(size_t)j]), dtype == HATTN_F32 ? (const void *)&f32 : &half,
+                       size_of(dtype));
             };
-            for (int g = 0; g < group; g++) attention.q[(size_t)(g * 32)] = 1.0f;
-            for (int j = 0; j < 64; j++) set_first(j, 0xff800000, 0xfc00, 0xff80); /* a whole block of logits -inf */
-            const hattn_attend_block block = {attention.q.data(), 32, group, 32, 40, dtype, 0.0f, 64, attention.k_rows.data(), attention.v_rows.data(),
-                                              attention.logits.data(), attention.max.data(), attention.sum.data(), attention.acc.data(), 64, 0};
+            for (int g = 0; g < group; g++)
+                attention.q[(size_t)(g * 32)] = 1.0f;
+            for (int j = 0; j < 64; j++)
+                set_first(j, 0xff800000, 0xfc00, 0xff80); /* a whole block of logits -inf */
+            const hattn_attend_block block = {attention.q.data(),
+                                              32,
+                                              group,
+                                              32,
+                                              40,
+                                              dtype,
+                                              0.0f,
+                                              64,
+                                              attention.k_rows.data(),
+                                              attention.v_rows.data(),
+                                              attention.logits.data(),
+                                              attention.max.data(),
+                                              attention.sum.data(),
+                                              attention.acc.data(),
+                                              64,
+                                              0};
             kernel()(&block);
             for (int g = 0; g < group; g++) {
                 ASSERT_EQ(attention.max[(size_t)g], -kInfinity);
                 ASSERT_EQ(attention.sum[(size_t)g], 0.0f);
-                for (int i = 0; i < 40; i++) ASSERT_EQ(attention.acc_at(g, i), 0.0f);
+                for (int i = 0; i < 40; i++)
+                    ASSERT_EQ(attention.acc_at(g, i), 0.0f);
             }
             attention.run(kernel(), HATTN_ATTEND_BLOCK); /* the 64 again, then 6 finite ones */
             for (int g = 0; g < group; g++) {
@@ -204,12 +241,16 @@ TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
                     total += std::exp(attention.logit(g, j));
                     want += std::exp(attention.logit(g, j)) * decode(attention.v_rows[(size_t)j], dtype, 3);
                 }
-                ASSERT_LE(std::fabs(attention.max[(size_t)g] + std::log((double)attention.sum[(size_t)g]) - std::log(total)), 0x1p-14) << c;
+                ASSERT_LE(
+                    std::fabs(attention.max[(size_t)g] + std::log((double)attention.sum[(size_t)g]) - std::log(total)),
+                    0x1p-14)
+                    << c;
                 ASSERT_LE(std::fabs(attention.acc_at(g, 3) / attention.sum[(size_t)g] - want / total), 0x1p-16) << c;
             }
             set_first(5, 0x7fc00000, 0x7e00, 0x7fc0);
             kernel()(&block);
-            for (int g = 0; g < group; g++) ASSERT_TRUE(std::isnan(attention.sum[(size_t)g]) && std::isnan(attention.acc_at(g, 39))) << c;
+            for (int g = 0; g < group; g++)
+                ASSERT_TRUE(std::isnan(attention.sum[(size_t)g]) && std::isnan(attention.acc_at(g, 39))) << c;
         }
     }
 }
@@ -223,27 +264,33 @@ TEST_P(Merge, PartsInDouble)
         for (int num_parts : {1, 2, 3, 15, 16, 17, 33, 100}) {
             for (int n : {8, 16, 40, 128, 512, 576}) {
                 const int64_t stride_out = n + num_parts % 3, stride_lse = 1 + n % 5;
-                Guarded<float> outs((size_t)(stride_out * (num_parts - 1) + n), place), lses((size_t)(stride_lse * (num_parts - 1) + 1), place), out((size_t)n, place), lse(1, place);
+                Guarded<float> outs((size_t)(stride_out * (num_parts - 1) + n), place),
+                    lses((size_t)(stride_lse * (num_parts - 1) + 1), place), out((size_t)n, place), lse(1, place);
                 double largest = -kInfinity, total = 0;
                 for (int p = 0; p < num_parts; p++) {
                     const bool empty = num_parts > 1 && p % 3 == 0;
                     const float part = empty ? -kInfinity : 10.0f * normal() + (n == 40 ? 500.0f : 0.0f);
                     lses[(size_t)(p * stride_lse)] = part;
                     largest = std::max(largest, (double)part);
-                    for (int i = 0; i < n; i++) outs[(size_t)(p * stride_out + i)] = empty ? NAN : normal();
+                    for (int i = 0; i < n; i++)
+                        outs[(size_t)(p * stride_out + i)] = empty ? NAN : normal();
                 }
-                for (int p = 0; p < num_parts; p++) total += std::exp(lses[(size_t)(p * stride_lse)] - largest);
+                for (int p = 0; p < num_parts; p++)
+                    total += std::exp(lses[(size_t)(p * stride_lse)] - largest);
                 kernel()(outs.data(), stride_out, lses.data(), stride_lse, num_parts, n, out.data(), lse.data());
-                ASSERT_LE(std::fabs(lse[0] - (largest + std::log(total))), 0x1p-16 * std::max(1.0, std::fabs(largest))) << num_parts << " parts";
+                ASSERT_LE(std::fabs(lse[0] - (largest + std::log(total))), 0x1p-16 * std::max(1.0, std::fabs(largest)))
+                    << num_parts << " parts";
                 for (int i = 0; i < n; i++) {
                     double want = 0, max_v = 0;
                     for (int p = 0; p < num_parts; p++) {
-                        if (lses[(size_t)(p * stride_lse)] == -kInfinity) continue;
+                        if (lses[(size_t)(p * stride_lse)] == -kInfinity)
+                            continue;
                         const double v = outs[(size_t)(p * stride_out + i)];
                         want += std::exp(lses[(size_t)(p * stride_lse)] - largest) / total * v;
                         max_v = std::max(max_v, std::fabs(v));
                     }
-                    ASSERT_LE(std::fabs(out[(size_t)i] - want), 0x1p-18 * max_v) << num_parts << " parts, n " << n << " i " << i;
+                    ASSERT_LE(std::fabs(out[(size_t)i] - want), 0x1p-18 * max_v)
+                        << num_parts << " parts, n " << n << " i " << i;
                 }
                 ASSERT_TRUE(out.untouched_outside() && lse.untouched_outside());
             }
@@ -257,18 +304,21 @@ TEST_P(Merge, EmptyAliasedAndWithoutLse)
     std::fill(outs, outs + 48, NAN);
     kernel()(outs, 24, lses, 1, 2, 24, out, &lse);
     EXPECT_EQ(lse, -kInfinity);
-    for (float value : out) EXPECT_EQ(bits_of(value), 0u);
+    for (float value : out)
+        EXPECT_EQ(bits_of(value), 0u);
     kernel()(outs, 24, lses, 1, 2, 24, out, nullptr);
 
-    for (int i = 0; i < 24; i++) outs[i] = out[i] = normal();
+    for (int i = 0; i < 24; i++)
+        outs[i] = out[i] = normal();
     lses[0] = 3.25f;
     kernel()(outs, 24, lses, 1, 1, 24, outs, &lse); /* one part, in place */
     EXPECT_EQ(lse, 3.25f);
-    for (int i = 0; i < 24; i++) EXPECT_EQ(outs[i], out[i]);
+    for (int i = 0; i < 24; i++)
+        EXPECT_EQ(outs[i], out[i]);
 
     lses[1] = NAN;
     kernel()(outs, 24, lses, 1, 2, 24, out, &lse);
     EXPECT_TRUE(std::isnan(lse) && std::isnan(out[7]));
 }
 
-}  // namespace
+} // namespace

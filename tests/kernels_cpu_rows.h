@@ -55,11 +55,13 @@ inline unsigned test_isas()
 }
 
 template <class Fn>
-class KernelTest : public testing::TestWithParam<Row<Fn>> {
+class KernelTest : public testing::TestWithParam<Row<Fn>>
+{
 protected:
     void SetUp() override
     {
-        if (!(test_isas() & this->GetParam().isa)) GTEST_SKIP() << "this machine lacks the ISA of " << this->GetParam().symbol;
+        if (!(test_isas() & this->GetParam().isa))
+            GTEST_SKIP() << "this machine lacks the ISA of " << this->GetParam().symbol;
     }
     Fn *kernel() const { return this->GetParam().kernel; }
 
@@ -70,15 +72,17 @@ protected:
     float normal() { return std::normal_distribution<float>()(rng); }
 };
 
-#define HATTN_TEST_ROWS(fixture, op)                                                                                   \
-    INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(Rows().op), [](const auto &row) { return std::string(row.param.symbol); })
+#define HATTN_TEST_ROWS(fixture, op)                                      \
+    INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(Rows().op), \
+                             [](const auto &row) { return std::string(row.param.symbol); })
 
 /* An array right before a page that may not be touched (back) or right after one (front), every spare byte 0xAA. */
 enum class Place { kFront, kBack };
 constexpr Place kPlaces[] = {Place::kFront, Place::kBack};
 
 template <class T>
-class Guarded {
+class Guarded
+{
 public:
     Guarded(size_t count, Place place) : count_(count)
     {
@@ -86,9 +90,11 @@ public:
         inner_size_ = (bytes + page - 1) / page * page + (bytes == 0 ? page : 0);
         size_ = inner_size_ + 2 * page;
         base_ = (unsigned char *)mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (base_ == MAP_FAILED) throw std::bad_alloc();
+        if (base_ == MAP_FAILED)
+            throw std::bad_alloc();
         inner_ = base_ + page;
-        if (mprotect(inner_, inner_size_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+        if (mprotect(inner_, inner_size_, PROT_READ | PROT_WRITE) != 0)
+            throw std::bad_alloc();
         memset(inner_, 0xAA, inner_size_);
         offset_ = place == Place::kFront ? 0 : inner_size_ - bytes;
     }
@@ -107,7 +113,8 @@ public:
     {
         size_t written_end = offset_ + first * sizeof(T);
         for (size_t i = 0; i < inner_size_; i++) {
-            if ((i < offset_ || i >= written_end) && inner_[i] != 0xAA) return false;
+            if ((i < offset_ || i >= written_end) && inner_[i] != 0xAA)
+                return false;
         }
         return true;
     }
@@ -135,20 +142,26 @@ inline float float_of(uint32_t bits)
 /* A float of `mantissa` explicit bits and `exponent` bits, from its formula. E4M3 has no infinities. */
 inline double decode_float(uint32_t bits, int exponent_bits, int mantissa_bits, bool has_infinity)
 {
-    const uint32_t mantissa = bits & ((1u << mantissa_bits) - 1), exponent = bits >> mantissa_bits & ((1u << exponent_bits) - 1);
+    const uint32_t mantissa = bits & ((1u << mantissa_bits) - 1),
+                   exponent = bits >> mantissa_bits & ((1u << exponent_bits) - 1);
     const uint32_t largest = (1u << exponent_bits) - 1;
     const double sign = bits >> (exponent_bits + mantissa_bits) & 1 ? -1.0 : 1.0;
     const int bias = (1 << (exponent_bits - 1)) - 1;
-    if (has_infinity && exponent == largest) return mantissa ? NAN : sign * INFINITY;
-    if (!has_infinity && exponent == largest && mantissa == (1u << mantissa_bits) - 1) return NAN;
-    if (exponent == 0) return sign * std::ldexp((double)mantissa, 1 - bias - mantissa_bits);
+    if (has_infinity && exponent == largest)
+        return mantissa ? NAN : sign * INFINITY;
+    if (!has_infinity && exponent == largest && mantissa == (1u << mantissa_bits) - 1)
+        return NAN;
+    if (exponent == 0)
+        return sign * std::ldexp((double)mantissa, 1 - bias - mantissa_bits);
     return sign * std::ldexp((double)(mantissa | 1u << mantissa_bits), (int)exponent - bias - mantissa_bits);
 }
 
 inline double decode(const void *data, int32_t dtype, int64_t i)
 {
-    if (dtype == HATTN_F32) return ((const float *)data)[i];
-    if (dtype == HATTN_F8_E4M3) return decode_float(((const uint8_t *)data)[i], 4, 3, false);
+    if (dtype == HATTN_F32)
+        return ((const float *)data)[i];
+    if (dtype == HATTN_F8_E4M3)
+        return decode_float(((const uint8_t *)data)[i], 4, 3, false);
     const uint16_t half = ((const uint16_t *)data)[i];
     return dtype == HATTN_F16 ? decode_float(half, 5, 10, true) : decode_float(half, 8, 7, true);
 }
@@ -172,7 +185,8 @@ inline void encode_near(void *data, int32_t dtype, int64_t i, float value)
         const double fraction = std::frexp(std::fabs((double)value), &exponent); /* 0.5..1 */
         uint32_t bits = 0;
         if (value != 0.0f && exponent - 1 >= 1 - bias)
-            bits = (uint32_t)(exponent - 1 + bias) << mantissa_bits | (uint32_t)((fraction * 2 - 1) * (1 << mantissa_bits));
+            bits = (uint32_t)(exponent - 1 + bias) << mantissa_bits |
+                   (uint32_t)((fraction * 2 - 1) * (1 << mantissa_bits));
         bits |= std::signbit(value) ? 1u << (exponent_bits + mantissa_bits) : 0;
         if (dtype == HATTN_F16) {
             ((uint16_t *)data)[i] = (uint16_t)bits;

@@ -22,12 +22,15 @@ TEST_P(Weights, Hamming)
                 Guarded<float> z((size_t)(stride * (group - 1) + num_bits), place);
                 Guarded<int8_t> weights((size_t)num_bits, place);
                 for (int pattern = 0; pattern < 3; pattern++) {
-                    for (size_t i = 0; i < z.size(); i++) z[i] = pattern == 0 ? 1.0f : pattern == 1 ? -0.0f : pick(0, 9) ? normal() : NAN;
+                    for (size_t i = 0; i < z.size(); i++)
+                        z[i] = pattern == 0 ? 1.0f : pattern == 1 ? -0.0f : pick(0, 9) ? normal() : NAN;
                     kernel()(z.data(), stride, group, num_bits, 0, weights.data());
                     for (int r = 0; r < num_bits; r++) {
                         int sum = 0;
-                        for (int g = 0; g < group; g++) sum += z[(size_t)(g * stride + r)] > 0 ? 1 : -1;
-                        ASSERT_EQ(weights[r], group % 2 ? sum : sum / 2) << "group " << group << " bits " << num_bits << " r " << r;
+                        for (int g = 0; g < group; g++)
+                            sum += z[(size_t)(g * stride + r)] > 0 ? 1 : -1;
+                        ASSERT_EQ(weights[r], group % 2 ? sum : sum / 2)
+                            << "group " << group << " bits " << num_bits << " r " << r;
                     }
                     ASSERT_TRUE(weights.untouched_outside());
                 }
@@ -48,13 +51,17 @@ TEST_P(Weights, WeightedRoundsTiesToEven)
                     std::vector<int> sums((size_t)num_bits, 0);
                     for (int r = 0; r < num_bits; r++) {
                         sums[(size_t)r] = r == 5 ? -2 * qmax : pick(-2 * qmax, 2 * qmax);
-                        for (int g = 0; g < group; g++) z[(size_t)(g * num_bits + r)] = g ? (float)(g % 2 ? 100 * r : -100 * r) : (float)(sums[(size_t)r] - (group % 2 ? 0 : 100 * r));
+                        for (int g = 0; g < group; g++)
+                            z[(size_t)(g * num_bits + r)] = g ? (float)(g % 2 ? 100 * r : -100 * r)
+                                                              : (float)(sums[(size_t)r] - (group % 2 ? 0 : 100 * r));
                     }
                     const float unit = std::ldexp(1.0f, pick(-100, 90)); /* far from 1: only the ratio matters */
-                    for (size_t i = 0; i < z.size(); i++) z[i] *= unit;
+                    for (size_t i = 0; i < z.size(); i++)
+                        z[i] *= unit;
                     kernel()(z.data(), num_bits, group, num_bits, qmax, weights.data());
                     for (int r = 0; r < num_bits; r++)
-                        ASSERT_EQ(weights[r], (int)std::nearbyint(sums[(size_t)r] / 2.0)) << "qmax " << qmax << " group " << group << " u " << sums[(size_t)r];
+                        ASSERT_EQ(weights[r], (int)std::nearbyint(sums[(size_t)r] / 2.0))
+                            << "qmax " << qmax << " group " << group << " u " << sums[(size_t)r];
                     ASSERT_TRUE(weights.untouched_outside());
                 }
             }
@@ -67,11 +74,13 @@ TEST_P(Weights, ZeroAndNotFinite)
     std::vector<float> z(2 * 40);
     std::vector<int8_t> weights(40);
     for (float odd : {0.0f, NAN, kInfinity, -kInfinity, 3e38f}) { /* 3e38 overflows in the sum of the group */
-        for (size_t i = 0; i < z.size(); i++) z[i] = odd == 0.0f ? (i % 2 ? 0.0f : -0.0f) : normal();
+        for (size_t i = 0; i < z.size(); i++)
+            z[i] = odd == 0.0f ? (i % 2 ? 0.0f : -0.0f) : normal();
         z[33] = z[40 + 33] = odd;
         std::fill(weights.begin(), weights.end(), (int8_t)0x55);
         kernel()(z.data(), 40, 2, 40, 7, weights.data());
-        for (int8_t w : weights) ASSERT_EQ(w, 0) << odd;
+        for (int8_t w : weights)
+            ASSERT_EQ(w, 0) << odd;
     }
     for (float huge : {3e38f, 0x1p-149f}) {
         std::fill(z.begin(), z.end(), 0.0f);
@@ -86,7 +95,8 @@ TEST_P(Weights, ZeroAndNotFinite)
 
 void random_weights(std::mt19937_64 &rng, int max, int8_t *weights, int num_bits)
 {
-    for (int r = 0; r < num_bits; r++) weights[r] = (int8_t)std::uniform_int_distribution<int>(-max, max)(rng);
+    for (int r = 0; r < num_bits; r++)
+        weights[r] = (int8_t)std::uniform_int_distribution<int>(-max, max)(rng);
 }
 
 using Split = KernelTest<hattn_split_fn>;
@@ -119,8 +129,11 @@ TEST_P(Split, SignAndMagnitude)
                 ASSERT_EQ(planes.reserved, 0u);
                 for (int r = 0; r < 32 * HATTN_MAX_WORDS; r++) {
                     const int w = r < num_bits ? std::max((int)weights[r], -127) : 0;
-                    ASSERT_EQ(planes.sign[r / 32] >> r % 32 & 1, (uint32_t)(w < 0)) << "bits " << num_bits << " r " << r;
-                    for (int p = 0; p < HATTN_MAX_PLANES; p++) ASSERT_EQ((int)(planes.plane[p][r / 32] >> r % 32 & 1), std::abs(w) >> p & 1) << "bits " << num_bits << " r " << r << " plane " << p;
+                    ASSERT_EQ(planes.sign[r / 32] >> r % 32 & 1, (uint32_t)(w < 0))
+                        << "bits " << num_bits << " r " << r;
+                    for (int p = 0; p < HATTN_MAX_PLANES; p++)
+                        ASSERT_EQ((int)(planes.plane[p][r / 32] >> r % 32 & 1), std::abs(w) >> p & 1)
+                            << "bits " << num_bits << " r " << r << " plane " << p;
                 }
             }
         }
@@ -132,7 +145,8 @@ HATTN_TEST_ROWS(Score, score);
 
 enum Pattern { kZeros, kOnes, kAlternating, kEqual, kRandom, kPatterns };
 
-void check_score(hattn_score_fn *kernel, std::mt19937_64 &rng, Place place, int num_bits, int max, int64_t padding, int64_t num_keys, int pattern)
+void check_score(hattn_score_fn *kernel, std::mt19937_64 &rng, Place place, int num_bits, int max, int64_t padding,
+                 int64_t num_keys, int pattern)
 {
     const int words = (num_bits + 31) / 32;
     const int64_t stride = words + padding;
@@ -140,20 +154,28 @@ void check_score(hattn_score_fn *kernel, std::mt19937_64 &rng, Place place, int 
     Guarded<uint16_t> scores((size_t)num_keys, place);
     std::vector<int8_t> weights((size_t)num_bits);
     random_weights(rng, max, weights.data(), num_bits);
-    if (pattern == kOnes) std::fill(weights.begin(), weights.end(), (int8_t)max); /* 512 bits of 127: 65024 */
+    if (pattern == kOnes)
+        std::fill(weights.begin(), weights.end(), (int8_t)max); /* 512 bits of 127: 65024 */
     for (size_t i = 0; i < codes.size(); i++) {
-        const uint32_t word = pattern == kZeros ? 0 : pattern == kOnes ? 0xffffffff : pattern == kAlternating ? 0xaaaaaaaa : pattern == kEqual ? 0x12345678 : (uint32_t)rng();
+        const uint32_t word = pattern == kZeros         ? 0
+                              : pattern == kOnes        ? 0xffffffff
+                              : pattern == kAlternating ? 0xaaaaaaaa
+                              : pattern == kEqual       ? 0x12345678
+                                                        : (uint32_t)rng();
         codes[i] = word; /* bits past num_bits included: no plane has them */
     }
     hattn_planes planes;
     hattn_split_scalar(weights.data(), num_bits, &planes);
     kernel(&planes, codes.data(), stride, num_keys, scores.data());
     int negative = 0;
-    for (int8_t w : weights) negative -= std::min((int)w, 0);
+    for (int8_t w : weights)
+        negative -= std::min((int)w, 0);
     for (int64_t j = 0; j < num_keys; j++) {
         int want = negative;
-        for (int r = 0; r < num_bits; r++) want += (codes[(size_t)(j * stride + r / 32)] >> r % 32 & 1) ? weights[(size_t)r] : 0;
-        ASSERT_EQ(scores[(size_t)j], want) << "bits " << num_bits << " max " << max << " stride " << stride << " keys " << num_keys << " key " << j << " pattern " << pattern;
+        for (int r = 0; r < num_bits; r++)
+            want += (codes[(size_t)(j * stride + r / 32)] >> r % 32 & 1) ? weights[(size_t)r] : 0;
+        ASSERT_EQ(scores[(size_t)j], want) << "bits " << num_bits << " max " << max << " stride " << stride << " keys "
+                                           << num_keys << " key " << j << " pattern " << pattern;
     }
     ASSERT_TRUE(scores.untouched_outside()) << "bits " << num_bits << " keys " << num_keys;
 }
@@ -165,7 +187,8 @@ TEST_P(Score, EveryWordCountAndPlaneCount)
             for (int max : {0, 1, 3, 7, 15, 31, 63, 127}) {
                 const int64_t counts[] = {pick(0, 1) ? 0 : 1, 31, 32, 33, pick(2, 130)};
                 for (int64_t num_keys : counts)
-                    ASSERT_NO_FATAL_FAILURE(check_score(kernel(), rng, place, 32 * words - 8 * pick(0, 3), max, pick(0, 2) ? 0 : pick(1, 9), num_keys, kRandom));
+                    ASSERT_NO_FATAL_FAILURE(check_score(kernel(), rng, place, 32 * words - 8 * pick(0, 3), max,
+                                                        pick(0, 2) ? 0 : pick(1, 9), num_keys, kRandom));
             }
         }
     }
@@ -174,8 +197,12 @@ TEST_P(Score, EveryWordCountAndPlaneCount)
 TEST_P(Score, PatternsAndLongRuns)
 {
     for (int num_bits : {32, 64, 96, 128, 256, 512}) {
-        for (int pattern = 0; pattern < kPatterns; pattern++) ASSERT_NO_FATAL_FAILURE(check_score(kernel(), rng, Place::kBack, num_bits, pattern == kRandom ? 7 : 127, 0, 77, pattern));
-        for (Place place : kPlaces) ASSERT_NO_FATAL_FAILURE(check_score(kernel(), rng, place, num_bits, 3, 0, 2500 + pick(0, 31), kRandom)); /* past what is prefetched */
+        for (int pattern = 0; pattern < kPatterns; pattern++)
+            ASSERT_NO_FATAL_FAILURE(
+                check_score(kernel(), rng, Place::kBack, num_bits, pattern == kRandom ? 7 : 127, 0, 77, pattern));
+        for (Place place : kPlaces)
+            ASSERT_NO_FATAL_FAILURE(check_score(kernel(), rng, place, num_bits, 3, 0, 2500 + pick(0, 31),
+                                                kRandom)); /* past what is prefetched */
     }
 }
 
@@ -188,7 +215,8 @@ TEST_P(Scale, OneRounding)
         for (int64_t num_keys : {0, 1, 15, 16, 17, 100}) {
             for (int64_t stride : {1, 3}) {
                 for (uint32_t max_score : {0u, 128u, 65024u}) {
-                    Guarded<uint16_t> scores((size_t)num_keys, place), norms(num_keys ? (size_t)(stride * (num_keys - 1) + 1) : 0, place);
+                    Guarded<uint16_t> scores((size_t)num_keys, place),
+                        norms(num_keys ? (size_t)(stride * (num_keys - 1) + 1) : 0, place);
                     Guarded<float> keys((size_t)num_keys, place);
                     for (int64_t j = 0; j < num_keys; j++) {
                         scores[(size_t)j] = (uint16_t)pick(0, (int)max_score);
@@ -196,7 +224,8 @@ TEST_P(Scale, OneRounding)
                     }
                     kernel()(scores.data(), max_score, norms.data(), stride, num_keys, keys.data());
                     for (int64_t j = 0; j < num_keys; j++) {
-                        const double centred = 2.0 * scores[(size_t)j] - max_score, want = centred * decode_float(norms[(size_t)(j * stride)], 5, 10, true);
+                        const double centred = 2.0 * scores[(size_t)j] - max_score,
+                                     want = centred * decode_float(norms[(size_t)(j * stride)], 5, 10, true);
                         if (std::isnan(want)) {
                             ASSERT_TRUE(std::isnan(keys[(size_t)j]));
                         } else {
@@ -210,32 +239,27 @@ TEST_P(Scale, OneRounding)
     }
 }
 
-/* The definition: a stable sort, larger first; then the first k in order of position. `before` orders two keys. */
-template <class T, class Before>
-std::vector<int32_t> best_positions(const T *keys, int n, int k, int32_t first, Before before)
-{
-    std::vector<int32_t> order((size_t)n);
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return before(keys[a], keys[b]); });
-    order.resize((size_t)k);
-    std::sort(order.begin(), order.end());
-    for (int32_t &position : order) position += first;
-    return order;
-}
-
+/* The definition: positions by a stable sort, larger keys first; the first k of them in order of position. */
 template <class T, class Run, class Before>
 void check_topk(const Guarded<T> &keys, int n, Place place, int32_t first, const char *pattern, Run run, Before before)
 {
-    const int shares[] = {1, 2, n / 64, n / 7, n / 2, n - n / 64, n - 1};
-    for (int k : shares) {
-        if (k < 1 || k >= n) continue;
+    std::vector<int32_t> order((size_t)n);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return before(keys[(size_t)a], keys[(size_t)b]); });
+    for (int k : {1, 2, n / 64, n / 7, n / 2, n - n / 64, n - 1}) {
+        if (k < 1 || k >= n)
+            continue;
+        std::vector<int32_t> want(order.begin(), order.begin() + k);
+        std::sort(want.begin(), want.end());
         Guarded<uint32_t> histogram(HATTN_TOPK_BINS, place), scratch_keys((size_t)n + HATTN_TOPK_SLACK, place);
         Guarded<int32_t> positions((size_t)n + HATTN_TOPK_SLACK, place), out((size_t)k + HATTN_TOPK_SLACK, place);
         const hattn_topk_scratch scratch = {histogram.data(), positions.data(), scratch_keys.data()};
         run(keys.data(), k, out.data(), &scratch);
-        const std::vector<int32_t> want = best_positions(keys.data(), n, k, first, before);
-        for (int i = 0; i < k; i++) ASSERT_EQ(out[(size_t)i], want[(size_t)i]) << pattern << " n " << n << " k " << k << " i " << i;
-        ASSERT_TRUE(out.untouched_outside() && histogram.untouched_outside() && positions.untouched_outside() && scratch_keys.untouched_outside());
+        for (int i = 0; i < k; i++)
+            ASSERT_EQ(out[(size_t)i], first + want[(size_t)i]) << pattern << " n " << n << " k " << k << " i " << i;
+        ASSERT_TRUE(out.untouched_outside() && histogram.untouched_outside() && positions.untouched_outside() &&
+                    scratch_keys.untouched_outside());
     }
 }
 
@@ -251,27 +275,42 @@ TEST_P(TopkU16, EqualsAStableSort)
         {"random", [](int, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(r() % (max + 1)); }},
         {"all equal", [](int, int, uint32_t max, std::mt19937_64 &) { return (uint16_t)max; }},
         {"all zero", [](int, int, uint32_t, std::mt19937_64 &) { return (uint16_t)0; }},
-        {"rising", [](int j, int n, uint32_t max, std::mt19937_64 &) { return (uint16_t)((uint64_t)j * max / (uint64_t)n); }},
-        {"falling", [](int j, int n, uint32_t max, std::mt19937_64 &) { return (uint16_t)(max - (uint64_t)j * max / (uint64_t)n); }},
+        {"rising",
+         [](int j, int n, uint32_t max, std::mt19937_64 &) { return (uint16_t)((uint64_t)j * max / (uint64_t)n); }},
+        {"falling", [](int j, int n, uint32_t max,
+                       std::mt19937_64 &) { return (uint16_t)(max - (uint64_t)j * max / (uint64_t)n); }},
         {"needles", [](int, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(r() % 500 ? 0 : max); }},
-        {"one cluster", [](int j, int n, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(j > n / 3 && j < n / 3 + n / 40 ? max - r() % (max / 2 + 1) : 0); }},
+        {"one cluster",
+         [](int j, int n, uint32_t max, std::mt19937_64 &r) {
+             return (uint16_t)(j > n / 3 && j < n / 3 + n / 40 ? max - r() % (max / 2 + 1) : 0);
+         }},
         /* What a sample of runs sees is not what there is. */
-        {"high at multiples of 64", [](int j, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(j % 64 < 8 ? max : r() % (max + 1) / 2); }},
-        {"low at multiples of 64", [](int j, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(j % 64 < 8 ? 0 : r() % (max + 1)); }},
-        {"binomial", [](int, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)((uint64_t)__builtin_popcountll(r()) * max / 64); }},
+        {"high at multiples of 64",
+         [](int j, int, uint32_t max, std::mt19937_64 &r) {
+             return (uint16_t)(j % 64 < 8 ? max : r() % (max + 1) / 2);
+         }},
+        {"low at multiples of 64",
+         [](int j, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(j % 64 < 8 ? 0 : r() % (max + 1)); }},
+        {"binomial", [](int, int, uint32_t max,
+                        std::mt19937_64 &r) { return (uint16_t)((uint64_t)__builtin_popcountll(r()) * max / 64); }},
     };
     for (int n : kCounts) {
         for (uint32_t max_score : {0u, 1u, 64u, 896u, 8191u, 8192u, 65024u}) {
             for (const auto &[name, fill] : fills) {
                 const Place place = kPlaces[pick(0, 1)];
                 Guarded<uint16_t> scores((size_t)n, place);
-                for (int j = 0; j < n; j++) scores[(size_t)j] = fill(j, n, max_score, rng);
+                for (int j = 0; j < n; j++)
+                    scores[(size_t)j] = fill(j, n, max_score, rng);
                 const int32_t first = pick(0, 1) ? 0 : pick(1, 1000000);
-                ASSERT_NO_FATAL_FAILURE(check_topk(scores, n, place, first, name,
-                    [&](const uint16_t *keys, int k, int32_t *out, const hattn_topk_scratch *scratch) { kernel()(keys, n, k, max_score, first, out, scratch); },
+                ASSERT_NO_FATAL_FAILURE(check_topk(
+                    scores, n, place, first, name,
+                    [&](const uint16_t *keys, int k, int32_t *out, const hattn_topk_scratch *scratch) {
+                        kernel()(keys, n, k, max_score, first, out, scratch);
+                    },
                     [](uint16_t a, uint16_t b) { return a > b; }));
             }
-            if (n > 20000) break; /* sorting is the slow part */
+            if (n > 20000)
+                break; /* sorting is the slow part */
         }
     }
 }
@@ -286,26 +325,40 @@ TEST_P(TopkF32, EqualsAStableSort)
         {"normal", [](int, int, std::mt19937_64 &r) { return std::normal_distribution<float>()(r); }},
         {"any bits", [](int, int, std::mt19937_64 &r) { return float_of((uint32_t)r()); }},
         {"zeros of both signs", [](int, int, std::mt19937_64 &r) { return r() % 2 ? 0.0f : -0.0f; }},
-        {"zeros and neighbours", [](int, int, std::mt19937_64 &r) { return float_of((uint32_t)(r() % 2 << 31 | r() % 3)); }},
+        {"zeros and neighbours",
+         [](int, int, std::mt19937_64 &r) { return float_of((uint32_t)(r() % 2 << 31 | r() % 3)); }},
         {"all NaN", [](int, int, std::mt19937_64 &) { return NAN; }},
-        {"mostly NaN", [](int, int, std::mt19937_64 &r) { return r() % 50 ? -NAN : std::normal_distribution<float>()(r); }},
-        {"infinities", [](int, int, std::mt19937_64 &r) { const float v[] = {kInfinity, -kInfinity, NAN, 1.0f}; return v[r() % 4]; }},
+        {"mostly NaN",
+         [](int, int, std::mt19937_64 &r) { return r() % 50 ? -NAN : std::normal_distribution<float>()(r); }},
+        {"infinities",
+         [](int, int, std::mt19937_64 &r) {
+             const float v[] = {kInfinity, -kInfinity, NAN, 1.0f};
+             return v[r() % 4];
+         }},
         {"all equal", [](int, int, std::mt19937_64 &) { return -2.5f; }},
         {"rising", [](int j, int n, std::mt19937_64 &) { return (float)j / (float)n; }},
         {"falling", [](int j, int n, std::mt19937_64 &) { return -(float)j / (float)n; }},
-        {"high at multiples of 64", [](int j, int, std::mt19937_64 &r) { return (j % 64 < 8 ? 10.0f : 0.0f) + std::normal_distribution<float>()(r); }},
+        {"high at multiples of 64",
+         [](int j, int, std::mt19937_64 &r) {
+             return (j % 64 < 8 ? 10.0f : 0.0f) + std::normal_distribution<float>()(r);
+         }},
     };
     const auto before = [](float a, float b) { return std::isnan(b) ? !std::isnan(a) : a > b; };
     for (int n : kCounts) {
         for (const auto &[name, fill] : fills) {
             const Place place = kPlaces[pick(0, 1)];
             Guarded<float> values((size_t)n, place);
-            for (int j = 0; j < n; j++) values[(size_t)j] = fill(j, n, rng);
+            for (int j = 0; j < n; j++)
+                values[(size_t)j] = fill(j, n, rng);
             const int32_t first = pick(0, 1) ? 0 : pick(1, 1000000);
-            ASSERT_NO_FATAL_FAILURE(check_topk(values, n, place, first, name,
-                [&](const float *keys, int k, int32_t *out, const hattn_topk_scratch *scratch) { kernel()(keys, n, k, first, out, scratch); }, before));
+            ASSERT_NO_FATAL_FAILURE(check_topk(
+                values, n, place, first, name,
+                [&](const float *keys, int k, int32_t *out, const hattn_topk_scratch *scratch) {
+                    kernel()(keys, n, k, first, out, scratch);
+                },
+                before));
         }
     }
 }
 
-}  // namespace
+} // namespace

@@ -7,7 +7,8 @@
 
 namespace {
 
-constexpr int32_t kFloats[] = {HATTN_F32, HATTN_F16, HATTN_BF16}, kAllFloats[] = {HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3};
+constexpr int32_t kFloats[] = {HATTN_F32, HATTN_F16, HATTN_BF16},
+                  kAllFloats[] = {HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3};
 const float kInfinity = INFINITY;
 
 TEST(CpuFeatures, DisableListAndNames)
@@ -45,12 +46,13 @@ TEST(Select, FirstRowOfTheIsas)
         memset(&kernels, 0xAA, sizeof kernels);
         hattn_cpu_kernels_select(isas, &kernels);
         const Rows rows;
-#define X(op)                                                                                                          \
-        {                                                                                                              \
-            auto row = std::find_if(rows.op.begin(), rows.op.end(), [&](auto &r) { return r.isa & (isas | HATTN_ISA_SCALAR); }); \
-            ASSERT_NE(row, rows.op.end()) << #op;                                                                      \
-            EXPECT_EQ(kernels.op, row->kernel) << #op << " isas " << isas;                                             \
-        }
+#define X(op)                                                                                                         \
+    {                                                                                                                 \
+        auto row =                                                                                                    \
+            std::find_if(rows.op.begin(), rows.op.end(), [&](auto &r) { return r.isa & (isas | HATTN_ISA_SCALAR); }); \
+        ASSERT_NE(row, rows.op.end()) << #op;                                                                         \
+        EXPECT_EQ(kernels.op, row->kernel) << #op << " isas " << isas;                                                \
+    }
         HATTN_CPU_OPS(X)
 #undef X
     }
@@ -92,9 +94,12 @@ TEST_P(Load, SizesAndEdges)
             for (int n : {0, 1, 7, 8, 15, 16, 17, 31, 33, 48, 100, 576}) {
                 Guarded<uint8_t> src((size_t)n * size_of(dtype), place);
                 Guarded<float> dst((size_t)n, place);
-                for (int i = 0; i < n; i++) encode_near(src.data(), dtype, i, normal());
+                for (int i = 0; i < n; i++)
+                    encode_near(src.data(), dtype, i, normal());
                 kernel()(src.data(), dtype, n, 1.5f, dst.data());
-                for (int i = 0; i < n; i++) ASSERT_EQ(dst[i], (float)decode(src.data(), dtype, i) * 1.5f) << name_of(dtype) << " n " << n << " i " << i;
+                for (int i = 0; i < n; i++)
+                    ASSERT_EQ(dst[i], (float)decode(src.data(), dtype, i) * 1.5f)
+                        << name_of(dtype) << " n " << n << " i " << i;
                 ASSERT_TRUE(dst.untouched_outside()) << name_of(dtype) << " n " << n;
             }
         }
@@ -107,37 +112,64 @@ HATTN_TEST_ROWS(Store, store);
 /* Nearest value with `mantissa_bits`, ties to even, in double. */
 double round_to(double value, int mantissa_bits, int min_exponent, double max)
 {
-    if (value == 0 || !std::isfinite(value)) return value;
+    if (value == 0 || !std::isfinite(value))
+        return value;
     const int exponent = std::max(std::ilogb(value), min_exponent);
-    const double rounded = std::ldexp(std::nearbyint(std::ldexp(value, mantissa_bits - exponent)), exponent - mantissa_bits);
+    const double rounded =
+        std::ldexp(std::nearbyint(std::ldexp(value, mantissa_bits - exponent)), exponent - mantissa_bits);
     return std::fabs(rounded) > max ? std::copysign((double)kInfinity, value) : rounded;
 }
 
 TEST_P(Store, RoundsToNearestEven)
 {
-    std::vector<float> values = {0.0f, -0.0f, 1.0f, 65504.0f, 65519.996f, 65520.0f, -65520.0f, 3.4028235e38f, kInfinity, -kInfinity, NAN, -NAN,
-                                 float_of(0x7f800001), float_of(0xff812345), float_of(0x7fffffff), 0x1p-14f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f,
-                                 0x1.000002p-25f, 0x1p-149f, 0x1.ffcp-15f, 0x1.ffep-15f};
+    std::vector<float> values = {0.0f,
+                                 -0.0f,
+                                 1.0f,
+                                 65504.0f,
+                                 65519.996f,
+                                 65520.0f,
+                                 -65520.0f,
+                                 3.4028235e38f,
+                                 kInfinity,
+                                 -kInfinity,
+                                 NAN,
+                                 -NAN,
+                                 float_of(0x7f800001),
+                                 float_of(0xff812345),
+                                 float_of(0x7fffffff),
+                                 0x1p-14f,
+                                 0x1p-24f,
+                                 0x1p-25f,
+                                 0x1.8p-25f,
+                                 0x1.000002p-25f,
+                                 0x1p-149f,
+                                 0x1.ffcp-15f,
+                                 0x1.ffep-15f};
     for (uint32_t half = 0; half < 0x7c00; half += 7) { /* ties and their neighbours */
-        const float low = (float)decode_float(half, 5, 10, true), high = (float)decode_float(half + 1, 5, 10, true), tie = low + (high - low) / 2;
+        const float low = (float)decode_float(half, 5, 10, true), high = (float)decode_float(half + 1, 5, 10, true),
+                    tie = low + (high - low) / 2;
         values.insert(values.end(), {tie, -tie, std::nextafter(tie, 0.0f), std::nextafter(tie, kInfinity)});
     }
     for (uint32_t half = 0; half < 0x7f80; half += 13) {
         const uint32_t tie = half << 16 | 0x8000;
         values.insert(values.end(), {float_of(tie), -float_of(tie), float_of(tie - 1), float_of(tie + 1)});
     }
-    for (int i = 0; i < 100000; i++) values.push_back(float_of((uint32_t)rng()));
+    for (int i = 0; i < 100000; i++)
+        values.push_back(float_of((uint32_t)rng()));
     const int n = (int)values.size();
     Guarded<uint16_t> dst(values.size(), Place::kBack), scalar(values.size(), Place::kBack);
     for (int32_t dtype : {HATTN_F16, HATTN_BF16}) {
         kernel()(values.data(), n, dtype, dst.data());
         hattn_store_scalar(values.data(), n, dtype, scalar.data());
         for (int i = 0; i < n; i++) {
-            const double want = dtype == HATTN_F16 ? round_to(values[i], 10, -14, 65504) : round_to(values[i], 7, -126, 3.3895313892515355e38);
+            const double want = dtype == HATTN_F16 ? round_to(values[i], 10, -14, 65504)
+                                                   : round_to(values[i], 7, -126, 3.3895313892515355e38);
             const double got = decode(dst.data(), dtype, i);
-            ASSERT_EQ(dst[i], scalar[i]) << name_of(dtype) << " of " << values[i] << " bits " << std::hex << bits_of(values[i]);
+            ASSERT_EQ(dst[i], scalar[i]) << name_of(dtype) << " of " << values[i] << " bits " << std::hex
+                                         << bits_of(values[i]);
             ASSERT_EQ(std::isnan(got), std::isnan(want)) << values[i];
-            if (std::isnan(want)) continue;
+            if (std::isnan(want))
+                continue;
             ASSERT_EQ(got, want) << name_of(dtype) << " of " << values[i] << " bits " << std::hex << bits_of(values[i]);
             ASSERT_EQ(std::signbit(got), std::signbit(want));
         }
@@ -151,9 +183,11 @@ TEST_P(Store, SizesAndEdges)
             for (int n : {0, 1, 7, 8, 15, 16, 17, 33, 100, 576}) {
                 Guarded<float> src((size_t)n, place);
                 Guarded<uint8_t> dst((size_t)n * size_of(dtype), place);
-                for (int i = 0; i < n; i++) src[i] = (float)pick(-100, 100);
+                for (int i = 0; i < n; i++)
+                    src[i] = (float)pick(-100, 100);
                 kernel()(src.data(), n, dtype, dst.data());
-                for (int i = 0; i < n; i++) ASSERT_EQ(decode(dst.data(), dtype, i), src[i]) << name_of(dtype) << " n " << n << " i " << i;
+                for (int i = 0; i < n; i++)
+                    ASSERT_EQ(decode(dst.data(), dtype, i), src[i]) << name_of(dtype) << " n " << n << " i " << i;
                 ASSERT_TRUE(dst.untouched_outside()) << name_of(dtype) << " n " << n;
             }
         }
@@ -168,21 +202,33 @@ TEST_P(Project, SumsWithinTheContract)
     struct Shape {
         int num_x, num_inputs, num_outputs;
     };
-    std::vector<Shape> shapes = {{1, 8, 8}, {2, 16, 24}, {3, 24, 64}, {4, 128, 128}, {5, 72, 40}, {7, 32, 136}, {8, 128, 64}, {9, 576, 72}, {33, 64, 128}, {128, 128, 128}, {4, 1024, 512}};
-    for (int i = 0; i < 20; i++) shapes.push_back({pick(1, 40), 8 * pick(1, 20), 8 * pick(1, 20)});
+    std::vector<Shape> shapes = {{1, 8, 8},     {2, 16, 24},     {3, 24, 64},   {4, 128, 128},
+                                 {5, 72, 40},   {7, 32, 136},    {8, 128, 64},  {9, 576, 72},
+                                 {33, 64, 128}, {128, 128, 128}, {4, 1024, 512}};
+    for (int i = 0; i < 20; i++)
+        shapes.push_back({pick(1, 40), 8 * pick(1, 20), 8 * pick(1, 20)});
     int index = 0;
     for (const Shape &s : shapes) {
         for (int32_t dtype : kFloats) {
             const Place place = kPlaces[index++ % 2];
             const bool with_bias = index % 3 != 0, with_silu = index % 5 < 2;
-            const int64_t stride_x = s.num_inputs + index % 4, stride_weight = s.num_outputs + index % 7, stride_z = s.num_outputs + index % 3 * 5;
-            Guarded<float> x((size_t)(stride_x * (s.num_x - 1) + s.num_inputs), place), z((size_t)(stride_z * (s.num_x - 1) + s.num_outputs), place);
-            Guarded<uint8_t> weight((size_t)(stride_weight * (s.num_inputs - 1) + s.num_outputs) * size_of(dtype), place), bias((size_t)s.num_outputs * size_of(dtype), place);
-            for (size_t i = 0; i < x.size(); i++) x[i] = normal();
-            for (int64_t i = 0; i < (int64_t)(weight.size() / size_of(dtype)); i++) encode_near(weight.data(), dtype, i, normal());
-            for (int i = 0; i < s.num_outputs; i++) encode_near(bias.data(), dtype, i, normal());
-            const hattn_layer layer = {x.data(), stride_x, s.num_x, s.num_inputs, s.num_outputs, with_silu, weight.data(), stride_weight,
-                                       with_bias ? bias.data() : nullptr, dtype, z.data(), stride_z};
+            const int64_t stride_x = s.num_inputs + index % 4, stride_weight = s.num_outputs + index % 7,
+                          stride_z = s.num_outputs + index % 3 * 5;
+            Guarded<float> x((size_t)(stride_x * (s.num_x - 1) + s.num_inputs), place),
+                z((size_t)(stride_z * (s.num_x - 1) + s.num_outputs), place);
+            Guarded<uint8_t> weight((size_t)(stride_weight * (s.num_inputs - 1) + s.num_outputs) * size_of(dtype),
+                                    place),
+                bias((size_t)s.num_outputs * size_of(dtype), place);
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = normal();
+            for (int64_t i = 0; i < (int64_t)(weight.size() / size_of(dtype)); i++)
+                encode_near(weight.data(), dtype, i, normal());
+            for (int i = 0; i < s.num_outputs; i++)
+                encode_near(bias.data(), dtype, i, normal());
+            const hattn_layer layer = {x.data(),      stride_x,      s.num_x,
+                                       s.num_inputs,  s.num_outputs, with_silu,
+                                       weight.data(), stride_weight, with_bias ? bias.data() : nullptr,
+                                       dtype,         z.data(),      stride_z};
             kernel()(&layer);
             ASSERT_TRUE(z.untouched_outside());
             for (int v = 0; v < s.num_x; v++) {
@@ -194,13 +240,16 @@ TEST_P(Project, SumsWithinTheContract)
                     }
                     double sum = with_bias ? decode(bias.data(), dtype, o) : 0.0, magnitude = std::fabs(sum);
                     for (int i = 0; i < s.num_inputs; i++) {
-                        const double term = (double)x[(size_t)(v * stride_x + i)] * decode(weight.data(), dtype, i * stride_weight + o);
+                        const double term =
+                            (double)x[(size_t)(v * stride_x + i)] * decode(weight.data(), dtype, i * stride_weight + o);
                         sum += term;
                         magnitude += std::fabs(term);
                     }
-                    const double bound = (s.num_inputs + 8) * 0x1p-23 * magnitude, want = with_silu ? sum / (1 + std::exp(-sum)) : sum;
+                    const double bound = (s.num_inputs + 8) * 0x1p-23 * magnitude,
+                                 want = with_silu ? sum / (1 + std::exp(-sum)) : sum;
                     ASSERT_LE(std::fabs(got - want), with_silu ? 1.1 * bound + 0x1p-21 * std::fabs(want) : bound)
-                        << name_of(dtype) << " x " << s.num_x << " in " << s.num_inputs << " out " << s.num_outputs << " silu " << with_silu << " [" << v << "][" << o << "] got " << got << " want " << want;
+                        << name_of(dtype) << " x " << s.num_x << " in " << s.num_inputs << " out " << s.num_outputs
+                        << " silu " << with_silu << " [" << v << "][" << o << "] got " << got << " want " << want;
                 }
             }
         }
@@ -232,10 +281,12 @@ TEST_P(Pack, BitsOfPositiveValues)
             Guarded<float> z((size_t)num_bits, place);
             Guarded<uint32_t> code((size_t)(num_bits + 31) / 32, place);
             for (int pattern = 0; pattern < 4; pattern++) {
-                for (int r = 0; r < num_bits; r++) z[r] = pattern == 0 ? 1.0f : pattern == 1 ? -1.0f : pattern == 2 ? special[pick(0, 9)] : normal();
+                for (int r = 0; r < num_bits; r++)
+                    z[r] = pattern == 0 ? 1.0f : pattern == 1 ? -1.0f : pattern == 2 ? special[pick(0, 9)] : normal();
                 kernel()(z.data(), num_bits, code.data());
                 for (int r = 0; r < (int)code.size() * 32; r++)
-                    ASSERT_EQ(code[r / 32] >> r % 32 & 1, (uint32_t)(r < num_bits && z[r] > 0)) << "bits " << num_bits << " r " << r;
+                    ASSERT_EQ(code[r / 32] >> r % 32 & 1, (uint32_t)(r < num_bits && z[r] > 0))
+                        << "bits " << num_bits << " r " << r;
                 ASSERT_TRUE(code.untouched_outside());
             }
         }
@@ -258,11 +309,13 @@ TEST_P(Norm, WithinOneStepOfDouble)
             }
             const uint16_t got = kernel()(x.data(), n);
             const double value = decode_float(got, 5, 10, true), want = std::sqrt(sum);
-            const double below = got ? decode_float(got - 1u, 5, 10, true) : 0.0, above = decode_float(got + 1u, 5, 10, true);
+            const double below = got ? decode_float(got - 1u, 5, 10, true) : 0.0,
+                         above = decode_float(got + 1u, 5, 10, true);
             if (want >= 65520) {
                 EXPECT_EQ(value, kInfinity);
             } else {
-                EXPECT_TRUE(want >= (below + value) / 2 * (1 - 1e-4) && want <= (above + value) / 2 * (1 + 1e-4)) << n << " got " << value << " want " << want;
+                EXPECT_TRUE(want >= (below + value) / 2 * (1 - 1e-4) && want <= (above + value) / 2 * (1 + 1e-4))
+                    << n << " got " << value << " want " << want;
             }
         }
     }
@@ -278,4 +331,4 @@ TEST_P(Norm, WithinOneStepOfDouble)
     EXPECT_TRUE(std::isnan(decode_float(kernel()(x.data(), 40), 5, 10, true)));
 }
 
-}  // namespace
+} // namespace
