@@ -115,7 +115,7 @@ TEST_P(Accuracy, AsPublished)
     const Expected &first = group[0];
     const Ran ran = run_hattn({"decode", "--trace", "examples/" + first.trace + ".safetensors", "--maps", maps,
                                "--topk", std::to_string(first.topk), "--sink", std::to_string(first.sink), "--recent",
-                               std::to_string(first.recent), "--json", "-"});
+                               std::to_string(first.recent), "--threads", "1", "--json", "-"});
     EXPECT_EQ(ran.exit_code, 0);
     EXPECT_EQ(ran.err, "");
     JsonOwner json = parse_json(ran.out);
