@@ -3,8 +3,10 @@
  */
 #include "conformance/problems.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 Problem shape(const std::string &name, int sequences, int num_q_heads, int num_kv_heads, int length, int k)
 {
@@ -27,8 +29,8 @@ Problem shape(const std::string &name, int sequences, int num_q_heads, int num_k
 std::vector<Problem> bench_problems()
 {
     std::vector<Problem> all = {
-        shape("S1", 1, 32, 8, 32768, 512),   shape("S2", 1, 32, 8, 131072, 2048),  shape("S3", 8, 32, 8, 32768, 512),
-        shape("S4", 8, 32, 8, 131072, 2048), shape("S5", 8, 32, 32, 32768, 512), shape("S6", 1, 32, 32, 131072, 2048),
+        shape("S1", 1, 32, 8, 32768, 512),   shape("S2", 1, 32, 8, 131072, 2048), shape("S3", 8, 32, 8, 32768, 512),
+        shape("S4", 8, 32, 8, 131072, 2048), shape("S5", 8, 32, 32, 32768, 512),  shape("S6", 1, 32, 32, 131072, 2048),
         shape("S7", 1, 32, 32, 32768, 512), /* CPUs */
     };
     const std::vector<Problem> shapes = all;

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cstring>
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 /* What outputs hold before runs, in turn: what is the same after both was written. */
 const uint8_t FILLS[2] = {0xAA, 0x55};
@@ -40,9 +42,11 @@ std::string run_once(const Context &context, const Case &checked, const Manner &
 {
     for (Output *output : checked.outputs)
         output->reset(output->actual, fill);
-    const Workspace &workspace = manner.shared_workspace ? context.session.shared_workspace(context.workspace.size()) : context.workspace;
-    return run_in_manner(manner, workspace, context.name(),
-                         [&](const hattn_exec *exec, hattn_error *error) { return checked.run(!manner.bare, exec, error); });
+    const Workspace &workspace =
+        manner.shared_workspace ? context.session.shared_workspace(context.workspace.size()) : context.workspace;
+    return run_in_manner(manner, workspace, context.name(), [&](const hattn_exec *exec, hattn_error *error) {
+        return checked.run(!manner.bare, exec, error);
+    });
 }
 
 std::string repeat(const Context &context, const Case &checked, const std::vector<Expectation> &expectations)
@@ -97,7 +101,8 @@ std::string exchange_golden(const Context &context, const Output &output, const 
             memcpy(want.data() + (element - tensor.memory->begin()), from, size);
         from += size;
     });
-    std::string problem = compare(tensor, want, expectation.written, output.golden_rule ? output.golden_rule : output.rule);
+    std::string problem =
+        compare(tensor, want, expectation.written, output.golden_rule ? output.golden_rule : output.rule);
     return problem.empty() ? "" : "against golden values: " + problem;
 }
 
@@ -115,7 +120,8 @@ void Output::reset(const Tensor &tensor, uint8_t fill) const
         prepare(tensor);
 }
 
-std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written, const Rule &rule)
+std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written,
+                    const Rule &rule)
 {
     const uint8_t *begin = tensor.memory->begin();
     if (want.empty() || !memcmp(begin, want.data(), want.size()))
@@ -133,12 +139,13 @@ std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, cons
         if (!written[at])
             problem = tensor.element_name(index) + " must not be written, got " + tensor.element_text(got);
         else if (!rule || !rule(index, got, &want[at], &why))
-            problem = tensor.element_name(index) + ": expected " + tensor.element_text(&want[at]) + ", got " + tensor.element_text(got) +
-                      (why.empty() ? "" : " (" + why + ")");
+            problem = tensor.element_name(index) + ": expected " + tensor.element_text(&want[at]) + ", got " +
+                      tensor.element_text(got) + (why.empty() ? "" : " (" + why + ")");
     });
     for (size_t i = 0; problem.empty() && i < want.size(); i++)
         if (begin[i] != want[i] && !explained[i])
-            problem = "wrote outside of " + tensor.name + "'s elements: byte " + std::to_string(begin + i - tensor.memory->data()) + " of " +
+            problem = "wrote outside of " + tensor.name + "'s elements: byte " +
+                      std::to_string(begin + i - tensor.memory->data()) + " of " +
                       std::to_string(tensor.memory->size());
     return problem;
 }

@@ -12,7 +12,8 @@
 #include "conformance/checks.h"
 #include "conformance/instance.h"
 
-namespace conformance {
+namespace conformance
+{
 
 struct Context {
     Session &session;
@@ -56,7 +57,8 @@ struct Case {
 std::string check_case(const Context &context, const Case &checked);
 
 /* All bytes of tensor's memory against `want`: elements that are `written` by the rule, everything else exactly. */
-std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written, const Rule &rule);
+std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written,
+                    const Rule &rule);
 
 /* The operations; each "" or what is wrong. */
 std::string check_encode_keys(const Context &context);

@@ -2,8 +2,10 @@
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 std::string check_attend(const Context &context, bool sparse)
 {
@@ -21,15 +23,16 @@ std::string check_attend(const Context &context, bool sparse)
         return made;
     };
 
-    PoisonedCache cache(instance);
-    for (int row = 0; row < (int)instance.rows.size(); row++) {
-        for (int h = 0; h < instance.shape.num_q_heads; h++) {
-            for (int j : positions(row, instance.selection_head_of_query(h))) {
-                cache.keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
-                cache.keep_value(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
+    PoisonedCache poisoned(instance, [&](PoisonedCache *cache) {
+        for (int row = 0; row < (int)instance.rows.size(); row++) {
+            for (int h = 0; h < instance.shape.num_q_heads; h++) {
+                for (int j : positions(row, instance.selection_head_of_query(h))) {
+                    cache->keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
+                    cache->keep_value(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
+                }
             }
         }
-    }
+    });
 
     Case checked;
     checked.run = [&](bool optional, const hattn_exec *exec, hattn_error *error) {

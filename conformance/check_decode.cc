@@ -9,18 +9,21 @@
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 class DecodeCheck
 {
 public:
     DecodeCheck(const Context &context, bool append)
-        : context_(context), instance_(context.instance), append_(append), codes_(context, "codes", &hattn_problem::codes),
-          norms_(context, "norms", &hattn_problem::norms), weights_(context, "weights", &hattn_problem::weights),
-          indices_(context, "indices", &hattn_problem::indices), counts_(context, "counts", &hattn_problem::counts),
-          out_(context, "out", &hattn_problem::out), lse_(context, "lse", &hattn_problem::lse),
-          separate_weights_(weights_.actual.twin(".separate", 0xAA)), scores_(instance_.output("scores", &hattn_problem::scores, 0xAA))
+        : context_(context), instance_(context.instance), append_(append),
+          codes_(context, "codes", &hattn_problem::codes), norms_(context, "norms", &hattn_problem::norms),
+          weights_(context, "weights", &hattn_problem::weights), indices_(context, "indices", &hattn_problem::indices),
+          counts_(context, "counts", &hattn_problem::counts), out_(context, "out", &hattn_problem::out),
+          lse_(context, "lse", &hattn_problem::lse), separate_weights_(weights_.actual.twin(".separate", 0xAA)),
+          scores_(instance_.output("scores", &hattn_problem::scores, 0xAA))
     {
         for (Output *output : {&weights_, &indices_, &counts_, &lse_})
             output->optional = true;
@@ -42,7 +45,9 @@ public:
             return context_.session.runner.decode(context_.plan, &args, exec, error);
         };
         checked.reference = [this] { reference(); };
-        checked.before_again = [this] { poison(); };
+        checked.before_again = [this] {
+            cache_ = std::make_unique<PoisonedCache>(instance_, [this](PoisonedCache *cache) { keep_selected(cache); });
+        };
         if (append_)
             checked.outputs.push_back(&codes_);
         if (append_ && instance_.shape.key_norms)
@@ -79,7 +84,8 @@ private:
             int old = std::min(instance_.cached_length(b), instance_.problem.lengths[b] - new_tokens(b));
             for (int j = 0; j < old; j++)
                 for (int c = 0; c < instance_.shape.num_code_heads; c++)
-                    memcpy(to.at(instance_.cache_index(b, j, c)), from.at(instance_.cache_index(b, j, c)), from.extent[3] * dtype_size(from.dtype));
+                    memcpy(to.at(instance_.cache_index(b, j, c)), from.at(instance_.cache_index(b, j, c)),
+                           from.extent[3] * dtype_size(from.dtype));
         }
     }
 
@@ -109,7 +115,8 @@ private:
                 turned_rows_.insert(row);
         });
         norms_.rule = norm_rule();
-        norms_.golden_rule = [this, rule = norms_.rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+        norms_.golden_rule = [this, rule = norms_.rule](const Index &index, const uint8_t *got, const uint8_t *want,
+                                                        std::string *why) {
             for (int row = 0; row < (int)instance_.rows.size(); row++)
                 turned_rows_.insert(row);
             return rule(index, got, want, why);
@@ -120,7 +127,8 @@ private:
 
     void set_golden_rules()
     {
-        weights_.golden_rule = weight_rule(instance_, nullptr, [this](const Index &index) { turned_rows_.insert((int)index[0]); });
+        weights_.golden_rule =
+            weight_rule(instance_, nullptr, [this](const Index &index) { turned_rows_.insert((int)index[0]); });
         auto unless_turned = [this](const Rule &rule) -> Rule {
             return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
                 return turned(index) || (rule && rule(index, got, want, why));
@@ -134,10 +142,11 @@ private:
     {
         hattn_encode_queries_args args = instance_.encode_queries_args();
         args.weights = separate_weights_.buffer();
-        std::string problem = run_in_manner(all_manners(context_.session)[0], context_.workspace, context_.name(),
-                                            [&](const hattn_exec *exec, hattn_error *error) {
-                                                return context_.session.runner.encode_queries(context_.plan, &args, exec, error);
-                                            });
+        std::string problem =
+            run_in_manner(all_manners(context_.session)[0], context_.workspace, context_.name(),
+                          [&](const hattn_exec *exec, hattn_error *error) {
+                              return context_.session.runner.encode_queries(context_.plan, &args, exec, error);
+                          });
         return problem.empty() ? "" : "separate encode_queries: " + problem;
     }
 
@@ -172,20 +181,19 @@ private:
         hattn_reference_attend(&instance_.shape, &attend);
     }
 
-    void poison()
+    void keep_selected(PoisonedCache *cache) const
     {
-        cache_ = std::make_unique<PoisonedCache>(instance_);
         Positions positions = listed_positions(indices_.expected, counts_.expected);
         for (int row = 0; row < (int)instance_.rows.size(); row++) {
             const Row &of = instance_.rows[row];
             for (int h = 0; h < instance_.shape.num_q_heads; h++) {
                 int g = instance_.kv_head_of_query(h);
                 for (int j : positions(row, instance_.selection_head_of_query(h))) {
-                    cache_->keep_key(of.sequence, j, g);
-                    cache_->keep_value(of.sequence, j, g);
+                    cache->keep_key(of.sequence, j, g);
+                    cache->keep_value(of.sequence, j, g);
                 }
                 if (append_ && of.sequence >= 0 && of.position >= 0 && of.position < instance_.shape.max_length)
-                    cache_->keep_key(of.sequence, of.position, g);
+                    cache->keep_key(of.sequence, of.position, g);
             }
         }
     }

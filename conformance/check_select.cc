@@ -4,7 +4,8 @@
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
-namespace conformance {
+namespace conformance
+{
 
 std::string check_score(const Context &context)
 {

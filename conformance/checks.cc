@@ -3,8 +3,10 @@
 
 #include "conformance/case.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 const struct {
     const char *name;
@@ -64,14 +66,16 @@ const char *status_name(Status status)
 
 std::string Outcome::text() const
 {
-    std::string line = op + " " + status_name(status) + ": " + target.text() + ", problem " + problem + ", seed " + std::to_string(seed);
+    std::string line = op + " " + status_name(status) + ": " + target.text() + ", problem " + problem + ", seed " +
+                       std::to_string(seed);
     if (!message.empty())
         line += ": " + message;
     if (status != Status::FAILED)
         return line;
     bool random = problem.rfind("random-", 0) == 0;
-    return line + "; repeat with: hattn verify --backend " + target.backend + (target.isa.empty() ? "" : " --isa " + target.isa) + " --filter " +
-           problem + "/" + op + (random ? " --random 1" : "") + " --seed " + std::to_string(seed);
+    return line + "; repeat with: hattn verify --backend " + target.backend +
+           (target.isa.empty() ? "" : " --isa " + target.isa) + " --filter " + problem + "/" + op +
+           (random ? " --random 1" : "") + " --seed " + std::to_string(seed);
 }
 
 std::vector<std::string> operation_names()
@@ -82,7 +86,8 @@ std::vector<std::string> operation_names()
     return names;
 }
 
-std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter, Golden *golden)
+std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter,
+                                   Golden *golden)
 {
     std::vector<Outcome> outcomes;
     std::vector<std::string (*)(const Context &)> checks;

@@ -13,7 +13,8 @@
 #include "conformance/problems.h"
 #include "conformance/session.h"
 
-namespace conformance {
+namespace conformance
+{
 
 enum class Status { PASSED, FAILED, REFUSED /* by the plan, in words */, SKIPPED };
 const char *status_name(Status status);
@@ -34,7 +35,8 @@ class Golden
 {
 public:
     virtual ~Golden() = default;
-    virtual void put(const std::string &key, int32_t dtype, const std::vector<int64_t> &extents, const std::vector<uint8_t> &elements) = 0;
+    virtual void put(const std::string &key, int32_t dtype, const std::vector<int64_t> &extents,
+                     const std::vector<uint8_t> &elements) = 0;
     /* False: there is none to compare with. */
     virtual bool get(const std::string &key, std::vector<uint8_t> *elements) = 0;
 };
@@ -43,7 +45,8 @@ public:
 std::vector<std::string> operation_names();
 
 /* Checks all operations whose "PROBLEM/OP" contains the filter; golden may be null. */
-std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter, Golden *golden);
+std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter,
+                                   Golden *golden);
 
 } // namespace conformance
 #endif

@@ -9,8 +9,10 @@
 #include "conformance/instance.h"
 #include "reference/reference.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 const double NOT_A_NUMBER = std::numeric_limits<double>::quiet_NaN();
 
@@ -62,7 +64,8 @@ void fill_row(const Tensor &tensor, Index index, double value)
 }
 
 /* Key number j of n; all of one head draw from the same bases. */
-void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t j, int64_t n, uint64_t base, Normals *normals)
+void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t j, int64_t n, uint64_t base,
+              Normals *normals)
 {
     int64_t d = tensor.extent[tensor.rank - 1];
     auto from_base = [&](uint64_t which) {
@@ -157,8 +160,8 @@ void Instance::make_maps()
         for (int layer = 0; layer < (mlp ? 3 : 1); layer++) {
             std::string suffix = "[" + std::to_string(layer) + "]";
             int64_t in = dims[layer], out = dims[layer + 1], heads = shape.num_code_heads;
-            Tensor &weight = made.weight[layer] =
-                Tensor(name + ".weight" + suffix, map.dtype, {heads, in, out}, map.weight_stride[layer], side(name + suffix), 0xFF);
+            Tensor &weight = made.weight[layer] = Tensor(name + ".weight" + suffix, map.dtype, {heads, in, out},
+                                                         map.weight_stride[layer], side(name + suffix), 0xFF);
             Normals normals(map.dtype, 1 / std::sqrt((double)in), &rng);
             for (int c = 0; c < heads; c++) {
                 for (int i = 0; i < in; i++) {
@@ -170,8 +173,8 @@ void Instance::make_maps()
             }
             if (!bias)
                 continue;
-            Tensor &biases = made.bias[layer] =
-                Tensor(name + ".bias" + suffix, map.dtype, {heads, out}, &map.bias_stride[layer], side(name + "b" + suffix), 0xFF);
+            Tensor &biases = made.bias[layer] = Tensor(name + ".bias" + suffix, map.dtype, {heads, out},
+                                                       &map.bias_stride[layer], side(name + "b" + suffix), 0xFF);
             for (int c = 0; c < heads; c++)
                 normals.fill(biases.at({c}), out);
         }
@@ -276,10 +279,14 @@ void Instance::make_scores()
     if (problem.budgets != Budgets::NONE) {
         budgets = make("budgets", &hattn_problem::budgets);
         size_t turn = 0;
-        budgets.for_each([&](const Index &index) { budgets.value<int32_t>(index) = problem.budget_values[turn++ % problem.budget_values.size()]; });
+        budgets.for_each([&](const Index &index) {
+            budgets.value<int32_t>(index) = problem.budget_values[turn++ % problem.budget_values.size()];
+        });
     }
     int group = shape.num_q_heads / shape.num_selection_heads;
-    int limit = shape.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (shape.weight_bits - 1)) - 1 : group % 2 ? group : group / 2;
+    int limit = shape.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (shape.weight_bits - 1)) - 1
+                : group % 2                              ? group
+                                                         : group / 2;
     int64_t largest = (int64_t)limit * shape.code_bits;
     const float specials[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-42f, -1e-42f, 3e38f, -1.0f, 1.0f};
     for (int row = 0; row < (int)rows.size(); row++) {

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstring>
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 /* 0xFF: NaN as a float, -1 as an integer. */
 const uint8_t POISON = 0xFF;
@@ -48,7 +50,8 @@ Region::Side Instance::side(const std::string &name) const
 
 std::vector<int64_t> Instance::extents(Field field) const
 {
-    int64_t num_rows = (int64_t)rows.size(), slots = slots_per_page(), parts = problem.num_parts, words = (shape.code_bits + 31) / 32;
+    int64_t num_rows = (int64_t)rows.size(), slots = slots_per_page(), parts = problem.num_parts,
+            words = (shape.code_bits + 31) / 32;
     int64_t Hq = shape.num_q_heads, Hkv = shape.num_kv_heads, Hc = shape.num_code_heads, Hs = shape.num_selection_heads;
     int64_t d = shape.head_dim_qk, dv = shape.head_dim_v, sequences = (int64_t)problem.lengths.size();
     const struct {
@@ -172,8 +175,9 @@ double Instance::kv_scale(const Tensor &scale, int kv_head) const
 
 void Instance::protect(bool writable) const
 {
-    const Tensor *all[] = {&q,           &k_new,       &k_cache, &v_cache, &codes,   &norms,        &weights, &scores,  &indices,    &counts,
-                           &partial_out, &partial_lse, &block_table, &budgets, &q_start, &seq_len, &slot_mapping, &k_scale, &v_scale, &sink_logits};
+    const Tensor *all[] = {&q,       &k_new,   &k_cache,      &v_cache,     &codes,       &norms,       &weights,
+                           &scores,  &indices, &counts,       &partial_out, &partial_lse, &block_table, &budgets,
+                           &q_start, &seq_len, &slot_mapping, &k_scale,     &v_scale,     &sink_logits};
     for (const Tensor *tensor : all)
         if (*tensor)
             tensor->memory->protect(writable);
@@ -290,7 +294,8 @@ hattn_decode_args Instance::decode_args(bool append) const
     return args;
 }
 
-PoisonedCache::PoisonedCache(const Instance &instance) : instance_(instance)
+PoisonedCache::PoisonedCache(const Instance &instance, const std::function<void(PoisonedCache *)> &keep_rows)
+    : instance_(instance)
 {
     const Region &k = *instance.k_cache.memory, &v = *instance.v_cache.memory;
     k_.assign(k.begin(), k.end());
@@ -299,6 +304,7 @@ PoisonedCache::PoisonedCache(const Instance &instance) : instance_(instance)
     instance.protect(true);
     instance.k_cache.memory->fill(POISON);
     instance.v_cache.memory->fill(POISON);
+    keep_rows(this);
     instance.protect(false);
 }
 
@@ -320,17 +326,13 @@ void PoisonedCache::keep(const Tensor &cache, const std::vector<uint8_t> &saved,
 
 void PoisonedCache::keep_key(int sequence, int position, int kv_head)
 {
-    instance_.k_cache.memory->protect(true);
     keep(instance_.k_cache, k_, instance_.cache_index(sequence, position, kv_head), instance_.shape.head_dim_qk);
-    instance_.k_cache.memory->protect(false);
 }
 
 void PoisonedCache::keep_value(int sequence, int position, int kv_head)
 {
-    instance_.v_cache.memory->protect(true);
     keep(instance_.v_cache, instance_.problem.v_inside_k ? k_ : v_, instance_.cache_index(sequence, position, kv_head),
          instance_.shape.head_dim_v);
-    instance_.v_cache.memory->protect(false);
 }
 
 } // namespace conformance

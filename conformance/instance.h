@@ -5,11 +5,14 @@
 #ifndef HATTN_CONFORMANCE_INSTANCE_H
 #define HATTN_CONFORMANCE_INSTANCE_H
 
+#include <functional>
+
 #include "conformance/problems.h"
 #include "conformance/rng.h"
 #include "conformance/tensor.h"
 
-namespace conformance {
+namespace conformance
+{
 
 /* A tensor of hattn_problem by its field. */
 using Field = hattn_tensor hattn_problem::*;
@@ -61,7 +64,10 @@ public:
     int kv_head_of_query(int h) const { return h / problem.group; }
     int kv_head_of_code(int c) const { return (int)((int64_t)c * shape.num_kv_heads / shape.num_code_heads); }
     int code_head_of_query(int h) const { return (int)((int64_t)h * shape.num_code_heads / shape.num_q_heads); }
-    int selection_head_of_query(int h) const { return (int)((int64_t)h * shape.num_selection_heads / shape.num_q_heads); }
+    int selection_head_of_query(int h) const
+    {
+        return (int)((int64_t)h * shape.num_selection_heads / shape.num_q_heads);
+    }
     /* Scale of fp8 values; 1 without. */
     double kv_scale(const Tensor &scale, int kv_head) const;
 
@@ -95,11 +101,11 @@ hattn_problem make_shape(const Problem &problem, int num_pages);
 std::vector<int> query_lengths(const Problem &problem);
 int longest_length(const Problem &problem);
 
-/* While it lives, every row of K and V that was not kept is NaN. */
+/* While it lives, every row of K and V that keep_rows did not keep is NaN. */
 class PoisonedCache
 {
 public:
-    explicit PoisonedCache(const Instance &instance);
+    PoisonedCache(const Instance &instance, const std::function<void(PoisonedCache *)> &keep_rows);
     ~PoisonedCache();
     PoisonedCache(const PoisonedCache &) = delete;
     PoisonedCache &operator=(const PoisonedCache &) = delete;

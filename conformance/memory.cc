@@ -11,14 +11,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
-/* All regions by the start of their mapping. Regions are made and destroyed by one thread, while nothing runs. */
+/* All regions by the start of their mapping. Regions are made and destroyed by one thread, while nothing runs. Never
+ * destroyed itself: regions in other static objects may live longer. */
 std::map<uintptr_t, const Region *> &regions()
 {
-    static std::map<uintptr_t, const Region *> all;
-    return all;
+    static auto *const all = new std::map<uintptr_t, const Region *>;
+    return *all;
 }
 
 size_t page_size()
@@ -42,9 +45,11 @@ void describe(uintptr_t address)
         snprintf(fault_text, sizeof(fault_text), "touched %s: byte %zu past its end", region->name().c_str(),
                  (size_t)(address - data - region->size()));
     else if (address < data)
-        snprintf(fault_text, sizeof(fault_text), "touched %s: byte %zu before its start", region->name().c_str(), (size_t)(data - address));
+        snprintf(fault_text, sizeof(fault_text), "touched %s: byte %zu before its start", region->name().c_str(),
+                 (size_t)(data - address));
     else
-        snprintf(fault_text, sizeof(fault_text), "wrote to %s, an input: byte %zu", region->name().c_str(), (size_t)(address - data));
+        snprintf(fault_text, sizeof(fault_text), "wrote to %s, an input: byte %zu", region->name().c_str(),
+                 (size_t)(address - data));
 }
 
 void on_fault(int, siginfo_t *info, void *)
@@ -61,7 +66,8 @@ void on_fault(int, siginfo_t *info, void *)
 
 } // namespace
 
-Region::Region(std::string name, size_t size, Side side, uint8_t byte, size_t alignment) : name_(std::move(name)), size_(size), side_(side)
+Region::Region(std::string name, size_t size, Side side, uint8_t byte, size_t alignment)
+    : name_(std::move(name)), size_(size), side_(side)
 {
     accessible_ = (size + page_size() - 1) / page_size() * page_size();
     mapped_ = accessible_ + 2 * page_size();

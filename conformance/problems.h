@@ -8,10 +8,12 @@
 #include "api/hattn.h"
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <vector>
 
-namespace conformance {
+namespace conformance
+{
 
 enum class Pattern {
     RANDOM,
@@ -76,6 +78,11 @@ struct Problem {
     bool slot_mapping = true; /* false: token t goes to slot t */
     int num_parts = 3;        /* of hattn_merge */
 };
+
+inline std::ostream &operator<<(std::ostream &stream, const Problem &problem)
+{
+    return stream << problem.name;
+}
 
 /* The list, in order; names are unique. */
 const std::vector<Problem> &problems();

@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <string>
 
-namespace conformance {
+namespace conformance
+{
 
 class Rng
 {

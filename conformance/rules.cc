@@ -10,8 +10,10 @@
 #include "conformance/tolerance.h"
 #include "reference/reference.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 const int MAX_BITS = 512, MAX_DIM = 576;
 
@@ -54,7 +56,8 @@ struct GroupSum {
             double x[MAX_DIM];
             Projection projection;
             load_scaled(instance.q, {row, h}, 1, x);
-            hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), projection.z, projection.bound);
+            hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), projection.z,
+                                    projection.bound);
             for (int r = 0; r < shape.code_bits; r++) {
                 u[r] += projection.z[r];
                 error[r] += projection.bound[r];
@@ -103,7 +106,10 @@ std::function<Scale(int row, int h)> make_scales(const Instance &instance, Posit
     return [&instance, positions, known](int row, int h) {
         auto found = known->find({row, h});
         if (found == known->end())
-            found = known->emplace(std::make_pair(row, h), scale_of(instance, positions(row, instance.selection_head_of_query(h)), row, h)).first;
+            found = known
+                        ->emplace(std::make_pair(row, h),
+                                  scale_of(instance, positions(row, instance.selection_head_of_query(h)), row, h))
+                        .first;
         return found->second;
     };
 }
@@ -121,7 +127,8 @@ void load_scaled(const Tensor &tensor, Index index, double scale, double *x)
 
 Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on_flip)
 {
-    return [&instance, keys, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+    return [&instance, keys, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want,
+                                             std::string *why) {
         uint32_t a, b;
         memcpy(&a, got, sizeof(a));
         memcpy(&b, want, sizeof(b));
@@ -142,7 +149,8 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
                 return false;
             }
             if (!projection.may_flip(r)) {
-                *why = "bit " + std::to_string(r) + number(", z", projection.z[r]) + number(", bound", projection.bound[r]);
+                *why = "bit " + std::to_string(r) + number(", z", projection.z[r]) +
+                       number(", bound", projection.bound[r]);
                 return false;
             }
             if (flips)
@@ -255,7 +263,7 @@ Rule merged_out_rule(const Instance &instance)
                     largest = std::fmax(largest, std::fabs(instance.partial_out.load({part, index[0], index[1], i})));
         int32_t dtype = instance.shape.out.dtype;
         return near(hattn_reference_load(got, dtype, 0), hattn_reference_load(want, dtype, 0),
-                    out_tolerance(instance.shape.q.dtype) * largest, why);
+                    out_tolerance(dtype) * largest, why);
     };
 }
 
@@ -268,7 +276,7 @@ Rule merged_lse_rule(const Instance &instance)
             largest = std::isfinite(lse) ? std::fmax(largest, std::fabs(lse)) : largest;
         }
         return near(hattn_reference_load(got, HATTN_F32, 0), hattn_reference_load(want, HATTN_F32, 0),
-                    lse_tolerance(instance.shape.q.dtype) * largest, why);
+                    lse_tolerance(HATTN_F32) * largest, why);
     };
 }
 

@@ -6,7 +6,8 @@
 
 #include "conformance/case.h"
 
-namespace conformance {
+namespace conformance
+{
 
 /* The key vector of KV head g whose code belongs at (page, slot), as encode sees it; false: none was encoded there. */
 using KeySource = std::function<bool(int64_t page, int64_t slot, int g, double *x)>;
@@ -32,6 +33,7 @@ Positions all_positions(const Instance &instance);
 Rule out_rule(const Instance &instance, Positions positions);
 Rule lse_rule(const Instance &instance, Positions positions);
 
+/* Parts are fp32 whatever q is: only the output's rounding is that of a shorter type. */
 Rule merged_out_rule(const Instance &instance);
 Rule merged_lse_rule(const Instance &instance);
 

@@ -9,8 +9,10 @@
 
 #include "conformance/tolerance.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 /* OpenMP's barriers are unknown to the thread sanitizer. */
 #ifdef __SANITIZE_THREAD__
@@ -73,7 +75,8 @@ std::string Flips::verdict() const
         bool enough = (double)count * share >= 10;
         if (!enough || (double)flips <= (double)count * share)
             return std::string();
-        return std::to_string(flips) + " of " + std::to_string(count) + " " + what + " differ from the reference: more than roundings explain";
+        return std::to_string(flips) + " of " + std::to_string(count) + " " + what +
+               " differ from the reference: more than roundings explain";
     };
     std::string bits_verdict = check("code bits", bit_flips, bits, MAX_BIT_FLIPS);
     return bits_verdict.empty() ? check("weights", weight_flips, weights, MAX_WEIGHT_FLIPS) : bits_verdict;
@@ -95,7 +98,8 @@ std::string Workspace::check() const
             return "the workspace's control region is not zero at byte " + std::to_string(i);
     for (const uint8_t *p = memory_.data() + memory_.size(); p < memory_.end(); p++)
         if (*p != 0xAA)
-            return "wrote past the workspace: byte " + std::to_string(p - memory_.data()) + " of " + std::to_string(memory_.size());
+            return "wrote past the workspace: byte " + std::to_string(p - memory_.data()) + " of " +
+                   std::to_string(memory_.size());
     for (const uint8_t *p = memory_.begin(); p < memory_.data(); p++)
         if (*p != 0xAA)
             return "wrote before the workspace: byte " + std::to_string(p - memory_.data());
@@ -154,8 +158,8 @@ Workspace &Session::shared_workspace(uint64_t size)
 
 std::string Manner::text() const
 {
-    return std::string(team ? "a team of " : "OpenMP threads: ") + std::to_string(threads) + (shared_workspace ? ", shared workspace" : "") +
-           (bare ? ", no optional outputs" : "");
+    return std::string(team ? "a team of " : "OpenMP threads: ") + std::to_string(threads) +
+           (shared_workspace ? ", shared workspace" : "") + (bare ? ", no optional outputs" : "");
 }
 
 std::vector<Manner> all_manners(const Session &session)
@@ -171,22 +175,23 @@ std::vector<Manner> all_manners(const Session &session)
     return manners;
 }
 
-std::string run_in_manner(const Manner &manner, const Workspace &workspace, const std::string &context, const Call &call)
+std::string run_in_manner(const Manner &manner, const Workspace &workspace, const std::string &context,
+                          const Call &call)
 {
     hattn_exec exec = {};
     exec.struct_size = sizeof(exec);
     exec.workspace = workspace.buffer();
     exec.workspace_size = workspace.size();
     std::string result, fault = run_guarded(context + ", " + manner.text(), manner.threads == 1, [&] {
-        if (manner.team) {
-            result = run_team(manner.threads, exec, call);
-        } else {
-            exec.num_threads = manner.threads;
-            hattn_error error = make_error();
-            hattn_status status = call(&exec, &error);
-            result = describe(status, error);
-        }
-    });
+                            if (manner.team) {
+                                result = run_team(manner.threads, exec, call);
+                            } else {
+                                exec.num_threads = manner.threads;
+                                hattn_error error = make_error();
+                                hattn_status status = call(&exec, &error);
+                                result = describe(status, error);
+                            }
+                        });
     if (!fault.empty())
         return fault;
     return result.empty() ? workspace.check() : result;

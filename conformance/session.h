@@ -6,13 +6,15 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
 #include "api/hattn.h"
 #include "conformance/memory.h"
 
-namespace conformance {
+namespace conformance
+{
 
 /* The calls under test; selftest.cc puts broken ones in. */
 struct Runner {
@@ -52,6 +54,11 @@ struct Target {
     std::string text() const { return isa.empty() ? backend : backend + "/" + isa; }
 };
 
+inline std::ostream &operator<<(std::ostream &stream, const Target &target)
+{
+    return stream << target.text();
+}
+
 /* Every known backend; the CPU once for each instruction set that hattn knows. */
 std::vector<Target> all_targets();
 
@@ -80,7 +87,7 @@ private:
 
 /* One way to make a call. */
 struct Manner {
-    bool team;             /* the threads are ours, not OpenMP's */
+    bool team; /* the threads are ours, not OpenMP's */
     int threads;
     bool shared_workspace; /* that of all plans, instead of the plan's own */
     bool bare;             /* without the optional outputs */
@@ -93,7 +100,8 @@ std::vector<Manner> all_manners(const Session &session);
 using Call = std::function<hattn_status(const hattn_exec *, hattn_error *)>;
 
 /* Makes the call; "" or what went wrong: a status, a fault (see run_guarded), a workspace left dirty. */
-std::string run_in_manner(const Manner &manner, const Workspace &workspace, const std::string &context, const Call &call);
+std::string run_in_manner(const Manner &manner, const Workspace &workspace, const std::string &context,
+                          const Call &call);
 
 } // namespace conformance
 #endif

@@ -5,8 +5,10 @@
 
 #include "conformance/instance.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 /* Lays dimensions out, innermost first as listed in `order`, each followed by pad elements. extent[0] of the outermost
  * dimension in memory does not matter. */
@@ -38,7 +40,8 @@ void set_strides(const Problem &problem, hattn_problem *p, int64_t num_pages)
         return;
     int64_t pad = problem.strides == Strides::PADDED ? 8 : problem.strides == Strides::ODD ? 3 : 0;
     int64_t slots = p->page_size ? p->page_size : p->max_length, words = (p->code_bits + 31) / 32;
-    int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads, Hs = p->num_selection_heads;
+    int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads,
+            Hs = p->num_selection_heads;
 
     /* Innermost first; dimensions are {page, slot, head}, {row, head}, {part, row, head}. */
     std::vector<int> cache = {1, 2, 0}, row = {1, 0}, part = {2, 1, 0};

@@ -8,8 +8,10 @@
 
 #include "reference/reference.h"
 
-namespace conformance {
-namespace {
+namespace conformance
+{
+namespace
+{
 
 struct DtypeRow {
     int32_t dtype;
@@ -17,8 +19,9 @@ struct DtypeRow {
     const char *name;
 };
 const DtypeRow dtypes[] = {
-    {HATTN_F32, 4, "f32"}, {HATTN_F16, 2, "f16"}, {HATTN_BF16, 2, "bf16"}, {HATTN_F8_E4M3, 1, "f8"}, {HATTN_I8, 1, "i8"},
-    {HATTN_U16, 2, "u16"}, {HATTN_I32, 4, "i32"}, {HATTN_U32, 4, "u32"},   {HATTN_I64, 8, "i64"},
+    {HATTN_F32, 4, "f32"},    {HATTN_F16, 2, "f16"}, {HATTN_BF16, 2, "bf16"},
+    {HATTN_F8_E4M3, 1, "f8"}, {HATTN_I8, 1, "i8"},   {HATTN_U16, 2, "u16"},
+    {HATTN_I32, 4, "i32"},    {HATTN_U32, 4, "u32"}, {HATTN_I64, 8, "i64"},
 };
 
 const DtypeRow &dtype_row(int32_t dtype)
@@ -46,7 +49,8 @@ const char *dtype_name(int32_t dtype)
     return dtype_row(dtype).name;
 }
 
-Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t> &extents, const int64_t *strides, Region::Side side, uint8_t fill)
+Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t> &extents, const int64_t *strides,
+               Region::Side side, uint8_t fill)
     : name(std::move(tensor_name)), dtype(type), rank((int)extents.size())
 {
     int64_t span = 1;
@@ -121,8 +125,11 @@ std::string Tensor::element_text(const void *element) const
     case HATTN_I32: return std::to_string(read<int32_t>(element));
     case HATTN_I64: return std::to_string(read<int64_t>(element));
     case HATTN_U32: snprintf(text, sizeof(text), "0x%08" PRIx32, read<uint32_t>(element)); return text;
-    default: snprintf(text, sizeof(text), "%.9g", hattn_reference_load(element, dtype, 0)); return text;
+    default: break;
     }
+    double value = hattn_reference_load(element, dtype, 0);
+    snprintf(text, sizeof(text), "%.9g", std::isnan(value) ? std::fabs(value) : value); /* NaN without its sign */
+    return text;
 }
 
 uint8_t to_f8_e4m3(double value)

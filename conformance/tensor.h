@@ -12,7 +12,8 @@
 #include "api/hattn.h"
 #include "conformance/memory.h"
 
-namespace conformance {
+namespace conformance
+{
 
 size_t dtype_size(int32_t dtype);
 const char *dtype_name(int32_t dtype);
@@ -28,7 +29,8 @@ struct Tensor {
 
     Tensor() = default;
     /* extents: outermost first; strides of all but the last. */
-    Tensor(std::string name, int32_t dtype, const std::vector<int64_t> &extents, const int64_t *strides, Region::Side side, uint8_t fill);
+    Tensor(std::string name, int32_t dtype, const std::vector<int64_t> &extents, const int64_t *strides,
+           Region::Side side, uint8_t fill);
 
     /* Same shape, own memory. */
     Tensor twin(const std::string &suffix, uint8_t fill) const;

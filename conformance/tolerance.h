@@ -8,15 +8,16 @@
 
 #include <cmath>
 
-namespace conformance {
-
-/* c in |out - reference| <= c * max|v| over the row's selection; by q's dtype. */
-inline double out_tolerance(int32_t q_dtype)
+namespace conformance
 {
-    return std::ldexp(1, q_dtype == HATTN_F32 ? -18 : q_dtype == HATTN_F16 ? -9 : -6);
+
+/* c in |out - reference| <= c * max|v| over the row's selection; by q's dtype, for merge by out's. */
+inline double out_tolerance(int32_t dtype)
+{
+    return std::ldexp(1, dtype == HATTN_F32 ? -18 : dtype == HATTN_F16 ? -9 : -6);
 }
 
-/* |lse - reference| <= this * max(1, max|scaled score|): 2^-16 for F32, in proportion for the others. */
+/* |lse - reference| <= this * max(1, max|scaled score|): 2^-16 for F32 and for merge, in proportion for the others. */
 inline double lse_tolerance(int32_t q_dtype)
 {
     return std::ldexp(out_tolerance(q_dtype), 2);

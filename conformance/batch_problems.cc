@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/problem_list.h"
+
+namespace conformance
+{
+namespace
+{
+
+void add_lengths(ProblemList &list)
+{
+    for (int page : {0, 1, 3, 64, 1000})
+        list.add(with("page", page), [&](Problem &p) {
+            p.page_size = page;
+            p.append = true;
+            p.lengths = {70, 129, 1};
+        });
+    list.add("lengths_around_k", [](Problem &p) {
+        p.lengths = {0, 1, 31, 32, 33, 2, 64, 65};
+        p.append = true;
+    });
+    list.add("lengths_around_k_contiguous", [](Problem &p) {
+        p.lengths = {0, 1, 31, 32, 33, 63, 64, 65};
+        p.page_size = 0;
+    });
+    list.add("lengths_past_max", [](Problem &p) {
+        p.lengths = {90, 100, 101, 250, -7};
+        p.max_length = 100;
+        p.append = true;
+    });
+    list.add("lengths_below_max", [](Problem &p) {
+        p.lengths = {3, 50};
+        p.max_length = 5000;
+    });
+    list.add("all_empty", [](Problem &p) {
+        p.lengths = {0, 0, 0};
+        p.max_length = 64;
+        p.sink_logits = true;
+    });
+    list.add("no_sequences", [](Problem &p) {
+        p.lengths = {};
+        p.max_length = 64;
+    });
+    list.add("k_1", [](Problem &p) { p.k = 1; });
+    list.add("k_past_length", [](Problem &p) { p.k = 500; });
+    list.add("k_65", [](Problem &p) {
+        p.k = 65;
+        p.lengths = {64, 65, 66, 300};
+    });
+    for (int q_len : {2, 3, 8})
+        list.add(with("q_len", q_len), [&](Problem &p) {
+            p.q_len = q_len;
+            p.lengths = {70, 129, 5};
+            p.append = true;
+        });
+    list.add("q_ragged", [](Problem &p) {
+        p.lengths = {70, 129, 5, 40};
+        p.q_lens = {1, 8, 0, 3};
+        p.append = true;
+    });
+    list.add("q_ragged_padded", [](Problem &p) {
+        p.lengths = {2, 129, 6, 40};
+        p.q_lens = {4, 0, 1, 5};
+        p.padding_rows = 3;
+        p.append = true;
+    });
+    list.add("padding_only", [](Problem &p) {
+        p.lengths = {70, 3};
+        p.q_lens = {0, 0};
+        p.padding_rows = 4;
+    });
+    list.add("ninety_sequences", [](Problem &p) {
+        p.lengths.clear();
+        for (int b = 0; b < 90; b++)
+            p.lengths.push_back(1 + b * 7 % 41);
+        p.group = 2;
+        p.head_dim_qk = 32;
+        p.k = 8;
+    });
+    list.add("long", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.lengths = {9000, 4097};
+        p.k = 512;
+        p.head_dim_qk = 32;
+        p.num_kv_heads = 1;
+        p.page_size = 64;
+    });
+    list.add("long_contiguous_norms", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.lengths = {20000};
+        p.k = 300;
+        p.head_dim_qk = 32;
+        p.num_kv_heads = p.group = 1;
+        p.page_size = 0;
+        p.key_norms = true;
+    });
+    list.add("long_weighted", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.lengths = {16500};
+        p.k = 2048;
+        p.head_dim_qk = 32;
+        p.num_kv_heads = 1;
+        p.group = 2;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.num_sink = 4;
+        p.num_recent = 64;
+    });
+}
+
+void add_budgets(ProblemList &list)
+{
+    const struct {
+        const char *name;
+        Budgets budgets;
+    } rows[] = {{"budgets_each", Budgets::EACH},
+                {"budgets_per_sequence", Budgets::PER_SEQUENCE},
+                {"budgets_per_head", Budgets::PER_HEAD},
+                {"budgets_one", Budgets::ONE}};
+    for (const auto &row : rows)
+        list.add(row.name, [&](Problem &p) {
+            p.budgets = row.budgets;
+            p.lengths = {70, 129, 33, 10};
+        });
+    list.add("budget_zero", [](Problem &p) {
+        p.budgets = Budgets::ONE;
+        p.budget_values = {0};
+        p.sink_logits = true;
+    });
+    list.add("budget_below_forced", [](Problem &p) {
+        p.budgets = Budgets::EACH;
+        p.num_sink = 5;
+        p.num_recent = 7;
+        p.lengths = {70, 12, 11, 3};
+    });
+    list.add("forced_all_of_k", [](Problem &p) {
+        p.num_sink = 16;
+        p.num_recent = 16;
+        p.lengths = {70, 32, 31, 33};
+    });
+    list.add("sinks", [](Problem &p) {
+        p.num_sink = 4;
+        p.append = true;
+    });
+    list.add("recents", [](Problem &p) {
+        p.num_recent = 9;
+        p.q_len = 3;
+    });
+    list.add("forced_norms", [](Problem &p) {
+        p.num_sink = 4;
+        p.num_recent = 9;
+        p.key_norms = true;
+        p.budgets = Budgets::EACH;
+    });
+}
+
+void add_attention(ProblemList &list)
+{
+    list.add("sink_logits", [](Problem &p) {
+        p.sink_logits = true;
+        p.lengths = {70, 0, 1};
+    });
+    list.add("soft_cap", [](Problem &p) {
+        p.soft_cap = 2.5f;
+        p.scale = 1;
+    });
+    list.add("soft_cap_f32_sinks", [](Problem &p) {
+        p.soft_cap = 30;
+        p.sink_logits = true;
+        p.q_dtype = p.kv_dtype = HATTN_F32;
+    });
+    list.add("scale_sharp", [](Problem &p) { p.scale = 2; });
+    list.add("scale_tiny", [](Problem &p) {
+        p.scale = 1e-20f;
+        p.q_dtype = p.kv_dtype = HATTN_F32;
+    });
+    list.add("scale_negative", [](Problem &p) { p.scale = -0.2f; });
+    for (int parts : {1, 2, 9})
+        list.add(with("merge_parts", parts), [&](Problem &p) {
+            p.num_parts = parts;
+            p.q_dtype = parts == 2 ? HATTN_F32 : HATTN_F16;
+        });
+}
+
+void add_patterns_and_strides(ProblemList &list)
+{
+    const struct {
+        const char *name;
+        Pattern pattern;
+    } patterns[] = {
+        {"zero", Pattern::ZERO},           {"equal", Pattern::EQUAL},     {"alternating", Pattern::ALTERNATING},
+        {"clustered", Pattern::CLUSTERED}, {"by_time", Pattern::BY_TIME}, {"overflow", Pattern::OVERFLOW},
+        {"nan", Pattern::NOT_A_NUMBER}};
+    for (const auto &row : patterns) {
+        list.add(std::string(row.name), [&](Problem &p) {
+            p.pattern = row.pattern;
+            p.lengths = {300, 129};
+            p.append = true;
+        });
+        list.add(std::string(row.name) + "_512_bits_weighted_8", [&](Problem &p) {
+            p.pattern = row.pattern;
+            p.lengths = {300, 129};
+            p.code_bits = 512;
+            p.score_kind = HATTN_SCORE_WEIGHTED;
+            p.weight_bits = 8;
+            p.page_size = 0;
+        });
+        list.add(std::string(row.name) + "_norms", [&](Problem &p) {
+            p.pattern = row.pattern;
+            p.lengths = {300, 129};
+            p.key_norms = true;
+        });
+    }
+    list.add("overflow_group_127", [](Problem &p) {
+        p.pattern = Pattern::OVERFLOW;
+        p.group = 127;
+        p.num_kv_heads = 1;
+        p.code_bits = 512;
+        p.head_dim_qk = 32;
+    });
+
+    const struct {
+        const char *name;
+        Strides strides;
+    } strides[] = {{"padded", Strides::PADDED},
+                   {"odd", Strides::ODD},
+                   {"token_major", Strides::TOKEN_MAJOR},
+                   {"head_major", Strides::HEAD_MAJOR},
+                   {"broadcast", Strides::BROADCAST}};
+    for (const auto &row : strides) {
+        list.add(std::string("strides_") + row.name, [&](Problem &p) {
+            p.strides = row.strides;
+            p.append = true;
+            p.q_len = 2;
+            p.lengths = {70, 129, 3};
+        });
+        list.add(std::string("strides_") + row.name + "_contiguous_norms", [&](Problem &p) {
+            p.strides = row.strides;
+            p.page_size = 0;
+            p.key_norms = p.key_bias = true;
+            p.q_dtype = p.kv_dtype = HATTN_F32;
+            p.code_bits = 40;
+            p.append = true;
+        });
+    }
+    list.add("strides_odd_f8_mla", [](Problem &p) {
+        p.strides = Strides::ODD;
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.head_dim_qk = 72;
+        p.head_dim_v = 64;
+        p.v_inside_k = true;
+        p.kv_scales = Scales::PER_HEAD;
+    });
+    list.add("strides_padded_mlp", [](Problem &p) {
+        p.strides = Strides::PADDED;
+        p.map_kind = HATTN_MAP_MLP;
+        p.hidden[0] = 24;
+        p.hidden[1] = 16;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+    });
+}
+
+} // namespace
+
+void add_batch_problems(ProblemList &list)
+{
+    add_lengths(list);
+    add_budgets(list);
+    add_attention(list);
+    add_patterns_and_strides(list);
+}
+
+} // namespace conformance

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How the list is put together: a row is a name and what differs from the Problem that its struct describes.
+ */
+#ifndef HATTN_CONFORMANCE_PROBLEM_LIST_H
+#define HATTN_CONFORMANCE_PROBLEM_LIST_H
+
+#include "conformance/problems.h"
+
+namespace conformance
+{
+
+class ProblemList
+{
+public:
+    template <typename Change>
+    void add(const std::string &name, Change change)
+    {
+        Problem problem;
+        problem.name = name;
+        change(problem);
+        problems.push_back(problem);
+    }
+    std::vector<Problem> problems;
+};
+
+inline std::string with(const std::string &prefix, int n)
+{
+    return prefix + "_" + std::to_string(n);
+}
+
+/* What one key, one query and one map look like: heads, codes, dims, dtypes. */
+void add_shape_problems(ProblemList &list);
+/* How many there are and where they lie: lengths, budgets, pages, patterns, strides. */
+void add_batch_problems(ProblemList &list);
+
+} // namespace conformance
+#endif

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/problem_list.h"
+
+namespace conformance
+{
+namespace
+{
+
+void add_heads(ProblemList &list)
+{
+    for (int group : {1, 2, 3, 4, 5, 6, 7, 8, 16, 71, 127, 128}) {
+        for (bool weighted : {false, true}) {
+            list.add(with(weighted ? "group_weighted" : "group", group), [&](Problem &p) {
+                p.group = group;
+                p.num_kv_heads = group > 8 ? 1 : 2;
+                p.head_dim_qk = 32;
+                p.lengths = {33, 100};
+                p.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+            });
+        }
+    }
+    list.add("one_kv_head", [](Problem &p) { p.num_kv_heads = 1; });
+    list.add("five_kv_heads", [](Problem &p) {
+        p.num_kv_heads = 5;
+        p.group = 3;
+    });
+    list.add("select_per_query_head", [](Problem &p) { p.selections_per_query_head = true; });
+    list.add("select_per_query_head_weighted", [](Problem &p) {
+        p.selections_per_query_head = true;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+    });
+    list.add("codes_per_query_head", [](Problem &p) {
+        p.codes_per_query_head = p.selections_per_query_head = true;
+        p.code_bits = 32;
+    });
+    list.add("codes_per_query_head_weighted", [](Problem &p) {
+        p.codes_per_query_head = p.selections_per_query_head = true;
+        p.code_bits = 64;
+        p.group = 3;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.append = true;
+    });
+}
+
+void add_codes(ProblemList &list)
+{
+    for (int bits : {32, 40, 64, 96, 128, 200, 256, 512}) {
+        for (bool weighted : {false, true}) {
+            list.add(with(weighted ? "bits_weighted" : "bits", bits), [&](Problem &p) {
+                p.code_bits = bits;
+                p.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+                p.append = true;
+            });
+        }
+    }
+    for (int bits = 2; bits <= 8; bits++)
+        list.add(with("weight_bits", bits), [&](Problem &p) {
+            p.score_kind = HATTN_SCORE_WEIGHTED;
+            p.weight_bits = bits;
+        });
+    list.add("norms", [](Problem &p) {
+        p.key_norms = true;
+        p.append = true;
+    });
+    list.add("norms_weighted", [](Problem &p) {
+        p.key_norms = true;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.weight_bits = 8;
+        p.code_bits = 256;
+    });
+    list.add("norms_contiguous", [](Problem &p) {
+        p.key_norms = true;
+        p.page_size = 0;
+        p.num_sink = 3;
+        p.num_recent = 2;
+    });
+    list.add("norms_per_query_head",
+             [](Problem &p) { p.key_norms = p.codes_per_query_head = p.selections_per_query_head = true; });
+}
+
+void add_dims_and_dtypes(ProblemList &list)
+{
+    for (int d : {32, 40, 64, 72, 96, 128, 192, 256})
+        list.add(with("dim", d), [&](Problem &p) {
+            p.head_dim_qk = d;
+            p.append = true;
+        });
+    list.add("dims_192_128", [](Problem &p) {
+        p.head_dim_qk = 192;
+        p.head_dim_v = 128;
+    });
+    list.add("dims_40_256", [](Problem &p) {
+        p.head_dim_qk = 40;
+        p.head_dim_v = 256;
+    });
+    list.add("mla", [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.group = 16;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+        p.v_inside_k = true;
+        p.page_size = 64;
+        p.append = true;
+    });
+    list.add("mla_bf16_per_query_head", [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.group = 3;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+        p.v_inside_k = p.codes_per_query_head = p.selections_per_query_head = true;
+        p.q_dtype = p.kv_dtype = HATTN_BF16;
+        p.code_bits = 64;
+    });
+    list.add("v_inside_k_same_dim", [](Problem &p) {
+        p.v_inside_k = true;
+        p.page_size = 0;
+    });
+
+    const int32_t floats[] = {HATTN_F32, HATTN_F16, HATTN_BF16};
+    const char *names[] = {"f32", "f16", "bf16"};
+    for (int q = 0; q < 3; q++) {
+        for (int kv = 0; kv < 4; kv++) {
+            std::string name = std::string("q_") + names[q] + "_kv_" + (kv < 3 ? names[kv] : "f8");
+            list.add(name, [&](Problem &p) {
+                p.q_dtype = floats[q];
+                p.kv_dtype = kv < 3 ? floats[kv] : HATTN_F8_E4M3;
+                p.score_kind = HATTN_SCORE_WEIGHTED;
+                p.append = true;
+            });
+        }
+    }
+    list.add("out_f32_of_f16", [](Problem &p) { p.out_dtype = HATTN_F32; });
+    list.add("out_f32_of_bf16", [](Problem &p) {
+        p.out_dtype = HATTN_F32;
+        p.q_dtype = p.kv_dtype = HATTN_BF16;
+    });
+    list.add("f8_one_scale", [](Problem &p) {
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::ONE;
+        p.append = true;
+    });
+    list.add("f8_scale_per_head", [](Problem &p) {
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::PER_HEAD;
+        p.num_kv_heads = 3;
+        p.key_norms = true;
+        p.append = true;
+    });
+    list.add("f8_mla_scaled", [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.group = 8;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+        p.v_inside_k = true;
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::ONE;
+    });
+}
+
+void add_maps(ProblemList &list)
+{
+    list.add("key_bias", [](Problem &p) {
+        p.key_bias = true;
+        p.append = true;
+    });
+    list.add("shared_map", [](Problem &p) { p.shared_map = true; });
+    list.add("shared_map_with_key_bias", [](Problem &p) {
+        p.shared_map = p.key_bias = true;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+    });
+    list.add("map_f32_of_f16", [](Problem &p) {
+        p.map_dtype = HATTN_F32;
+        p.append = true;
+    });
+    list.add("map_bf16_of_f16", [](Problem &p) {
+        p.map_dtype = HATTN_BF16;
+        p.key_bias = true;
+    });
+    list.add("map_f16_of_f32", [](Problem &p) {
+        p.map_dtype = HATTN_F16;
+        p.q_dtype = p.kv_dtype = HATTN_F32;
+    });
+    for (int hidden : {8, 40, 128}) {
+        list.add(with("mlp", hidden), [&](Problem &p) {
+            p.map_kind = HATTN_MAP_MLP;
+            p.hidden[0] = hidden;
+            p.hidden[1] = hidden == 40 ? 24 : hidden;
+            p.code_bits = 32;
+            p.group = 2;
+            p.codes_per_query_head = p.selections_per_query_head = true;
+            p.map_dtype = hidden == 8 ? HATTN_F32 : hidden == 40 ? HATTN_BF16 : HATTN_F16;
+            p.append = true;
+        });
+    }
+    list.add("mlp_weighted_group", [](Problem &p) {
+        p.map_kind = HATTN_MAP_MLP;
+        p.hidden[0] = 64;
+        p.hidden[1] = 96;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+    });
+    list.add("mlp_1024", [](Problem &p) {
+        p.map_kind = HATTN_MAP_MLP;
+        p.hidden[0] = p.hidden[1] = 1024;
+        p.num_kv_heads = p.group = 1;
+        p.num_tokens = 3;
+    });
+    list.add("no_tokens", [](Problem &p) { p.num_tokens = 0; });
+    list.add("one_token", [](Problem &p) { p.num_tokens = 1; });
+    list.add("tokens_without_mapping", [](Problem &p) {
+        p.num_tokens = 70;
+        p.slot_mapping = false;
+        p.page_size = 3;
+    });
+    list.add("tokens_without_mapping_contiguous", [](Problem &p) {
+        p.num_tokens = 150;
+        p.slot_mapping = false;
+        p.page_size = 0;
+    });
+    list.add("many_tokens", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.num_tokens = 900;
+        p.lengths = {600, 500};
+    });
+}
+
+} // namespace
+
+void add_shape_problems(ProblemList &list)
+{
+    add_heads(list);
+    add_codes(list);
+    add_dims_and_dtypes(list);
+    add_maps(list);
+}
+
+} // namespace conformance

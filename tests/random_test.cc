@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Random problems out of the whole space of valid ones, on every backend of this machine.
+ *   random_test [--problems=N] [--seed=S] [--seconds=T]     problems of seeds S, S+1, ...; at most T seconds
+ * Or by HATTN_RANDOM_PROBLEMS, HATTN_RANDOM_SEED and HATTN_RANDOM_SECONDS.
+ */
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+#include "conformance/checks.h"
+
+namespace
+{
+
+uint64_t num_problems = 250, first_seed = 1, seconds = 20;
+
+struct Option {
+    const char *name, *variable;
+    uint64_t *value;
+};
+const Option options[] = {
+    {"--problems=", "HATTN_RANDOM_PROBLEMS", &num_problems},
+    {"--seed=", "HATTN_RANDOM_SEED", &first_seed},
+    {"--seconds=", "HATTN_RANDOM_SECONDS", &seconds},
+};
+
+bool parse(const char *text, uint64_t *value)
+{
+    char *end;
+    *value = strtoull(text, &end, 10);
+    return *text && !*end;
+}
+
+bool parse_arguments(int argc, char **argv)
+{
+    for (const Option &option : options)
+        if (const char *text = getenv(option.variable))
+            if (!parse(text, option.value))
+                return false;
+    for (int i = 1; i < argc; i++) {
+        bool known = false;
+        for (const Option &option : options) {
+            std::string argument = argv[i], name = option.name;
+            if (argument.rfind(name, 0) == 0)
+                known = parse(argv[i] + name.size(), option.value);
+        }
+        if (!known)
+            return false;
+    }
+    return true;
+}
+
+TEST(Random, ProblemsAgreeWithReference)
+{
+    using namespace conformance;
+    std::vector<std::unique_ptr<Session>> sessions;
+    for (const Target &target : all_targets()) {
+        auto session = std::make_unique<Session>(target);
+        if (session->skipped.empty())
+            sessions.push_back(std::move(session));
+    }
+    ASSERT_FALSE(sessions.empty());
+    auto start = std::chrono::steady_clock::now();
+    uint64_t done = 0, counts[4] = {};
+    for (; done < num_problems && std::chrono::steady_clock::now() - start < std::chrono::seconds(seconds); done++) {
+        uint64_t seed = first_seed + done;
+        /* The reference against itself says nothing about the others; it gets every eighth. */
+        for (const auto &session : sessions) {
+            if (session->target.backend == "reference" && done % 8)
+                continue;
+            for (const Outcome &outcome : check_problem(*session, random_problem(seed), seed, "", nullptr)) {
+                counts[(int)outcome.status]++;
+                if (outcome.status == Status::FAILED)
+                    ADD_FAILURE() << outcome.text();
+            }
+        }
+    }
+    printf("%llu problems from seed %llu: %llu operations passed, %llu failed, %llu refused\n",
+           (unsigned long long)done, (unsigned long long)first_seed, (unsigned long long)counts[0],
+           (unsigned long long)counts[1], (unsigned long long)counts[2]);
+    EXPECT_GT(counts[(int)Status::PASSED], 0u);
+    for (const auto &session : sessions)
+        EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
+}
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+    testing::InitGoogleTest(&argc, argv);
+    if (!parse_arguments(argc, argv)) {
+        fprintf(stderr, "usage: random_test [--problems=N] [--seed=S] [--seconds=T]\n");
+        return 2;
+    }
+    return RUN_ALL_TESTS();
+}
