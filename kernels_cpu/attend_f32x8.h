@@ -2,44 +2,32 @@
  * One block of rows through online softmax:
  *   x_j = cap(q·k_j);  m' = max(m, x);  acc = acc * e^(m - m') + sum e^(x_j - m') v_j;  sum likewise.
  *
- * First every cache line of the block's rows is loaded once, back to back: as many misses in flight as the core can have. Then,
- * out of L1 and L2, for 4, 2 or 1 queries of the group at a time, with 8 accumulators of 8 floats (two FMAs a cycle of latency
- * 4; half of AVX2's registers, half of NEON's in pairs):
+ * For 4, 2 or 1 queries of the group at a time, with 8 accumulators of 8 floats (two FMAs a cycle of latency 4; half of AVX2's
+ * registers, half of NEON's in pairs):
  * - QK: 4 x 2, 2 x 4 or 1 x 8 (queries x rows) along the dims, summed across by one tree.
  * - PV: the output in registers, 4 x 16, 2 x 32 or 1 x 64 (queries x dims), all rows of the block pass.
+ * QK prefetches K rows and PV V rows that come later, this block's or the next one's, so that memory works while the core does.
  * The block's part of acc is summed by itself before it is added, which keeps the error of long rows small.
  */
 #ifndef HATTN_KERNELS_CPU_ATTEND_F32X8_H
 #define HATTN_KERNELS_CPU_ATTEND_F32X8_H
 
+#include "kernels_cpu/attend_rows.h"
 #include "kernels_cpu/f32x8.h"
 
-enum { LINE = 64, ACCUMULATORS = 8, MAX_QUERIES = 4 };
+enum { ACCUMULATORS = 8, MAX_QUERIES = 4 };
 
-HATTN_INLINE void touch_row(const char *row, size_t size)
-{
-    for (size_t i = 0; i < size; i += LINE) (void)*(const volatile char *)(row + i);
-    (void)*(const volatile char *)(row + size - 1); /* rows need not start at a line */
-}
-
-HATTN_INLINE void touch_rows(const hattn_attend_block *block)
-{
-    const size_t size = f32x8_element_size(block->dtype);
-    for (int j = 0; j < block->num_rows; j++) {
-        touch_row(block->k_rows[j], size * (size_t)block->head_dim_qk);
-        if (block->v_rows[j] != block->k_rows[j]) touch_row(block->v_rows[j], size * (size_t)block->head_dim_v);
-    }
-}
-
-/* Logits of `queries` queries from g on and all rows; a last step repeats the last row, whose extra logits fall between num_rows
+/* Logits of `queries` queries from g on and all rows; rows `ahead` of them are prefetched. A last step repeats the last row, whose extra logits fall between num_rows
  * and HATTN_ATTEND_BLOCK. */
-HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int queries, int32_t dtype)
+HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
 {
     const int rows = ACCUMULATORS / queries;
     const size_t size = f32x8_element_size(dtype);
     const float *q = block->q + g * block->stride_q;
+    const int num_known = block->num_rows + block->num_rows_ahead;
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
     for (int j = 0; j < block->num_rows; j += rows) {
+        for (int r = 0; r < rows; r++) prefetch_row(block->k_rows, j + r + ahead, num_known, (size_t)block->head_dim_qk * size);
         const char *k[ACCUMULATORS];
         f32x8 acc[ACCUMULATORS];
 #pragma GCC unroll 8
@@ -96,14 +84,16 @@ HATTN_INLINE float compute_weights(const hattn_attend_block *block, int g)
 }
 
 /* Dims dim .. dim + 8 * regs - 1 of the queries' acc. */
-HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, int queries, int regs, int32_t dtype, const float *decay)
+HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, int queries, int regs, int32_t dtype, const float *decay, int ahead)
 {
     const size_t size = f32x8_element_size(dtype);
+    const int num_known = block->num_rows + block->num_rows_ahead;
     const float *weights = block->logits + g * HATTN_ATTEND_BLOCK;
     f32x8 sums[ACCUMULATORS];
 #pragma GCC unroll 8
     for (int i = 0; i < queries * regs; i++) sums[i] = f32x8_set(0.0f);
     for (int j = 0; j < block->num_rows; j++) {
+        if (dim == 0) prefetch_row(block->v_rows, j + ahead, num_known, (size_t)block->head_dim_v * size);
         const char *v = (const char *)block->v_rows[j] + (size_t)dim * size;
         f32x8 factors[MAX_QUERIES];
 #pragma GCC unroll 4
@@ -127,31 +117,32 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
     }
 }
 
-HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int queries, int32_t dtype)
+HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
 {
     const int regs = ACCUMULATORS / queries;
     float decay[MAX_QUERIES];
     int dim = 0;
-    compute_logits(block, g, queries, dtype);
+    compute_logits(block, g, queries, dtype, ahead);
     for (int h = 0; h < queries; h++) decay[h] = compute_weights(block, g + h);
-    for (; dim + 8 * regs <= block->head_dim_v; dim += 8 * regs) add_values(block, g, dim, queries, regs, dtype, decay);
-    for (; dim < block->head_dim_v; dim += 8) add_values(block, g, dim, queries, 1, dtype, decay);
+    for (; dim + 8 * regs <= block->head_dim_v; dim += 8 * regs) add_values(block, g, dim, queries, regs, dtype, decay, ahead);
+    for (; dim < block->head_dim_v; dim += 8) add_values(block, g, dim, queries, 1, dtype, decay, ahead);
 }
 
 HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
 {
-    int g = 0;
-    for (; g + 4 <= block->group; g += 4) attend_queries(block, g, 4, dtype);
+    const size_t size = f32x8_element_size(dtype);
+    int g = 0, ahead = fetch_block(block, (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
+    for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD) attend_queries(block, g, 4, dtype, ahead);
     if (g + 2 <= block->group) {
-        attend_queries(block, g, 2, dtype);
+        attend_queries(block, g, 2, dtype, ahead);
+        ahead = NOTHING_AHEAD;
         g += 2;
     }
-    if (g < block->group) attend_queries(block, g, 1, dtype);
+    if (g < block->group) attend_queries(block, g, 1, dtype, ahead);
 }
 
 HATTN_INLINE void attend(const hattn_attend_block *block)
 {
-    touch_rows(block);
     switch (block->dtype) {
     case HATTN_F32: attend_group(block, HATTN_F32); break;
     case HATTN_F16: attend_group(block, HATTN_F16); break;

@@ -146,6 +146,7 @@ HATTN_INLINE u8v u8v_set(uint8_t byte) { return _mm256_set1_epi8((char)byte); }
 /* 4 words into each lane: lane i from src + i * stride_lane words. */
 HATTN_INLINE u8v u8v_load_lanes(const uint32_t *src, int64_t stride_lane)
 {
+    if (__builtin_constant_p(stride_lane) && stride_lane == 4) return _mm256_loadu_si256((const __m256i *)src);
     __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)src));
     return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)(src + stride_lane)), 1);
 }
@@ -202,11 +203,23 @@ HATTN_INLINE u8v u8v_fold(const u8v *rows, int words)
     return words == 2 ? low : _mm256_hadd_epi16(low, _mm256_packus_epi32(fours[2], fours[3]));
 }
 
-/* Lane i of a and b: the scores of keys 16 * i .. 16 * i + 15. */
-HATTN_INLINE void u16v_store_scores(uint16_t *scores, u8v a, u8v b)
+/* The first 8 scores of each lane (a) and its last 8 (b). Lane i has keys 16 * i and up; with words, lanes take turns after 4 / words
+ * keys. */
+HATTN_INLINE void u16v_store_scores(uint16_t *scores, u8v a, u8v b, int words)
 {
-    _mm256_storeu_si256((__m256i *)scores, _mm256_permute2x128_si256(a, b, 0x20));
-    _mm256_storeu_si256((__m256i *)(scores + 16), _mm256_permute2x128_si256(a, b, 0x31));
+    u8v low = _mm256_permute2x128_si256(a, b, 0x20), high = _mm256_permute2x128_si256(a, b, 0x31);
+    if (words) {
+        u8v first = words == 4   ? _mm256_unpacklo_epi16(low, high)
+                    : words == 2 ? _mm256_unpacklo_epi32(low, high)
+                                 : _mm256_unpacklo_epi64(low, high);
+        u8v second = words == 4   ? _mm256_unpackhi_epi16(low, high)
+                     : words == 2 ? _mm256_unpackhi_epi32(low, high)
+                                  : _mm256_unpackhi_epi64(low, high);
+        low = _mm256_permute2x128_si256(first, second, 0x20);
+        high = _mm256_permute2x128_si256(first, second, 0x31);
+    }
+    _mm256_storeu_si256((__m256i *)scores, low);
+    _mm256_storeu_si256((__m256i *)(scores + 16), high);
 }
 
 /* ---- Keys of top-k ---- */

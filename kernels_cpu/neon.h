@@ -180,8 +180,9 @@ HATTN_INLINE u8v u8v_fold(const u8v *rows, int words)
     return vreinterpretq_u8_u16(vpaddq_u16(low, high));
 }
 
-HATTN_INLINE void u16v_store_scores(uint16_t *scores, u8v a, u8v b)
+HATTN_INLINE void u16v_store_scores(uint16_t *scores, u8v a, u8v b, int words)
 {
+    (void)words;
     vst1q_u16(scores, vreinterpretq_u16_u8(a));
     vst1q_u16(scores + 8, vreinterpretq_u16_u8(b));
 }
