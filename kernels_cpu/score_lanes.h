@@ -31,7 +31,12 @@ typedef struct score_plan {
     uint8_t tables[CHUNKS * CHUNK_NIBBLES][16];
 } score_plan;
 
-/* `words` below is of compact codes of 1, 2 or 4 words, known when the kernel is compiled; 0: any codes. */
+/* `words` below is of compact codes of 1, 2, 4 or 8 words, known when the kernel is compiled; 0: any codes. A row is then 4, 2 or 1
+ * keys of so many words: */
+HATTN_INLINE int words_in_row(int words)
+{
+    return words == 1 || words == 2 ? words : 4;
+}
 
 /* Where the rows of one chunk are, in words. */
 typedef struct score_rows {
@@ -50,7 +55,7 @@ HATTN_INLINE u8v load_row(const score_rows *rows, int row)
 HATTN_INLINE u8v repeat_chunk(const uint32_t *bits, int words, int chunk)
 {
     uint32_t lane[4];
-    for (int i = 0; i < 4; i++) lane[i] = words ? bits[i % words] : bits[4 * chunk + i];
+    for (int i = 0; i < 4; i++) lane[i] = bits[4 * chunk + i % words_in_row(words)];
     return u8v_repeat(lane);
 }
 
@@ -59,7 +64,7 @@ HATTN_INLINE u8v repeat_chunk(const uint32_t *bits, int words, int chunk)
 /* Adds to the u16 of keys 0..7 (a) and 8..15 (b) of each lane. */
 HATTN_INLINE void count_planes(const score_plan *plan, const score_rows *rows, int words, int chunk, int first_plane, int num_planes, u8v *a, u8v *b)
 {
-    const int num_rows = words ? 4 * words : 16, half = num_rows / 2;
+    const int half = 2 * words_in_row(words);
     const u8v sign = repeat_chunk(plan->planes->sign, words, chunk);
     u8v plane[GROUP_PLANES];
 #pragma GCC unroll 3
@@ -75,7 +80,7 @@ HATTN_INLINE void count_planes(const score_plan *plan, const score_rows *rows, i
             for (int p = num_planes - 2; p >= 0; p--) count = u8v_add(u8v_add(count, count), u8v_popcount(u8v_and(bits, plane[p])));
             counts[i] = count;
         }
-        u8v sums = u16v_shift_left(u8v_fold(counts, words ? words : 4), first_plane);
+        u8v sums = u16v_shift_left(u8v_fold(counts, words_in_row(words)), first_plane);
         *(h ? b : a) = u16v_add(*(h ? b : a), sums);
     }
 }
@@ -183,12 +188,12 @@ HATTN_INLINE void score_block(const score_plan *plan, const uint32_t *codes, int
                               uint16_t *scores)
 {
     u8v a = u8v_zero(), b = u8v_zero(), all = u8v_zero(), odd = u8v_zero();
-    for (int chunk = 0; chunk < (words ? 1 : plan->num_chunks); chunk++) {
-        score_rows rows = {codes, 4 * U8V_LANES, 4, 0};
-        if (!words) {
-            const int left = plan->planes->num_words - 4 * chunk;
-            rows = (score_rows){codes + 4 * chunk, stride_key, 16 * stride_key, left < 4 ? left : 0};
-        }
+    const int lanes_alternate = words && words <= 4;
+    for (int chunk = 0; chunk < (words ? (words + 3) / 4 : plan->num_chunks); chunk++) {
+        const int left = plan->planes->num_words - 4 * chunk;
+        score_rows rows = {codes + 4 * chunk, stride_key, 16 * stride_key, left < 4 ? left : 0};
+        if (words == 8) rows = (score_rows){codes + 4 * chunk, 8, 16 * 8, 0};
+        if (lanes_alternate) rows = (score_rows){codes, 4 * U8V_LANES, 4, 0};
         if (lookup_planes) look_up(plan, &rows, words, chunk, lookup_planes, &all, &odd);
         count_all(plan, &rows, words, chunk, lookup_planes, num_planes, &a, &b);
     }
@@ -197,7 +202,7 @@ HATTN_INLINE void score_block(const score_plan *plan, const uint32_t *codes, int
         a = u16v_add(a, u16v_zip_low(even, odd));
         b = u16v_add(b, u16v_zip_high(even, odd));
     }
-    u16v_store_scores(scores, a, b, words);
+    u16v_store_scores(scores, a, b, lanes_alternate ? words : 0);
 }
 
 HATTN_INLINE void score_run(const score_plan *plan, const uint32_t *codes, int64_t stride_key, int64_t num_keys, uint16_t *scores, int words,
@@ -233,7 +238,7 @@ HATTN_INLINE void score_words(const hattn_planes *planes, const uint32_t *codes,
     plan.num_chunks = (planes->num_words + 3) / 4;
     const int num_planes = planes->num_planes;
     if (num_planes <= SCORE_MAX_COUNTED || num_keys < MIN_LOOKUP_KEYS) {
-        switch (num_planes) {
+        switch (words ? num_planes : 0) {
         case 1: score_run(&plan, codes, stride_key, num_keys, scores, words, 0, 1); break;
         case 2: score_run(&plan, codes, stride_key, num_keys, scores, words, 0, 2); break;
         case 3: score_run(&plan, codes, stride_key, num_keys, scores, words, 0, 3); break;
@@ -242,7 +247,7 @@ HATTN_INLINE void score_words(const hattn_planes *planes, const uint32_t *codes,
         return;
     }
     make_tables(&plan, num_planes < LOOKUP_PLANES ? num_planes : LOOKUP_PLANES);
-    switch (num_planes) {
+    switch (words || num_planes > LOOKUP_PLANES ? num_planes : LOOKUP_PLANES) {
     case 2: score_run(&plan, codes, stride_key, num_keys, scores, words, 2, 2); break;
     case 3: score_run(&plan, codes, stride_key, num_keys, scores, words, 3, 3); break;
     case 4: score_run(&plan, codes, stride_key, num_keys, scores, words, 4, 4); break;
@@ -262,6 +267,7 @@ HATTN_INLINE void score(const hattn_planes *planes, const uint32_t *codes, int64
     case 1: score_words(planes, codes, stride_key, num_keys, scores, 1); break;
     case 2: score_words(planes, codes, stride_key, num_keys, scores, 2); break;
     case 4: score_words(planes, codes, stride_key, num_keys, scores, 4); break;
+    case 8: score_words(planes, codes, stride_key, num_keys, scores, 8); break;
     default: score_words(planes, codes, stride_key, num_keys, scores, 0); break;
     }
 }
