@@ -230,7 +230,9 @@ HATTN_INLINE int fetch_block(const hattn_attend_block *block, int32_t dtype)
         return NOTHING_AHEAD;
     }
     const int ahead = BYTES_AHEAD / (int)size_k > MIN_ROWS_AHEAD ? BYTES_AHEAD / (int)size_k : MIN_ROWS_AHEAD;
-    if (block->max[0] == -INFINITY) { /* no call before this one that has prefetched its first rows */
+    /* No call before this one has prefetched its first rows, as far as can be seen. 512 random rows in calls that know
+     * nothing of each other: 28 us, without this 44; in calls that do, 26. */
+    if (block->max[0] == -INFINITY || block->num_rows_ahead == 0) {
         for (int j = 0; j < ahead; j++) {
             prefetch_row(block->k_rows, j, block->num_rows, size_k);
             prefetch_row(block->v_rows, j, block->num_rows, size_v);

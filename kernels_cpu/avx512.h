@@ -70,7 +70,7 @@ HATTN_INLINE __m512 hattn_load_unscaled_masked(const char *src, int32_t dtype, _
 }
 
 /* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); with fma
- * the result is within 1 ulp. Below -110 it is 0, above 100 infinite; NaN stays NaN (max and min return their second
+ * the result is within 1.01 ulp. Below -110 it is 0, above 100 infinite; NaN stays NaN (max and min return their second
  * operand then). */
 HATTN_INLINE __m512 hattn_exp_f32x16(__m512 x)
 {
