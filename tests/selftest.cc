@@ -11,11 +11,10 @@
 #include "backends/backend.h"
 #include "conformance/checks.h"
 #include "conformance/instance.h"
+#include "reference/reference.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 template <typename T>
 T *elements(const hattn_buffer &buffer)
@@ -305,6 +304,47 @@ TEST(Selftest, ManyFlipsAreCaught)
     flips.bit_flips--;
     flips.weight_flips++;
     EXPECT_NE(flips.verdict().find("weights"), std::string::npos);
+}
+
+/* Flips every key bit whose |z| is within share * bound. */
+Runner flipping_keys(double share)
+{
+    Runner runner;
+    runner.encode_keys = [share](const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                                 hattn_error *error) {
+        hattn_status status = hattn_encode_keys(plan, args, exec, error);
+        const hattn_problem &p = plan->problem;
+        for (int32_t t = 0; t < args->num_tokens; t++) {
+            int64_t slot = elements<int64_t>(args->slot_mapping)[t];
+            for (int c = 0; slot >= 0 && c < p.num_code_heads; c++) {
+                double x[576], z[512], bound[512];
+                for (int i = 0; i < p.head_dim_qk; i++)
+                    x[i] = hattn_reference_load(elements<void>(args->k_new), p.k_new.dtype,
+                                                t * p.k_new.stride[0] + c * p.k_new.stride[1] + i);
+                hattn_reference_project(&p, &p.key_map, &args->key_map, x, c, z, bound);
+                uint32_t *code = elements<uint32_t>(args->codes) + slot / p.page_size * p.codes.stride[0] +
+                                 slot % p.page_size * p.codes.stride[1] + c * p.codes.stride[2];
+                for (int r = 0; r < p.code_bits; r++)
+                    if (std::fabs(z[r]) <= share * bound[r])
+                        code[r / 32] ^= 1u << r % 32;
+            }
+        }
+        return status;
+    };
+    return runner;
+}
+
+TEST(Selftest, RoundingsPassAndCount)
+{
+    Session session({"reference", ""});
+    session.runner = flipping_keys(1);
+    Outcome allowed = outcome_of(session, "many_tokens", "encode_keys", 1);
+    EXPECT_EQ(allowed.status, Status::PASSED) << allowed.text();
+    EXPECT_GT(session.flips.bit_flips, 0u);
+    session.runner = flipping_keys(20);
+    Outcome caught = outcome_of(session, "many_tokens", "encode_keys", 1);
+    EXPECT_EQ(caught.status, Status::FAILED);
+    EXPECT_NE(caught.message.find("bound"), std::string::npos) << caught.text();
 }
 
 class KeptValues : public Golden
