@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One block of rows through online softmax:
- *   x_j = cap(q·k_j);  m' = max(m, x);  acc = acc * e^(m - m') + sum e^(x_j - m') v_j;  sum likewise.
+ *   x_j = cap(q·k_j); m' = max(m, x); acc = acc * e^(m - m') + sum e^(x_j - m') v_j; sum likewise.
  *
- * For 4, 2 or 1 queries of the group at a time, with 8 accumulators of 8 floats (two FMAs a cycle of latency 4; half of AVX2's
- * registers, half of NEON's in pairs):
+ * For 4, 2 or 1 queries of the group at a time, with 8 accumulators of 8 floats (two FMAs a cycle of latency 4; half of
+ * AVX2's registers, half of NEON's in pairs):
  * - QK: 4 x 2, 2 x 4 or 1 x 8 (queries x rows) along the dims, summed across by one tree.
  * - PV: the output in registers, 4 x 16, 2 x 32 or 1 x 64 (queries x dims), all rows of the block pass.
- * QK prefetches K rows and PV V rows that come later, this block's or the next one's, so that memory works while the core does.
- * The block's part of acc is summed by itself before it is added, which keeps the error of long rows small.
+ * QK prefetches K rows and PV V rows that come later, this block's or the next one's, so that memory works while the
+ * core does. The block's part of acc is summed by itself before it is added, which keeps the error of long rows small.
  */
 #ifndef HATTN_KERNELS_CPU_ATTEND_F32X8_H
 #define HATTN_KERNELS_CPU_ATTEND_F32X8_H
@@ -17,8 +17,8 @@
 
 enum { ACCUMULATORS = 8, MAX_QUERIES = 4 };
 
-/* Logits of `queries` queries from g on and all rows; rows `ahead` of them are prefetched. A last step repeats the last row, whose extra logits fall between num_rows
- * and HATTN_ATTEND_BLOCK. */
+/* Logits of `queries` queries from g on and all rows; rows `ahead` of them are prefetched. A last step repeats the
+ * last row, whose extra logits fall between num_rows and HATTN_ATTEND_BLOCK. */
 HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
 {
     const int rows = ACCUMULATORS / queries;
@@ -27,26 +27,32 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
     const int num_known = block->num_rows + block->num_rows_ahead;
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
     for (int j = 0; j < block->num_rows; j += rows) {
-        for (int r = 0; r < rows; r++) prefetch_row(block->k_rows, j + r + ahead, num_known, (size_t)block->head_dim_qk * size);
+        for (int r = 0; r < rows; r++)
+            prefetch_row(block->k_rows, j + r + ahead, num_known, (size_t)block->head_dim_qk * size);
         const char *k[ACCUMULATORS];
         f32x8 acc[ACCUMULATORS];
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) k[r] = block->k_rows[j + r < block->num_rows ? j + r : block->num_rows - 1];
+        for (int r = 0; r < rows; r++)
+            k[r] = block->k_rows[j + r < block->num_rows ? j + r : block->num_rows - 1];
 #pragma GCC unroll 8
-        for (int i = 0; i < ACCUMULATORS; i++) acc[i] = f32x8_set(0.0f);
+        for (int i = 0; i < ACCUMULATORS; i++)
+            acc[i] = f32x8_set(0.0f);
         for (int dim = 0; dim < block->head_dim_qk; dim += 8) {
             f32x8 query[MAX_QUERIES];
 #pragma GCC unroll 4
-            for (int h = 0; h < queries; h++) query[h] = f32x8_load(q + h * block->stride_q + dim);
+            for (int h = 0; h < queries; h++)
+                query[h] = f32x8_load(q + h * block->stride_q + dim);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 f32x8 key = f32x8_load_unscaled(k[r] + (size_t)dim * size, dtype);
 #pragma GCC unroll 4
-                for (int h = 0; h < queries; h++) acc[h * rows + r] = f32x8_fma(query[h], key, acc[h * rows + r]);
+                for (int h = 0; h < queries; h++)
+                    acc[h * rows + r] = f32x8_fma(query[h], key, acc[h * rows + r]);
             }
         }
         f32x8 sums = f32x8_sums(acc);
-        if (dtype == HATTN_F8_E4M3) sums = f32x8_mul(sums, f32x8_set(HATTN_F8_FACTOR));
+        if (dtype == HATTN_F8_E4M3)
+            sums = f32x8_mul(sums, f32x8_set(HATTN_F8_FACTOR));
         float parts[ACCUMULATORS];
         f32x8_store(parts, sums);
 #pragma GCC unroll 4
@@ -55,8 +61,8 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
     }
 }
 
-/* Logits of query g become e^(x - max); returns what its earlier sums are to be multiplied with. A max of -inf is replaced by 0 in
- * the exponents: then e^-inf is 0 and a NaN stays one. */
+/* Logits of query g become e^(x - max); returns what its earlier sums are to be multiplied with. A max of -inf is
+ * replaced by 0 in the exponents: then e^-inf is 0 and a NaN stays one. */
 HATTN_INLINE float compute_weights(const hattn_attend_block *block, int g)
 {
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
@@ -65,8 +71,10 @@ HATTN_INLINE float compute_weights(const hattn_attend_block *block, int g)
     f32x8 maxima = f32x8_set(old_max), sums = f32x8_set(0.0f);
     for (int j = 0; j < block->num_rows; j += 8) {
         f32x8 x = f32x8_load(logits + j);
-        if (block->soft_cap > 0.0f) x = f32x8_mul(cap, f32x8_tanh(f32x8_div(x, cap)));
-        if (block->num_rows - j < 8) x = f32x8_first(x, block->num_rows - j, -INFINITY);
+        if (block->soft_cap > 0.0f)
+            x = f32x8_mul(cap, f32x8_tanh(f32x8_div(x, cap)));
+        if (block->num_rows - j < 8)
+            x = f32x8_first(x, block->num_rows - j, -INFINITY);
         f32x8_store(logits + j, x);
         maxima = f32x8_max(x, maxima);
     }
@@ -84,25 +92,30 @@ HATTN_INLINE float compute_weights(const hattn_attend_block *block, int g)
 }
 
 /* Dims dim .. dim + 8 * regs - 1 of the queries' acc. */
-HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, int queries, int regs, int32_t dtype, const float *decay, int ahead)
+HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, int queries, int regs, int32_t dtype,
+                             const float *decay, int ahead)
 {
     const size_t size = f32x8_element_size(dtype);
     const int num_known = block->num_rows + block->num_rows_ahead;
     const float *weights = block->logits + g * HATTN_ATTEND_BLOCK;
     f32x8 sums[ACCUMULATORS];
 #pragma GCC unroll 8
-    for (int i = 0; i < queries * regs; i++) sums[i] = f32x8_set(0.0f);
+    for (int i = 0; i < queries * regs; i++)
+        sums[i] = f32x8_set(0.0f);
     for (int j = 0; j < block->num_rows; j++) {
-        if (dim == 0) prefetch_row(block->v_rows, j + ahead, num_known, (size_t)block->head_dim_v * size);
+        if (dim == 0)
+            prefetch_row(block->v_rows, j + ahead, num_known, (size_t)block->head_dim_v * size);
         const char *v = (const char *)block->v_rows[j] + (size_t)dim * size;
         f32x8 factors[MAX_QUERIES];
 #pragma GCC unroll 4
-        for (int h = 0; h < queries; h++) factors[h] = f32x8_set(weights[h * HATTN_ATTEND_BLOCK + j]);
+        for (int h = 0; h < queries; h++)
+            factors[h] = f32x8_set(weights[h * HATTN_ATTEND_BLOCK + j]);
 #pragma GCC unroll 8
         for (int c = 0; c < regs; c++) {
             f32x8 values = f32x8_load_unscaled(v + (size_t)c * 8 * size, dtype);
 #pragma GCC unroll 4
-            for (int h = 0; h < queries; h++) sums[h * regs + c] = f32x8_fma(factors[h], values, sums[h * regs + c]);
+            for (int h = 0; h < queries; h++)
+                sums[h * regs + c] = f32x8_fma(factors[h], values, sums[h * regs + c]);
         }
     }
 #pragma GCC unroll 4
@@ -111,7 +124,8 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
 #pragma GCC unroll 8
         for (int c = 0; c < regs; c++) {
             f32x8 sum = sums[h * regs + c];
-            if (dtype == HATTN_F8_E4M3) sum = f32x8_mul(sum, f32x8_set(HATTN_F8_FACTOR));
+            if (dtype == HATTN_F8_E4M3)
+                sum = f32x8_mul(sum, f32x8_set(HATTN_F8_FACTOR));
             f32x8_store(acc + 8 * c, f32x8_fma(f32x8_load(acc + 8 * c), f32x8_set(decay[h]), sum));
         }
     }
@@ -123,22 +137,27 @@ HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int que
     float decay[MAX_QUERIES];
     int dim = 0;
     compute_logits(block, g, queries, dtype, ahead);
-    for (int h = 0; h < queries; h++) decay[h] = compute_weights(block, g + h);
-    for (; dim + 8 * regs <= block->head_dim_v; dim += 8 * regs) add_values(block, g, dim, queries, regs, dtype, decay, ahead);
-    for (; dim < block->head_dim_v; dim += 8) add_values(block, g, dim, queries, 1, dtype, decay, ahead);
+    for (int h = 0; h < queries; h++)
+        decay[h] = compute_weights(block, g + h);
+    for (; dim + 8 * regs <= block->head_dim_v; dim += 8 * regs)
+        add_values(block, g, dim, queries, regs, dtype, decay, ahead);
+    for (; dim < block->head_dim_v; dim += 8)
+        add_values(block, g, dim, queries, 1, dtype, decay, ahead);
 }
 
 HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
 {
     const size_t size = f32x8_element_size(dtype);
     int g = 0, ahead = fetch_block(block, (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
-    for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD) attend_queries(block, g, 4, dtype, ahead);
+    for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD)
+        attend_queries(block, g, 4, dtype, ahead);
     if (g + 2 <= block->group) {
         attend_queries(block, g, 2, dtype, ahead);
         ahead = NOTHING_AHEAD;
         g += 2;
     }
-    if (g < block->group) attend_queries(block, g, 1, dtype, ahead);
+    if (g < block->group)
+        attend_queries(block, g, 1, dtype, ahead);
 }
 
 HATTN_INLINE void attend(const hattn_attend_block *block)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * AVX2's vectors: 8 floats, and bytes in two 16-byte lanes. neon.h has the same names; the kernels' bodies (f32x8.h, *_f32x8.h,
- * score_lanes.h, topk_lanes.h) are written once on them.
+ * AVX2's vectors: 8 floats, and bytes in two 16-byte lanes. neon.h has the same names; the kernels' bodies (f32x8.h,
+ * *_f32x8.h, score_lanes.h, topk_lanes.h) are written once on them.
  */
 #ifndef HATTN_KERNELS_CPU_AVX2_H
 #define HATTN_KERNELS_CPU_AVX2_H
@@ -98,8 +98,8 @@ HATTN_INLINE void f32x8_store_bf16(void *dst, f32x8 a)
     _mm_storeu_si128(dst, _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
 
-/* E4M3 divided by HATTN_F8_FACTOR: exponent and mantissa moved to fp16's places (bias 7 against 15; subnormals too). The one NaN
- * pattern would read as 1.875 and is raised to fp16's quiet NaN. */
+/* E4M3 divided by HATTN_F8_FACTOR: exponent and mantissa moved to fp16's places (bias 7 against 15; subnormals too).
+ * The one NaN pattern would read as 1.875 and is raised to fp16's quiet NaN. */
 HATTN_INLINE f32x8 f32x8_load_f8(const void *src)
 {
     const __m128i largest = _mm_set1_epi16(0x3f80);
@@ -146,7 +146,8 @@ HATTN_INLINE u8v u8v_set(uint8_t byte) { return _mm256_set1_epi8((char)byte); }
 /* 4 words into each lane: lane i from src + i * stride_lane words. */
 HATTN_INLINE u8v u8v_load_lanes(const uint32_t *src, int64_t stride_lane)
 {
-    if (__builtin_constant_p(stride_lane) && stride_lane == 4) return _mm256_loadu_si256((const __m256i *)src);
+    if (__builtin_constant_p(stride_lane) && stride_lane == 4)
+        return _mm256_loadu_si256((const __m256i *)src);
     __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)src));
     return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)(src + stride_lane)), 1);
 }
@@ -154,7 +155,8 @@ HATTN_INLINE u8v u8v_load_lanes(const uint32_t *src, int64_t stride_lane)
 HATTN_INLINE u8v u8v_load_lanes_part(const uint32_t *src, int64_t stride_lane, int words)
 {
     __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32(words), _mm_setr_epi32(0, 1, 2, 3));
-    __m128i low = _mm_maskload_epi32((const int *)src, mask), high = _mm_maskload_epi32((const int *)(src + stride_lane), mask);
+    __m128i low = _mm_maskload_epi32((const int *)src, mask),
+            high = _mm_maskload_epi32((const int *)(src + stride_lane), mask);
     return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
 }
 /* 16 bytes into every lane. */
@@ -172,8 +174,10 @@ HATTN_INLINE u8v u8v_lookup(u8v table, u8v i) { return _mm256_shuffle_epi8(table
 
 HATTN_INLINE u8v u8v_popcount(u8v a)
 {
-    const u8v counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    return _mm256_add_epi8(_mm256_shuffle_epi8(counts, u8v_low_nibbles(a)), _mm256_shuffle_epi8(counts, u8v_high_nibbles(a)));
+    const u8v counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2,
+                                        3, 2, 3, 3, 4);
+    return _mm256_add_epi8(_mm256_shuffle_epi8(counts, u8v_low_nibbles(a)),
+                           _mm256_shuffle_epi8(counts, u8v_high_nibbles(a)));
 }
 
 /* The same register as u16. */
@@ -184,7 +188,8 @@ HATTN_INLINE u8v u16v_high_bytes(u8v a) { return _mm256_srli_epi16(a, 8); }
 HATTN_INLINE u8v u16v_zip_low(u8v a, u8v b) { return _mm256_unpacklo_epi16(a, b); }
 HATTN_INLINE u8v u16v_zip_high(u8v a, u8v b) { return _mm256_unpackhi_epi16(a, b); }
 
-/* Keys of `words` words, 4 / words of them in a lane of each of 2 * words rows: 8 u16 sums of their bytes in each lane. */
+/* Keys of `words` words, 4 / words of them in a lane of each of 2 * words rows: 8 u16 sums of their bytes in each
+ * lane. */
 HATTN_INLINE u8v u8v_fold(const u8v *rows, int words)
 {
     if (words == 1) {
@@ -196,15 +201,16 @@ HATTN_INLINE u8v u8v_fold(const u8v *rows, int words)
     u8v fours[4]; /* u16 sums of 8 bytes, 4 rows in 2 registers */
 #pragma GCC unroll 4
     for (int i = 0; i < words; i++) {
-        u8v even = _mm256_sad_epu8(rows[2 * i], _mm256_setzero_si256()), odd = _mm256_sad_epu8(rows[2 * i + 1], _mm256_setzero_si256());
+        u8v even = _mm256_sad_epu8(rows[2 * i], _mm256_setzero_si256()),
+            odd = _mm256_sad_epu8(rows[2 * i + 1], _mm256_setzero_si256());
         fours[i] = _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd), 0x88));
     }
     u8v low = _mm256_packus_epi32(fours[0], fours[1]);
     return words == 2 ? low : _mm256_hadd_epi16(low, _mm256_packus_epi32(fours[2], fours[3]));
 }
 
-/* The first 8 scores of each lane (a) and its last 8 (b). Lane i has keys 16 * i and up; with words, lanes take turns after 4 / words
- * keys. */
+/* The first 8 scores of each lane (a) and its last 8 (b). Lane i has keys 16 * i and up; with words, lanes take
+ * turns after 4 / words keys. */
 HATTN_INLINE void u16v_store_scores(uint16_t *scores, u8v a, u8v b, int words)
 {
     u8v low = _mm256_permute2x128_si256(a, b, 0x20), high = _mm256_permute2x128_si256(a, b, 0x31);
@@ -244,13 +250,29 @@ HATTN_INLINE uint32_t mask_at_least_f32(const float *keys, float bound)
     return mask;
 }
 
+/* 8 keys as unsigned integers of the same order: topk_lanes.h, ordered_of_float. */
+HATTN_INLINE void ordered_u16x8(uint32_t *dst, const uint16_t *keys)
+{
+    _mm256_storeu_si256((__m256i *)dst, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)keys)));
+}
+
+HATTN_INLINE void ordered_f32x8(uint32_t *dst, const float *keys)
+{
+    const __m256 values = _mm256_add_ps(_mm256_loadu_ps(keys), _mm256_setzero_ps());
+    const __m256i bits = _mm256_castps_si256(values),
+                  numbers = _mm256_castps_si256(_mm256_cmp_ps(values, values, _CMP_ORD_Q));
+    const __m256i flip = _mm256_or_si256(_mm256_srai_epi32(bits, 31), _mm256_set1_epi32((int)0x80000000));
+    _mm256_storeu_si256((__m256i *)dst, _mm256_and_si256(_mm256_xor_si256(bits, flip), numbers));
+}
+
 /* How many of n keys, a multiple of 16, are >= bound. */
 HATTN_INLINE int count_at_least_u32(const uint32_t *keys, int n, uint32_t bound)
 {
     const __m256i bounds = _mm256_set1_epi32((int)bound);
     __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
     for (int64_t i = 0; i < n; i += 16) {
-        __m256i a = _mm256_loadu_si256((const __m256i *)(keys + i)), b = _mm256_loadu_si256((const __m256i *)(keys + i + 8));
+        __m256i a = _mm256_loadu_si256((const __m256i *)(keys + i)),
+                b = _mm256_loadu_si256((const __m256i *)(keys + i + 8));
         even = _mm256_sub_epi32(even, _mm256_cmpeq_epi32(_mm256_max_epu32(a, bounds), a));
         odd = _mm256_sub_epi32(odd, _mm256_cmpeq_epi32(_mm256_max_epu32(b, bounds), b));
     }

@@ -9,7 +9,8 @@
 HATTN_INLINE f32x8 scaled(const char *src, int32_t dtype, f32x8 scale)
 {
     f32x8 values = f32x8_load_unscaled(src, dtype);
-    if (dtype == HATTN_F8_E4M3) values = f32x8_mul(values, f32x8_set(HATTN_F8_FACTOR));
+    if (dtype == HATTN_F8_E4M3)
+        values = f32x8_mul(values, f32x8_set(HATTN_F8_FACTOR));
     return f32x8_mul(values, scale);
 }
 
@@ -18,7 +19,8 @@ HATTN_INLINE void load_as(const char *src, int32_t dtype, int n, float scale, fl
     const size_t size = f32x8_element_size(dtype);
     const f32x8 scales = f32x8_set(scale);
     int i = 0;
-    for (; i + 8 <= n; i += 8) f32x8_store(dst + i, scaled(src + (size_t)i * size, dtype, scales));
+    for (; i + 8 <= n; i += 8)
+        f32x8_store(dst + i, scaled(src + (size_t)i * size, dtype, scales));
     if (i < n) {
         char part[32] = {0};
         memcpy(part, src + (size_t)i * size, (size_t)(n - i) * size);
@@ -48,7 +50,8 @@ HATTN_INLINE void store_halves(uint16_t *dst, f32x8 values, int32_t dtype)
 HATTN_INLINE void store_as(const float *src, int n, int32_t dtype, uint16_t *dst)
 {
     int i = 0;
-    for (; i + 8 <= n; i += 8) store_halves(dst + i, f32x8_load(src + i), dtype);
+    for (; i + 8 <= n; i += 8)
+        store_halves(dst + i, f32x8_load(src + i), dtype);
     if (i < n) {
         uint16_t part[8];
         store_halves(part, f32x8_load_part(src + i, n - i), dtype);

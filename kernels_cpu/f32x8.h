@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Floats in eights, on what avx2.h or neon.h (included before) defines: loads and stores by dtype, parts of a vector, exp, tanh.
+ * Floats in eights, on what avx2.h or neon.h (included before) defines: loads and stores by dtype, parts of a vector,
+ * exp, tanh.
  */
 #ifndef HATTN_KERNELS_CPU_F32X8_H
 #define HATTN_KERNELS_CPU_F32X8_H
@@ -48,8 +49,8 @@ HATTN_INLINE f32x8 f32x8_first(f32x8 values, int n, float other)
     return f32x8_select_less(f32x8_load(lanes), f32x8_set((float)n), values, f32x8_set(other));
 }
 
-/* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); within 1 ulp but for
- * subnormals. Below -110 it is 0, above 100 infinite; NaN stays NaN. */
+/* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); within 1
+ * ulp but for subnormals. Below -110 it is 0, above 100 infinite; NaN stays NaN. */
 HATTN_INLINE f32x8 f32x8_exp(f32x8 x)
 {
     f32x8 low = f32x8_set(-110.0f), high = f32x8_set(100.0f);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * NEON: the compiler's on aarch64; elsewhere SIMDe's, so that the NEON kernels are tested on any machine. What SIMDe lacks or
- * does otherwise than the processor has a twin here.
+ * NEON: the compiler's on aarch64; elsewhere SIMDe's, so that the NEON kernels are tested on any machine. What SIMDe
+ * lacks or does otherwise than the processor has a twin here.
  */
 #ifndef HATTN_KERNELS_CPU_SIMD_H
 #define HATTN_KERNELS_CPU_SIMD_H
@@ -42,7 +42,8 @@ static inline float32x4_t hattn_f32x4_of_f16(uint16x4_t halves)
     uint16_t in[4];
     float out[4];
     vst1_u16(in, halves);
-    for (int i = 0; i < 4; i++) out[i] = hattn_f32_of_f16(in[i]);
+    for (int i = 0; i < 4; i++)
+        out[i] = hattn_f32_of_f16(in[i]);
     return vld1q_f32(out);
 }
 
@@ -51,7 +52,8 @@ static inline uint16x4_t hattn_f16_of_f32x4(float32x4_t values)
     float in[4];
     uint16_t out[4];
     vst1q_f32(in, values);
-    for (int i = 0; i < 4; i++) out[i] = hattn_f16_of_f32(in[i]);
+    for (int i = 0; i < 4; i++)
+        out[i] = hattn_f16_of_f32(in[i]);
     return vld1_u16(out);
 }
 
@@ -60,7 +62,8 @@ static inline float32x4_t hattn_div_f32x4(float32x4_t a, float32x4_t b)
     float x[4], y[4];
     vst1q_f32(x, a);
     vst1q_f32(y, b);
-    for (int i = 0; i < 4; i++) x[i] /= y[i];
+    for (int i = 0; i < 4; i++)
+        x[i] /= y[i];
     return vld1q_f32(x);
 }
 
@@ -69,7 +72,8 @@ static inline float64x2_t hattn_div_f64x2(float64x2_t a, float64x2_t b)
     double x[2], y[2];
     vst1q_f64(x, a);
     vst1q_f64(y, b);
-    for (int i = 0; i < 2; i++) x[i] /= y[i];
+    for (int i = 0; i < 2; i++)
+        x[i] /= y[i];
     return vld1q_f64(x);
 }
 

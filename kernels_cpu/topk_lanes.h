@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Exact top-k by counting with compares:
  * 1. A sample of the keys gives a lower bound that nearly always leaves a few more than k candidates.
- * 2. One pass keeps the candidates: 32 keys become a mask, whose set bits become positions.
- * 3. The k-th largest key of the candidates by bisection, where one step counts 8 keys with a compare.
- * 4. One pass over the candidates keeps those above it, and of its equals the first ones.
- * Too few candidates in step 2: a lower bound, in the end none. Then all keys are candidates, and the time still grows as
- * n * (bits of a key), whatever the keys are.
+ * 2. One pass keeps the candidates: 32 keys become a mask, whose set bits become positions. Whenever there are far more
+ *    than k, they are trimmed to the k best, and only larger keys pass from there on: ties at the bound do not pile up.
+ * 3. Trimming finds the k-th largest key of the candidates by bisection, where one step counts 8 keys with a compare,
+ *    and keeps those above it, and of its equals the first ones.
+ * Too few candidates in step 2: a lower bound, in the end none.
  */
 #ifndef HATTN_KERNELS_CPU_TOPK_LANES_H
 #define HATTN_KERNELS_CPU_TOPK_LANES_H
@@ -14,12 +14,17 @@
 #include "kernels_cpu/scalar.h"
 
 enum {
-    BLOCK = 32,                /* keys of one mask */
-    COUNT_STEP = 16,           /* keys that count_at_least_u32 and largest_u32 take at once */
-    MAX_SAMPLE = 2048,         /* the bound's count is then right to +- 18 % at k = n / 64, 1 standard deviation */
-    SAMPLE_RUN = 8,            /* neighbours in a sample: short, for scores of neighbours are alike */
-    ALL_BELOW = 2 * MAX_SAMPLE /* as few keys are all candidates: bisecting them costs less than sampling */
+    BLOCK = 32,      /* keys of one mask */
+    COUNT_STEP = 16, /* keys that count_at_least_u32 and largest_u32 take at once */
+    MIN_SAMPLE = 256,
+    MAX_SAMPLE = 2048,
+    SAMPLE_SHARE = 32, /* n / 32: at n = 32768, k = 512 the bound's count is right to +- 25 %, 1 standard deviation */
+    SAMPLE_RUN = 8,    /* neighbours in a sample: short, for scores of neighbours are alike */
+    ALL_BELOW = 2 * MIN_SAMPLE, /* as few keys are all candidates: bisecting them costs less than sampling */
+    MIN_LIMIT = 1024            /* candidates are trimmed at 4 k, or this if it is more */
 };
+
+#define LOWEST_NUMBER 0x007fffffu /* -inf as an ordered key */
 
 /* One of them is NULL, known when the kernel is compiled: each has loops of its own. */
 typedef struct topk_keys {
@@ -28,7 +33,7 @@ typedef struct topk_keys {
     int n;
 } topk_keys;
 
-/* NaN 0, then -inf ... -0 = +0 ... +inf. */
+/* The order of floats as unsigned integers: NaN 0, then -inf ... -0 = +0 ... +inf. */
 HATTN_INLINE uint32_t ordered_of_float(float key)
 {
     uint32_t bits = hattn_bits_of_f32(key + 0.0f); /* -0 + 0 is +0 */
@@ -48,7 +53,8 @@ HATTN_INLINE uint32_t ordered_at(const topk_keys *keys, int position)
 /* Zeros up to a whole step: below every bound that is counted. */
 HATTN_INLINE int pad_keys(uint32_t *keys, int n)
 {
-    for (; n % COUNT_STEP; n++) keys[n] = 0;
+    for (; n % COUNT_STEP; n++)
+        keys[n] = 0;
     return n;
 }
 
@@ -60,7 +66,8 @@ HATTN_INLINE uint32_t kth_largest(uint32_t *keys, int n, int k, uint32_t low)
     while (low < high) {
         uint32_t middle = high - (high - low) / 2;
         int count = count_at_least_u32(keys, padded, middle);
-        if (count == k) return middle - 1;
+        if (count == k)
+            return middle - 1;
         if (count > k) {
             low = middle;
         } else {
@@ -72,18 +79,27 @@ HATTN_INLINE uint32_t kth_largest(uint32_t *keys, int n, int k, uint32_t low)
 
 HATTN_INLINE int sample_keys(const topk_keys *keys, uint32_t *sample)
 {
-    const int64_t step = (keys->n + (int64_t)MAX_SAMPLE - 1) / MAX_SAMPLE * SAMPLE_RUN;
-    int num_samples = 0;
-    for (int64_t j = 0; j + SAMPLE_RUN <= keys->n; j += step) {
-        for (int i = 0; i < SAMPLE_RUN; i++) sample[num_samples++] = ordered_at(keys, (int)j + i);
+    int wanted = keys->n / SAMPLE_SHARE, num_samples = 0;
+    wanted = wanted < MIN_SAMPLE ? MIN_SAMPLE : wanted > MAX_SAMPLE ? MAX_SAMPLE : wanted;
+    const int64_t step = (int64_t)(keys->n / wanted) * SAMPLE_RUN;
+    for (int64_t j = 0; num_samples < wanted; j += step) {
+        if (keys->scores) {
+            ordered_u16x8(sample + num_samples, keys->scores + j);
+        } else {
+            ordered_f32x8(sample + num_samples, keys->floats + j);
+        }
+        num_samples += SAMPLE_RUN;
     }
     return num_samples;
 }
 
 HATTN_INLINE uint32_t block_mask(const topk_keys *keys, int j, uint32_t bound)
 {
-    if (keys->scores) return mask_at_least_u16(keys->scores + j, (uint16_t)bound);
-    return bound == 0 ? UINT32_MAX : mask_at_least_f32(keys->floats + j, float_of_ordered(bound)); /* 0: NaN too */
+    if (keys->scores)
+        return mask_at_least_u16(keys->scores + j, (uint16_t)bound);
+    if (bound == 0)
+        return UINT32_MAX; /* NaN too */
+    return mask_at_least_f32(keys->floats + j, float_of_ordered(bound < LOWEST_NUMBER ? LOWEST_NUMBER : bound));
 }
 
 /* Bits of the mask as positions from j on. Few are set as a rule: four are written without looking. */
@@ -103,45 +119,70 @@ HATTN_INLINE int append_positions(uint32_t mask, int j, int32_t *positions)
     return count;
 }
 
-/* Candidates' positions and keys into the scratch arrays; returns how many. */
-HATTN_INLINE int collect_candidates(const topk_keys *keys, uint32_t bound, const hattn_topk_scratch *scratch)
+/* Candidates so far: positions rising; the first num_keyed have their keys beside them. All keys that were not taken
+ * are smaller than k of those that were, or equal to the last of these and behind it. */
+typedef struct candidates {
+    int32_t *positions;
+    uint32_t *keys;
+    int num, num_keyed;
+} candidates;
+
+/* The k best candidates, their positions plus `first` to out, which may be the candidates'; returns the smallest
+ * key. All are >= low. */
+HATTN_INLINE uint32_t trim(const topk_keys *keys, candidates *c, int k, uint32_t low, int32_t first, int32_t *out)
 {
-    int num_found = 0, j = 0;
-    for (; j + BLOCK <= keys->n; j += BLOCK) num_found += append_positions(block_mask(keys, j, bound), j, scratch->positions + num_found);
-    for (; j < keys->n; j++) {
-        scratch->positions[num_found] = j;
-        num_found += ordered_at(keys, j) >= bound;
+    for (int i = c->num_keyed; i < c->num; i++)
+        c->keys[i] = ordered_at(keys, c->positions[i]);
+    uint32_t threshold = c->num == k ? 0 : kth_largest(c->keys, c->num, k, low);
+    int padded = pad_keys(c->keys, c->num);
+    int equals_left = k - (threshold == UINT32_MAX ? 0 : count_at_least_u32(c->keys, padded, threshold + 1));
+    for (int i = 0, num_out = 0; num_out < k; i++) {
+        const uint32_t key = c->keys[i];
+        const int equal = key == threshold;
+        out[num_out] = first + c->positions[i];
+        c->keys[num_out] = key;
+        num_out += (key > threshold) | (equal & (equals_left > 0));
+        equals_left -= equal;
     }
-    for (int i = 0; i < num_found; i++) scratch->keys[i] = ordered_at(keys, scratch->positions[i]);
-    return num_found;
+    c->num = c->num_keyed = k;
+    return threshold;
 }
 
-/* Of num_candidates those above the threshold, and of its equals as many as are needed for k. */
-HATTN_INLINE void keep_best(const hattn_topk_scratch *scratch, int num_candidates, int k, uint32_t threshold, int32_t first, int32_t *out)
+/* Everything >= bound, or the better part of it with at least k keys. */
+HATTN_INLINE void collect(const topk_keys *keys, int k, uint32_t bound, candidates *c)
 {
-    int padded = pad_keys(scratch->keys, num_candidates);
-    int equals_left = k - (threshold == UINT32_MAX ? 0 : count_at_least_u32(scratch->keys, padded, threshold + 1));
-    for (int i = 0, num_out = 0; num_out < k; i++) {
-        int equal = scratch->keys[i] == threshold;
-        out[num_out] = first + scratch->positions[i];
-        num_out += (scratch->keys[i] > threshold) | (equal & (equals_left > 0));
-        equals_left -= equal;
+    const int limit = k > INT32_MAX / 4 ? INT32_MAX : 4 * k > MIN_LIMIT ? 4 * k : MIN_LIMIT;
+    const uint32_t highest = keys->scores ? UINT16_MAX : UINT32_MAX;
+    c->num = c->num_keyed = 0;
+    int j = 0;
+    for (; j + BLOCK <= keys->n; j += BLOCK) {
+        c->num += append_positions(block_mask(keys, j, bound), j, c->positions + c->num);
+        if (c->num > limit) {
+            const uint32_t threshold = trim(keys, c, k, bound, 0, c->positions);
+            if (threshold == highest)
+                return;
+            bound = threshold + 1; /* k keys before are as good as the threshold */
+        }
+    }
+    for (; j < keys->n; j++) {
+        c->positions[c->num] = j;
+        c->num += ordered_at(keys, j) >= bound;
     }
 }
 
 HATTN_INLINE void topk(const topk_keys *keys, int k, int32_t first, int32_t *out, const hattn_topk_scratch *scratch)
 {
-    int num_samples = keys->n > ALL_BELOW ? sample_keys(keys, scratch->histogram) : 0, num_candidates;
+    int num_samples = keys->n > ALL_BELOW ? sample_keys(keys, scratch->histogram) : 0;
     /* As many of the sample as would be k of all, and 3 standard deviations more. */
     double expected = (double)k * num_samples / keys->n, wanted = expected + 3.0 * __builtin_sqrt(expected) + 1.0;
+    candidates c = {scratch->positions, scratch->keys, 0, 0};
     uint32_t bound;
     do {
         bound = wanted < num_samples ? kth_largest(scratch->histogram, num_samples, (int)wanted, 0) : 0;
-        num_candidates = collect_candidates(keys, bound, scratch);
+        collect(keys, k, bound, &c);
         wanted *= 4;
-    } while (num_candidates < k);
-    uint32_t threshold = num_candidates == k ? 0 : kth_largest(scratch->keys, num_candidates, k, bound);
-    keep_best(scratch, num_candidates, k, threshold, first, out);
+    } while (c.num < k);
+    trim(keys, &c, k, bound, first, out);
 }
 
 #endif
