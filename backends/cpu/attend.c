@@ -12,7 +12,11 @@ int hattn_cpu_num_parts(const hattn_cpu_attention *a)
     return a->count <= a->part_size ? 1 : (a->count + a->part_size - 1) / a->part_size;
 }
 
-static void resolve_rows(const hattn_problem *p, const hattn_cpu_attention *a, int64_t kv_head, int32_t first, int count, const void **k_rows, const void **v_rows)
+/* Rows whose addresses are known at a time: kernels fetch the next block's rows while they work on one. */
+enum { ROWS_KNOWN = 8 * HATTN_ATTEND_BLOCK };
+
+static void resolve_rows(const hattn_problem *p, const hattn_cpu_attention *a, int64_t kv_head, int32_t first, int count, const void **k_rows,
+                         const void **v_rows)
 {
     for (int i = 0; i < count; i++) {
         const int32_t position = a->indices ? a->indices[first + i] : first + i;
@@ -52,7 +56,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
 
-    const void *k_rows[HATTN_ATTEND_BLOCK], *v_rows[HATTN_ATTEND_BLOCK];
+    const void *k_rows[ROWS_KNOWN], *v_rows[ROWS_KNOWN];
     hattn_attend_block block = {
         .q = q,
         .stride_q = plan->stride_q,
@@ -61,25 +65,30 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
         .head_dim_v = p->head_dim_v,
         .dtype = p->k_cache.dtype,
         .soft_cap = p->soft_cap,
-        .k_rows = k_rows,
-        .v_rows = v_rows,
         .logits = (float *)(slot + plan->slot.logits),
         .max = max,
         .sum = sum,
         .acc = acc,
         .stride_acc = plan->stride_acc,
     };
-    for (int32_t done = 0; done < count; done += block.num_rows) {
-        block.num_rows = count - done < HATTN_ATTEND_BLOCK ? count - done : HATTN_ATTEND_BLOCK;
-        resolve_rows(p, a, kv_head, first + done, block.num_rows, k_rows, v_rows);
-        plan->kernels.attend(&block);
+    for (int32_t done = 0; done < count; done += ROWS_KNOWN) {
+        const int known = count - done < ROWS_KNOWN ? count - done : ROWS_KNOWN;
+        resolve_rows(p, a, kv_head, first + done, known, k_rows, v_rows);
+        for (int row = 0; row < known; row += block.num_rows) {
+            block.num_rows = known - row < HATTN_ATTEND_BLOCK ? known - row : HATTN_ATTEND_BLOCK;
+            block.num_rows_ahead = known - row - block.num_rows;
+            block.k_rows = k_rows + row;
+            block.v_rows = v_rows + row;
+            plan->kernels.attend(&block);
+        }
     }
     for (int h = 0; h < a->group; h++) {
         float *out = part_out(plan, task_slot, a->group, part, h);
-        const float factor = sum[h] > 0 ? v_scale / sum[h] : 0;
+        const bool empty = sum[h] == 0; /* a NaN is not: it stays one */
+        const float factor = empty ? 0 : v_scale / sum[h];
         for (int i = 0; i < p->head_dim_v; i++)
             out[i] = acc[h * plan->stride_acc + i] * factor;
-        *part_lse(plan, task_slot, a->group, part, h) = sum[h] > 0 ? max[h] + logf(sum[h]) : -INFINITY;
+        *part_lse(plan, task_slot, a->group, part, h) = empty ? -INFINITY : max[h] + logf(sum[h]);
     }
 }
 
@@ -161,10 +170,10 @@ static void attend_body(hattn_crew *crew, const void *opaque)
         }
         return;
     }
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < tasks * HATTN_MAX_PARTS) {
-        const int64_t task = unit / HATTN_MAX_PARTS;
+    while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < tasks * plan->max_parts) {
+        const int64_t task = unit / plan->max_parts;
         const hattn_cpu_attention a = describe(plan, args, task);
-        hattn_cpu_attend_shared(crew, slot, task, &a, (int)(unit % HATTN_MAX_PARTS));
+        hattn_cpu_attend_shared(crew, slot, task, &a, (int)(unit % plan->max_parts));
     }
 }
 

@@ -16,8 +16,9 @@
 enum {
     HATTN_KEY_BLOCK = 32,       /* keys encoded by one unit: the map is read once for all of them */
     HATTN_SCORE_CHUNK = 8192,   /* keys scored by one unit when a head is shared: 128 KiB of 128-bit codes, 16 KiB of scores */
-    HATTN_MAX_PARTS = 16,       /* of one selection; more would cost merging, fewer leave threads idle */
-    HATTN_MIN_PART = 256        /* tokens: a smaller part costs more in state than in rows */
+    HATTN_PARTS = 16,           /* of one selection; more would cost merging, fewer leave threads idle */
+    HATTN_MIN_PART = 256,       /* tokens: a smaller part costs more in state than in rows */
+    HATTN_MAX_PART = 16384      /* tokens: the fp32 sums of more equal rows would leave the numerics contract (24000 do) */
 };
 
 /* Offsets into one slot of the workspace. */
@@ -38,6 +39,7 @@ typedef struct hattn_cpu_plan {
     int group;                /* Hq / Hs: query heads that share a selection */
     int dense_group;          /* G: query heads that share K and V */
     int part_size, dense_part_size;
+    int max_parts;            /* of one task, dense or not */
     int64_t stride_q;         /* of fp32 vectors, padded to whole lines */
     int64_t stride_acc;
     uint64_t slots;           /* offset of the first slot, behind the control region */

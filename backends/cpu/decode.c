@@ -132,11 +132,11 @@ static void shared_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_
         select_tokens(crew, args, &t);
     }
     hattn_crew_barrier(crew);
-    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < num_tasks * HATTN_MAX_PARTS) {
-        const int64_t index = unit / HATTN_MAX_PARTS;
+    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < num_tasks * crew->plan->max_parts) {
+        const int64_t index = unit / crew->plan->max_parts;
         const task t = make_task(crew, args, index, hattn_crew_slot(crew, index));
         const hattn_cpu_attention a = attention(crew, args, &t);
-        hattn_cpu_attend_shared(crew, slot, index, &a, (int)(unit % HATTN_MAX_PARTS));
+        hattn_cpu_attend_shared(crew, slot, index, &a, (int)(unit % crew->plan->max_parts));
     }
 }
 

@@ -80,17 +80,28 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* Splits depend on the problem alone: at most HATTN_MAX_PARTS parts of whole blocks. */
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Splits depend on the problem alone: HATTN_PARTS parts of whole blocks, within the bounds of a part. */
 static int part_size(int64_t count)
 {
-    return (int)larger(HATTN_MIN_PART, round_up((count + HATTN_MAX_PARTS - 1) / HATTN_MAX_PARTS, HATTN_ATTEND_BLOCK));
+    const int64_t even = round_up((count + HATTN_PARTS - 1) / HATTN_PARTS, HATTN_ATTEND_BLOCK);
+    return (int)smaller(larger(HATTN_MIN_PART, even), HATTN_MAX_PART);
+}
+
+static int64_t num_parts(int64_t count, int part)
+{
+    return (count + part - 1) / part;
 }
 
 static void lay_out_slot(const hattn_problem *p, const hattn_cpu_plan *plan, hattn_cpu_slot *slot)
 {
     const uint64_t vectors = (uint64_t)larger(plan->group, HATTN_KEY_BLOCK), group = (uint64_t)plan->dense_group, f32 = sizeof(float);
-    const uint64_t length = (uint64_t)p->max_length, parts = HATTN_MAX_PARTS + 1, stride_acc = (uint64_t)plan->stride_acc;
-    const uint64_t kept = (uint64_t)(p->k < p->max_length ? p->k : p->max_length);
+    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 1, stride_acc = (uint64_t)plan->stride_acc;
+    const uint64_t kept = (uint64_t)smaller(p->k, p->max_length);
     uint64_t used = 0;
     slot->x = hattn_carve(&used, vectors * (uint64_t)plan->stride_q * f32);
     slot->z = hattn_carve(&used, vectors * (uint64_t)p->code_bits * f32);
@@ -124,8 +135,10 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     made->max_threads = device->info.max_threads;
     made->group = problem->num_q_heads / problem->num_selection_heads;
     made->dense_group = problem->num_q_heads / problem->num_kv_heads;
-    made->part_size = part_size(problem->k < problem->max_length ? problem->k : problem->max_length);
+    const int64_t kept = smaller(problem->k, problem->max_length);
+    made->part_size = part_size(kept);
     made->dense_part_size = part_size(problem->max_length);
+    made->max_parts = (int)larger(num_parts(kept, made->part_size), num_parts(problem->max_length, made->dense_part_size));
     made->stride_q = round_up(problem->head_dim_qk, 16);
     made->stride_acc = round_up(problem->head_dim_v, 16);
     lay_out_slot(problem, made, &made->slot);
