@@ -5,6 +5,8 @@
 #ifndef HATTN_BENCH_TIMER_H
 #define HATTN_BENCH_TIMER_H
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <vector>
@@ -12,6 +14,14 @@
 inline double now_us()
 {
     return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/* Of the calling thread: less than the time that passes where others have its processor. */
+inline double thread_cpu_us()
+{
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return double(time.tv_sec) * 1e6 + double(time.tv_nsec) * 1e-3;
 }
 
 /* median and min need at least one value. */

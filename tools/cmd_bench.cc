@@ -23,6 +23,9 @@ const size_t MEMORY_LIMIT = size_t(6) << 30;
 /* Ceilings are sampled in every third round: one sample reads 3 GiB. */
 const int CEILING_EVERY = 3;
 
+/* On an idle machine the timed thread works or spins all the time: 0.99 and more. */
+const double IDLE_SHARE = 0.95;
+
 struct Options {
     std::string backend = "cpu", isa, shape = "default", threads, json;
     int64_t rounds = 12;
@@ -145,10 +148,12 @@ void run_stage(Workload &workload, Stage stage, Config &config, bool keep)
         config.us[stage].add(us);
 }
 
-void run_rounds(Workload &workload, std::vector<Config> &configs, std::vector<ThreadCeiling> &ceilings, int64_t rounds,
-                const std::string &name)
+/* Returns the share of a processor that this thread had. */
+double run_rounds(Workload &workload, std::vector<Config> &configs, std::vector<ThreadCeiling> &ceilings,
+                  int64_t rounds, const std::string &name)
 {
     Progress progress("hattn bench", int(rounds) + 1);
+    const double start = now_us(), cpu_start = thread_cpu_us();
     for (int64_t round = -1; round < rounds; round++) { /* the first one warms up */
         progress.step(name);
         for (Config &config : configs) {
@@ -160,6 +165,7 @@ void run_rounds(Workload &workload, std::vector<Config> &configs, std::vector<Th
             for (ThreadCeiling &one : ceilings)
                 one.ceiling.sample();
     }
+    return (thread_cpu_us() - cpu_start) / (now_us() - start);
 }
 
 std::string score_name(const hattn_problem &shape)
@@ -294,7 +300,11 @@ void bench_problem(const Problem &problem, const Options &options, const std::ve
 
     hattn_error error = sized<hattn_error>();
     check(workload.prepare(configs.back().plan->get(), configs.back().plan->exec(), &error), error, problem.name);
-    run_rounds(workload, configs, ceilings, options.rounds, problem.name);
+    const double share = run_rounds(workload, configs, ceilings, options.rounds, problem.name);
+    if (share < IDLE_SHARE)
+        report.note(format("%s: this machine is busy, the timed thread had %.0f %% of a processor: long stages look "
+                           "slower than short ones, quote nothing of this",
+                           problem.name.c_str(), 100 * share));
 
     for (const Config &config : configs)
         for (const ThreadCeiling &one : ceilings)
