@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conformance/problem_list.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 void add_lengths(ProblemList &list)
 {

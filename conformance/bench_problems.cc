@@ -3,10 +3,8 @@
  */
 #include "conformance/problems.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 Problem shape(const std::string &name, int sequences, int num_q_heads, int num_kv_heads, int length, int k)
 {

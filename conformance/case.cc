@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* What outputs hold before runs, in turn: what is the same after both was written. */
 const uint8_t FILLS[2] = {0xAA, 0x55};

@@ -12,8 +12,7 @@
 #include "conformance/checks.h"
 #include "conformance/instance.h"
 
-namespace conformance
-{
+namespace conformance {
 
 struct Context {
     Session &session;

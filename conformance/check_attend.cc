@@ -2,10 +2,8 @@
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 std::string check_attend(const Context &context, bool sparse)
 {

@@ -4,8 +4,7 @@
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
-namespace conformance
-{
+namespace conformance {
 
 std::string check_score(const Context &context)
 {

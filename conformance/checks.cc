@@ -3,10 +3,8 @@
 
 #include "conformance/case.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 const struct {
     const char *name;

@@ -13,8 +13,7 @@
 #include "conformance/problems.h"
 #include "conformance/session.h"
 
-namespace conformance
-{
+namespace conformance {
 
 enum class Status { PASSED, FAILED, REFUSED /* by the plan, in words */, SKIPPED };
 const char *status_name(Status status);

@@ -9,10 +9,8 @@
 #include "conformance/instance.h"
 #include "reference/reference.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 const double NOT_A_NUMBER = std::numeric_limits<double>::quiet_NaN();
 

@@ -6,10 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* 0xFF: NaN as a float, -1 as an integer. */
 const uint8_t POISON = 0xFF;

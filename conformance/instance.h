@@ -11,8 +11,7 @@
 #include "conformance/rng.h"
 #include "conformance/tensor.h"
 
-namespace conformance
-{
+namespace conformance {
 
 /* A tensor of hattn_problem by its field. */
 using Field = hattn_tensor hattn_problem::*;

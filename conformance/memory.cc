@@ -11,10 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* All regions by the start of their mapping. Regions are made and destroyed by one thread, while nothing runs. Never
  * destroyed itself: regions in other static objects may live longer. */

@@ -9,8 +9,7 @@
 #include <functional>
 #include <string>
 
-namespace conformance
-{
+namespace conformance {
 
 /* begin()..end() is accessible and a whole number of pages; the payload, data()..data() + size(), lies at its end or at
  * its start. Everything is filled with one byte at first. */

@@ -6,8 +6,7 @@
 
 #include "conformance/problems.h"
 
-namespace conformance
-{
+namespace conformance {
 
 class ProblemList
 {

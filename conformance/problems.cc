@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conformance/problem_list.h"
 
-namespace conformance
-{
+namespace conformance {
 
 const std::vector<Problem> &problems()
 {

@@ -12,8 +12,7 @@
 #include <string>
 #include <vector>
 
-namespace conformance
-{
+namespace conformance {
 
 enum class Pattern {
     RANDOM,

@@ -4,10 +4,8 @@
 #include "conformance/problems.h"
 #include "conformance/rng.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* Multiplications of one pass of dense attention: keeps a problem at milliseconds on a scalar backend. */
 const int64_t MAX_WORK = 1500000;

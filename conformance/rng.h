@@ -7,8 +7,7 @@
 #include <cstdint>
 #include <string>
 
-namespace conformance
-{
+namespace conformance {
 
 class Rng
 {

@@ -10,10 +10,8 @@
 #include "conformance/tolerance.h"
 #include "reference/reference.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 const int MAX_BITS = 512, MAX_DIM = 576;
 

@@ -6,8 +6,7 @@
 
 #include "conformance/case.h"
 
-namespace conformance
-{
+namespace conformance {
 
 /* The key vector of KV head g whose code belongs at (page, slot), as encode sees it; false: none was encoded there. */
 using KeySource = std::function<bool(int64_t page, int64_t slot, int g, double *x)>;

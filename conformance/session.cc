@@ -9,10 +9,8 @@
 
 #include "conformance/tolerance.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* OpenMP's barriers are unknown to the thread sanitizer. */
 #ifdef __SANITIZE_THREAD__

@@ -13,8 +13,7 @@
 #include "api/hattn.h"
 #include "conformance/memory.h"
 
-namespace conformance
-{
+namespace conformance {
 
 /* The calls under test; selftest.cc puts broken ones in. */
 struct Runner {

@@ -5,10 +5,8 @@
 
 #include "conformance/instance.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* Lays dimensions out, innermost first as listed in `order`, each followed by pad elements. extent[0] of the outermost
  * dimension in memory does not matter. */

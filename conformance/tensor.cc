@@ -8,10 +8,8 @@
 
 #include "reference/reference.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 struct DtypeRow {
     int32_t dtype;

@@ -12,8 +12,7 @@
 #include "api/hattn.h"
 #include "conformance/memory.h"
 
-namespace conformance
-{
+namespace conformance {
 
 size_t dtype_size(int32_t dtype);
 const char *dtype_name(int32_t dtype);

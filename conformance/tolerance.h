@@ -8,8 +8,7 @@
 
 #include <cmath>
 
-namespace conformance
-{
+namespace conformance {
 
 /* c in |out - reference| <= c * max|v| over the row's selection; by q's dtype, for merge by out's. */
 inline double out_tolerance(int32_t dtype)

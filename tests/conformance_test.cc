@@ -9,10 +9,8 @@
 
 #include "conformance/checks.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 /* Devices stay open over all problems, so that one workspace sees many plans. */
 Session &session_of(const Target &target)

@@ -12,8 +12,7 @@
 
 #include "conformance/checks.h"
 
-namespace
-{
+namespace {
 
 uint64_t num_problems = 250, first_seed = 1, seconds = 20;
 

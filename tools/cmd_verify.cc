@@ -14,8 +14,7 @@
 
 using namespace conformance;
 
-namespace
-{
+namespace {
 
 struct Options {
     std::string backend = "all", isa, filter, json, junit, write, against;
