@@ -38,16 +38,16 @@ HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int que
         for (int i = 0; i < ACCUMULATORS; i++)
             acc[i] = f32x8_set(0.0f);
         for (int dim = 0; dim < block->head_dim_qk; dim += 8) {
-            f32x8 query[MAX_QUERIES];
-#pragma GCC unroll 4
-            for (int h = 0; h < queries; h++)
-                query[h] = f32x8_load(q + h * block->stride_q + dim);
+            f32x8 keys[ACCUMULATORS];
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) {
-                f32x8 key = f32x8_load_unscaled(k[r] + (size_t)dim * size, dtype);
+            for (int r = 0; r < rows; r++)
+                keys[r] = f32x8_load_unscaled(k[r] + (size_t)dim * size, dtype);
 #pragma GCC unroll 4
-                for (int h = 0; h < queries; h++)
-                    acc[h * rows + r] = f32x8_fma(query[h], key, acc[h * rows + r]);
+            for (int h = 0; h < queries; h++) {
+                f32x8 query = f32x8_load_register(q + h * block->stride_q + dim);
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; r++)
+                    acc[h * rows + r] = f32x8_fma(query, keys[r], acc[h * rows + r]);
             }
         }
         f32x8 sums = f32x8_sums(acc);

@@ -17,6 +17,13 @@ typedef __m256 f32x8;
 
 HATTN_INLINE f32x8 f32x8_set(float value) { return _mm256_set1_ps(value); }
 HATTN_INLINE f32x8 f32x8_load(const float *src) { return _mm256_loadu_ps(src); }
+/* For several uses: gcc would make it a memory operand of each. */
+HATTN_INLINE f32x8 f32x8_load_register(const float *src)
+{
+    f32x8 a = f32x8_load(src);
+    __asm__("" : "+x"(a));
+    return a;
+}
 HATTN_INLINE void f32x8_store(float *dst, f32x8 a) { _mm256_storeu_ps(dst, a); }
 HATTN_INLINE f32x8 f32x8_add(f32x8 a, f32x8 b) { return _mm256_add_ps(a, b); }
 HATTN_INLINE f32x8 f32x8_sub(f32x8 a, f32x8 b) { return _mm256_sub_ps(a, b); }

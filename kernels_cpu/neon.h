@@ -20,6 +20,7 @@ typedef struct f32x8 {
 
 HATTN_INLINE f32x8 f32x8_set(float value) { return (f32x8){vdupq_n_f32(value), vdupq_n_f32(value)}; }
 HATTN_INLINE f32x8 f32x8_load(const float *src) { return (f32x8){vld1q_f32(src), vld1q_f32(src + 4)}; }
+HATTN_INLINE f32x8 f32x8_load_register(const float *src) { return f32x8_load(src); }
 HATTN_INLINE void f32x8_store(float *dst, f32x8 a)
 {
     vst1q_f32(dst, a.low);
