@@ -356,7 +356,7 @@ HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_arg
 /* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already be in the K
  * cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's separate calls;
  * out and lse are within the numerics contract of docs/numerics.md. Speculative tokens that were rejected are dropped by
- * lowering seq_len. The last three outputs are for those who want to look; of rows of length 0 the weights are unspecified. */
+ * lowering seq_len. The last three outputs are for those who want to look; weights are of all rows, padding too. */
 typedef struct hattn_decode_args {
     uint32_t struct_size;
     int32_t append;       /* 0 or 1 */

@@ -155,10 +155,8 @@ private:
         hattn_decode_args expected = make_args(&Output::expected, true), actual = make_args(&Output::actual, true);
         if (append_)
             hattn_reference_append(&instance_.shape, &expected);
-        weights_.expected.for_each([&](const Index &index) {
-            if (instance_.rows[index[0]].length > 0)
-                *weights_.expected.at(index) = *separate_weights_.at(index);
-        });
+        weights_.expected.for_each(
+            [&](const Index &index) { *weights_.expected.at(index) = *separate_weights_.at(index); });
 
         hattn_score_args score = instance_.score_args();
         score.weights = separate_weights_.buffer();
