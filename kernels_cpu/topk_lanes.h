@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Exact top-k by counting with compares:
  * 1. A sample of the keys gives a lower bound that nearly always leaves a few more than k candidates.
- * 2. One pass keeps the candidates: 32 keys become a mask, whose set bits become positions. Whenever there are far more
+ * 2. One pass keeps the candidates: 64 keys become a mask, whose set bits become positions. Whenever there are far more
  *    than k, they are trimmed to the k best, and only larger keys pass from there on: ties at the bound do not pile up.
  * 3. Trimming finds the k-th largest key of the candidates by bisection, where one step counts 8 keys with a compare,
  *    and keeps those above it, and of its equals the first ones.
@@ -14,7 +14,7 @@
 #include "kernels_cpu/scalar.h"
 
 enum {
-    BLOCK = 32,      /* keys of one mask */
+    BLOCK = 64,      /* keys of one mask */
     COUNT_STEP = 16, /* keys that count_at_least_u32 and largest_u32 take at once */
     MIN_SAMPLE = 256,
     MAX_SAMPLE = 2048,
@@ -93,7 +93,8 @@ HATTN_INLINE int sample_keys(const topk_keys *keys, uint32_t *sample)
     return num_samples;
 }
 
-HATTN_INLINE uint32_t block_mask(const topk_keys *keys, int j, uint32_t bound)
+/* Bit i: key j + i is >= bound, of 32 keys. */
+HATTN_INLINE uint32_t mask_at_least(const topk_keys *keys, int j, uint32_t bound)
 {
     if (keys->scores)
         return mask_at_least_u16(keys->scores + j, (uint16_t)bound);
@@ -103,18 +104,17 @@ HATTN_INLINE uint32_t block_mask(const topk_keys *keys, int j, uint32_t bound)
 }
 
 /* Bits of the mask as positions from j on. Few are set as a rule: four are written without looking. */
-HATTN_INLINE int append_positions(uint32_t mask, int j, int32_t *positions)
+HATTN_INLINE int append_positions(uint64_t mask, int j, int32_t *positions)
 {
-    uint64_t bits = mask | (uint64_t)15 << 32;
-    int count = __builtin_popcount(mask), i = 4;
+    const int count = __builtin_popcountll(mask);
 #pragma GCC unroll 4
-    for (int slot = 0; slot < 4; slot++) {
-        positions[slot] = j + __builtin_ctzll(bits);
-        bits &= bits - 1;
+    for (int i = 0; i < 4; i++) {
+        positions[i] = j + (mask ? __builtin_ctzll(mask) : BLOCK);
+        mask &= mask - 1;
     }
-    for (; i < count; i++) {
-        positions[i] = j + __builtin_ctzll(bits);
-        bits &= bits - 1;
+    for (int i = 4; i < count; i++) {
+        positions[i] = j + __builtin_ctzll(mask);
+        mask &= mask - 1;
     }
     return count;
 }
@@ -136,13 +136,18 @@ HATTN_INLINE uint32_t trim(const topk_keys *keys, candidates *c, int k, uint32_t
     uint32_t threshold = c->num == k ? 0 : kth_largest(c->keys, c->num, k, low);
     int padded = pad_keys(c->keys, c->num);
     int equals_left = k - (threshold == UINT32_MAX ? 0 : count_at_least_u32(c->keys, padded, threshold + 1));
-    for (int i = 0, num_out = 0; num_out < k; i++) {
-        const uint32_t key = c->keys[i];
-        const int equal = key == threshold;
+    int last_equal = 0, num_out = 0, i = 0; /* up to there equals are kept */
+    for (; equals_left > 0; last_equal++)
+        equals_left -= c->keys[last_equal] == threshold;
+    for (; i < last_equal; i++) {
         out[num_out] = first + c->positions[i];
-        c->keys[num_out] = key;
-        num_out += (key > threshold) | (equal & (equals_left > 0));
-        equals_left -= equal;
+        c->keys[num_out] = c->keys[i];
+        num_out += c->keys[i] >= threshold;
+    }
+    for (; num_out < k; i++) {
+        out[num_out] = first + c->positions[i];
+        c->keys[num_out] = c->keys[i];
+        num_out += c->keys[i] > threshold;
     }
     c->num = c->num_keyed = k;
     return threshold;
@@ -156,7 +161,8 @@ HATTN_INLINE void collect(const topk_keys *keys, int k, uint32_t bound, candidat
     c->num = c->num_keyed = 0;
     int j = 0;
     for (; j + BLOCK <= keys->n; j += BLOCK) {
-        c->num += append_positions(block_mask(keys, j, bound), j, c->positions + c->num);
+        const uint64_t mask = mask_at_least(keys, j, bound) | (uint64_t)mask_at_least(keys, j + BLOCK / 2, bound) << 32;
+        c->num += append_positions(mask, j, c->positions + c->num);
         if (c->num > limit) {
             const uint32_t threshold = trim(keys, c, k, bound, 0, c->positions);
             if (threshold == highest)
