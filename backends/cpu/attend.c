@@ -15,15 +15,36 @@ int hattn_cpu_num_parts(const hattn_cpu_attention *a)
 /* Rows whose addresses are known at a time: kernels fetch the next block's rows while they work on one. */
 enum { ROWS_KNOWN = 8 * HATTN_ATTEND_BLOCK };
 
-static void resolve_rows(const hattn_problem *p, const hattn_cpu_attention *a, int64_t kv_head, int32_t first, int count, const void **k_rows,
+/* One head of a cache: addresses are start + page * page_bytes + slot * slot_bytes. */
+typedef struct cache_head {
+    const char *start;
+    int64_t page_bytes, slot_bytes;
+} cache_head;
+
+static cache_head head_of(const hattn_tensor *cache, hattn_buffer buffer, int64_t kv_head)
+{
+    const int64_t size = hattn_dtype_size(cache->dtype);
+    return (cache_head){hattn_element(cache, buffer, 0, 0, kv_head), cache->stride[0] * size, cache->stride[1] * size};
+}
+
+/* Addresses of rows first..first+count of the list. A loop for each kind of list: dense rows cost a nanosecond each to attend to. */
+static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, const cache_head *v, int32_t first, int count, const void **k_rows,
                          const void **v_rows)
 {
+    if (a->pages.table) {
+        for (int i = 0; i < count; i++) {
+            int32_t slot;
+            const int64_t page = hattn_page(&a->pages, a->indices ? a->indices[first + i] : first + i, &slot);
+            k_rows[i] = k->start + page * k->page_bytes + slot * k->slot_bytes;
+            v_rows[i] = v->start + page * v->page_bytes + slot * v->slot_bytes;
+        }
+        return;
+    }
+    const char *k_start = k->start + a->pages.sequence * k->page_bytes, *v_start = v->start + a->pages.sequence * v->page_bytes;
     for (int i = 0; i < count; i++) {
-        const int32_t position = a->indices ? a->indices[first + i] : first + i;
-        int32_t slot;
-        const int64_t page = hattn_page(&a->pages, position, &slot);
-        k_rows[i] = hattn_element(&p->k_cache, a->k_cache, page, slot, kv_head);
-        v_rows[i] = hattn_element(&p->v_cache, a->v_cache, page, slot, kv_head);
+        const int64_t position = a->indices ? a->indices[first + i] : first + i;
+        k_rows[i] = k_start + position * k->slot_bytes;
+        v_rows[i] = v_start + position * v->slot_bytes;
     }
 }
 
@@ -56,6 +77,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
 
+    const cache_head k = head_of(&p->k_cache, a->k_cache, kv_head), v = head_of(&p->v_cache, a->v_cache, kv_head);
     const void *k_rows[ROWS_KNOWN], *v_rows[ROWS_KNOWN];
     hattn_attend_block block = {
         .q = q,
@@ -73,7 +95,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
     };
     for (int32_t done = 0; done < count; done += ROWS_KNOWN) {
         const int known = count - done < ROWS_KNOWN ? count - done : ROWS_KNOWN;
-        resolve_rows(p, a, kv_head, first + done, known, k_rows, v_rows);
+        resolve_rows(a, &k, &v, first + done, known, k_rows, v_rows);
         for (int row = 0; row < known; row += block.num_rows) {
             block.num_rows = known - row < HATTN_ATTEND_BLOCK ? known - row : HATTN_ATTEND_BLOCK;
             block.num_rows_ahead = known - row - block.num_rows;
