@@ -12,16 +12,16 @@
 #include "api/validate.h"
 #include "backends/backend.h"
 
-#define INVALID_IF(condition, ...)                                          \
-    do {                                                                    \
-        if (condition)                                                      \
-            return hattn_fail(error, HATTN_INVALID_ARGUMENT, __VA_ARGS__);  \
+#define INVALID_IF(condition, ...)                                         \
+    do {                                                                   \
+        if (condition)                                                     \
+            return hattn_fail(error, HATTN_INVALID_ARGUMENT, __VA_ARGS__); \
     } while (0)
-#define RETURN_IF_FAILED(call)           \
-    do {                                 \
-        hattn_status status_ = (call);   \
-        if (status_)                     \
-            return status_;              \
+#define RETURN_IF_FAILED(call)         \
+    do {                               \
+        hattn_status status_ = (call); \
+        if (status_)                   \
+            return status_;            \
     } while (0)
 #define CHECK_STRUCT(pointer)                                                                                          \
     do {                                                                                                               \
@@ -120,7 +120,8 @@ const char *hattn_device_log(const hattn_device *device)
 
 /* ---- Plan ---- */
 
-hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
+hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan,
+                               hattn_error *error)
 {
     INVALID_IF(!device, "device is null");
     INVALID_IF(!problem, "problem is null");
@@ -156,14 +157,18 @@ static bool misaligned(hattn_buffer buffer, uint64_t alignment)
     return ((uintptr_t)buffer.data + buffer.byte_offset) % alignment;
 }
 
-static hattn_status check_optional(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element, hattn_error *error)
+static hattn_status check_optional(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element,
+                                   hattn_error *error)
 {
-    uint64_t alignment = (uint64_t)element > plan->backend->pointer_alignment ? (uint64_t)element : plan->backend->pointer_alignment;
-    INVALID_IF(buffer.data && misaligned(buffer, alignment), "%s is not aligned to %llu bytes", name, (unsigned long long)alignment);
+    uint64_t alignment =
+        (uint64_t)element > plan->backend->pointer_alignment ? (uint64_t)element : plan->backend->pointer_alignment;
+    INVALID_IF(buffer.data && misaligned(buffer, alignment), "%s is not aligned to %llu bytes", name,
+               (unsigned long long)alignment);
     return HATTN_OK;
 }
 
-static hattn_status check_buffer(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element, hattn_error *error)
+static hattn_status check_buffer(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element,
+                                 hattn_error *error)
 {
     INVALID_IF(!buffer.data, "%s is null", name);
     return check_optional(plan, name, buffer, element, error);
@@ -183,14 +188,16 @@ static hattn_status check_exec(const hattn_plan *plan, const hattn_exec *exec, h
         return hattn_fail(error, HATTN_WORKSPACE_TOO_SMALL, "exec.workspace_size is %llu: the plan needs %llu",
                           (unsigned long long)exec->workspace_size, (unsigned long long)plan->workspace_size);
     const hattn_team *team = exec->team;
-    INVALID_IF(team && (team->size < 1 || team->rank < 0 || team->rank >= team->size || (team->size > 1 && !team->barrier)),
+    INVALID_IF(team &&
+                   (team->size < 1 || team->rank < 0 || team->rank >= team->size || (team->size > 1 && !team->barrier)),
                "exec.team: size %d, rank %d, barrier %s", team->size, team->rank, team->barrier ? "set" : "null");
     return HATTN_OK;
 }
 
 static hattn_status check_rows(const hattn_plan *plan, int32_t num_rows, hattn_error *error)
 {
-    INVALID_IF(num_rows < 0 || num_rows > plan->problem.max_rows, "num_rows is %d: it must be 0..max_rows (%d)", num_rows, plan->problem.max_rows);
+    INVALID_IF(num_rows < 0 || num_rows > plan->problem.max_rows, "num_rows is %d: it must be 0..max_rows (%d)",
+               num_rows, plan->problem.max_rows);
     return HATTN_OK;
 }
 
@@ -198,13 +205,14 @@ static hattn_status check_batch(const hattn_plan *plan, const hattn_batch *batch
 {
     const hattn_problem *p = &plan->problem;
     INVALID_IF(batch->reserved, "batch.reserved must be 0");
-    INVALID_IF(batch->num_sequences < 0 || batch->num_sequences > p->max_sequences, "batch.num_sequences is %d: it must be 0..max_sequences (%d)",
-               batch->num_sequences, p->max_sequences);
+    INVALID_IF(batch->num_sequences < 0 || batch->num_sequences > p->max_sequences,
+               "batch.num_sequences is %d: it must be 0..max_sequences (%d)", batch->num_sequences, p->max_sequences);
     RETURN_IF_FAILED(check_rows(plan, batch->num_rows, error));
     if (!batch->q_start.data) {
-        INVALID_IF(batch->q_len < 0 || batch->q_len > p->max_q_len, "batch.q_len is %d: it must be 0..max_q_len (%d)", batch->q_len, p->max_q_len);
-        INVALID_IF(batch->num_rows != (int64_t)batch->num_sequences * batch->q_len, "batch.num_rows is %d: without q_start it is num_sequences * q_len",
-                   batch->num_rows);
+        INVALID_IF(batch->q_len < 0 || batch->q_len > p->max_q_len, "batch.q_len is %d: it must be 0..max_q_len (%d)",
+                   batch->q_len, p->max_q_len);
+        INVALID_IF(batch->num_rows != (int64_t)batch->num_sequences * batch->q_len,
+                   "batch.num_rows is %d: without q_start it is num_sequences * q_len", batch->num_rows);
     }
     if (!batch->num_rows)
         return HATTN_OK;
@@ -218,7 +226,8 @@ static hattn_status check_batch(const hattn_plan *plan, const hattn_batch *batch
 static hattn_status check_map(const hattn_plan *plan, bool query, const hattn_map_buffers *map, hattn_error *error)
 {
     bool mlp = plan->problem.map_kind == HATTN_MAP_MLP;
-    const char *weight = query ? "query_map.weight" : "key_map.weight", *bias = query ? "query_map.bias" : "key_map.bias";
+    const char *weight = query ? "query_map.weight" : "key_map.weight",
+               *bias = query ? "query_map.bias" : "key_map.bias";
     int64_t element = hattn_dtype_size(query ? plan->problem.query_map.dtype : plan->problem.key_map.dtype);
     INVALID_IF(!mlp && query && map->bias[0].data, "query_map.bias is set: linear queries have none");
     for (int layer = 0; layer < (mlp ? 3 : 1); layer++) {
@@ -236,13 +245,15 @@ static hattn_status check_norms(const hattn_plan *plan, hattn_buffer norms, hatt
 
 static hattn_status check_kv_scale(const hattn_plan *plan, const char *name, hattn_buffer scale, hattn_error *error)
 {
-    INVALID_IF(scale.data && plan->problem.k_cache.dtype != HATTN_F8_E4M3, "%s is set: only fp8 caches have scales", name);
+    INVALID_IF(scale.data && plan->problem.k_cache.dtype != HATTN_F8_E4M3, "%s is set: only fp8 caches have scales",
+               name);
     return check_optional(plan, name, scale, 4, error);
 }
 
 /* ---- Runs ---- */
 
-hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
+hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                  hattn_error *error)
 {
     INVALID_IF(!device, "device is null");
     INVALID_IF(!workspace.data, "workspace is null");
@@ -251,7 +262,8 @@ hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, 
     return device->backend->workspace_init(device, workspace, size, stream, error);
 }
 
-hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                               hattn_error *error)
 {
     RETURN_IF_FAILED(check_exec(plan, exec, error));
     CHECK_STRUCT(args);
@@ -267,7 +279,8 @@ hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_a
     return plan->backend->encode_keys(plan, args, exec, error);
 }
 
-hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec,
+                                  hattn_error *error)
 {
     RETURN_IF_FAILED(check_exec(plan, exec, error));
     CHECK_STRUCT(args);
@@ -280,7 +293,8 @@ hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_que
     return plan->backend->encode_queries(plan, args, exec, error);
 }
 
-hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                         hattn_error *error)
 {
     RETURN_IF_FAILED(check_exec(plan, exec, error));
     CHECK_STRUCT(args);
@@ -308,7 +322,8 @@ hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, con
     return plan->backend->topk(plan, args, exec, error);
 }
 
-hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                          hattn_error *error)
 {
     RETURN_IF_FAILED(check_exec(plan, exec, error));
     CHECK_STRUCT(args);
@@ -329,7 +344,8 @@ hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args,
     return plan->backend->attend(plan, args, exec, error);
 }
 
-hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                         hattn_error *error)
 {
     RETURN_IF_FAILED(check_exec(plan, exec, error));
     CHECK_STRUCT(args);
@@ -344,7 +360,8 @@ hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, c
     return plan->backend->merge(plan, args, exec, error);
 }
 
-hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                          hattn_error *error)
 {
     RETURN_IF_FAILED(check_exec(plan, exec, error));
     CHECK_STRUCT(args);

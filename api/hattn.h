@@ -83,12 +83,12 @@ HATTN_API hattn_status hattn_backend_query(int backend, hattn_backend_info *info
 
 typedef struct hattn_device_options {
     uint32_t struct_size;
-    int32_t index;        /* which device of the backend, from 0 */
-    const char *backend;  /* a name; NULL: $HATTN_BACKEND if set, else the first backend with a device */
-    const char *isa;      /* cpu: use nothing above "scalar", "neon", "avx2" or "avx512"; NULL: the best of this machine,
+    int32_t index;       /* which device of the backend, from 0 */
+    const char *backend; /* a name; NULL: $HATTN_BACKEND if set, else the first backend with a device */
+    const char *isa;     /* cpu: use nothing above "scalar", "neon", "avx2" or "avx512"; NULL: the best of this machine,
                              less what $HATTN_CPU_DISABLE lists ("avx512,avx2"). Other backends: NULL */
-    int32_t max_threads;  /* cpu: the most threads that work on one run, sizes the workspace; 0: the processors online */
-    int32_t reserved;     /* 0 */
+    int32_t max_threads; /* cpu: the most threads that work on one run, sizes the workspace; 0: the processors online */
+    int32_t reserved;    /* 0 */
     void *native_context; /* OpenCL: cl_context; others NULL (CUDA and HIP use the primary context) */
     void *native_device;  /* OpenCL: cl_device_id; others NULL */
 } hattn_device_options;
@@ -96,7 +96,8 @@ typedef struct hattn_device_options {
 /* Opens a device. options NULL: the defaults. *device is set only on HATTN_OK and closed by hattn_device_close.
  * HATTN_INVALID_ARGUMENT: no such backend or isa name. HATTN_NO_DEVICE: not built, not present, or an ISA this machine
  * lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. The current CUDA or HIP device of the calling thread is left as found. */
-HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device, hattn_error *error);
+HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,
+                                         hattn_error *error);
 
 /* Plans of the device must be destroyed first. NULL is allowed. */
 HATTN_API void hattn_device_close(hattn_device *device);
@@ -105,8 +106,8 @@ typedef struct hattn_device_info {
     uint32_t struct_size;
     int32_t max_threads; /* cpu: as opened; others 0 */
     char backend[16];
-    char name[128];      /* of the processor */
-    char isa[32];        /* "avx512", "sm_80", "gfx90a", ...: what kernels are chosen for */
+    char name[128]; /* of the processor */
+    char isa[32];   /* "avx512", "sm_80", "gfx90a", ...: what kernels are chosen for */
 } hattn_device_info;
 
 HATTN_API hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *info, hattn_error *error);
@@ -123,7 +124,7 @@ enum { HATTN_SCORE_HAMMING = 1, HATTN_SCORE_WEIGHTED = 2 };
 enum { HATTN_CODE_LAYOUT_KEY_MAJOR = 0 }; /* all W words of a key are contiguous */
 
 typedef struct hattn_tensor {
-    int32_t dtype;     /* HATTN_F32 ...; set by hattn_problem_init where there is only one choice */
+    int32_t dtype; /* HATTN_F32 ...; set by hattn_problem_init where there is only one choice */
     int32_t memory;
     int64_t stride[3]; /* of all dimensions but the last, outermost first; unused ones 0 */
 } hattn_tensor;
@@ -131,11 +132,11 @@ typedef struct hattn_tensor {
 /* One side's hash map. Linear: layer 0 is [Hc, d, code_bits]. MLP: layers [Hc, d, hidden[0]], [Hc, hidden[0], hidden[1]],
  * [Hc, hidden[1], code_bits], each with a bias [Hc, out], SiLU after the first two (HashAttention, section 4). */
 typedef struct hattn_map {
-    int32_t dtype;            /* of weights and biases: HATTN_F32, F16 or BF16 */
-    int32_t hidden[2];        /* MLP: 8..1024 in steps of 8; linear: 0 */
-    int32_t reserved;         /* 0 */
+    int32_t dtype;               /* of weights and biases: HATTN_F32, F16 or BF16 */
+    int32_t hidden[2];           /* MLP: 8..1024 in steps of 8; linear: 0 */
+    int32_t reserved;            /* 0 */
     int64_t weight_stride[3][2]; /* per layer: {head, input}; outputs contiguous, read as given */
-    int64_t bias_stride[3];   /* per layer: {head} */
+    int64_t bias_stride[3];      /* per layer: {head} */
 } hattn_map;
 
 typedef struct hattn_problem {
@@ -150,39 +151,39 @@ typedef struct hattn_problem {
     int32_t code_layout;         /* HATTN_CODE_LAYOUT_KEY_MAJOR */
     int32_t map_kind;            /* of both sides */
     int32_t score_kind;
-    int32_t weight_bits;         /* weighted: 2..8, default 4; hamming: ignored */
-    int32_t key_norms;           /* 1: norms are stored beside the codes and multiply the score (HATA's option) */
-    int32_t page_size;           /* tokens a page, any >= 1; 0: contiguous, "page" then means "sequence" everywhere */
-    int32_t max_sequences;       /* maxima: what the workspace is sized for */
+    int32_t weight_bits;   /* weighted: 2..8, default 4; hamming: ignored */
+    int32_t key_norms;     /* 1: norms are stored beside the codes and multiply the score (HATA's option) */
+    int32_t page_size;     /* tokens a page, any >= 1; 0: contiguous, "page" then means "sequence" everywhere */
+    int32_t max_sequences; /* maxima: what the workspace is sized for */
     int32_t max_rows;
-    int32_t max_q_len;           /* 1..8 query tokens of one sequence */
-    int32_t max_length;          /* keys of one sequence, new tokens included */
-    int32_t k;                   /* the budget where args have none, and the largest that they may hold */
-    int32_t num_sink;            /* first tokens, always kept; with num_recent <= k */
-    int32_t num_recent;          /* last tokens, always kept */
-    int32_t sliding_window;      /* 0; anything else is refused: a window is dense attention over few tokens */
-    float scale;                 /* of q·k; hattn_problem_set_defaults gives d^-0.5 where it is 0 */
-    float soft_cap;              /* 0: none; else logits become soft_cap * tanh(logit / soft_cap) */
-    int32_t per_head_kv_scales;  /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
-    int32_t reserved;            /* 0 */
+    int32_t max_q_len;          /* 1..8 query tokens of one sequence */
+    int32_t max_length;         /* keys of one sequence, new tokens included */
+    int32_t k;                  /* the budget where args have none, and the largest that they may hold */
+    int32_t num_sink;           /* first tokens, always kept; with num_recent <= k */
+    int32_t num_recent;         /* last tokens, always kept */
+    int32_t sliding_window;     /* 0; anything else is refused: a window is dense attention over few tokens */
+    float scale;                /* of q·k; hattn_problem_set_defaults gives d^-0.5 where it is 0 */
+    float soft_cap;             /* 0: none; else logits become soft_cap * tanh(logit / soft_cap) */
+    int32_t per_head_kv_scales; /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
+    int32_t reserved;           /* 0 */
     hattn_map key_map, query_map;
     /* Strides in brackets. "page" strides step over sequences where page_size is 0. */
-    hattn_tensor q;              /* [row, Hq, d]                {row, head}         F32 F16 BF16 */
-    hattn_tensor k_new;          /* [token, Hkv, d]             {token, head}       as k; input of hattn_encode_keys */
-    hattn_tensor k_cache;        /* [page, slot, Hkv, d]        {page, slot, head}  F32 F16 BF16 F8_E4M3 */
-    hattn_tensor v_cache;        /* [page, slot, Hkv, dv]       {page, slot, head}  as k_cache; may lie inside it */
-    hattn_tensor codes;          /* [page, slot, Hc, W]         {page, slot, head}  U32 */
-    hattn_tensor norms;          /* [page, slot, Hc]            {page, slot, head}  F16, last dimension is 1 */
-    hattn_tensor weights;        /* [row, Hs, code_bits]        {row, head}         I8 */
-    hattn_tensor scores;         /* [row, Hs, max_length]       {row, head}         U16, with norms F32 */
-    hattn_tensor indices;        /* [row, Hs, k]                {row, head}         I32 */
-    hattn_tensor counts;         /* [row, Hs]                   {row, head}         I32 */
-    hattn_tensor out;            /* [row, Hq, dv]               {row, head}         q's dtype or F32 */
-    hattn_tensor lse;            /* [row, Hq]                   {row, head}         F32 */
-    hattn_tensor partial_out;    /* [part, row, Hq, dv]         {part, row, head}   F32; input of hattn_merge */
-    hattn_tensor partial_lse;    /* [part, row, Hq]             {part, row, head}   F32 */
-    hattn_tensor block_table;    /* [sequence, pages]           {sequence}          I32 */
-    hattn_tensor budgets;        /* [sequence, Hs]              {sequence, head}    I32; zero strides allowed */
+    hattn_tensor q;           /* [row, Hq, d]                {row, head}         F32 F16 BF16 */
+    hattn_tensor k_new;       /* [token, Hkv, d]             {token, head}       as k; input of hattn_encode_keys */
+    hattn_tensor k_cache;     /* [page, slot, Hkv, d]        {page, slot, head}  F32 F16 BF16 F8_E4M3 */
+    hattn_tensor v_cache;     /* [page, slot, Hkv, dv]       {page, slot, head}  as k_cache; may lie inside it */
+    hattn_tensor codes;       /* [page, slot, Hc, W]         {page, slot, head}  U32 */
+    hattn_tensor norms;       /* [page, slot, Hc]            {page, slot, head}  F16, last dimension is 1 */
+    hattn_tensor weights;     /* [row, Hs, code_bits]        {row, head}         I8 */
+    hattn_tensor scores;      /* [row, Hs, max_length]       {row, head}         U16, with norms F32 */
+    hattn_tensor indices;     /* [row, Hs, k]                {row, head}         I32 */
+    hattn_tensor counts;      /* [row, Hs]                   {row, head}         I32 */
+    hattn_tensor out;         /* [row, Hq, dv]               {row, head}         q's dtype or F32 */
+    hattn_tensor lse;         /* [row, Hq]                   {row, head}         F32 */
+    hattn_tensor partial_out; /* [part, row, Hq, dv]         {part, row, head}   F32; input of hattn_merge */
+    hattn_tensor partial_lse; /* [part, row, Hq]             {part, row, head}   F32 */
+    hattn_tensor block_table; /* [sequence, pages]           {sequence}          I32 */
+    hattn_tensor budgets;     /* [sequence, Hs]              {sequence, head}    I32; zero strides allowed */
 } hattn_problem;
 
 /* Zeroes *problem, sets struct_size, the only-choice dtypes, and the usual values: linear maps, hamming, weight_bits 4,
@@ -201,7 +202,8 @@ typedef struct hattn_plan hattn_plan;
 /* The only yes or no: checks the problem, chooses and loads every kernel (a first run may already be captured in a
  * graph), sizes the workspace. What it accepts runs. The problem is copied. The device must outlive the plan.
  * HATTN_INVALID_ARGUMENT, HATTN_UNSUPPORTED: error->text names the field and the rule. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. */
-HATTN_API hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error);
+HATTN_API hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan,
+                                         hattn_error *error);
 HATTN_API void hattn_plan_destroy(hattn_plan *plan); /* NULL allowed; device work of the plan must be finished */
 
 /* Bytes of workspace a run of this plan needs; one size for all of its calls, > 0. */
@@ -225,17 +227,19 @@ typedef struct hattn_team {
 
 typedef struct hattn_exec {
     uint32_t struct_size;
-    int32_t num_threads;     /* CPU without a team: OpenMP threads, 0 = OpenMP's default; capped at the device's max_threads */
+    int32_t
+        num_threads; /* CPU without a team: OpenMP threads, 0 = OpenMP's default; capped at the device's max_threads */
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
-    void *stream;            /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */
-    const hattn_team *team;  /* NULL: none */
+    void *stream; /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */
+    const hattn_team *team; /* NULL: none */
 } hattn_exec;
 
 /* Makes a workspace ready: zeroes its control region, enqueued on the stream. Once per workspace, and again after a
  * device error. Every run expects the control region zero and leaves it zero; the rest is scratch, so that plans may
  * share one workspace when their runs are ordered. HATTN_INVALID_ARGUMENT: null, misaligned, size 0. HATTN_DEVICE_ERROR. */
-HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error);
+HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                            hattn_error *error);
 
 /* All runs below check in O(1), never allocate, never wait for a device, never read device memory on the host, and enqueue
  * on exec->stream (graph capture is allowed). Results are bitwise repeatable for the same plan, args and device, and the
@@ -252,12 +256,12 @@ HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer w
  * Key j of sequence b is in page block_table[b][j / page_size], slot j % page_size; without pages in "page" b, slot j.
  * A page number outside the caller's pools is the caller's error: memory is read there. */
 typedef struct hattn_batch {
-    int32_t num_sequences; /* 0..max_sequences */
-    int32_t num_rows;      /* 0..max_rows, padding included */
-    int32_t q_len;         /* without q_start: tokens of every sequence, num_rows = num_sequences * q_len */
-    int32_t reserved;      /* 0 */
-    hattn_buffer q_start;  /* i32 [num_sequences + 1], rising from 0; null: row = b * q_len + t */
-    hattn_buffer seq_len;  /* i32 [num_sequences], new tokens included */
+    int32_t num_sequences;    /* 0..max_sequences */
+    int32_t num_rows;         /* 0..max_rows, padding included */
+    int32_t q_len;            /* without q_start: tokens of every sequence, num_rows = num_sequences * q_len */
+    int32_t reserved;         /* 0 */
+    hattn_buffer q_start;     /* i32 [num_sequences + 1], rising from 0; null: row = b * q_len + t */
+    hattn_buffer seq_len;     /* i32 [num_sequences], new tokens included */
     hattn_buffer block_table; /* i32; null without pages */
 } hattn_batch;
 
@@ -273,15 +277,16 @@ typedef struct hattn_map_buffers {
  * Not written: any other slot. Two tokens in one slot: one of them, unspecified which. Method: HATA, section 3; HashAttention, section 4. */
 typedef struct hattn_encode_keys_args {
     uint32_t struct_size;
-    int32_t num_tokens;        /* >= 0, no maximum */
+    int32_t num_tokens; /* >= 0, no maximum */
     hattn_buffer k_new;
-    hattn_buffer k_scale;      /* f32 [1] or [Hkv]; null: 1. Only fp8 may have it: keys are value * scale */
+    hattn_buffer k_scale; /* f32 [1] or [Hkv]; null: 1. Only fp8 may have it: keys are value * scale */
     hattn_map_buffers key_map;
     hattn_buffer slot_mapping; /* i64 [num_tokens], negative: skip; null: token t goes to slot t */
     hattn_buffer codes;        /* out */
     hattn_buffer norms;        /* out; null unless key_norms */
 } hattn_encode_keys_args;
-HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args,
+                                         const hattn_exec *exec, hattn_error *error);
 
 /* Encode queries into integer weights; the group of s is its Hq/Hs query heads, each through the map of its code head.
  *   hamming:  w_r = sum over the group of (z_r > 0 ? +1 : -1), halved if the group is even     (HATA, section 3)
@@ -294,7 +299,8 @@ typedef struct hattn_encode_queries_args {
     hattn_map_buffers query_map;
     hattn_buffer weights; /* out; all code_bits of every row, padding too */
 } hattn_encode_queries_args;
-HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
+                                            const hattn_exec *exec, hattn_error *error);
 
 /* Score every key of every row: larger is better.
  *   score = sum over r of w_r * code_r + (sum of |w_r| with w_r < 0)   = sum over planes p of 2^p popcount((code ^ m) & plane_p)
@@ -308,7 +314,8 @@ typedef struct hattn_score_args {
     hattn_buffer norms;  /* null unless key_norms */
     hattn_buffer scores; /* out */
 } hattn_score_args;
-HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                                   hattn_error *error);
 
 /* Exact top-k: with length n and budget B (clamped to 0..k), keeps min(n, max(B, num_sink + num_recent)) positions: the first num_sink,
  * the last num_recent, and of the others those with the largest score, equal scores by smallest position (-0 equals +0, NaN
@@ -316,12 +323,13 @@ HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_arg
 typedef struct hattn_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
-    hattn_batch batch;    /* block_table is not read */
-    hattn_buffer scores;  /* scores of forced positions are not read */
-    hattn_buffer budgets; /* null: problem.k for all */
+    hattn_batch batch;            /* block_table is not read */
+    hattn_buffer scores;          /* scores of forced positions are not read */
+    hattn_buffer budgets;         /* null: problem.k for all */
     hattn_buffer indices, counts; /* out */
 } hattn_topk_args;
-HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
+                                  hattn_error *error);
 
 /* Softmax attention over selected positions; fp32 accumulation.
  *   x_j = cap(scale * q·k_j);  out = sum of e^x_j v_j / D;  lse = ln D;  D = sum of e^x_j (+ e^sink_logit of the head)
@@ -334,11 +342,13 @@ typedef struct hattn_attend_args {
     hattn_buffer q, k_cache, v_cache;
     hattn_buffer k_scale, v_scale; /* f32 [1] or [Hkv]; null: 1. Only fp8 may have them: values are cache * scale */
     hattn_buffer sink_logits;      /* f32 [Hq]; null: none */
-    hattn_buffer indices, counts;  /* both or none; distinct positions inside the row's length, any order, counts in 0..k */
+    hattn_buffer indices,
+        counts; /* both or none; distinct positions inside the row's length, any order, counts in 0..k */
     hattn_buffer out;
-    hattn_buffer lse;              /* may be null */
+    hattn_buffer lse; /* may be null */
 } hattn_attend_args;
-HATTN_API hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                                    hattn_error *error);
 
 /* Join attention over disjoint parts of the keys (split KV, context parallel): L = ln(sum of e^lse_p), out = sum of e^(lse_p - L) out_p.
  * A part with lse -inf counts nothing, and its out is not read as a number; all parts so: out 0, lse -inf. */
@@ -351,7 +361,8 @@ typedef struct hattn_merge_args {
     hattn_buffer out;
     hattn_buffer lse; /* may be null */
 } hattn_merge_args;
-HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                                   hattn_error *error);
 
 /* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already be in the K
  * cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's separate calls;
@@ -359,16 +370,17 @@ HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_arg
  * lowering seq_len. The last three outputs are for those who want to look; weights are of all rows, padding too. */
 typedef struct hattn_decode_args {
     uint32_t struct_size;
-    int32_t append;       /* 0 or 1 */
+    int32_t append; /* 0 or 1 */
     hattn_batch batch;
     hattn_buffer q, k_cache, v_cache, codes, norms, k_scale, v_scale, sink_logits, budgets; /* as in the calls above */
-    hattn_map_buffers key_map; /* read only with append */
+    hattn_map_buffers key_map;                                                              /* read only with append */
     hattn_map_buffers query_map;
     hattn_buffer out;
-    hattn_buffer lse;     /* may be null */
+    hattn_buffer lse;                      /* may be null */
     hattn_buffer weights, indices, counts; /* out, each may be null */
 } hattn_decode_args;
-HATTN_API hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error);
+HATTN_API hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                                    hattn_error *error);
 
 #ifdef __cplusplus
 }

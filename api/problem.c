@@ -95,7 +95,8 @@ void hattn_problem_set_defaults(hattn_problem *problem)
     default_i32(&problem->out.dtype, problem->q.dtype);
     default_i32(&problem->scores.dtype, problem->key_norms ? HATTN_F32 : HATTN_U16);
 
-    int64_t Hq = problem->num_q_heads, Hkv = problem->num_kv_heads, Hc = problem->num_code_heads, Hs = problem->num_selection_heads;
+    int64_t Hq = problem->num_q_heads, Hkv = problem->num_kv_heads, Hc = problem->num_code_heads,
+            Hs = problem->num_selection_heads;
     int64_t d = problem->head_dim_qk, dv = problem->head_dim_v, rows = problem->max_rows;
     int64_t words = ((int64_t)problem->code_bits + 31) / 32;
     int64_t slots = problem->page_size ? problem->page_size : problem->max_length;

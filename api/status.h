@@ -11,8 +11,8 @@ extern "C" {
 #endif
 
 /* printf-style text. Returns status, so that `return hattn_fail(error, ...)` is a whole refusal. */
-__attribute__((format(printf, 3, 4)))
-hattn_status hattn_fail(hattn_error *error, hattn_status status, const char *format, ...);
+__attribute__((format(printf, 3, 4))) hattn_status hattn_fail(hattn_error *error, hattn_status status,
+                                                              const char *format, ...);
 
 #ifdef __cplusplus
 }

@@ -20,23 +20,27 @@
 
 static hattn_status check_heads(const hattn_problem *p, hattn_error *error)
 {
-    INVALID_IF(p->num_kv_heads < 1 || p->num_kv_heads > 4096, "num_kv_heads is %d: it must be 1..4096", p->num_kv_heads);
-    INVALID_IF(p->num_q_heads < 1 || p->num_q_heads % p->num_kv_heads, "num_q_heads is %d: it must be a multiple of num_kv_heads (%d)",
-               p->num_q_heads, p->num_kv_heads);
-    UNSUPPORTED_IF(p->num_q_heads / p->num_kv_heads > 128, "num_q_heads / num_kv_heads is %d: at most 128", p->num_q_heads / p->num_kv_heads);
+    INVALID_IF(p->num_kv_heads < 1 || p->num_kv_heads > 4096, "num_kv_heads is %d: it must be 1..4096",
+               p->num_kv_heads);
+    INVALID_IF(p->num_q_heads < 1 || p->num_q_heads % p->num_kv_heads,
+               "num_q_heads is %d: it must be a multiple of num_kv_heads (%d)", p->num_q_heads, p->num_kv_heads);
+    UNSUPPORTED_IF(p->num_q_heads / p->num_kv_heads > 128, "num_q_heads / num_kv_heads is %d: at most 128",
+                   p->num_q_heads / p->num_kv_heads);
     INVALID_IF(p->num_code_heads != p->num_kv_heads && p->num_code_heads != p->num_q_heads,
                "num_code_heads is %d: it must be num_kv_heads or num_q_heads", p->num_code_heads);
     INVALID_IF(p->num_selection_heads != p->num_kv_heads && p->num_selection_heads != p->num_q_heads,
                "num_selection_heads is %d: it must be num_kv_heads or num_q_heads", p->num_selection_heads);
-    UNSUPPORTED_IF(p->num_code_heads > p->num_selection_heads,
-                   "num_code_heads is %d with num_selection_heads %d: codes per query head need selections per query head",
-                   p->num_code_heads, p->num_selection_heads);
+    UNSUPPORTED_IF(
+        p->num_code_heads > p->num_selection_heads,
+        "num_code_heads is %d with num_selection_heads %d: codes per query head need selections per query head",
+        p->num_code_heads, p->num_selection_heads);
     return HATTN_OK;
 }
 
 static hattn_status check_dim(const char *name, int32_t dim, int32_t low, int32_t high, hattn_error *error)
 {
-    UNSUPPORTED_IF(dim < low || dim > high || dim % 8, "%s is %d: it must be %d..%d in steps of 8", name, dim, low, high);
+    UNSUPPORTED_IF(dim < low || dim > high || dim % 8, "%s is %d: it must be %d..%d in steps of 8", name, dim, low,
+                   high);
     return HATTN_OK;
 }
 
@@ -47,9 +51,12 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
         (status = check_dim("head_dim_v", p->head_dim_v, 32, 576, error)) ||
         (status = check_dim("code_bits", p->code_bits, 32, 512, error)))
         return status;
-    UNSUPPORTED_IF(p->code_layout != HATTN_CODE_LAYOUT_KEY_MAJOR, "code_layout is %d: only HATTN_CODE_LAYOUT_KEY_MAJOR (0)", p->code_layout);
-    UNSUPPORTED_IF(p->sliding_window, "sliding_window is %d: windows are refused; a layer with a window reads few keys, attend to them densely",
-                   p->sliding_window);
+    UNSUPPORTED_IF(p->code_layout != HATTN_CODE_LAYOUT_KEY_MAJOR,
+                   "code_layout is %d: only HATTN_CODE_LAYOUT_KEY_MAJOR (0)", p->code_layout);
+    UNSUPPORTED_IF(
+        p->sliding_window,
+        "sliding_window is %d: windows are refused; a layer with a window reads few keys, attend to them densely",
+        p->sliding_window);
     INVALID_IF(p->page_size < 0, "page_size is %d: it must be 0 (contiguous) or more", p->page_size);
     INVALID_IF(p->max_sequences < 1, "max_sequences is %d: it must be at least 1", p->max_sequences);
     INVALID_IF(p->max_rows < 1, "max_rows is %d: it must be at least 1", p->max_rows);
@@ -58,12 +65,15 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
     INVALID_IF(p->k < 1 || p->k > 1 << 30, "k is %d: it must be 1..2^30", p->k);
     INVALID_IF(p->num_sink < 0, "num_sink is %d: it must be 0 or more", p->num_sink);
     INVALID_IF(p->num_recent < 0, "num_recent is %d: it must be 0 or more", p->num_recent);
-    INVALID_IF((int64_t)p->num_sink + p->num_recent > p->k, "num_sink + num_recent is %lld: forced tokens count toward k (%d)",
+    INVALID_IF((int64_t)p->num_sink + p->num_recent > p->k,
+               "num_sink + num_recent is %lld: forced tokens count toward k (%d)",
                (long long)p->num_sink + p->num_recent, p->k);
     INVALID_IF(!isfinite(p->scale), "scale is not finite");
-    INVALID_IF(!isfinite(p->soft_cap) || p->soft_cap < 0, "soft_cap is %g: it must be finite and 0 (none) or more", (double)p->soft_cap);
+    INVALID_IF(!isfinite(p->soft_cap) || p->soft_cap < 0, "soft_cap is %g: it must be finite and 0 (none) or more",
+               (double)p->soft_cap);
     INVALID_IF(p->key_norms != 0 && p->key_norms != 1, "key_norms is %d: it must be 0 or 1", p->key_norms);
-    INVALID_IF(p->per_head_kv_scales != 0 && p->per_head_kv_scales != 1, "per_head_kv_scales is %d: it must be 0 or 1", p->per_head_kv_scales);
+    INVALID_IF(p->per_head_kv_scales != 0 && p->per_head_kv_scales != 1, "per_head_kv_scales is %d: it must be 0 or 1",
+               p->per_head_kv_scales);
     INVALID_IF(p->reserved || p->key_map.reserved || p->query_map.reserved, "reserved fields must be 0");
     return HATTN_OK;
 }
@@ -71,8 +81,8 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
 static hattn_status check_map(const hattn_problem *p, const char *name, const hattn_map *map, hattn_error *error)
 {
     bool mlp = p->map_kind == HATTN_MAP_MLP;
-    INVALID_IF(map->dtype != HATTN_F32 && map->dtype != HATTN_F16 && map->dtype != HATTN_BF16, "%s.dtype is %d: it must be F32, F16 or BF16", name,
-               map->dtype);
+    INVALID_IF(map->dtype != HATTN_F32 && map->dtype != HATTN_F16 && map->dtype != HATTN_BF16,
+               "%s.dtype is %d: it must be F32, F16 or BF16", name, map->dtype);
     int64_t outputs[3] = {mlp ? map->hidden[0] : p->code_bits, map->hidden[1], p->code_bits};
     for (int i = 0; i < 2; i++) {
         INVALID_IF(!mlp && map->hidden[i], "%s.hidden[%d] is %d: a linear map has none", name, i, map->hidden[i]);
@@ -81,22 +91,25 @@ static hattn_status check_map(const hattn_problem *p, const char *name, const ha
     }
     for (int layer = 0; layer < (mlp ? 3 : 1); layer++) {
         int64_t head = map->weight_stride[layer][0], input = map->weight_stride[layer][1];
-        INVALID_IF(head < 0 || head > MAX_STRIDE, "%s.weight_stride[%d] {head} is %lld: it must be 0..2^46", name, layer, (long long)head);
-        INVALID_IF(input < outputs[layer] || input > MAX_STRIDE, "%s.weight_stride[%d] {input} is %lld: it must be at least the layer's outputs (%lld)",
-                   name, layer, (long long)input, (long long)outputs[layer]);
-        INVALID_IF(map->bias_stride[layer] < 0 || map->bias_stride[layer] > MAX_STRIDE, "%s.bias_stride[%d] is %lld: it must be 0..2^46", name, layer,
-                   (long long)map->bias_stride[layer]);
+        INVALID_IF(head < 0 || head > MAX_STRIDE, "%s.weight_stride[%d] {head} is %lld: it must be 0..2^46", name,
+                   layer, (long long)head);
+        INVALID_IF(input < outputs[layer] || input > MAX_STRIDE,
+                   "%s.weight_stride[%d] {input} is %lld: it must be at least the layer's outputs (%lld)", name, layer,
+                   (long long)input, (long long)outputs[layer]);
+        INVALID_IF(map->bias_stride[layer] < 0 || map->bias_stride[layer] > MAX_STRIDE,
+                   "%s.bias_stride[%d] is %lld: it must be 0..2^46", name, layer, (long long)map->bias_stride[layer]);
     }
     return HATTN_OK;
 }
 
 static hattn_status check_maps(const hattn_problem *p, hattn_error *error)
 {
-    UNSUPPORTED_IF(p->map_kind != HATTN_MAP_LINEAR && p->map_kind != HATTN_MAP_MLP, "map_kind is %d: it must be LINEAR or MLP", p->map_kind);
+    UNSUPPORTED_IF(p->map_kind != HATTN_MAP_LINEAR && p->map_kind != HATTN_MAP_MLP,
+                   "map_kind is %d: it must be LINEAR or MLP", p->map_kind);
     UNSUPPORTED_IF(p->score_kind != HATTN_SCORE_HAMMING && p->score_kind != HATTN_SCORE_WEIGHTED,
                    "score_kind is %d: it must be HAMMING or WEIGHTED", p->score_kind);
-    UNSUPPORTED_IF(p->score_kind == HATTN_SCORE_WEIGHTED && (p->weight_bits < 2 || p->weight_bits > 8), "weight_bits is %d: it must be 2..8",
-                   p->weight_bits);
+    UNSUPPORTED_IF(p->score_kind == HATTN_SCORE_WEIGHTED && (p->weight_bits < 2 || p->weight_bits > 8),
+                   "weight_bits is %d: it must be 2..8", p->weight_bits);
     hattn_status status = check_map(p, "key_map", &p->key_map, error);
     return status ? status : check_map(p, "query_map", &p->query_map, error);
 }
@@ -144,21 +157,23 @@ static bool overlaps(const rule *r)
 static hattn_status check_tensor(const rule *r, hattn_error *error)
 {
     const hattn_tensor *t = r->tensor;
-    INVALID_IF(!(r->dtypes & bit(t->dtype)), "%s.dtype is %d: not one that this tensor can have",
-               r->name, t->dtype);
+    INVALID_IF(!(r->dtypes & bit(t->dtype)), "%s.dtype is %d: not one that this tensor can have", r->name, t->dtype);
     for (int i = 0; i < r->num_strides; i++) {
-        INVALID_IF(t->stride[i] < 0 || t->stride[i] > MAX_STRIDE, "%s.stride[%d] is %lld: it must be 0..2^46", r->name, i, (long long)t->stride[i]);
-        INVALID_IF(t->stride[i] && r->extent[i] > MAX_SPAN / t->stride[i], "%s.stride[%d] is %lld: the tensor spans more than 2^60 elements", r->name,
+        INVALID_IF(t->stride[i] < 0 || t->stride[i] > MAX_STRIDE, "%s.stride[%d] is %lld: it must be 0..2^46", r->name,
                    i, (long long)t->stride[i]);
+        INVALID_IF(t->stride[i] && r->extent[i] > MAX_SPAN / t->stride[i],
+                   "%s.stride[%d] is %lld: the tensor spans more than 2^60 elements", r->name, i,
+                   (long long)t->stride[i]);
     }
-    INVALID_IF(r->written && overlaps(r), "%s.stride {%lld, %lld, %lld}: elements of an output overlap", r->name, (long long)t->stride[0],
-               (long long)t->stride[1], (long long)t->stride[2]);
+    INVALID_IF(r->written && overlaps(r), "%s.stride {%lld, %lld, %lld}: elements of an output overlap", r->name,
+               (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2]);
     return HATTN_OK;
 }
 
 static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
 {
-    int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads, Hs = p->num_selection_heads;
+    int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads,
+            Hs = p->num_selection_heads;
     int64_t slots = p->page_size ? p->page_size : p->max_length, words = (p->code_bits + 31) / 32;
     unsigned floats = bit(HATTN_F32) | bit(HATTN_F16) | bit(HATTN_BF16), cache = floats | bit(HATTN_F8_E4M3);
     const rule rules[] = {
@@ -184,9 +199,11 @@ static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
         if (status)
             return status;
         bool may_be_pinned = rules[i].tensor == &p->k_cache || rules[i].tensor == &p->v_cache;
-        INVALID_IF(rules[i].tensor->memory != HATTN_MEMORY_DEVICE && !(may_be_pinned && rules[i].tensor->memory == HATTN_MEMORY_PINNED_HOST),
+        INVALID_IF(rules[i].tensor->memory != HATTN_MEMORY_DEVICE &&
+                       !(may_be_pinned && rules[i].tensor->memory == HATTN_MEMORY_PINNED_HOST),
                    "%s.memory is %d: %s", rules[i].name, rules[i].tensor->memory,
-                   may_be_pinned ? "it must be DEVICE or PINNED_HOST" : "only k_cache and v_cache can be elsewhere than on the device");
+                   may_be_pinned ? "it must be DEVICE or PINNED_HOST"
+                                 : "only k_cache and v_cache can be elsewhere than on the device");
     }
     return HATTN_OK;
 }
@@ -194,9 +211,11 @@ static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
 hattn_status hattn_validate_problem(const hattn_problem *problem, hattn_error *error)
 {
     hattn_status status;
-    INVALID_IF(problem->struct_size != sizeof(*problem), "problem.struct_size is %u: this library's is %zu; call hattn_problem_init", problem->struct_size,
+    INVALID_IF(problem->struct_size != sizeof(*problem),
+               "problem.struct_size is %u: this library's is %zu; call hattn_problem_init", problem->struct_size,
                sizeof(*problem));
-    if ((status = check_heads(problem, error)) || (status = check_shapes(problem, error)) || (status = check_maps(problem, error)))
+    if ((status = check_heads(problem, error)) || (status = check_shapes(problem, error)) ||
+        (status = check_maps(problem, error)))
         return status;
     return check_tensors(problem, error);
 }

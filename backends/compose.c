@@ -14,7 +14,8 @@ typedef struct composed {
 /* Bytes from the first to past the last element of a [row, Hs, last] tensor. */
 static uint64_t span(const hattn_problem *problem, const hattn_tensor *tensor, int64_t last)
 {
-    int64_t elements = (problem->max_rows - 1) * tensor->stride[0] + (problem->num_selection_heads - 1) * tensor->stride[1] + last;
+    int64_t elements =
+        (problem->max_rows - 1) * tensor->stride[0] + (problem->num_selection_heads - 1) * tensor->stride[1] + last;
     return (uint64_t)(elements * hattn_dtype_size(tensor->dtype));
 }
 
@@ -33,30 +34,45 @@ uint64_t hattn_compose_workspace_size(const hattn_problem *problem)
     return layout(problem).size;
 }
 
-hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                                  hattn_error *error)
 {
     const hattn_backend *backend = plan->backend;
     const composed c = layout(&plan->problem);
     hattn_buffer space = exec->workspace;
     space.byte_offset += plan->backend_workspace_size;
-    const hattn_buffer weights = args->weights.data ? args->weights : (hattn_buffer){space.data, space.byte_offset + c.weights};
+    const hattn_buffer weights =
+        args->weights.data ? args->weights : (hattn_buffer){space.data, space.byte_offset + c.weights};
     const hattn_buffer scores = {space.data, space.byte_offset + c.scores};
-    const hattn_buffer indices = args->indices.data ? args->indices : (hattn_buffer){space.data, space.byte_offset + c.indices};
-    const hattn_buffer counts = args->counts.data ? args->counts : (hattn_buffer){space.data, space.byte_offset + c.counts};
+    const hattn_buffer indices =
+        args->indices.data ? args->indices : (hattn_buffer){space.data, space.byte_offset + c.indices};
+    const hattn_buffer counts =
+        args->counts.data ? args->counts : (hattn_buffer){space.data, space.byte_offset + c.counts};
 
     hattn_status status;
     if (args->append && (status = backend->append(plan, args, exec, error)))
         return status;
-    const hattn_encode_queries_args encode = {
-        .struct_size = sizeof(encode), .num_rows = args->batch.num_rows, .q = args->q, .query_map = args->query_map, .weights = weights};
+    const hattn_encode_queries_args encode = {.struct_size = sizeof(encode),
+                                              .num_rows = args->batch.num_rows,
+                                              .q = args->q,
+                                              .query_map = args->query_map,
+                                              .weights = weights};
     if ((status = backend->encode_queries(plan, &encode, exec, error)))
         return status;
-    const hattn_score_args score = {
-        .struct_size = sizeof(score), .batch = args->batch, .weights = weights, .codes = args->codes, .norms = args->norms, .scores = scores};
+    const hattn_score_args score = {.struct_size = sizeof(score),
+                                    .batch = args->batch,
+                                    .weights = weights,
+                                    .codes = args->codes,
+                                    .norms = args->norms,
+                                    .scores = scores};
     if ((status = backend->score(plan, &score, exec, error)))
         return status;
-    const hattn_topk_args topk = {
-        .struct_size = sizeof(topk), .batch = args->batch, .scores = scores, .budgets = args->budgets, .indices = indices, .counts = counts};
+    const hattn_topk_args topk = {.struct_size = sizeof(topk),
+                                  .batch = args->batch,
+                                  .scores = scores,
+                                  .budgets = args->budgets,
+                                  .indices = indices,
+                                  .counts = counts};
     if ((status = backend->topk(plan, &topk, exec, error)))
         return status;
     const hattn_attend_args attend = {.struct_size = sizeof(attend),

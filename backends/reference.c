@@ -55,7 +55,8 @@ static void destroy_plan(hattn_plan *plan)
     free(plan);
 }
 
-static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
+static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                   hattn_error *error)
 {
     (void)device;
     (void)workspace;
@@ -77,23 +78,68 @@ static void wait_for_worker(const hattn_exec *exec)
         exec->team->barrier(exec->team->context);
 }
 
-#define RUN(op)                                                                                                                              \
-    static hattn_status run_##op(const hattn_plan *plan, const hattn_##op##_args *args, const hattn_exec *exec, hattn_error *error)          \
-    {                                                                                                                                        \
-        (void)error;                                                                                                                         \
-        if (is_worker(exec))                                                                                                                 \
-            hattn_reference_##op(&plan->problem, args);                                                                                      \
-        wait_for_worker(exec);                                                                                                               \
-        return HATTN_OK;                                                                                                                     \
-    }
-RUN(encode_keys)
-RUN(encode_queries)
-RUN(score)
-RUN(topk)
-RUN(attend)
-RUN(merge)
+static hattn_status run_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                                    hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_encode_keys(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
 
-static hattn_status run_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status run_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
+                                       const hattn_exec *exec, hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_encode_queries(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
+
+static hattn_status run_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                              hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_score(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
+
+static hattn_status run_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
+                             hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_topk(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
+
+static hattn_status run_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                               hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_attend(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
+
+static hattn_status run_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                              hattn_error *error)
+{
+    (void)error;
+    if (is_worker(exec))
+        hattn_reference_merge(&plan->problem, args);
+    wait_for_worker(exec);
+    return HATTN_OK;
+}
+
+static hattn_status run_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                               hattn_error *error)
 {
     (void)error;
     if (is_worker(exec))

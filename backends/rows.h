@@ -14,7 +14,8 @@ HATTN_HOST_DEVICE static inline void *hattn_address(hattn_buffer buffer)
 }
 
 /* The address of element [i, j, k, 0] of a tensor. */
-HATTN_HOST_DEVICE static inline char *hattn_element(const hattn_tensor *tensor, hattn_buffer buffer, int64_t i, int64_t j, int64_t k)
+HATTN_HOST_DEVICE static inline char *hattn_element(const hattn_tensor *tensor, hattn_buffer buffer, int64_t i,
+                                                    int64_t j, int64_t k)
 {
     const int64_t offset = i * tensor->stride[0] + j * tensor->stride[1] + k * tensor->stride[2];
     return (char *)hattn_address(buffer) + offset * hattn_dtype_size(tensor->dtype);
@@ -40,7 +41,8 @@ HATTN_HOST_DEVICE static inline int32_t hattn_find_sequence(const int32_t *q_sta
     return low;
 }
 
-HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem *problem, const hattn_batch *batch, int32_t row)
+HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem *problem, const hattn_batch *batch,
+                                                            int32_t row)
 {
     const int32_t *q_start = batch->q_start.data ? (const int32_t *)hattn_address(batch->q_start) : NULL;
     const int32_t *seq_len = (const int32_t *)hattn_address(batch->seq_len);
@@ -61,10 +63,11 @@ HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem 
 typedef struct hattn_pages {
     const int32_t *table; /* NULL: contiguous */
     int64_t sequence;
-    int32_t page_size;    /* max_length when contiguous */
+    int32_t page_size; /* max_length when contiguous */
 } hattn_pages;
 
-HATTN_HOST_DEVICE static inline hattn_pages hattn_sequence_pages(const hattn_problem *problem, const hattn_batch *batch, int32_t sequence)
+HATTN_HOST_DEVICE static inline hattn_pages hattn_sequence_pages(const hattn_problem *problem, const hattn_batch *batch,
+                                                                 int32_t sequence)
 {
     hattn_pages pages = {NULL, sequence, problem->max_length};
     if (problem->page_size) {
@@ -92,7 +95,8 @@ HATTN_HOST_DEVICE static inline float hattn_kv_scale(const hattn_problem *proble
 }
 
 /* How many positions of a row and selection head are kept. */
-HATTN_HOST_DEVICE static inline int32_t hattn_kept(const hattn_problem *problem, hattn_buffer budgets, const hattn_row *row, int64_t head)
+HATTN_HOST_DEVICE static inline int32_t hattn_kept(const hattn_problem *problem, hattn_buffer budgets,
+                                                   const hattn_row *row, int64_t head)
 {
     int32_t budget = problem->k;
     if (budgets.data && row->length)

@@ -8,6 +8,35 @@
 
 enum { HQ = 8, HKV = 2, D = 128, BITS = 128, N = 16384, K = 512, WANTED = 12345 };
 
+/* q [HQ, D], k and v [HKV, N, D], map [HKV, D, BITS]: encode all keys, then one step over them. */
+static hattn_status decode(float *q, float *k, float *v, float *map, float *out, int32_t *kept, hattn_error *error)
+{
+    hattn_device *device = NULL;
+    hattn_plan *plan = NULL;
+    hattn_problem problem;
+    hattn_problem_init(&problem);
+    problem.num_q_heads = HQ, problem.num_kv_heads = HKV, problem.head_dim_qk = D, problem.code_bits = BITS;
+    problem.max_sequences = 1, problem.max_length = N, problem.k = K;
+    problem.q.dtype = problem.k_cache.dtype = HATTN_F32;
+    hattn_problem_set_defaults(&problem);
+    problem.k_new.stride[0] = D, problem.k_new.stride[1] = N * D; /* encode straight from the cache */
+    hattn_device_options options = {.struct_size = sizeof(options), .backend = "cpu"};
+    hattn_status status = hattn_device_open(&options, &device, error);
+    status = status ? status : hattn_plan_create(device, &problem, &plan, error);
+    hattn_exec exec = {.struct_size = sizeof(exec), .workspace_size = hattn_plan_workspace_size(plan)};
+    exec.workspace.data = aligned_alloc(256, (exec.workspace_size + 255) / 256 * 256);
+    status = status ? status : hattn_workspace_init(device, exec.workspace, exec.workspace_size, NULL, error);
+    hattn_encode_keys_args encode = {.struct_size = sizeof(encode), .num_tokens = N, .k_new.data = k};
+    encode.key_map.weight[0].data = map, encode.codes.data = malloc(HKV * N * BITS / 8);
+    status = status ? status : hattn_encode_keys(plan, &encode, &exec, error);
+    hattn_decode_args step = {.struct_size = sizeof(step), .q.data = q, .k_cache.data = k, .v_cache.data = v};
+    step.batch = (hattn_batch){.num_sequences = 1, .num_rows = 1, .q_len = 1, .seq_len.data = &(int32_t){N}};
+    step.codes = encode.codes, step.query_map = encode.key_map, step.out.data = out, step.indices.data = kept;
+    status = status ? status : hattn_decode(plan, &step, &exec, error);
+    free(encode.codes.data), free(exec.workspace.data), hattn_plan_destroy(plan), hattn_device_close(device);
+    return status;
+}
+
 static float *random_floats(size_t count)
 {
     float *values = malloc(count * sizeof(*values));
@@ -19,45 +48,19 @@ static float *random_floats(size_t count)
 int main(void)
 {
     float *q = random_floats(HQ * D), *map = random_floats(HKV * D * BITS), out[HQ * D];
-    float *k = random_floats(HKV * N * D), *v = random_floats(HKV * N * D); /* [head][token][D] */
+    float *k = random_floats(HKV * N * D), *v = random_floats(HKV * N * D);
     for (int i = 0; i < D; i++)
         k[WANTED * D + i] = 4 * (q[i] + q[D + i] + q[2 * D + i] + q[3 * D + i]);
 
+    int32_t kept[HKV * K];
     hattn_error error = {.struct_size = sizeof(error)};
-    hattn_device_options options = {.struct_size = sizeof(options), .backend = "cpu"};
-    hattn_device *device = NULL;
-    hattn_plan *plan = NULL;
-    hattn_problem problem;
-    hattn_problem_init(&problem);
-    problem.num_q_heads = HQ, problem.num_kv_heads = HKV, problem.head_dim_qk = D, problem.code_bits = BITS;
-    problem.max_sequences = 1, problem.max_length = N, problem.k = K;
-    problem.q.dtype = problem.k_cache.dtype = HATTN_F32;
-    hattn_problem_set_defaults(&problem);
-    problem.k_new.stride[0] = D, problem.k_new.stride[1] = N * D; /* encode straight from the cache */
-    if (hattn_device_open(&options, &device, &error) || hattn_plan_create(device, &problem, &plan, &error))
+    if (decode(q, k, v, map, out, kept, &error))
         return fprintf(stderr, "%s\n", error.text), 1;
-
-    hattn_exec exec = {.struct_size = sizeof(exec), .workspace_size = hattn_plan_workspace_size(plan)};
-    exec.workspace.data = aligned_alloc(256, (exec.workspace_size + 255) / 256 * 256);
-    hattn_encode_keys_args encode = {.struct_size = sizeof(encode), .num_tokens = N, .k_new.data = k};
-    encode.key_map.weight[0].data = map;
-    encode.codes.data = malloc(HKV * N * BITS / 8);
-    int32_t length = N, kept[HKV * K];
-    hattn_decode_args step = {.struct_size = sizeof(step), .q.data = q, .k_cache.data = k, .v_cache.data = v};
-    step.batch = (hattn_batch){.num_sequences = 1, .num_rows = 1, .q_len = 1, .seq_len.data = &length};
-    step.codes = encode.codes, step.query_map = encode.key_map;
-    step.out.data = out, step.indices.data = kept;
-    if (hattn_workspace_init(device, exec.workspace, exec.workspace_size, NULL, &error) ||
-        hattn_encode_keys(plan, &encode, &exec, &error) || hattn_decode(plan, &step, &exec, &error))
-        return fprintf(stderr, "%s\n", error.text), 1;
-
     int found = 0;
     for (int i = 0; i < K; i++)
         found |= kept[i] == WANTED;
     printf("kept %d of %d tokens, token %d %s them; attention gave %.3f where its value is %.3f\n", K, N, WANTED,
            found ? "among" : "not among", out[0], v[WANTED * D]);
-    hattn_plan_destroy(plan);
-    hattn_device_close(device);
-    free(q), free(k), free(v), free(map), free(encode.codes.data), free(exec.workspace.data);
+    free(q), free(k), free(v), free(map);
     return !found;
 }
