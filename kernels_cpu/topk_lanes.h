@@ -109,7 +109,7 @@ HATTN_INLINE int append_positions(uint64_t mask, int j, int32_t *positions)
     const int count = __builtin_popcountll(mask);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        positions[i] = j + (mask ? __builtin_ctzll(mask) : BLOCK);
+        positions[i] = j + __builtin_ctzll(mask | (uint64_t)1 << 63); /* of 0: anything, without a branch */
         mask &= mask - 1;
     }
     for (int i = 4; i < count; i++) {
