@@ -46,7 +46,8 @@ static inline int fetch_block(const hattn_attend_block *block, size_t size_k, si
     }
 #endif
     const int ahead = BYTES_AHEAD / (int)size_k > MIN_ROWS_AHEAD ? BYTES_AHEAD / (int)size_k : MIN_ROWS_AHEAD;
-    if (block->max[0] == -INFINITY) { /* no call before this one that has prefetched its first rows */
+    /* No call before this one has prefetched its first rows, as far as can be seen. */
+    if (block->max[0] == -INFINITY || block->num_rows_ahead == 0) {
         for (int j = 0; j < ahead; j++) {
             prefetch_row(block->k_rows, j, block->num_rows, size_k);
             prefetch_row(block->v_rows, j, block->num_rows, size_v);
