@@ -60,8 +60,16 @@ typedef struct hattn_planes {
 } hattn_planes;
 typedef void hattn_split_fn(const int8_t *weights, int num_bits, hattn_planes *planes);
 
-/* scores[j] = sum over p of 2^p popcount((codes[j] ^ sign) & plane[p]) for a run of keys. */
-typedef void hattn_score_fn(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys, uint16_t *scores);
+/* Keys whose codes follow each other at one stride: those of a page, or of a whole contiguous sequence. */
+typedef struct hattn_score_run {
+    const uint32_t *codes;
+    int64_t num_keys;
+} hattn_score_run;
+
+/* scores[j] = sum over p of 2^p popcount((codes[j] ^ sign) & plane[p]) for the keys of num_runs runs, one run's scores
+ * after the other's. The array goes on with num_runs_ahead runs of the next calls: prefetched; 0: not known. */
+typedef void hattn_score_fn(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead, int64_t stride_key,
+                            uint16_t *scores);
 
 /* keys[j] = f32((2 * scores[j] - max_score) * norms[j]): the product is the only rounding. */
 typedef void hattn_scale_fn(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm, int64_t num_keys, float *keys);

@@ -7,10 +7,10 @@
 enum { SCORE_MAX_COUNTED = 1 };
 #include "kernels_cpu/score_lanes.h"
 
-void hattn_score_avx2(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
-                      uint16_t *scores)
+void hattn_score_avx2(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead,
+                      int64_t stride_key, uint16_t *scores)
 {
-    score(planes, codes, stride_key, num_keys, scores);
+    score_runs(planes, runs, num_runs, num_runs_ahead, stride_key, scores);
 }
 
 void hattn_scale_avx2(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Scores of a run of keys: one ternary-logic instruction and one popcount for a plane of 64 bytes of codes.
  *
- * Compact codes of 1, 2, 4, 8 or 16 words: 32 keys at a time, whose counts are folded into one vector of 32 u16.
+ * Compact codes of 1, 2, 4, 8 or 16 words: 32 keys at a time, whose counts are folded into one vector of 32 u16. The
+ * block's two halves may be of two runs, so that pages of 16 keys cost no more than others.
  * Others (odd word counts, heads interleaved): one key in one vector, 16 keys folded at a time. Bound: the codes'
  * bytes.
  */
@@ -10,6 +11,7 @@
 
 enum {
     KEYS = 32,             /* of a block of compact codes: one vector of scores */
+    HALF = KEYS / 2,       /* as many vectors as a code has words */
     STRIDED_KEYS = 16,     /* of a block of others */
     CODE_AND_PLANE = 0x28, /* (code ^ sign) & plane, operands in this order */
     OR_ALL = 0xfe,
@@ -58,33 +60,36 @@ HATTN_INLINE __m512i count_codes(__m512i codes, const plane_vectors *v, int num_
     return sum;
 }
 
-/* One vector of the block's codes. `limit` is the number of dwords of the block that exist: only a tail has less
- * than all. */
-HATTN_INLINE __m512i load_codes(const uint32_t *codes, int vector, int tail, int limit)
+/* 32 keys: `words` vectors of codes each. */
+typedef struct code_block {
+    const uint32_t *low, *high;
+    int words;
+    int tail, limit; /* of a tail only: how many dwords of the block exist */
+} code_block;
+
+HATTN_INLINE __m512i load_codes(const code_block *block, int vector)
 {
-    const uint32_t *src = codes + vector * 16;
-    return tail ? _mm512_maskz_loadu_epi32(hattn_mask16(limit - vector * 16), src) : _mm512_loadu_si512(src);
+    const int words = block->words, limit = block->limit;
+    const uint32_t *src = vector < words ? block->low + vector * 16 : block->high + (vector - words) * 16;
+    return block->tail ? _mm512_maskz_loadu_epi32(hattn_mask16(limit - vector * 16), src) : _mm512_loadu_si512(src);
 }
 
 /* The u16 of qword q, place i, is the count of qword q of vector first + i. */
-HATTN_INLINE __m512i pack_four(const uint32_t *codes, int first, const plane_vectors *v, int num_planes, int tail,
-                               int limit)
+HATTN_INLINE __m512i pack_four(const code_block *block, int first, const plane_vectors *v, int num_planes)
 {
-    __m512i a = count_codes(load_codes(codes, first, tail, limit), v, num_planes, 0);
-    __m512i b = count_codes(load_codes(codes, first + 1, tail, limit), v, num_planes, 0);
-    __m512i c = count_codes(load_codes(codes, first + 2, tail, limit), v, num_planes, 0);
-    __m512i d = count_codes(load_codes(codes, first + 3, tail, limit), v, num_planes, 0);
+    __m512i a = count_codes(load_codes(block, first), v, num_planes, 0);
+    __m512i b = count_codes(load_codes(block, first + 1), v, num_planes, 0);
+    __m512i c = count_codes(load_codes(block, first + 2), v, num_planes, 0);
+    __m512i d = count_codes(load_codes(block, first + 3), v, num_planes, 0);
     __m512i low = _mm512_ternarylogic_epi64(a, _mm512_slli_epi64(b, 16), _mm512_slli_epi64(c, 32), OR_ALL);
     return _mm512_or_si512(low, _mm512_slli_epi64(d, 48));
 }
 
 /* Eight vectors; the two qwords of each 128-bit lane are added: qword 2 * lane for the first four vectors, + 1 for
  * the others. */
-HATTN_INLINE __m512i pack_eight(const uint32_t *codes, int first, const plane_vectors *v, int num_planes, int tail,
-                                int limit)
+HATTN_INLINE __m512i pack_eight(const code_block *block, int first, const plane_vectors *v, int num_planes)
 {
-    __m512i a = pack_four(codes, first, v, num_planes, tail, limit),
-            b = pack_four(codes, first + 4, v, num_planes, tail, limit);
+    __m512i a = pack_four(block, first, v, num_planes), b = pack_four(block, first + 4, v, num_planes);
     return _mm512_add_epi16(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
@@ -95,24 +100,22 @@ HATTN_INLINE __m512i add_lanes(__m512i a, __m512i b)
 }
 
 /* 32 scores in the order that the folding leaves. */
-HATTN_INLINE __m512i fold_block(const uint32_t *codes, const plane_vectors *v, int words, int num_planes, int tail,
-                                int limit)
+HATTN_INLINE __m512i fold_block(const code_block *block, const plane_vectors *v, int num_planes)
 {
+    const int words = block->words;
     if (words == 1) {
-        __m512i low = count_codes(load_codes(codes, 0, tail, limit), v, num_planes, 1);
-        __m512i high = count_codes(load_codes(codes, 1, tail, limit), v, num_planes, 1);
+        __m512i low = count_codes(load_codes(block, 0), v, num_planes, 1);
+        __m512i high = count_codes(load_codes(block, 1), v, num_planes, 1);
         return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
     }
     if (words == 2)
-        return pack_four(codes, 0, v, num_planes, tail, limit);
+        return pack_four(block, 0, v, num_planes);
     if (words == 4)
-        return pack_eight(codes, 0, v, num_planes, tail, limit);
-    __m512i first =
-        add_lanes(pack_eight(codes, 0, v, num_planes, tail, limit), pack_eight(codes, 8, v, num_planes, tail, limit));
+        return pack_eight(block, 0, v, num_planes);
+    __m512i first = add_lanes(pack_eight(block, 0, v, num_planes), pack_eight(block, 8, v, num_planes));
     if (words == 8)
         return first;
-    return add_lanes(first, add_lanes(pack_eight(codes, 16, v, num_planes, tail, limit),
-                                      pack_eight(codes, 24, v, num_planes, tail, limit)));
+    return add_lanes(first, add_lanes(pack_eight(block, 16, v, num_planes), pack_eight(block, 24, v, num_planes)));
 }
 
 /* Where fold_block leaves key `key` of the block. */
@@ -142,42 +145,92 @@ HATTN_INLINE __m512i unfold_order(int words)
     return _mm512_loadu_si512(places);
 }
 
-HATTN_INLINE void score_compact(const hattn_planes *planes, const uint32_t *codes, int64_t num_keys, uint16_t *scores,
-                                int words, int num_planes)
+/* Fetches codes in the order in which they are scored, half a block at a time. */
+typedef struct code_fetcher {
+    const hattn_score_run *run, *end;
+    int64_t key;
+} code_fetcher;
+
+HATTN_INLINE void fetch_half(code_fetcher *fetcher, int words)
 {
-    /* Bytes, into L1. A cold run of 512 KiB on Zen 4: 19.3 us (27 GB/s; plain prefetched reads 18), with 1 KiB 20.7,
-     * 8 KiB 21.4; into L2 only 21 to 28. On Granite Rapids any of them is worth 1.4 to 1.5 times no prefetch. */
-    enum { AHEAD = 4096 };
-    const plane_vectors v = repeat_planes(planes, words, num_planes);
-    const __m512i order = unfold_order(words);
-    const int64_t keys_ahead = AHEAD / 4 / words;
-    int64_t j = 0;
-    for (; j + keys_ahead + KEYS <= num_keys; j += KEYS) {
-        const uint32_t *block = codes + j * words;
-        for (int line = 0; line < KEYS * words / 16; line++)
-            _mm_prefetch((const char *)block + AHEAD + line * 64, _MM_HINT_T0);
-        _mm512_storeu_si512(scores + j,
-                            _mm512_permutexvar_epi16(order, fold_block(block, &v, words, num_planes, 0, 0)));
-    }
-    for (; j + KEYS <= num_keys; j += KEYS)
-        _mm512_storeu_si512(
-            scores + j, _mm512_permutexvar_epi16(order, fold_block(codes + j * words, &v, words, num_planes, 0, 0)));
-    if (j < num_keys) {
-        int rest = (int)(num_keys - j);
-        __m512i folded = fold_block(codes + j * words, &v, words, num_planes, 1, rest * words);
-        _mm512_mask_storeu_epi16(scores + j, hattn_mask32(rest), _mm512_permutexvar_epi16(order, folded));
+    if (fetcher->run == fetcher->end)
+        return;
+    const char *codes = (const char *)(fetcher->run->codes + fetcher->key * words);
+    for (int line = 0; line < words; line++)
+        _mm_prefetch(codes + line * 64, _MM_HINT_T1);
+    fetcher->key += HALF;
+    if (fetcher->key >= fetcher->run->num_keys) {
+        fetcher->run++;
+        fetcher->key = 0;
     }
 }
 
-HATTN_INLINE void score_compact_planes(const hattn_planes *planes, const uint32_t *codes, int64_t num_keys,
-                                       uint16_t *scores, int words)
+/* Zen 4. Runs of 16 KiB and more, into L1: a cold run of 512 KiB takes 19.3 us (27 GB/s; plain prefetched reads 18),
+ * with 1 KiB ahead 20.7, 8 KiB 21.4; into L2 only 21 to 28. Shorter runs in random order, into L2: 256 bytes each at 13
+ * GB/s, into L1 9, without prefetch 7.5. On Granite Rapids any prefetch of long runs is worth 1.4 to 1.5 times none. */
+HATTN_INLINE void score_compact(const hattn_planes *planes, const hattn_score_run *runs, int num_runs,
+                                int num_runs_ahead, uint16_t *scores, int words, int num_planes)
+{
+    enum { AHEAD = 4096, LONG_RUN = 16384 };
+    const plane_vectors v = repeat_planes(planes, words, num_planes);
+    const __m512i order = unfold_order(words);
+    const int64_t keys_ahead = AHEAD / 4 / words, long_run = LONG_RUN / 4 / words;
+    code_fetcher fetcher = {runs, runs + num_runs + num_runs_ahead, 0};
+    if (runs[0].num_keys < long_run) {
+        for (int i = 0; i < keys_ahead / HALF; i++)
+            fetch_half(&fetcher, words);
+    }
+    int64_t key = 0;
+    for (int i = 0; i < num_runs; i++) {
+        const uint32_t *codes = runs[i].codes;
+        const int64_t num_keys = runs[i].num_keys;
+        if (num_keys >= long_run) {
+            for (; key + keys_ahead + KEYS <= num_keys; key += KEYS, scores += KEYS) {
+                for (int line = 0; line < 2 * words; line++)
+                    _mm_prefetch((const char *)(codes + key * words) + AHEAD + line * 64, _MM_HINT_T0);
+                const code_block block = {codes + key * words, codes + (key + HALF) * words, words, 0, 0};
+                _mm512_storeu_si512(scores, _mm512_permutexvar_epi16(order, fold_block(&block, &v, num_planes)));
+            }
+            fetcher = (code_fetcher){runs + i + 1, fetcher.end, 0};
+        }
+        for (; key + KEYS <= num_keys; key += KEYS, scores += KEYS) {
+            fetch_half(&fetcher, words);
+            fetch_half(&fetcher, words);
+            const code_block block = {codes + key * words, codes + (key + HALF) * words, words, 0, 0};
+            _mm512_storeu_si512(scores, _mm512_permutexvar_epi16(order, fold_block(&block, &v, num_planes)));
+        }
+        const int rest = (int)(num_keys - key);
+        codes += key * words;
+        key = 0;
+        if (rest == 0)
+            continue;
+        fetch_half(&fetcher, words);
+        if (rest == HALF && i + 1 < num_runs && runs[i + 1].num_keys >= HALF) {
+            fetch_half(&fetcher, words);
+            const code_block block = {codes, runs[i + 1].codes, words, 0, 0};
+            _mm512_storeu_si512(scores, _mm512_permutexvar_epi16(order, fold_block(&block, &v, num_planes)));
+            key = HALF;
+            scores += KEYS;
+            continue;
+        }
+        const code_block block = {codes, codes + HALF * words, words, 1, rest * words};
+        _mm512_mask_storeu_epi16(scores, hattn_mask32(rest),
+                                 _mm512_permutexvar_epi16(order, fold_block(&block, &v, num_planes)));
+        scores += rest;
+    }
+}
+
+HATTN_INLINE void score_compact_planes(const hattn_planes *planes, const hattn_score_run *runs, int num_runs,
+                                       int num_runs_ahead, uint16_t *scores, int words)
 {
     switch (planes->num_planes) {
-    case 1: score_compact(planes, codes, num_keys, scores, words, 1); break;
-    case 2: score_compact(planes, codes, num_keys, scores, words, 2); break;
-    case 3: score_compact(planes, codes, num_keys, scores, words, 3); break;
-    case MAX_CONSTANT_PLANES: score_compact(planes, codes, num_keys, scores, words, MAX_CONSTANT_PLANES); break;
-    default: score_compact(planes, codes, num_keys, scores, words, planes->num_planes); break;
+    case 1: score_compact(planes, runs, num_runs, num_runs_ahead, scores, words, 1); break;
+    case 2: score_compact(planes, runs, num_runs, num_runs_ahead, scores, words, 2); break;
+    case 3: score_compact(planes, runs, num_runs, num_runs_ahead, scores, words, 3); break;
+    case MAX_CONSTANT_PLANES:
+        score_compact(planes, runs, num_runs, num_runs_ahead, scores, words, MAX_CONSTANT_PLANES);
+        break;
+    default: score_compact(planes, runs, num_runs, num_runs_ahead, scores, words, planes->num_planes); break;
     }
 }
 
@@ -200,44 +253,50 @@ HATTN_INLINE __m512i add_across(const __m512i *rows)
     return _mm512_add_epi32(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
 }
 
-HATTN_INLINE void score_strided(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
-                                uint16_t *scores, int num_planes)
+HATTN_INLINE void score_strided(const hattn_planes *planes, const hattn_score_run *runs, int num_runs,
+                                int64_t stride_key, uint16_t *scores, int num_planes)
 {
     const plane_vectors v = repeat_planes(planes, HATTN_MAX_WORDS, num_planes);
     const __mmask16 words = hattn_mask16(planes->num_words);
-    for (int64_t j = 0; j < num_keys; j += STRIDED_KEYS) {
-        int count = num_keys - j < STRIDED_KEYS ? (int)(num_keys - j) : STRIDED_KEYS;
-        __m512i rows[STRIDED_KEYS];
+    for (int run = 0; run < num_runs; scores += runs[run++].num_keys) {
+        const uint32_t *codes = runs[run].codes;
+        const int64_t num_keys = runs[run].num_keys;
+        for (int64_t j = 0; j < num_keys; j += STRIDED_KEYS) {
+            int count = num_keys - j < STRIDED_KEYS ? (int)(num_keys - j) : STRIDED_KEYS;
+            __m512i rows[STRIDED_KEYS];
 #pragma GCC unroll 16
-        for (int i = 0; i < STRIDED_KEYS; i++) {
-            int key = i < count ? i : count - 1; /* past the end: the last key again, not stored */
-            rows[i] = count_codes(_mm512_maskz_loadu_epi32(words, codes + (j + key) * stride_key), &v, num_planes, 1);
+            for (int i = 0; i < STRIDED_KEYS; i++) {
+                int key = i < count ? i : count - 1; /* past the end: the last key again, not stored */
+                rows[i] =
+                    count_codes(_mm512_maskz_loadu_epi32(words, codes + (j + key) * stride_key), &v, num_planes, 1);
+            }
+            _mm256_mask_storeu_epi16(scores + j, hattn_mask16(count), _mm512_cvtepi32_epi16(add_across(rows)));
         }
-        _mm256_mask_storeu_epi16(scores + j, hattn_mask16(count), _mm512_cvtepi32_epi16(add_across(rows)));
     }
 }
 
-void hattn_score_avx512(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
-                        uint16_t *scores)
+void hattn_score_avx512(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead,
+                        int64_t stride_key, uint16_t *scores)
 {
     if (planes->num_planes == 0) {
-        memset(scores, 0, (size_t)num_keys * sizeof *scores);
+        for (int i = 0; i < num_runs; scores += runs[i++].num_keys)
+            memset(scores, 0, (size_t)runs[i].num_keys * sizeof *scores);
         return;
     }
     if (stride_key == planes->num_words) {
         switch (planes->num_words) {
-        case 1: score_compact_planes(planes, codes, num_keys, scores, 1); return;
-        case 2: score_compact_planes(planes, codes, num_keys, scores, 2); return;
-        case 4: score_compact_planes(planes, codes, num_keys, scores, 4); return;
-        case 8: score_compact_planes(planes, codes, num_keys, scores, 8); return;
-        case 16: score_compact_planes(planes, codes, num_keys, scores, 16); return;
+        case 1: score_compact_planes(planes, runs, num_runs, num_runs_ahead, scores, 1); return;
+        case 2: score_compact_planes(planes, runs, num_runs, num_runs_ahead, scores, 2); return;
+        case 4: score_compact_planes(planes, runs, num_runs, num_runs_ahead, scores, 4); return;
+        case 8: score_compact_planes(planes, runs, num_runs, num_runs_ahead, scores, 8); return;
+        case 16: score_compact_planes(planes, runs, num_runs, num_runs_ahead, scores, 16); return;
         }
     }
     switch (planes->num_planes) {
-    case 1: score_strided(planes, codes, stride_key, num_keys, scores, 1); break;
-    case 2: score_strided(planes, codes, stride_key, num_keys, scores, 2); break;
-    case 3: score_strided(planes, codes, stride_key, num_keys, scores, 3); break;
-    default: score_strided(planes, codes, stride_key, num_keys, scores, planes->num_planes); break;
+    case 1: score_strided(planes, runs, num_runs, stride_key, scores, 1); break;
+    case 2: score_strided(planes, runs, num_runs, stride_key, scores, 2); break;
+    case 3: score_strided(planes, runs, num_runs, stride_key, scores, 3); break;
+    default: score_strided(planes, runs, num_runs, stride_key, scores, planes->num_planes); break;
     }
 }
 

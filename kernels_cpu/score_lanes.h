@@ -302,6 +302,16 @@ HATTN_INLINE void score(const hattn_planes *planes, const uint32_t *codes, int64
     }
 }
 
+HATTN_INLINE void score_runs(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead,
+                             int64_t stride_key, uint16_t *scores)
+{
+    (void)num_runs_ahead; /* score_run fetches what lies behind a run */
+    for (int i = 0; i < num_runs; i++) {
+        score(planes, runs[i].codes, stride_key, runs[i].num_keys, scores);
+        scores += runs[i].num_keys;
+    }
+}
+
 HATTN_INLINE void scale(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,
                         int64_t num_keys, float *keys)
 {

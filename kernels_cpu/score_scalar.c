@@ -15,26 +15,30 @@ static void pair_words(const uint32_t *words, int num_words, uint64_t *pairs)
     }
 }
 
-void hattn_score_scalar(const hattn_planes *planes, const uint32_t *codes, int64_t stride_key, int64_t num_keys,
-                        uint16_t *scores)
+void hattn_score_scalar(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead,
+                        int64_t stride_key, uint16_t *scores)
 {
-    uint64_t sign[PAIRS], plane[HATTN_MAX_PLANES][PAIRS], code[PAIRS];
+    (void)num_runs_ahead; /* slower than memory: nothing to prefetch */
+    uint64_t sign[PAIRS], plane[HATTN_MAX_PLANES][PAIRS];
     int num_pairs = (planes->num_words + 1) / 2;
     pair_words(planes->sign, planes->num_words, sign);
     for (int p = 0; p < planes->num_planes; p++)
         pair_words(planes->plane[p], planes->num_words, plane[p]);
-    for (int64_t j = 0; j < num_keys; j++) {
-        pair_words(codes + j * stride_key, planes->num_words, code);
-        for (int i = 0; i < num_pairs; i++)
-            code[i] ^= sign[i];
-        int score = 0;
-        for (int p = 0; p < planes->num_planes; p++) {
-            int count = 0;
+    for (int run = 0; run < num_runs; run++) {
+        for (int64_t j = 0; j < runs[run].num_keys; j++) {
+            uint64_t code[PAIRS];
+            pair_words(runs[run].codes + j * stride_key, planes->num_words, code);
             for (int i = 0; i < num_pairs; i++)
-                count += __builtin_popcountll(code[i] & plane[p][i]);
-            score += count << p;
+                code[i] ^= sign[i];
+            int score = 0;
+            for (int p = 0; p < planes->num_planes; p++) {
+                int count = 0;
+                for (int i = 0; i < num_pairs; i++)
+                    count += __builtin_popcountll(code[i] & plane[p][i]);
+                score += count << p;
+            }
+            *scores++ = (uint16_t)score;
         }
-        scores[j] = (uint16_t)score;
     }
 }
 

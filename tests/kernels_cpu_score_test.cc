@@ -2,6 +2,7 @@
  * Every row of kernels.inc against formulas written out here: weights, planes, scores, top-k. All exact.
  */
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "tests/kernels_cpu_rows.h"
@@ -150,30 +151,50 @@ void check_score(hattn_score_fn *kernel, std::mt19937_64 &rng, Place place, int 
 {
     const int words = (num_bits + 31) / 32;
     const int64_t stride = words + padding;
-    Guarded<uint32_t> codes(num_keys ? (size_t)(stride * (num_keys - 1) + words) : 0, place);
+    /* Runs of pages and odd ones, each between guards of its own; the last two are only ahead. */
+    std::vector<int64_t> lengths;
+    for (int64_t left = num_keys; left > 0; left -= lengths.back()) {
+        const int64_t lengths_of_runs[] = {left, 16, 32, 48, 64, 1 + (int64_t)(rng() % 40)};
+        lengths.push_back(std::min(left, lengths_of_runs[rng() % 6]));
+    }
+    if (lengths.empty())
+        lengths.push_back(0);
+    const int num_runs = (int)lengths.size(), num_runs_ahead = (int)(rng() % 3);
+    lengths.insert(lengths.end(), (size_t)num_runs_ahead, 1 + (int64_t)(rng() % 40));
+    std::vector<std::unique_ptr<Guarded<uint32_t>>> pages;
+    std::vector<hattn_score_run> runs;
+    std::vector<const uint32_t *> code_of_key;
+    for (int64_t length : lengths) {
+        pages.push_back(
+            std::make_unique<Guarded<uint32_t>>(length ? (size_t)(stride * (length - 1) + words) : 0, place));
+        runs.push_back({pages.back()->data(), length});
+        for (int64_t j = 0; j < length; j++)
+            code_of_key.push_back(pages.back()->data() + j * stride);
+    }
     Guarded<uint16_t> scores((size_t)num_keys, place);
     std::vector<int8_t> weights((size_t)num_bits);
     random_weights(rng, max, weights.data(), num_bits);
     if (pattern == kOnes)
         std::fill(weights.begin(), weights.end(), (int8_t)max); /* 512 bits of 127: 65024 */
-    for (size_t i = 0; i < codes.size(); i++) {
-        const uint32_t word = pattern == kZeros         ? 0
-                              : pattern == kOnes        ? 0xffffffff
-                              : pattern == kAlternating ? 0xaaaaaaaa
-                              : pattern == kEqual       ? 0x12345678
-                                                        : (uint32_t)rng();
-        codes[i] = word; /* bits past num_bits included: no plane has them */
-    }
+    for (auto &codes : pages)
+        for (size_t i = 0; i < codes->size(); i++) {
+            const uint32_t word = pattern == kZeros         ? 0
+                                  : pattern == kOnes        ? 0xffffffff
+                                  : pattern == kAlternating ? 0xaaaaaaaa
+                                  : pattern == kEqual       ? 0x12345678
+                                                            : (uint32_t)rng();
+            (*codes)[i] = word; /* bits past num_bits included: no plane has them */
+        }
     hattn_planes planes;
     hattn_split_scalar(weights.data(), num_bits, &planes);
-    kernel(&planes, codes.data(), stride, num_keys, scores.data());
+    kernel(&planes, runs.data(), num_runs, num_runs_ahead, stride, scores.data());
     int negative = 0;
     for (int8_t w : weights)
         negative -= std::min((int)w, 0);
     for (int64_t j = 0; j < num_keys; j++) {
         int want = negative;
         for (int r = 0; r < num_bits; r++)
-            want += (codes[(size_t)(j * stride + r / 32)] >> r % 32 & 1) ? weights[(size_t)r] : 0;
+            want += (code_of_key[(size_t)j][r / 32] >> r % 32 & 1) ? weights[(size_t)r] : 0;
         ASSERT_EQ(scores[(size_t)j], want) << "bits " << num_bits << " max " << max << " stride " << stride << " keys "
                                            << num_keys << " key " << j << " pattern " << pattern;
     }
