@@ -6,6 +6,7 @@ step of a real model does: each takes the next piece of memory that is larger th
 """
 import ctypes as C
 import os
+import random
 import statistics
 import time
 
@@ -16,7 +17,7 @@ from hattn_ctypes import (AttendArgs, Batch, Buffer, DecodeArgs, EncodeQueriesAr
 
 D = 128
 NUM_SETS = 4  # weights and selections for the stages that start from them
-# Less than this, and somebody else had the processors: the figures say so.
+# With more than this, somebody else's work is in the figures, and they say so.
 BUSY_SHARE = 0.03
 
 
@@ -177,14 +178,16 @@ def _ticks():
 
 
 class Rounds:
-    """Things to time, in the order they were added, round after round."""
+    """Things to time, each once a round."""
 
     # A busy wait before each call: a sleep would let the clock drop, and idle OpenMP threads of the last one spin on.
     GAP_S = 0.003
 
-    def __init__(self, warm, gap=True):
-        """warm: an untimed call goes before each timed one, so that every library finds its own threads awake."""
-        self.calls, self.samples, self.warm, self.gap = [], {}, warm, gap
+    def __init__(self, warm):
+        """warm: for contenders that have nothing to do with each other. The order is drawn anew for each round, so that none is
+        always behind the same neighbour, and an untimed call goes before each timed one, so that every library finds its own
+        threads awake. Otherwise the order is that of add."""
+        self.calls, self.samples, self.warm = [], {}, warm
         self.others = 0.0
 
     def add(self, name, call):
@@ -198,13 +201,13 @@ class Rounds:
     def run(self, rounds):
         busy, passed = _ticks()
         own = time.process_time()
+        order = random.Random(7)
         for _ in range(rounds):
-            for name, call in self.calls:
-                if self.gap:
+            for name, call in order.sample(self.calls, len(self.calls)) if self.warm else self.calls:
+                if self.warm:
                     end = time.perf_counter() + self.GAP_S
                     while time.perf_counter() < end:
                         pass
-                if self.warm:
                     call()
                 start = time.perf_counter()
                 call()

@@ -54,10 +54,10 @@ class Memory:
 class Contest:
     """The contenders of one shape and number of threads."""
 
-    def __init__(self, device, shape, memory, warm=True):
+    def __init__(self, device, shape, memory):
         from cold_rounds import Rounds
         self.device, self.shape, self.memory = device, shape, memory
-        self.rounds, self.rows = Rounds(warm=warm), []
+        self.rounds, self.rows = Rounds(warm=True), []
 
     def add(self, name, to, call, note=""):
         self.rows.append(Row(self.shape.name, self.device.threads, name, to, note))
@@ -300,7 +300,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="the first shape only, few rounds")
     parser.add_argument("--rounds", type=int, help="timings of each contender (11, or 3 with --quick)")
     parser.add_argument("--skip", action="append", default=[], choices=sorted(PEERS), help="leave a peer out")
-    parser.add_argument("--json", help="write all samples to this file")
+    parser.add_argument("--json", help="write the rows to this file")
     parser.add_argument("--markdown", help="write the table to this file")
     args = parser.parse_args()
     packages = ["numpy"] + [package for peer, package in PEERS.items() if peer not in args.skip]

@@ -52,7 +52,7 @@ class Sweep:
         maps = Ring(64 * largest.map_bytes(max(BITS)), fill_halves, 3)
         q = np.random.default_rng(4).standard_normal((Q_HEADS, D)).astype(np.float16)
         scores = np.empty(KV_HEADS * largest.n, np.uint16)
-        self.rounds = Rounds(warm=False, gap=False)
+        self.rounds = Rounds(warm=False)
         for shape in shapes:
             for bits in BITS:
                 hattn = Hattn(self.device, shape, bits, "hamming", kv, codes, maps, q, scores)
