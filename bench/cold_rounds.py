@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cold memory, hattn's stages over it, and rounds in which everything that is timed takes turns.
 
-Only ratios out of the same rounds mean anything on a shared machine. Every call finds K, V, codes and maps in DRAM, as a
-step of a real model does: each takes the next piece of memory that is larger than the caches many times over.
+Only ratios out of the same rounds mean anything on a shared machine. Every call finds K, V, codes and maps in DRAM, as
+a step of a real model does: each takes the next piece of memory that is larger than the caches many times over.
 """
 import ctypes as C
 import os
@@ -184,9 +184,9 @@ class Rounds:
     GAP_S = 0.003
 
     def __init__(self, warm):
-        """warm: for contenders that have nothing to do with each other. The order is drawn anew for each round, so that none is
-        always behind the same neighbour, and an untimed call goes before each timed one, so that every library finds its own
-        threads awake. Otherwise the order is that of add."""
+        """warm: for contenders that have nothing to do with each other. The order is drawn anew for each round, so that
+        none is always behind the same neighbour, and an untimed call goes before each timed one, so that every library
+        finds its own threads awake. Otherwise the order is that of add."""
         self.calls, self.samples, self.warm = [], {}, warm
         self.others = 0.0
 

@@ -58,7 +58,7 @@ class Ggml:
 
 
 class FlashAttention:
-    """One query token against caches [Hkv, n, d] in fp16. The query heads of a KV head are `group` rows of it if as_rows."""
+    """One query token against caches [Hkv, n, d] in fp16. as_rows: the query heads of a KV head are its query rows."""
 
     def __init__(self, ggml, q, num_kv_heads, n, as_rows=False, mask=None, n_kv_max=0):
         """q: float32 [Hq, d]; mask: fp16 [1 or Hkv, rows, n], 0 and -inf, of which n_kv_max are 0 in each row."""

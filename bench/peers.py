@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """hattn beside other libraries on this machine's CPU: one table out of one run in which all take turns.
 
-Installs what it compares with into a virtual environment outside the tree, builds the library, checks each result against
-hattn's or numpy's, and prints medians. A peer that cannot be had is a row that says why.
+Installs what it compares with into a virtual environment outside the tree, builds the library, checks each result
+against hattn's or numpy's, and prints medians. A peer that cannot be had is a row that says why.
 """
 import argparse
 import json
 import os
 import sys
 
+sys.dont_write_bytecode = True  # nothing is left in the tree
 import venv_setup
 
 SHAPES = [(32, 8, 32768, 512), (32, 8, 131072, 2048), (32, 32, 32768, 512)]
@@ -52,12 +53,12 @@ class Memory:
 
 
 class Contest:
-    """The contenders of one shape and number of threads."""
+    """The contenders of one shape and number of threads. finish closes the device."""
 
     def __init__(self, device, shape, memory):
         from cold_rounds import Rounds
         self.device, self.shape, self.memory = device, shape, memory
-        self.rounds, self.rows = Rounds(warm=True), []
+        self.rounds, self.rows, self.plans = Rounds(warm=True), [], []
 
     def add(self, name, to, call, note=""):
         self.rows.append(Row(self.shape.name, self.device.threads, name, to, note))
@@ -85,6 +86,9 @@ class Contest:
             if row.name in samples:
                 row.us, row.us_min = samples[row.name].median, samples[row.name].min
                 row.ratio = row.us / samples[row.to].median
+        for plan in self.plans:
+            plan.destroy()
+        self.device.close()
         return self.rows
 
 
@@ -95,8 +99,10 @@ def add_hattn(contest):
     memory, shape = contest.memory, contest.shape
 
     def make(bits, score):
-        return Hattn(contest.device, shape, bits, score, memory.kv, memory.codes, memory.maps,
-                     memory.q[:shape.num_q_heads], np.empty(shape.num_kv_heads * shape.n, np.uint16))
+        hattn = Hattn(contest.device, shape, bits, score, memory.kv, memory.codes, memory.maps,
+                      memory.q[:shape.num_q_heads], np.empty(shape.num_kv_heads * shape.n, np.uint16))
+        contest.plans.append(hattn.plan)
+        return hattn
 
     main = make(BITS, "hamming")
     check_score(main)
@@ -284,8 +290,8 @@ def markdown(rows, caption):
     lines = ["| " + " | ".join(HEAD) + " |",
              "|" + "|".join(" ---: " if name in NUMBERS else " --- " for name in HEAD) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.cells()) + " |" for row in rows]
-    return "# hattn beside other libraries\n\n`python3 bench/peers.py --markdown docs/cpu_peers.md` wrote this page.\n\n" + \
-        caption + "\n\n" + "\n".join(lines) + "\n"
+    title = "# hattn beside other libraries\n\n`python3 bench/peers.py --markdown docs/cpu_peers.md` wrote this page.\n"
+    return title + "\n" + caption + "\n\n" + "\n".join(lines) + "\n"
 
 
 def versions(missing):
@@ -323,18 +329,19 @@ def main():
             contest_rows, contest_others = run_contest(device, shape, memory, missing, rounds)
             rows, others = rows + contest_rows, max(others, contest_others)
 
+    machine = machine_text(Device(library, 1))
     caption = ("One decode step of one sequence, %s. %s. %s\n"
-               "us are medians of %d rounds in which all contenders of a shape and thread count took turns, each with an untimed "
-               "call before the timed one; K, V and codes come from DRAM. ratio: us over those of the hattn row named behind it. "
-               "hattn decode is the whole step: encode, score, top-k, attend." %
-               (versions(missing), machine_text(device), busy_text(others), rounds))
+               "us are medians of %d rounds in which all contenders of a shape and thread count took turns, each\n"
+               "with an untimed call before the timed one; K, V and codes come from DRAM. ratio: us over those of the hattn\n"
+               "row named behind it. hattn decode is the whole step: encode, score, top-k, attend." %
+               (versions(missing), machine, busy_text(others), rounds))
     print(text_table(rows) + "\n\n" + caption)
     if args.markdown:
         with open(args.markdown, "w") as out:
             out.write(markdown(rows, caption))
     if args.json:
         with open(args.json, "w") as out:
-            json.dump({"machine": machine_text(device), "versions": versions(missing), "rounds": rounds,
+            json.dump({"machine": machine, "versions": versions(missing), "rounds": rounds,
                        "others_share": others, "rows": [vars(row) for row in rows]}, out, indent=1)
 
 

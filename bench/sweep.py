@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a decode step costs as the sequence and the budget grow: writes docs/cpu_cost.md and docs/cpu_cost.svg.
 
-One thread, 32 query heads over 8 KV heads, fp16, cold memory. All lengths, budgets, code sizes and stages take turns in the
-same rounds. Straight lines are fitted: time is so much a key, so much a gathered row, and a constant.
+One thread, 32 query heads over 8 KV heads, fp16, cold memory. All lengths, budgets, code sizes and stages take turns in
+the same rounds. Straight lines are fitted: time is so much a key, so much a gathered row, and a constant.
 """
 import argparse
 import os
+import sys
 
+sys.dont_write_bytecode = True  # nothing is left in the tree
 import venv_setup
 
 Q_HEADS, KV_HEADS = 32, 8
@@ -110,8 +112,9 @@ def document(sweep, rounds):
     from cold_rounds import busy_text, machine_text
     return """# Cost of a decode step
 
-`%s` wrote this page and its figure. One sequence, %d query heads over %d KV heads, head dimension 128, fp16 caches, hamming scores,
-1 thread. us, medians of %d rounds in which all cells took turns; every call finds K, V, codes and maps in DRAM.
+`%s` wrote this page and its figure. One sequence, %d query heads over %d KV heads, head dimension 128,
+fp16 caches, hamming scores, 1 thread. us, medians of %d rounds in which all cells took turns; every call finds K, V,
+codes and maps in DRAM.
 
 %s. %s
 
@@ -129,13 +132,14 @@ Names are stage and code bits. `decode` is one call for a whole step; the other 
 
 ## Straight lines
 
-us = constant + slope * count, least squares of the relative error. A key is a code of one KV head, so there are %d n of them; a row is
-a selected K row and its V row (512 bytes), so there are %d k of them. The residual says how straight the line is.
+us = constant + slope * count, least squares of the relative error. A key is a code of one KV head, so there are %d n of
+them; a row is a selected K row and its V row (512 bytes), so there are %d k of them. The residual says how straight the
+line is.
 
 %s
 
-`score` grows with code_bytes * n, `topk` with n (its scores are still in a cache), `attend` with gathered rows; the slope of `decode`
-against n is that of `score` and `topk` together, its slope against k that of `attend`.
+`score` grows with code_bytes * n, `topk` with n (its scores are still in a cache), `attend` with gathered rows; the
+slope of `decode` against n is that of `score` and `topk` together, its slope against k that of `attend`.
 """ % (COMMAND, Q_HEADS, KV_HEADS, rounds, machine_text(sweep.device), busy_text(sweep.rounds.others), LENGTHS_K,
        stage_table(sweep, "n", [(n, LENGTHS_K, human(n)) for n in LENGTHS]), human(BUDGETS_N),
        stage_table(sweep, "k", [(BUDGETS_N, k, str(k)) for k in BUDGETS]), KV_HEADS, KV_HEADS,

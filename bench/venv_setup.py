@@ -40,8 +40,8 @@ def _install(python, package, requirement):
 
 
 def enter(venv, packages):
-    """Installs `packages`, those that are missing, and goes on with this script in `venv`. Returns {package: why it could
-    not be installed}, once inside."""
+    """Installs `packages`, those that are missing, and goes on with this script in `venv`. Returns, once inside,
+    {package: why it could not be installed}."""
     python = os.path.join(venv, "bin", "python3")
     if os.environ.get("HATTN_BENCH_VENV") == venv:
         return json.loads(os.environ["HATTN_BENCH_MISSING"])
