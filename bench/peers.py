@@ -332,8 +332,8 @@ def main():
     machine = machine_text(Device(library, 1))
     caption = ("One decode step of one sequence, %s. %s. %s\n"
                "us are medians of %d rounds in which all contenders of a shape and thread count took turns, each\n"
-               "with an untimed call before the timed one; K, V and codes come from DRAM. ratio: us over those of the hattn\n"
-               "row named behind it. hattn decode is the whole step: encode, score, top-k, attend." %
+               "with an untimed call before the timed one; K, V and codes come from DRAM. ratio: us over those of the\n"
+               "hattn row named behind it. hattn decode is the whole step: encode, score, top-k, attend." %
                (versions(missing), machine, busy_text(others), rounds))
     print(text_table(rows) + "\n\n" + caption)
     if args.markdown:
