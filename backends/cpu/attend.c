@@ -12,8 +12,8 @@ int hattn_cpu_num_parts(const hattn_cpu_attention *a)
     return a->count <= a->part_size ? 1 : (a->count + a->part_size - 1) / a->part_size;
 }
 
-/* Rows whose addresses are known at a time: kernels fetch the next block's rows while they work on one. */
-enum { ROWS_KNOWN = 8 * HATTN_ATTEND_BLOCK };
+/* Rows whose addresses are found at a time, while rows before them are on their way; as many and a block's are known. */
+enum { ROWS_RESOLVED = 2 * HATTN_ATTEND_BLOCK };
 
 /* One head of a cache: addresses are start + page * page_bytes + slot * slot_bytes. */
 typedef struct cache_head {
@@ -31,6 +31,16 @@ static cache_head head_of(const hattn_tensor *cache, hattn_buffer buffer, int64_
 static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, const cache_head *v, int32_t first, int count, const void **k_rows,
                          const void **v_rows)
 {
+    if (a->pages.table && a->page_shift >= 0) { /* a division takes longer than all the rest */
+        const int32_t mask = a->pages.page_size - 1;
+        for (int i = 0; i < count; i++) {
+            const int32_t position = a->indices ? a->indices[first + i] : first + i, slot = position & mask;
+            const int64_t page = a->pages.table[position >> a->page_shift];
+            k_rows[i] = k->start + page * k->page_bytes + slot * k->slot_bytes;
+            v_rows[i] = v->start + page * v->page_bytes + slot * v->slot_bytes;
+        }
+        return;
+    }
     if (a->pages.table) {
         for (int i = 0; i < count; i++) {
             int32_t slot;
@@ -78,7 +88,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
 
     const cache_head k = head_of(&p->k_cache, a->k_cache, kv_head), v = head_of(&p->v_cache, a->v_cache, kv_head);
-    const void *k_rows[ROWS_KNOWN], *v_rows[ROWS_KNOWN];
+    const void *k_rows[2 * ROWS_RESOLVED], *v_rows[2 * ROWS_RESOLVED];
     hattn_attend_block block = {
         .q = q,
         .stride_q = plan->stride_q,
@@ -93,16 +103,23 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
         .acc = acc,
         .stride_acc = plan->stride_acc,
     };
-    for (int32_t done = 0; done < count; done += ROWS_KNOWN) {
-        const int known = count - done < ROWS_KNOWN ? count - done : ROWS_KNOWN;
-        resolve_rows(a, &k, &v, first + done, known, k_rows, v_rows);
-        for (int row = 0; row < known; row += block.num_rows) {
-            block.num_rows = known - row < HATTN_ATTEND_BLOCK ? known - row : HATTN_ATTEND_BLOCK;
-            block.num_rows_ahead = known - row - block.num_rows;
-            block.k_rows = k_rows + row;
-            block.v_rows = v_rows + row;
-            plan->kernels.attend(&block);
+    int32_t resolved = 0;
+    for (int32_t done = 0, row = 0, known = 0; done < count; done += block.num_rows, row += block.num_rows) {
+        if (known - row < ROWS_RESOLVED && resolved < count) {
+            const int32_t more = count - resolved < ROWS_RESOLVED ? count - resolved : ROWS_RESOLVED;
+            known -= row;
+            memmove(k_rows, k_rows + row, (size_t)known * sizeof(*k_rows));
+            memmove(v_rows, v_rows + row, (size_t)known * sizeof(*v_rows));
+            resolve_rows(a, &k, &v, first + resolved, more, k_rows + known, v_rows + known);
+            row = 0;
+            known += more;
+            resolved += more;
         }
+        block.num_rows = count - done < HATTN_ATTEND_BLOCK ? count - done : HATTN_ATTEND_BLOCK;
+        block.num_rows_ahead = known - row - block.num_rows;
+        block.k_rows = k_rows + row;
+        block.v_rows = v_rows + row;
+        plan->kernels.attend(&block);
     }
     for (int h = 0; h < a->group; h++) {
         float *out = part_out(plan, task_slot, a->group, part, h);
@@ -162,6 +179,7 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
         .group = group,
         .count = resolved.length,
         .part_size = dense ? plan->dense_part_size : plan->part_size,
+        .page_shift = plan->page_shift,
     };
     if (resolved.length)
         a.pages = hattn_sequence_pages(p, &args->batch, resolved.sequence);

@@ -40,6 +40,7 @@ typedef struct hattn_cpu_plan {
     int dense_group;          /* G: query heads that share K and V */
     int part_size, dense_part_size;
     int max_parts;            /* of one task, dense or not */
+    int page_shift;           /* log2 of a page's size; -1: not a power of two, or contiguous */
     int64_t stride_q;         /* of fp32 vectors, padded to whole lines */
     int64_t stride_acc;
     uint64_t slots;           /* offset of the first slot, behind the control region */
@@ -118,6 +119,7 @@ typedef struct hattn_cpu_attention {
     hattn_pages pages;
     const int32_t *indices;   /* NULL: positions 0..count */
     int32_t count, part_size;
+    int page_shift;           /* the plan's */
 } hattn_cpu_attention;
 int hattn_cpu_num_parts(const hattn_cpu_attention *a);
 /* Part `part` into the part area of `task_slot`, scratch in `slot`; finish joins the parts there and writes out and lse. */

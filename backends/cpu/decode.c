@@ -83,6 +83,7 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
         .indices = (const int32_t *)(t->slot + plan->slot.indices),
         .count = t->kept,
         .part_size = plan->part_size,
+        .page_shift = plan->page_shift,
     };
     if (t->resolved.length)
         a.pages = hattn_sequence_pages(&plan->base.problem, &args->batch, t->resolved.sequence);

@@ -139,6 +139,9 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     made->part_size = part_size(kept);
     made->dense_part_size = part_size(problem->max_length);
     made->max_parts = (int)larger(num_parts(kept, made->part_size), num_parts(problem->max_length, made->dense_part_size));
+    made->page_shift = -1;
+    if (problem->page_size && !(problem->page_size & (problem->page_size - 1)))
+        made->page_shift = __builtin_ctz((unsigned)problem->page_size);
     made->stride_q = round_up(problem->head_dim_qk, 16);
     made->stride_acc = round_up(problem->head_dim_v, 16);
     lay_out_slot(problem, made, &made->slot);
