@@ -66,7 +66,7 @@ struct hattn_backend {
                            hattn_error *error);
 };
 
-extern const hattn_backend hattn_cpu_backend, hattn_reference_backend;
+extern const hattn_backend hattn_cuda_backend, hattn_cpu_backend, hattn_reference_backend;
 
 /* One row a known backend, in the order of preference; backend is NULL where it is not built. */
 typedef struct hattn_backend_row {

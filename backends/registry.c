@@ -3,8 +3,14 @@
  */
 #include "backends/backend.h"
 
+#ifdef HATTN_BUILD_CUDA
+#define CUDA &hattn_cuda_backend
+#else
+#define CUDA NULL
+#endif
+
 const hattn_backend_row hattn_backend_rows[] = {
-    {"cuda", NULL},
+    {"cuda", CUDA},
     {"hip", NULL},
     {"opencl", NULL},
     {"cpu", &hattn_cpu_backend},

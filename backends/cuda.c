@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The CUDA backend's table: device, plan (splits and workspace), and launches with the right device current.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api/dtype.h"
+#include "api/status.h"
+#include "backends/backend.h"
+#include "backends/rows.h"
+#include "backends/workspace.h"
+#include "kernels_cuda/launch.h"
+
+typedef struct cuda_device {
+    hattn_device base;
+    int32_t index, major, num_multiprocessors;
+} cuda_device;
+
+typedef struct cuda_plan {
+    hattn_plan base;
+    hattn_cuda_params params;
+} cuda_plan;
+
+static int device_count(char *why, size_t size)
+{
+    int count;
+    const int code = hattn_cuda_device_count(&count);
+    if (code)
+        snprintf(why, size, "%s", hattn_cuda_error_text(code));
+    else if (!count)
+        snprintf(why, size, "the driver reports no device");
+    return count;
+}
+
+static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
+{
+    if (options->isa)
+        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cuda: options.isa is '%s', only the cpu backend has a choice", options->isa);
+    hattn_cuda_properties properties;
+    const int code = hattn_cuda_get_properties(options->index, &properties);
+    if (code)
+        return hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code));
+    if (properties.major < 8)
+        return hattn_fail(error, HATTN_NO_DEVICE, "cuda: %s is sm_%d%d, the kernels need sm_80 or later", properties.name, properties.major, properties.minor);
+    cuda_device *made = calloc(1, sizeof(*made));
+    if (!made)
+        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
+    made->index = options->index;
+    made->major = properties.major;
+    made->num_multiprocessors = properties.num_multiprocessors;
+    made->base.backend = &hattn_cuda_backend;
+    snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
+    snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
+    snprintf(made->base.info.isa, sizeof(made->base.info.isa), "sm_%d%d", properties.major, properties.minor);
+    *device = &made->base;
+    return HATTN_OK;
+}
+
+static void close_device(hattn_device *device)
+{
+    free(device);
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t divide_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* The largest score that the problem's weights can give. */
+static int64_t max_score(const hattn_problem *p, int group)
+{
+    const int64_t hamming = group % 2 ? group : group / 2, weighted = (1 << (p->weight_bits - 1)) - 1;
+    return p->code_bits * (p->score_kind == HATTN_SCORE_WEIGHTED ? weighted : hamming);
+}
+
+/* Blocks that one selection of `count` rows is split over: two blocks a multiprocessor in all, none with less than 32 rows, and no more
+ * than `most` parts to join. */
+static int32_t num_splits(const cuda_device *device, int64_t tasks, int64_t count, int64_t most)
+{
+    if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
+        return 1;
+    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
+}
+
+/* Whether K, V and q are of one 16-bit type, of dims that there are tensor core kernels for, with rows that start at 16 bytes. */
+static int fits_tensor_cores(const hattn_problem *p)
+{
+    const hattn_tensor *tensors[] = {&p->q, &p->k_cache, &p->v_cache};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++)
+            if (tensors[i]->stride[j] % 8)
+                return 0;
+    return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype && p->head_dim_qk == p->head_dim_v &&
+           (p->head_dim_qk == 64 || p->head_dim_qk == 128);
+}
+
+/* Whether queries can be encoded on tensor cores: see kernels_cuda/encode.cuh. 8192 floats of partial sums leave room for codes. */
+static int encodes_by_mma(const hattn_problem *p, int group)
+{
+    const hattn_map *map = &p->query_map;
+    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 64 == 0 &&
+           group <= 8 && group * p->code_bits <= 1024 && p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
+           map->weight_stride[0][1] % 8 == 0;
+}
+
+static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
+{
+    const int64_t rows = p->max_rows, score_tasks = rows * p->num_selection_heads;
+    params->problem = *p;
+    params->group = p->num_q_heads / p->num_selection_heads;
+    params->dense_group = p->num_q_heads / p->num_kv_heads;
+    params->num_multiprocessors = device->num_multiprocessors;
+    params->has_dependent_launch = device->major >= 9;
+    params->digit_shift = max_score(p, params->group) < HATTN_CUDA_BINS ? 0 : 5;
+    params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)max_score(p, params->group) + 1;
+    params->tensor_cores = fits_tensor_cores(p);
+    params->encodes_by_mma = encodes_by_mma(p, params->group);
+
+    /* About four blocks a multiprocessor in all. */
+    const int64_t tiles = divide_up(p->max_length, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, score_tasks));
+    params->num_tiles = (int32_t)tiles;
+    params->score_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
+    params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
+    params->counts_in_score = score_tasks <= HATTN_CUDA_HISTOGRAMS;
+    params->counts_tiles = params->counts_in_score && !params->digit_shift && !p->key_norms;
+    /* A map that every score block reads must be small beside the codes it scores (16 bytes a key and more). */
+    const int64_t inputs = p->map_kind == HATTN_MAP_MLP
+                               ? (int64_t)p->head_dim_qk * p->query_map.hidden[0] + (int64_t)p->query_map.hidden[0] * p->query_map.hidden[1] +
+                                     (int64_t)p->query_map.hidden[1] * p->code_bits
+                               : (int64_t)p->head_dim_qk * p->code_bits;
+    params->encodes_in_score = inputs * hattn_dtype_size(p->query_map.dtype) <= 64 * 1024 && params->group <= 16;
+
+    const int64_t kept = smaller(p->k, p->max_length);
+    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, HATTN_CUDA_GROUP_BLOCK), kept, 16);
+    params->num_dense_splits =
+        num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, HATTN_CUDA_GROUP_BLOCK), p->max_length, 64);
+    params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
+
+    const uint64_t key = p->key_norms ? sizeof(float) : sizeof(uint16_t), parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
+    uint64_t used = 0;
+    hattn_carve(&used, sizeof(hattn_cuda_control));
+    params->weights = hattn_carve(&used, (uint64_t)(score_tasks * p->code_bits));
+    params->scores = hattn_carve(&used, (uint64_t)score_tasks * (uint64_t)p->max_length * key);
+    params->tile_counts =
+        hattn_carve(&used, params->counts_tiles ? (uint64_t)(score_tasks * tiles) * ((uint64_t)params->num_bins + 1) * sizeof(uint16_t) : 0);
+    params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
+    params->part_lse = hattn_carve(&used, parts * sizeof(float));
+    params->workspace_size = used;
+}
+
+/* What CUDA's launch limits rule out. */
+static hattn_status check(const hattn_cuda_params *params, hattn_error *error)
+{
+    const hattn_problem *p = &params->problem;
+    const int64_t tasks = (int64_t)p->max_rows * p->num_q_heads;
+    if (p->num_q_heads > 65535)
+        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: num_q_heads is %d: a grid has at most 65535", p->num_q_heads);
+    if (tasks * larger(params->num_score_chunks, params->num_splits_max) > INT32_MAX)
+        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: max_rows %d * num_q_heads %d * max_length %d needs more than 2^31 blocks", p->max_rows,
+                          p->num_q_heads, p->max_length);
+    return HATTN_OK;
+}
+
+static hattn_status from_code(int code, hattn_error *error)
+{
+    return code ? hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code)) : HATTN_OK;
+}
+
+static hattn_status make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
+{
+    cuda_plan *made = calloc(1, sizeof(*made));
+    if (!made)
+        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a plan");
+    const cuda_device *cuda = (const cuda_device *)device;
+    choose(cuda, problem, &made->params);
+    hattn_status status = check(&made->params, error);
+    int previous;
+    if (!status && !(status = from_code(hattn_cuda_enter(cuda->index, &previous), error))) {
+        status = from_code(hattn_cuda_load(&made->params), error);
+        hattn_cuda_leave(previous);
+    }
+    if (status) {
+        free(made);
+        return status;
+    }
+    made->base.workspace_size = made->params.workspace_size;
+    *plan = &made->base;
+    return HATTN_OK;
+}
+
+static void destroy_plan(hattn_plan *plan)
+{
+    free(plan);
+}
+
+static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
+{
+    const uint64_t control = sizeof(hattn_cuda_control);
+    int previous, code = hattn_cuda_enter(((const cuda_device *)device)->index, &previous);
+    if (!code) {
+        code = hattn_cuda_zero(hattn_address(workspace), control < size ? control : size, stream);
+        hattn_cuda_leave(previous);
+    }
+    return from_code(code, error);
+}
+
+/* One call with the plan's device current, and the caller's again afterwards. */
+#define ON_DEVICE(call)                                                                                            \
+    do {                                                                                                           \
+        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;                                      \
+        int previous, code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &previous);              \
+        if (!code) {                                                                                               \
+            code = (call);                                                                                         \
+            hattn_cuda_leave(previous);                                                                            \
+        }                                                                                                          \
+        return from_code(code, error);                                                                             \
+    } while (0)
+
+static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_encode_keys(params, args, exec->stream));
+}
+
+static hattn_status encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_encode_queries(params, args, exec->stream));
+}
+
+static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_score(params, args, exec->stream));
+}
+
+static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_topk(params, args, exec->stream));
+}
+
+static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_attend(params, args, exec->workspace, exec->stream));
+}
+
+static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_merge(params, args, exec->stream));
+}
+
+static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_decode(params, args, exec->workspace, exec->stream));
+}
+
+const hattn_backend hattn_cuda_backend = {
+    .name = "cuda",
+    .pointer_alignment = 16,
+    .device_count = device_count,
+    .open = open_device,
+    .close = close_device,
+    .plan = make_plan,
+    .plan_destroy = destroy_plan,
+    .workspace_init = init_workspace,
+    .encode_keys = encode_keys,
+    .encode_queries = encode_queries,
+    .score = score,
+    .topk = topk,
+    .attend = attend,
+    .merge = merge,
+    .decode = decode,
+};

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one, or
+ * attend_mma.cuh's) takes up to 8 query heads that share rows: start, add_rows as often as there are, finish, each_value and lse.
+ */
+#ifndef HATTN_KERNELS_CUDA_ATTEND_CUH
+#define HATTN_KERNELS_CUDA_ATTEND_CUH
+
+#include "kernels_cuda/device.cuh"
+#include "kernels_cuda/params.h"
+
+namespace hattn {
+
+constexpr int kTile = 64;
+constexpr int kMaxDim = 576;
+constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one thread */
+
+/* The heads, caches and scales of one attend block. */
+struct AttendTask {
+    hattn_pages pages;
+    int64_t kv_head;
+    int count; /* of query heads */
+    float k_scale, v_scale;
+    const void *k_cache, *v_cache;
+};
+
+/* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column. fp32. */
+template <class T, int kGroup>
+class PlainEngine
+{
+public:
+    static constexpr int kHeads = kGroup;
+    static constexpr bool kNeedsSpaceLate = false;
+
+    struct alignas(16) Space {
+        float logits[kGroup][kTile];
+        float decay[kGroup], max[kGroup], sum[kGroup];
+        int64_t k_row[kTile], v_row[kTile]; /* element offsets */
+        float q[kGroup][kMaxDim];           /* scaled; zero for absent heads */
+    };
+
+    __device__ PlainEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space) {}
+
+    /* row(g): the address of query g. */
+    template <class Row>
+    __device__ void start(Row row)
+    {
+        for (int i = threadIdx.x; i < kGroup * p_.head_dim_qk; i += kThreads) {
+            const int g = i / p_.head_dim_qk, e = i % p_.head_dim_qk;
+            space_.q[g][e] = g < task_.count ? load_element(row(g), p_.q.dtype, e) * (p_.scale * task_.k_scale) : 0.0f;
+        }
+        for (int c = 0; c < kColumns; c++)
+            for (int g = 0; g < kGroup; g++)
+                values_[c][g] = 0.0f;
+        if (threadIdx.x < kGroup) {
+            space_.max[threadIdx.x] = -INFINITY;
+            space_.sum[threadIdx.x] = 0.0f;
+        }
+        __syncthreads();
+    }
+
+    /* Positions in shared memory. Ends with a barrier. */
+    __device__ void add_rows(const int32_t *positions, int n)
+    {
+        for (int first = 0; first < n; first += kTile)
+            add_tile(positions + first, min(kTile, n - first));
+    }
+
+    /* Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
+    __device__ void finish()
+    {
+        __syncthreads();
+    }
+
+    /* f(g, column, value) for the values of this thread. */
+    template <class F>
+    __device__ void each_value(F f) const
+    {
+#pragma unroll
+        for (int g = 0; g < kGroup; g++) {
+            const float factor = space_.sum[g] == 0.0f ? 0.0f : task_.v_scale / space_.sum[g];
+#pragma unroll
+            for (int c = 0; c < kColumns; c++) {
+                const int column = c * kThreads + static_cast<int>(threadIdx.x);
+                if (g < task_.count && column < p_.head_dim_v)
+                    f(g, column, values_[c][g] * factor);
+            }
+        }
+    }
+
+    __device__ float lse(int g) const
+    {
+        return space_.sum[g] == 0.0f ? -INFINITY : space_.max[g] + logf(space_.sum[g]);
+    }
+
+private:
+    __device__ void add_tile(const int32_t *positions, int n)
+    {
+        const T *k_cache = static_cast<const T *>(task_.k_cache), *v_cache = static_cast<const T *>(task_.v_cache);
+        for (int i = threadIdx.x; i < n; i += kThreads) {
+            int32_t slot;
+            const int64_t page = hattn_page(&task_.pages, positions[i], &slot);
+            space_.k_row[i] = page * p_.k_cache.stride[0] + slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
+            space_.v_row[i] = page * p_.v_cache.stride[0] + slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
+        }
+        __syncthreads();
+
+        for (int i = warp_id(); i < n; i += kWarps) {
+            const T *row = k_cache + space_.k_row[i];
+            float dot[kGroup] = {};
+            for (int e = lane_id(); e < p_.head_dim_qk; e += 32) {
+                const float k = to_float(row[e]);
+                for (int g = 0; g < kGroup; g++)
+                    dot[g] = fmaf(space_.q[g][e], k, dot[g]);
+            }
+            for (int g = 0; g < kGroup; g++) {
+                float logit = warp_sum(dot[g]);
+                if (p_.soft_cap > 0.0f)
+                    logit = p_.soft_cap * tanhf(logit / p_.soft_cap);
+                if (lane_id() == 0)
+                    space_.logits[g][i] = logit;
+            }
+        }
+        __syncthreads();
+
+        for (int g = warp_id(); g < kGroup; g += kWarps) {
+            const float x0 = lane_id() < n ? space_.logits[g][lane_id()] : -INFINITY;
+            const float x1 = lane_id() + 32 < n ? space_.logits[g][lane_id() + 32] : -INFINITY;
+            const float old_max = space_.max[g], max = fmaxf(old_max, warp_max(fmaxf(x0, x1)));
+            const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
+            const float e0 = expf(x0 - base), e1 = expf(x1 - base);
+            space_.logits[g][lane_id()] = e0;
+            space_.logits[g][lane_id() + 32] = e1;
+            const float sum = warp_sum(e0 + e1), decay = expf(old_max - base);
+            if (lane_id() == 0) {
+                space_.max[g] = max;
+                space_.sum[g] = space_.sum[g] * decay + sum;
+                space_.decay[g] = decay;
+            }
+        }
+        __syncthreads();
+
+        for (int c = 0; c < kColumns; c++) {
+            const int column = c * kThreads + static_cast<int>(threadIdx.x);
+            if (column >= p_.head_dim_v)
+                break;
+            float sums[kGroup] = {};
+#pragma unroll 4
+            for (int i = 0; i < n; i++) {
+                const float v = to_float(v_cache[space_.v_row[i] + column]);
+                for (int g = 0; g < kGroup; g++)
+                    sums[g] = fmaf(space_.logits[g][i], v, sums[g]);
+            }
+            for (int g = 0; g < kGroup; g++)
+                values_[c][g] = values_[c][g] * space_.decay[g] + sums[g];
+        }
+        __syncthreads();
+    }
+
+    const hattn_problem &p_;
+    const AttendTask &task_;
+    Space &space_;
+    float values_[kColumns][kGroup]; /* columns of this thread */
+};
+
+constexpr int kMaxParts = 65; /* splits of one selection, and a sink */
+
+struct MergeSpace {
+    float factor[HATTN_CUDA_GROUP_BLOCK][kMaxParts];
+    float lse[HATTN_CUDA_GROUP_BLOCK];
+};
+
+/* Joins up to kMaxParts parts of up to 8 heads: L = ln(sum e^lse_p), factor_p = e^(lse_p - L), 0 for parts with lse -inf. A warp a head.
+ * Ends with a barrier. */
+template <class Lse>
+__device__ inline void merge_weights(int num_heads, int num_parts, MergeSpace &space, Lse lse)
+{
+    const int head = warp_id();
+    if (head < num_heads) {
+        float mine[3], max = -INFINITY, sum = 0.0f;
+        bool is_nan = false;
+        for (int i = 0; i < 3; i++) {
+            const int part = i * 32 + lane_id();
+            mine[i] = part < num_parts ? lse(head, part) : -INFINITY;
+            is_nan |= mine[i] != mine[i];
+            max = fmaxf(max, mine[i]);
+        }
+        max = __any_sync(kFullMask, is_nan) ? NAN : warp_max(max);
+        const float base = max == -INFINITY ? 0.0f : max;
+        for (float &x : mine)
+            sum += x = expf(x - base);
+        sum = warp_sum(sum);
+        for (int i = 0; i < 3; i++)
+            if (i * 32 + lane_id() < num_parts)
+                space.factor[head][i * 32 + lane_id()] = sum == 0.0f ? 0.0f : mine[i] / sum;
+        if (lane_id() == 0)
+            space.lse[head] = sum == 0.0f ? -INFINITY : max + logf(sum);
+    }
+    __syncthreads();
+}
+
+/* The same for any number of parts, of one head, by one thread a column: lse(p) and out(p, column) read part p, parts with lse -inf are
+ * not read. Returns L; write(column, value) is called by the thread that owns the column. */
+template <class Lse, class Out, class Write>
+__device__ inline float merge_any(int num_parts, int num_columns, Lse lse, Out out, Write write)
+{
+    float max = -INFINITY, sum = 0.0f;
+    bool is_nan = false;
+    for (int part = 0; part < num_parts; part++) {
+        const float x = lse(part);
+        is_nan |= x != x;
+        max = fmaxf(max, x);
+    }
+    if (is_nan)
+        max = NAN;
+    for (int part = 0; part < num_parts && max != -INFINITY; part++)
+        sum += expf(lse(part) - max);
+    for (int column = threadIdx.x; column < num_columns; column += kThreads) {
+        float value = 0.0f;
+        for (int part = 0; part < num_parts && max != -INFINITY; part++) {
+            const float x = lse(part);
+            if (x != -INFINITY)
+                value += expf(x - max) / sum * out(part, column);
+        }
+        write(column, value);
+    }
+    return max == -INFINITY ? max : max + logf(sum);
+}
+
+} // namespace hattn
+
+#endif

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention of up to 8 query heads on tensor cores: a warp takes tiles of 16 rows, tokens are the M of the first product and the K of
+ * the second, and rows go straight from global memory into fragments:
+ *   S[16 tokens, 8 heads] = K q^T: lane (g, t) = (lane / 4, lane % 4) loads 16 bytes of rows g and g + 8. Which dims the product pairs
+ *     up is free as long as q is permuted alike, so 8 neighbouring dims serve two instructions.
+ *   O^T[dims, 8 heads] += V^T P: the lane loads 16 bytes of rows 2t, 2t+1, 2t+8, 2t+9; a byte permute of two rows' registers is the
+ *     transpose that V needs, and P's fragment is turned by two 8x8 transposes.
+ * No shared memory between the loads and the result. Bound: the rows' bytes.
+ */
+#ifndef HATTN_KERNELS_CUDA_ATTEND_MMA_CUH
+#define HATTN_KERNELS_CUDA_ATTEND_MMA_CUH
+
+#include "kernels_cuda/attend.cuh"
+
+namespace hattn {
+
+/* T is __half or __nv_bfloat16, kDim both head dims: a multiple of 64. kGroup: heads whose results are kept, 1..8. */
+template <class T, int kDim, int kGroup>
+class MmaEngine
+{
+public:
+    static constexpr int kHeads = kGroup;
+    static constexpr bool kNeedsSpaceLate = true; /* first in finish */
+
+    /* Results of warps. */
+    struct alignas(16) Space {
+        float values[kWarps][kGroup][kDim + 4];
+        float max[kWarps][kGroup], sum[kWarps][kGroup];
+        float factor[kWarps][kGroup];
+        float lse[kGroup];
+    };
+
+    __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space) {}
+
+    /* row(g): the address of query g. */
+    template <class Row>
+    __device__ void start(Row row)
+    {
+        const int head = lane_id() / 4;
+        for (int s = 0; s < kDim / 32; s++)
+            q_[s] = head < task_.count ? load16(reinterpret_cast<const T *>(row(head)) + s * 32 + lane_id() % 4 * 8) : uint4{};
+        for (auto &half : values_)
+            for (auto &pair : half)
+                for (float &x : pair)
+                    x = 0.0f;
+        max_[0] = max_[1] = -INFINITY;
+        sum_[0] = sum_[1] = 0.0f;
+    }
+
+    /* Positions in shared memory; every warp takes tiles of its own. */
+    __device__ void add_rows(const int32_t *positions, int n)
+    {
+        for (int first = warp_id() * 16; first < n; first += kWarps * 16)
+            add_tile(positions, first, n);
+    }
+
+    /* Weighs the warps. Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
+    __device__ void finish()
+    {
+        const int g = lane_id() / 4, t = lane_id() % 4;
+        for (int offset = 4; offset < 32; offset <<= 1) {
+            sum_[0] += __shfl_xor_sync(kFullMask, sum_[0], offset);
+            sum_[1] += __shfl_xor_sync(kFullMask, sum_[1], offset);
+        }
+        __syncthreads();
+        for (int c = 0; c < 2; c++) {
+            const int head = 2 * t + c;
+            if (head >= kGroup)
+                continue;
+            for (int h = 0; h < kDim / 64; h++)
+                for (int j = 0; j < 4; j++)
+                    *reinterpret_cast<float2 *>(&space_.values[warp_id()][head][64 * h + 8 * g + 2 * j]) =
+                        make_float2(values_[h][j][c], values_[h][j][c + 2]);
+            if (g == 0) {
+                space_.max[warp_id()][head] = max_[c];
+                space_.sum[warp_id()][head] = sum_[c];
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < kGroup) {
+            const int head = threadIdx.x;
+            float max = -INFINITY, sum = 0.0f;
+            bool is_nan = false;
+            for (int w = 0; w < kWarps; w++) {
+                max = fmaxf(max, space_.max[w][head]);
+                is_nan |= space_.sum[w][head] != space_.sum[w][head];
+            }
+            const float base = max == -INFINITY ? 0.0f : max;
+            for (int w = 0; w < kWarps; w++) {
+                space_.factor[w][head] = expf(space_.max[w][head] - base);
+                sum += space_.sum[w][head] * space_.factor[w][head];
+            }
+            const float scale = is_nan ? NAN : sum == 0.0f ? 0.0f : task_.v_scale / sum;
+            for (int w = 0; w < kWarps; w++)
+                space_.factor[w][head] *= scale;
+            space_.lse[head] = is_nan ? NAN : sum == 0.0f ? -INFINITY : max + logf(sum);
+        }
+        __syncthreads();
+    }
+
+    /* f(g, column, value) for the values of this thread. */
+    template <class F>
+    __device__ void each_value(F f) const
+    {
+        for (int i = threadIdx.x; i < task_.count * kDim; i += kThreads) {
+            const int g = i / kDim, column = i % kDim;
+            float value = 0.0f;
+#pragma unroll
+            for (int w = 0; w < kWarps; w++)
+                value += space_.factor[w][g] * space_.values[w][g][column];
+            f(g, column, value);
+        }
+    }
+
+    __device__ float lse(int g) const
+    {
+        return space_.lse[g];
+    }
+
+private:
+    __device__ static uint4 load16(const T *address)
+    {
+        return load_row16(address);
+    }
+
+    __device__ const T *key_row(int32_t position, const T **value_row) const
+    {
+        int32_t slot;
+        const int64_t page = hattn_page(&task_.pages, position, &slot);
+        *value_row = static_cast<const T *>(task_.v_cache) + page * p_.v_cache.stride[0] + slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
+        return static_cast<const T *>(task_.k_cache) + page * p_.k_cache.stride[0] + slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
+    }
+
+    __device__ void add_tile(const int32_t *positions, int first, int n)
+    {
+        const int g = lane_id() / 4, t = lane_id() % 4, last = n - 1;
+        const T *unused, *rows[4];
+        const T *k0 = key_row(positions[min(first + g, last)], &unused) + t * 8, *k1 = key_row(positions[min(first + g + 8, last)], &unused) + t * 8;
+        key_row(positions[min(first + 2 * t, last)], &rows[0]);
+        key_row(positions[min(first + 2 * t + 1, last)], &rows[1]);
+        key_row(positions[min(first + 2 * t + 8, last)], &rows[2]);
+        key_row(positions[min(first + 2 * t + 9, last)], &rows[3]);
+        uint4 ka[kDim / 32], kb[kDim / 32], v[4][kDim / 64];
+#pragma unroll
+        for (int s = 0; s < kDim / 32; s++) {
+            ka[s] = load16(k0 + s * 32);
+            kb[s] = load16(k1 + s * 32);
+        }
+#pragma unroll
+        for (int h = 0; h < kDim / 64; h++)
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+                v[r][h] = load16(rows[r] + h * 64 + g * 8);
+
+        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1, 2t, 2t+1 */
+#pragma unroll
+        for (int s = 0; s < kDim / 32; s++) {
+            mma_16816<T>(c, ka[s].x, kb[s].x, ka[s].y, kb[s].y, q_[s].x, q_[s].y);
+            mma_16816<T>(c, ka[s].z, kb[s].z, ka[s].w, kb[s].w, q_[s].z, q_[s].w);
+        }
+        const float scale = p_.scale * task_.k_scale;
+        float decay[2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            c[i] *= scale;
+            if (p_.soft_cap > 0.0f)
+                c[i] = p_.soft_cap * tanhf(c[i] / p_.soft_cap);
+            if (first + g + (i / 2) * 8 >= n)
+                c[i] = -INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float max = fmaxf(c[i], c[i + 2]);
+            for (int offset = 4; offset < 32; offset <<= 1)
+                max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
+            max = fmaxf(max, max_[i]);
+            const float base = max == -INFINITY ? 0.0f : max;
+            decay[i] = __expf(max_[i] - base);
+            max_[i] = max;
+            c[i] = __expf(c[i] - base);
+            c[i + 2] = __expf(c[i + 2] - base);
+            sum_[i] = sum_[i] * decay[i] + c[i] + c[i + 2];
+        }
+        const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));
+#pragma unroll
+        for (int h = 0; h < kDim / 64; h++) {
+            const uint32_t *x0 = &v[0][h].x, *x1 = &v[1][h].x, *x2 = &v[2][h].x, *x3 = &v[3][h].x;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float(&o)[4] = values_[h][j];
+                o[0] *= decay[0];
+                o[1] *= decay[1];
+                o[2] *= decay[0];
+                o[3] *= decay[1];
+                mma_16816<T>(o, __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
+                             __byte_perm(x2[j], x3[j], 0x7632), p0, p1);
+            }
+        }
+    }
+
+    const hattn_problem &p_;
+    const AttendTask &task_;
+    Space &space_;
+    uint4 q_[kDim / 32];
+    float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1) of heads 2t, 2t+1 */
+    float max_[2], sum_[2];
+};
+
+} // namespace hattn
+
+#endif

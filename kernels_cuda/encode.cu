@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 4 vectors of one code head.
+ */
+#include "kernels_cuda/encode.cuh"
+
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+namespace {
+
+/* Where one key's code (and norm) goes; page < 0: nowhere. */
+struct Place {
+    int64_t page;
+    int32_t slot;
+};
+
+/* Codes and norms of the keys in space.x. All threads. */
+template <class W>
+__device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &map, int64_t code_head, const EncodeSpace &space, const Place *places,
+                             hattn_buffer codes, hattn_buffer norms)
+{
+    project<W>(p, p.key_map, map, code_head, space);
+    const int num_words = (p.code_bits + 31) / 32;
+    for (int i = warp_id(); i < space.num_vectors * num_words; i += kWarps) {
+        const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
+        const uint32_t bits = __ballot_sync(kFullMask, r < p.code_bits && space.z[v * p.code_bits + r] > 0.0f);
+        if (lane_id() == 0 && places[v].page >= 0)
+            reinterpret_cast<uint32_t *>(hattn_element(&p.codes, codes, places[v].page, places[v].slot, code_head))[word] = bits;
+    }
+    if (p.key_norms && warp_id() < space.num_vectors && places[warp_id()].page >= 0) {
+        static_assert(kVectors <= kWarps, "a warp a norm");
+        float sum = 0.0f;
+        for (int i = lane_id(); i < p.head_dim_qk; i += 32)
+            sum = fmaf(space.x[warp_id() * p.head_dim_qk + i], space.x[warp_id() * p.head_dim_qk + i], sum);
+        sum = warp_sum(sum);
+        if (lane_id() == 0)
+            *reinterpret_cast<__half *>(hattn_element(&p.norms, norms, places[warp_id()].page, places[warp_id()].slot, code_head)) =
+                __float2half_rn(sqrtf(sum));
+    }
+}
+
+/* Key rows of a tensor into space.x; absent ones are zero and not read. */
+template <class Row>
+__device__ void load_keys(const hattn_problem &p, int32_t dtype, float scale, const EncodeSpace &space, const Place *places, Row row)
+{
+    for (int i = threadIdx.x; i < space.num_vectors * p.head_dim_qk; i += kThreads) {
+        const int v = i / p.head_dim_qk;
+        space.x[i] = places[v].page >= 0 ? load_element(row(v), dtype, i % p.head_dim_qk) * scale : 0.0f;
+    }
+}
+
+template <class W>
+__global__ void __launch_bounds__(kThreads) encode_keys_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_encode_keys_args args,
+                                                               int num_vectors)
+{
+    extern __shared__ float shared[];
+    __shared__ Place places[kVectors];
+    const hattn_problem &p = params.problem;
+    size_t unused;
+    const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
+    const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads, first = static_cast<int64_t>(blockIdx.x) * num_vectors;
+    const int64_t slots = p.page_size ? p.page_size : p.max_length;
+    if (threadIdx.x < num_vectors) {
+        const int64_t token = first + threadIdx.x;
+        int64_t place = -1;
+        if (token < args.num_tokens)
+            place = args.slot_mapping.data ? static_cast<const int64_t *>(hattn_address(args.slot_mapping))[token] : token;
+        places[threadIdx.x] = place < 0 ? Place{-1, 0} : Place{place / slots, static_cast<int32_t>(place % slots)};
+    }
+    __syncthreads();
+    load_keys(p, p.k_new.dtype, hattn_kv_scale(&p, args.k_scale, kv_head), space, places,
+              [&](int v) { return hattn_element(&p.k_new, args.k_new, first + v, kv_head, 0); });
+    __syncthreads();
+    encode_block<W>(p, args.key_map, code_head, space, places, args.codes, args.norms);
+}
+
+template <class W>
+__global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
+                                                          int num_vectors)
+{
+    extern __shared__ float shared[];
+    __shared__ Place places[kVectors];
+    const hattn_problem &p = params.problem;
+    size_t unused;
+    const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
+    const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads;
+    if (threadIdx.x < num_vectors) {
+        const int32_t row = static_cast<int32_t>(blockIdx.x) * num_vectors + threadIdx.x;
+        Place place = {-1, 0};
+        if (row < args.batch.num_rows) {
+            const hattn_row resolved = hattn_resolve_row(&p, &args.batch, row);
+            if (resolved.sequence >= 0 && resolved.position >= 0 && resolved.position < p.max_length) {
+                const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, resolved.sequence);
+                place.page = hattn_page(&pages, static_cast<int32_t>(resolved.position), &place.slot);
+            }
+        }
+        places[threadIdx.x] = place;
+    }
+    __syncthreads();
+    load_keys(p, p.k_cache.dtype, hattn_kv_scale(&p, args.k_scale, kv_head), space, places,
+              [&](int v) { return hattn_element(&p.k_cache, args.k_cache, places[v].page, places[v].slot, kv_head); });
+    __syncthreads();
+    encode_block<W>(p, args.key_map, code_head, space, places, args.codes, args.norms);
+}
+
+template <class W>
+__global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_constant__ hattn_cuda_params params,
+                                                                  const __grid_constant__ hattn_encode_queries_args args)
+{
+    extern __shared__ float shared[];
+    __shared__ QueryCode code;
+    const hattn_problem &p = params.problem;
+    const int64_t row = blockIdx.x, head = blockIdx.y;
+    encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
+    int8_t *weights = reinterpret_cast<int8_t *>(hattn_element(&p.weights, args.weights, row, head, 0));
+    for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
+        weights[r] = code.weights[r];
+}
+
+/* Blocks of a launch: as many vectors each as there are, up to 8. */
+struct Blocks {
+    int num_vectors;
+    dim3 grid;
+    size_t shared_bytes;
+
+    Blocks(const hattn_problem &p, int64_t vectors)
+        : num_vectors(vectors_of(static_cast<int>(vectors < kVectors ? vectors : kVectors))),
+          grid(static_cast<unsigned>((vectors + num_vectors - 1) / num_vectors), p.num_code_heads), shared_bytes(encode_space_bytes(p, p.key_map, num_vectors))
+    {
+    }
+};
+
+} // namespace
+
+cudaError_t load_encode(const hattn_cuda_params &params)
+{
+    const hattn_problem &p = params.problem;
+    const size_t key_bytes = encode_space_bytes(p, p.key_map, kVectors);
+    return first_error({
+        with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
+        with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(append_kernel<value_of<decltype(w)>>, key_bytes); }),
+        with_float_dtype(p.query_map.dtype, [&](auto w) { return prepare(encode_queries_kernel<value_of<decltype(w)>>, query_space_bytes(params)); }),
+    });
+}
+
+cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream)
+{
+    const Blocks blocks(params.problem, args.batch.num_rows);
+    return with_float_dtype(params.problem.key_map.dtype, [&](auto w) {
+        append_kernel<value_of<decltype(w)>><<<blocks.grid, kThreads, blocks.shared_bytes, stream>>>(params, args, blocks.num_vectors);
+        return cudaGetLastError();
+    });
+}
+
+cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream)
+{
+    const hattn_problem &p = params.problem;
+    const dim3 grid(args.num_rows, p.num_selection_heads);
+    return with_float_dtype(p.query_map.dtype, [&](auto w) {
+        encode_queries_kernel<value_of<decltype(w)>><<<grid, kThreads, query_space_bytes(params), stream>>>(params, args);
+        return cudaGetLastError();
+    });
+}
+
+} // namespace hattn
+
+int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
+{
+    using namespace hattn;
+    const Blocks blocks(params->problem, args->num_tokens);
+    return with_float_dtype(params->problem.key_map.dtype, [&](auto w) {
+        encode_keys_kernel<value_of<decltype(w)>>
+            <<<blocks.grid, kThreads, blocks.shared_bytes, static_cast<cudaStream_t>(stream)>>>(*params, *args, blocks.num_vectors);
+        return cudaGetLastError();
+    });
+}
+
+int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream)
+{
+    return hattn::launch_encode_queries(*params, *args, static_cast<cudaStream_t>(stream));
+}

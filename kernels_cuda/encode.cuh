@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Hash maps in shared memory: fp32 sums, a few vectors at a time so that a weight is read once for all of them.
+ */
+#ifndef HATTN_KERNELS_CUDA_ENCODE_CUH
+#define HATTN_KERNELS_CUDA_ENCODE_CUH
+
+#include <cstring>
+
+#include "kernels_cuda/device.cuh"
+#include "kernels_cuda/params.h"
+
+namespace hattn {
+
+constexpr int kVectors = 4;       /* of one block at most: more would cost scoring kernels their registers */
+constexpr int kPartFloats = 8192; /* partial sums that fit beside the rest: 32 KiB */
+
+/* Shared memory of a block that encodes. */
+struct EncodeSpace {
+    int num_vectors;  /* 1 or 4 */
+    float *x;         /* [num_vectors, head_dim_qk] */
+    float *z;         /* [num_vectors, code_bits] */
+    float *hidden[2]; /* MLP: [num_vectors, hidden] */
+    float *parts;     /* wide layers: [kWarps, num_vectors, outputs] */
+};
+
+/* How many vectors a block takes at a time when there are `wanted`. */
+__host__ __device__ inline int vectors_of(int wanted)
+{
+    return wanted == 1 ? 1 : kVectors;
+}
+
+/* Outputs of a layer that is summed by all warps together, rather than a thread an output. */
+__host__ __device__ inline bool fits_parts(int num_vectors, int num_outputs)
+{
+    return kWarps * num_vectors * num_outputs <= kPartFloats && (num_outputs == 32 || num_outputs == 64 || num_outputs == 128 || num_outputs == 256);
+}
+
+/* Carves shared memory, or only counts its floats. */
+__host__ __device__ inline EncodeSpace carve_encode_space(const hattn_problem &p, const hattn_map &map, int num_vectors, float *shared, size_t *num_floats)
+{
+    const bool mlp = p.map_kind == HATTN_MAP_MLP;
+    const int outputs[3] = {mlp ? map.hidden[0] : 0, mlp ? map.hidden[1] : 0, p.code_bits};
+    EncodeSpace space = {num_vectors, nullptr, nullptr, {nullptr, nullptr}, nullptr};
+    size_t used = 0, parts = 0;
+    auto take = [&](size_t floats) {
+        float *start = shared + used;
+        used += (floats + 3) / 4 * 4;
+        return start;
+    };
+    space.x = take(static_cast<size_t>(num_vectors) * p.head_dim_qk);
+    space.z = take(static_cast<size_t>(num_vectors) * p.code_bits);
+    for (int i = 0; i < 2; i++)
+        space.hidden[i] = take(static_cast<size_t>(num_vectors) * outputs[i]);
+    for (int i = 0; i < 3; i++)
+        if (outputs[i] && fits_parts(num_vectors, outputs[i]) && parts < static_cast<size_t>(kWarps) * num_vectors * outputs[i])
+            parts = static_cast<size_t>(kWarps) * num_vectors * outputs[i];
+    space.parts = take(parts);
+    *num_floats = used;
+    return space;
+}
+
+__host__ inline size_t encode_space_bytes(const hattn_problem &p, const hattn_map &map, int num_vectors)
+{
+    size_t floats;
+    carve_encode_space(p, map, num_vectors, nullptr, &floats);
+    return floats * sizeof(float);
+}
+
+/* One linear layer in shared memory: z[v][o] = sum over i of x[v][i] * weight[i][o] + bias[o]. */
+template <class W>
+struct Layer {
+    const float *x;
+    float *z;
+    int num_inputs, num_outputs;
+    const W *weight;
+    int64_t stride;
+    const W *bias; /* or NULL */
+
+    __device__ float start(int o) const
+    {
+        return bias ? to_float(bias[o]) : 0.0f;
+    }
+};
+
+/* A thread an output. Ends with a barrier. */
+template <int kNum, class W>
+__device__ inline void apply_narrow(const Layer<W> &layer)
+{
+    for (int o = threadIdx.x; o < layer.num_outputs; o += kThreads) {
+        float z[kNum];
+        for (int v = 0; v < kNum; v++)
+            z[v] = layer.start(o);
+#pragma unroll 8
+        for (int i = 0; i < layer.num_inputs; i++) {
+            const float w = to_float(layer.weight[i * layer.stride + o]);
+            for (int v = 0; v < kNum; v++)
+                z[v] = fmaf(layer.x[v * layer.num_inputs + i], w, z[v]);
+        }
+        for (int v = 0; v < kNum; v++)
+            layer.z[v * layer.num_outputs + o] = z[v];
+    }
+    __syncthreads();
+}
+
+/* 16 bytes of weights a load, every warp a share of the inputs: all loads are in flight at once, which is what counts when a map is
+ * read from DRAM by one block. Sums of warps meet in `parts`. Ends with a barrier. */
+template <int kNum, class W>
+__device__ inline void apply_wide(const Layer<W> &layer, float *parts)
+{
+    static_assert(sizeof(W) == 2, "8 weights in 16 bytes");
+    const int columns = layer.num_outputs / 8, slices = kThreads / columns; /* 4..32 columns of 8 outputs */
+    const int column = static_cast<int>(threadIdx.x) % columns, slice = static_cast<int>(threadIdx.x) / columns;
+    float z[kNum][8] = {};
+#pragma unroll 8
+    for (int i = slice; i < layer.num_inputs; i += slices) {
+        const uint4 bits = __ldg(reinterpret_cast<const uint4 *>(layer.weight + i * layer.stride + column * 8));
+        W w[8];
+        memcpy(w, &bits, sizeof(w));
+        for (int v = 0; v < kNum; v++) {
+            const float x = layer.x[v * layer.num_inputs + i];
+            for (int o = 0; o < 8; o++)
+                z[v][o] = fmaf(x, to_float(w[o]), z[v][o]);
+        }
+    }
+    for (int offset = columns; offset < 32; offset <<= 1) /* slices of one warp */
+        for (int v = 0; v < kNum; v++)
+            for (int o = 0; o < 8; o++)
+                z[v][o] += __shfl_xor_sync(kFullMask, z[v][o], offset);
+    if (lane_id() < columns)
+        for (int v = 0; v < kNum; v++)
+            for (int o = 0; o < 8; o++)
+                parts[(warp_id() * kNum + v) * layer.num_outputs + column * 8 + o] = z[v][o];
+    __syncthreads();
+    for (int i = threadIdx.x; i < kNum * layer.num_outputs; i += kThreads) {
+        float sum = layer.start(i % layer.num_outputs);
+        for (int w = 0; w < kWarps; w++)
+            sum += parts[w * kNum * layer.num_outputs + i];
+        layer.z[i] = sum;
+    }
+    __syncthreads();
+}
+
+template <int kNum, class W>
+__device__ inline void apply_layer(const Layer<W> &layer, float *parts)
+{
+    if constexpr (sizeof(W) == 2) {
+        const bool aligned = layer.stride % 8 == 0 && reinterpret_cast<uintptr_t>(layer.weight) % 16 == 0;
+        if (aligned && fits_parts(kNum, layer.num_outputs)) {
+            apply_wide<kNum>(layer, parts);
+            return;
+        }
+    }
+    apply_narrow<kNum>(layer);
+}
+
+/* The whole map of one code head, from space.x to space.z. All threads, after a barrier; ends with one. */
+template <int kNum, class W>
+__device__ inline void project(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers, int64_t code_head, const EncodeSpace &space)
+{
+    const int last = p.map_kind == HATTN_MAP_MLP ? 2 : 0;
+    Layer<W> layer = {space.x, nullptr, p.head_dim_qk, 0, nullptr, 0, nullptr};
+    for (int i = 0; i <= last; i++) {
+        layer.num_outputs = i == last ? p.code_bits : map.hidden[i];
+        layer.z = i == last ? space.z : space.hidden[i];
+        layer.weight = static_cast<const W *>(hattn_address(buffers.weight[i])) + code_head * map.weight_stride[i][0];
+        layer.stride = map.weight_stride[i][1];
+        layer.bias = buffers.bias[i].data ? static_cast<const W *>(hattn_address(buffers.bias[i])) + code_head * map.bias_stride[i] : nullptr;
+        apply_layer<kNum>(layer, space.parts);
+        if (i < last) {
+            for (int o = threadIdx.x; o < kNum * layer.num_outputs; o += kThreads)
+                layer.z[o] = layer.z[o] / (1.0f + expf(-layer.z[o])); /* SiLU */
+            __syncthreads();
+        }
+        layer.x = layer.z;
+        layer.num_inputs = layer.num_outputs;
+    }
+}
+
+template <class W>
+__device__ inline void project(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers, int64_t code_head, const EncodeSpace &space)
+{
+    if (space.num_vectors == 1)
+        project<1, W>(p, map, buffers, code_head, space);
+    else
+        project<kVectors, W>(p, map, buffers, code_head, space);
+}
+
+/* Weights of one row and selection head, and the planes that scoring uses. */
+struct QueryCode {
+    float sums[512];     /* u_r, or sums of signs */
+    int8_t weights[512];
+    uint32_t sign[16];
+    uint32_t plane[7][16];
+    float warp_values[kWarps];
+    uint32_t warp_totals[kWarps];
+    uint32_t warp_sums[2][kWarps]; /* scratch of scans */
+    uint32_t max_score;  /* sum |w| */
+    int num_planes;
+};
+
+/* u_r, or sums of signs, into code.sums: any map. Not inlined: what scores keys afterwards needs the registers. */
+template <class W>
+__device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head,
+                                           float *shared, QueryCode &code)
+{
+    const hattn_problem &p = params.problem;
+    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
+    size_t unused;
+    const EncodeSpace space = carve_encode_space(p, p.query_map, vectors_of(params.group), shared, &unused);
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        code.sums[r] = 0.0f;
+    for (int first = 0; first < params.group; first += space.num_vectors) {
+        const int count = min(space.num_vectors, params.group - first);
+        __syncthreads();
+        for (int i = threadIdx.x; i < space.num_vectors * p.head_dim_qk; i += kThreads) {
+            const int v = i / p.head_dim_qk;
+            space.x[i] = v < count ? load_element(hattn_element(&p.q, q, row, head * params.group + first + v, 0), p.q.dtype, i % p.head_dim_qk) : 0.0f;
+        }
+        __syncthreads();
+        project<W>(p, p.query_map, buffers, head * p.num_code_heads / p.num_selection_heads, space);
+        for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
+            for (int v = 0; v < count; v++) {
+                const float z = space.z[v * p.code_bits + r];
+                code.sums[r] += weighted ? z : z > 0.0f ? 1.0f : -1.0f;
+            }
+    }
+}
+
+/* Partial sums of warps in shared memory: rows of outputs, in the order of fragments, padded against bank conflicts. */
+__host__ __device__ inline int mma_row(int code_bits)
+{
+    return code_bits + 8;
+}
+
+/* The same for a linear map of q's own 16-bit type and at most 8 heads, on tensor cores: a warp takes 16 inputs at a time and all
+ * outputs, as attention does its values: W^T through byte permutes, q as the columns. Few instructions: a block that scores for a few
+ * microseconds runs each of them once, from a cold instruction cache. */
+template <class W>
+__device__ inline void sum_query_mma(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *parts,
+                                     QueryCode &code)
+{
+    const hattn_problem &p = params.problem;
+    const int g = lane_id() / 4, t = lane_id() % 4, group = params.group, stride_part = mma_row(p.code_bits);
+    const int64_t stride = p.query_map.weight_stride[0][1];
+    const W *weight = static_cast<const W *>(hattn_address(buffers.weight[0])) +
+                      head * p.num_code_heads / p.num_selection_heads * p.query_map.weight_stride[0][0] + 2 * t * stride + g * 8;
+    const W *query = reinterpret_cast<const W *>(hattn_element(&p.q, q, row, head * group + min(g, group - 1), 0)) + 2 * t;
+    for (int first = 0; first < p.code_bits; first += 64) {
+        float z[4][4] = {};
+#pragma unroll 1
+        for (int i = warp_id() * 16; i < p.head_dim_qk; i += kWarps * 16) {
+            const W *w = weight + i * stride + first;
+            const uint4 v0 = load_row16(w), v1 = load_row16(w + stride), v2 = load_row16(w + 8 * stride), v3 = load_row16(w + 9 * stride);
+            uint32_t b0 = 0, b1 = 0;
+            if (g < group) {
+                memcpy(&b0, query + i, sizeof(b0));
+                memcpy(&b1, query + i + 8, sizeof(b1));
+            }
+            const uint32_t *x0 = &v0.x, *x1 = &v1.x, *x2 = &v2.x, *x3 = &v3.x;
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
+                             __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
+        }
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+            if (2 * t + c < group)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    *reinterpret_cast<float2 *>(&parts[(warp_id() * group + 2 * t + c) * stride_part + first + j * 16 + 2 * g]) = make_float2(z[j][c], z[j][c + 2]);
+    }
+    __syncthreads();
+    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
+    for (int r = threadIdx.x; r < p.code_bits; r += kThreads) {
+        const int place = r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
+        float sum = 0.0f;
+        for (int v = 0; v < group; v++) {
+            float z = 0.0f;
+#pragma unroll
+            for (int w = 0; w < kWarps; w++)
+                z += parts[(w * group + v) * stride_part + place];
+            sum += weighted ? z : z > 0.0f ? 1.0f : -1.0f;
+        }
+        code.sums[r] = sum;
+    }
+}
+
+inline size_t query_space_bytes(const hattn_cuda_params &params)
+{
+    return params.encodes_by_mma ? kWarps * static_cast<size_t>(params.group) * mma_row(params.problem.code_bits) * sizeof(float)
+                                 : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
+}
+
+/* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier. `shared` has
+ * query_space_bytes. */
+template <class W>
+__device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *shared,
+                                    QueryCode &code)
+{
+    const hattn_problem &p = params.problem;
+    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
+    if constexpr (sizeof(W) == 2) {
+        if (params.encodes_by_mma)
+            sum_query_mma<W>(params, q, buffers, row, head, shared, code);
+        else
+            sum_query_any<W>(params, q, buffers, row, head, shared, code);
+    } else {
+        sum_query_any<W>(params, q, buffers, row, head, shared, code);
+    }
+    __syncthreads();
+
+    /* The same thread owns the same bits throughout, and infinities stand for whatever is not finite. */
+    float largest = 0.0f;
+    for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
+        largest = isfinite(code.sums[r]) ? fmaxf(largest, fabsf(code.sums[r])) : INFINITY;
+    largest = warp_max(largest);
+    if (lane_id() == 0)
+        code.warp_values[warp_id()] = largest;
+    __syncthreads();
+    for (int w = 0; w < kWarps; w++)
+        largest = fmaxf(largest, code.warp_values[w]);
+    const float qmax = static_cast<float>((1 << (p.weight_bits - 1)) - 1);
+    for (int r = threadIdx.x; r < 512; r += kThreads) {
+        float w = 0.0f;
+        if (r < p.code_bits && !weighted)
+            w = params.group % 2 ? code.sums[r] : code.sums[r] / 2;
+        else if (r < p.code_bits && largest > 0.0f && largest < INFINITY)
+            w = rintf(code.sums[r] / largest * qmax); /* the ratio first: it cannot overflow */
+        code.weights[r] = static_cast<int8_t>(w);
+    }
+    __syncthreads();
+}
+
+/* Planes out of code.weights (zero past code_bits). All threads; ends with a barrier. */
+__device__ inline void split_planes(QueryCode &code)
+{
+    uint32_t total = 0, all = 0;
+    for (int r = threadIdx.x; r < 512; r += kThreads) {
+        const int w = code.weights[r];
+        const uint32_t magnitude = static_cast<uint32_t>(abs(w)), negative = __ballot_sync(kFullMask, w < 0);
+        if (lane_id() == 0)
+            code.sign[r / 32] = negative;
+        for (int plane = 0; plane < 7; plane++) {
+            const uint32_t bits = __ballot_sync(kFullMask, magnitude >> plane & 1);
+            if (lane_id() == 0)
+                code.plane[plane][r / 32] = bits;
+        }
+        total += magnitude;
+        all |= magnitude;
+    }
+    total = __reduce_add_sync(kFullMask, total);
+    all = __reduce_or_sync(kFullMask, all);
+    if (lane_id() == 0)
+        code.warp_totals[warp_id()] = all << 24 | total; /* 7 bits, and at most 64 * 127 a warp */
+    __syncthreads();
+    total = all = 0;
+    for (int w = 0; w < kWarps; w++) {
+        total += code.warp_totals[w] & 0xffffff;
+        all |= code.warp_totals[w] >> 24;
+    }
+    if (threadIdx.x == 0) {
+        code.max_score = total;
+        code.num_planes = 32 - __clz(all);
+    }
+    __syncthreads();
+}
+
+} // namespace hattn
+
+#endif

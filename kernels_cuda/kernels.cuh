@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the .cu files know of each other: loading and launching inside this folder.
+ */
+#ifndef HATTN_KERNELS_CUDA_KERNELS_CUH
+#define HATTN_KERNELS_CUDA_KERNELS_CUH
+
+#include <cuda_runtime.h>
+
+#include <initializer_list>
+#include <type_traits>
+
+#include "kernels_cuda/launch.h"
+
+namespace hattn {
+
+/* The element type behind with_dtype's pointer. */
+template <class Pointer>
+using value_of = std::remove_const_t<std::remove_pointer_t<Pointer>>;
+
+/* Loads a kernel onto the device (the runtime is lazy) and allows it its dynamic shared memory. */
+template <class Kernel>
+cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    return error ? error : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+}
+
+inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
+{
+    for (const cudaError_t error : errors)
+        if (error != cudaSuccess)
+            return error;
+    return cudaSuccess;
+}
+
+cudaError_t load_encode(const hattn_cuda_params &params);
+cudaError_t load_score(const hattn_cuda_params &params);
+cudaError_t load_topk(const hattn_cuda_params &params);
+cudaError_t load_attend_mma(const hattn_cuda_params &params);
+cudaError_t load_attend_plain(const hattn_cuda_params &params);
+cudaError_t load_decode_attend_mma(const hattn_cuda_params &params);
+cudaError_t load_decode_attend_plain(const hattn_cuda_params &params);
+cudaError_t load_merge();
+
+cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
+cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
+cudaError_t launch_decode_score(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_decode_attend_mma(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_decode_attend_plain(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+
+} // namespace hattn
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The runtime for the C side, loading, and a decode's sequence of kernels.
+ */
+#include <cstring>
+
+#include "backends/rows.h"
+#include "kernels_cuda/kernels.cuh"
+
+const char *hattn_cuda_error_text(int code)
+{
+    return cudaGetErrorString(static_cast<cudaError_t>(code));
+}
+
+int hattn_cuda_device_count(int *count)
+{
+    const cudaError_t error = cudaGetDeviceCount(count);
+    if (error)
+        *count = 0;
+    cudaGetLastError(); /* the caller's own CUDA calls must not find it */
+    return error;
+}
+
+int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
+{
+    cudaDeviceProp found;
+    const cudaError_t error = cudaGetDeviceProperties(&found, index);
+    if (error)
+        return error;
+    memset(properties, 0, sizeof(*properties));
+    memcpy(properties->name, found.name, sizeof(properties->name) - 1);
+    properties->major = found.major;
+    properties->minor = found.minor;
+    properties->num_multiprocessors = found.multiProcessorCount;
+    return cudaSuccess;
+}
+
+int hattn_cuda_enter(int index, int *previous)
+{
+    const cudaError_t error = cudaGetDevice(previous);
+    return error || *previous == index ? error : cudaSetDevice(index);
+}
+
+void hattn_cuda_leave(int previous)
+{
+    int current;
+    if (cudaGetDevice(&current) == cudaSuccess && current != previous)
+        cudaSetDevice(previous);
+}
+
+int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
+{
+    return cudaMemsetAsync(address, 0, bytes, static_cast<cudaStream_t>(stream));
+}
+
+int hattn_cuda_load(const hattn_cuda_params *params)
+{
+    using namespace hattn;
+    return first_error({
+        load_encode(*params),
+        load_score(*params),
+        load_topk(*params),
+        params->tensor_cores ? load_attend_mma(*params) : load_attend_plain(*params),
+        params->tensor_cores ? load_decode_attend_mma(*params) : load_decode_attend_plain(*params),
+        load_merge(),
+    });
+}
+
+int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *opaque_stream)
+{
+    using namespace hattn;
+    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
+    return params->tensor_cores ? launch_attend_mma(*params, *args, workspace, stream) : launch_attend_plain(*params, *args, workspace, stream);
+}
+
+int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *opaque_stream)
+{
+    using namespace hattn;
+    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
+    cudaError_t error = cudaSuccess;
+    if (args->append)
+        error = launch_append(*params, *args, stream);
+    if (!error && !params->encodes_in_score) {
+        hattn_encode_queries_args encode = {};
+        encode.num_rows = args->batch.num_rows;
+        encode.q = args->q;
+        encode.query_map = args->query_map;
+        encode.weights = args->weights;
+        hattn_cuda_params own = *params;
+        if (!args->weights.data) {
+            /* Into the workspace, compact. */
+            encode.weights = {workspace.data, workspace.byte_offset + params->weights};
+            own.problem.weights.stride[0] = static_cast<int64_t>(params->problem.num_selection_heads) * params->problem.code_bits;
+            own.problem.weights.stride[1] = params->problem.code_bits;
+        }
+        error = launch_encode_queries(own, encode, stream);
+    }
+    if (!error)
+        error = launch_decode_score(*params, *args, workspace, stream);
+    if (error)
+        return error;
+    return params->tensor_cores ? launch_decode_attend_mma(*params, *args, workspace, stream) : launch_decode_attend_plain(*params, *args, workspace, stream);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The CUDA side as backends/cuda.c sees it: C functions that return the runtime's error code (0: success), no CUDA header.
+ */
+#ifndef HATTN_KERNELS_CUDA_LAUNCH_H
+#define HATTN_KERNELS_CUDA_LAUNCH_H
+
+#include "kernels_cuda/params.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- the runtime ---- */
+const char *hattn_cuda_error_text(int code);
+int hattn_cuda_device_count(int *count);
+typedef struct hattn_cuda_properties {
+    char name[128];
+    int32_t major, minor, num_multiprocessors;
+} hattn_cuda_properties;
+int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
+/* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
+int hattn_cuda_enter(int index, int *previous);
+void hattn_cuda_leave(int previous);
+int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
+
+/* ---- kernels: enqueue, return the launch's error ---- */
+/* Loads every kernel and raises shared memory limits, so that a first run may be captured. */
+int hattn_cuda_load(const hattn_cuda_params *params);
+int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
+int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
+int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);
+int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, void *stream);
+int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
+int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
+int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,36 @@
+"""Finds the GPU compilers of this machine; @gpu//:cuda is a setting that holds where nvcc was found."""
+
+_ON = "config_setting(name = '%s', constraint_values = ['@platforms//cpu:x86_64'], visibility = ['//visibility:public'])\n"
+_OFF = "config_setting(name = '%s', values = {'cpu': 'never'}, visibility = ['//visibility:public'])\n"
+_REST = """
+cc_library(
+    name = "cudart",
+    srcs = glob(["libcudart_static.a"]),
+    linkopts = ["-ldl", "-lpthread", "-lrt"],
+    visibility = ["//visibility:public"],
+)
+"""
+
+def _cuda(ctx):
+    nvcc = ctx.which("nvcc") or ctx.path("/usr/local/cuda/bin/nvcc")
+    if ctx.os.environ.get("HATTN_CUDA", "1") == "0" or not nvcc.exists:
+        return None
+    nvcc = nvcc.realpath
+    ctx.symlink("%s/lib64/libcudart_static.a" % nvcc.dirname.dirname, "libcudart_static.a")
+    return nvcc
+
+def _gpu_configure_impl(ctx):
+    nvcc = _cuda(ctx)
+    ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + _REST)
+    ctx.file("defs.bzl", "NVCC = %r\n" % str(nvcc or ""))
+
+gpu_configure = repository_rule(
+    implementation = _gpu_configure_impl,
+    configure = True,
+    environ = ["HATTN_CUDA", "PATH"],
+    local = True,
+)
+
+def only_if(setting):
+    """For target_compatible_with: the target is skipped where the setting does not hold."""
+    return select({setting: [], "//conditions:default": ["//third_party:unavailable"]})
