@@ -101,7 +101,7 @@ std::vector<Outcome> check_problem(Session &session, const Problem &problem, uin
     Instance instance(problem, seed);
     PlanOwner owner(session, instance);
     if (owner.plan) {
-        Workspace workspace(session.device, hattn_plan_workspace_size(owner.plan));
+        Workspace workspace(session, hattn_plan_workspace_size(owner.plan));
         for (size_t i = 0; i < outcomes.size(); i++) {
             outcomes[i].message = checks[i]({session, instance, owner.plan, workspace, outcomes[i].op, golden});
             outcomes[i].status = outcomes[i].message.empty() ? Status::PASSED : Status::FAILED;

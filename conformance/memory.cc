@@ -16,9 +16,9 @@ namespace {
 
 /* All regions by the start of their mapping. Regions are made and destroyed by one thread, while nothing runs. Never
  * destroyed itself: regions in other static objects may live longer. */
-std::map<uintptr_t, const Region *> &regions()
+std::map<uintptr_t, Region *> &regions()
 {
-    static auto *const all = new std::map<uintptr_t, const Region *>;
+    static auto *const all = new std::map<uintptr_t, Region *>;
     return *all;
 }
 
@@ -96,6 +96,14 @@ void Region::protect(bool writable)
 {
     if (accessible_ && mprotect(begin_, accessible_, writable ? PROT_READ | PROT_WRITE : PROT_READ))
         throw std::bad_alloc();
+    writable_ = writable;
+}
+
+Region *find_region(const void *address)
+{
+    auto after = regions().upper_bound((uintptr_t)address);
+    Region *region = after == regions().begin() ? nullptr : (--after)->second;
+    return region && (const uint8_t *)address <= region->end() ? region : nullptr;
 }
 
 std::string run_guarded(const std::string &context, bool recover, const std::function<void()> &fn)

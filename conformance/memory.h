@@ -34,13 +34,18 @@ public:
 
     void fill(uint8_t byte);
     void protect(bool writable);
+    bool writable() const { return writable_; }
 
 private:
     std::string name_;
     uint8_t *mapping_, *begin_, *data_;
     size_t mapped_, accessible_, size_;
     Side side_;
+    bool writable_ = true;
 };
+
+/* The region whose payload holds the address; NULL if there is none. */
+Region *find_region(const void *address);
 
 /* Calls fn. If recover, a fault of this thread inside it ends fn, and the text says which region was touched and where; ""
  * if all went well. Other faults cannot be undone, as threads would wait for ever: they print `context` and the text, and

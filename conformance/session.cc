@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 
+#include "conformance/device_runner.h"
 #include "conformance/tolerance.h"
 
 namespace conformance {
@@ -80,10 +81,10 @@ std::string Flips::verdict() const
     return bits_verdict.empty() ? check("weights", weight_flips, weights, MAX_WEIGHT_FLIPS) : bits_verdict;
 }
 
-Workspace::Workspace(hattn_device *device, uint64_t size) : memory_("workspace", size, Region::AT_END, 0xAA, 256)
+Workspace::Workspace(const Session &session, uint64_t size) : memory_("workspace", size, Region::AT_END, 0xAA, 256)
 {
     hattn_error error = make_error();
-    if (hattn_status status = hattn_workspace_init(device, buffer(), size, nullptr, &error))
+    if (hattn_status status = session.runner.workspace_init(session.device, buffer(), size, nullptr, &error))
         throw std::runtime_error("hattn_workspace_init " + describe(status, error));
     while (control_size_ < memory_.size() && memory_.data()[control_size_] == 0)
         control_size_++;
@@ -135,6 +136,8 @@ Session::Session(Target tested) : target(std::move(tested))
         skipped = error.text;
         return;
     }
+    if (const devices::Memory *memory = devices::memory_of(target.backend))
+        runner = device_runner(*memory);
     info.struct_size = sizeof(info);
     hattn_device_query(device, &info, nullptr);
     if (!target.isa.empty() && target.isa != info.isa)
@@ -150,7 +153,7 @@ Session::~Session()
 Workspace &Session::shared_workspace(uint64_t size)
 {
     if (!shared_ || shared_->size() < size)
-        shared_ = std::make_unique<Workspace>(device, std::max<uint64_t>(2 * size, 1 << 20));
+        shared_ = std::make_unique<Workspace>(*this, std::max<uint64_t>(2 * size, 1 << 20));
     return *shared_;
 }
 

@@ -17,6 +17,7 @@ namespace conformance {
 
 /* The calls under test; selftest.cc puts broken ones in. */
 struct Runner {
+    std::function<decltype(hattn_workspace_init)> workspace_init = hattn_workspace_init;
     std::function<decltype(hattn_encode_keys)> encode_keys = hattn_encode_keys;
     std::function<decltype(hattn_encode_queries)> encode_queries = hattn_encode_queries;
     std::function<decltype(hattn_score)> score = hattn_score;
@@ -33,11 +34,13 @@ struct Flips {
     std::string verdict() const;
 };
 
+class Session;
+
 /* 0xAA, then initialised. */
 class Workspace
 {
 public:
-    Workspace(hattn_device *device, uint64_t size);
+    Workspace(const Session &session, uint64_t size);
     hattn_buffer buffer() const { return {memory_.data(), 0}; }
     uint64_t size() const { return memory_.size(); }
     /* "" if the control region is zero and nothing was written past the end. */

@@ -7,6 +7,8 @@
 
 #include "tools/args.h"
 
+#include "devices/memory.h"
+
 void check(hattn_status status, const hattn_error &error, const std::string &what)
 {
     if (status != HATTN_OK)
@@ -39,7 +41,10 @@ std::vector<std::string> choose_backends(const std::string &name)
     for (const hattn_backend_info &info : query_backends()) {
         if (name == info.name && !info.num_devices)
             throw UsageError("backend " + name + " has no device: " + info.text);
-        if (info.num_devices && (name == "all" || name == info.name))
+        const bool has_own_memory = devices::memory_of(info.name) != nullptr;
+        if (name == info.name && has_own_memory)
+            throw UsageError("backend " + name + " has memory of its own, which only hattn verify fills so far");
+        if (info.num_devices && !has_own_memory && (name == "all" || name == info.name))
             names.push_back(info.name);
     }
     if (names.empty())

@@ -24,7 +24,8 @@ Struct sized()
 void check(hattn_status status, const hattn_error &error, const std::string &what);
 
 std::vector<hattn_backend_info> query_backends();
-/* NAME, or for "all" every backend with a device. Throws UsageError where that is none, saying why. */
+/* NAME, or for "all" every backend with a device that works on the host's memory: those that decode and bench know how to
+ * feed. Throws UsageError where that is none, saying why. */
 std::vector<std::string> choose_backends(const std::string &name);
 /* "all" and the known names: for Args::choice. */
 std::vector<std::string> backend_choices();
