@@ -9,6 +9,8 @@
 namespace hattn {
 namespace {
 
+/* Device functions are templates or inline: of others nvcc leaves a host body that calls exit, which a library must not. */
+
 /* A run of keys: where they are and where their scores go. keys[j] belongs to position j. */
 template <class Key>
 struct Run {
@@ -117,7 +119,7 @@ __device__ void score_range(const hattn_cuda_params &params, const QueryCode &qu
 
 /* Leaves a tile's row of counts and takes its histogram into totals[i], the count of bin top - i. Clears the histogram. All threads; the
  * histogram may be filled again after the next barrier. */
-__device__ void publish_tile(const hattn_cuda_params &params, uint32_t *histogram, uint32_t (&totals)[8], uint16_t *row, uint32_t *sums)
+__device__ inline void publish_tile(const hattn_cuda_params &params, uint32_t *histogram, uint32_t (&totals)[8], uint16_t *row, uint32_t *sums)
 {
     const int per_thread = (params.num_bins + kThreads - 1) / kThreads, top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
     uint32_t counts[8], mine = 0, total;
@@ -144,7 +146,7 @@ __device__ void publish_tile(const hattn_cuda_params &params, uint32_t *histogra
 }
 
 /* Adds a chunk's totals to its task's histogram. */
-__device__ void publish_totals(const hattn_cuda_params &params, const uint32_t (&totals)[8], uint32_t *task_histogram)
+__device__ inline void publish_totals(const hattn_cuda_params &params, const uint32_t (&totals)[8], uint32_t *task_histogram)
 {
     const int per_thread = (params.num_bins + kThreads - 1) / kThreads, top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
 #pragma unroll
@@ -154,7 +156,7 @@ __device__ void publish_totals(const hattn_cuda_params &params, const uint32_t (
 }
 
 /* Weights from memory into code.weights. Ends with a barrier. */
-__device__ void load_weights(const hattn_problem &p, const int8_t *weights, QueryCode &code)
+__device__ inline void load_weights(const hattn_problem &p, const int8_t *weights, QueryCode &code)
 {
     for (int r = threadIdx.x; r < 512; r += kThreads)
         code.weights[r] = r < p.code_bits ? weights[r] : static_cast<int8_t>(0);
