@@ -228,7 +228,7 @@ typedef struct hattn_team {
 typedef struct hattn_exec {
     uint32_t struct_size;
     int32_t
-        num_threads; /* CPU without a team: OpenMP threads, 0 = OpenMP's default; capped at the device's max_threads */
+        num_threads; /* CPU without a team: OpenMP threads, 0 = OpenMP's default, fewer for little work; capped at the device's max_threads */
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
     void *stream; /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */

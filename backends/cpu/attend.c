@@ -231,7 +231,7 @@ void hattn_cpu_attend_shared(hattn_crew *crew, char *slot, int64_t task, const h
 hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, attend_body, args);
+    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), attend_body, args);
     return HATTN_OK;
 }
 
@@ -258,6 +258,6 @@ static void merge_body(hattn_crew *crew, const void *opaque)
 hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, merge_body, args);
+    hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * args->num_parts, merge_body, args);
     return HATTN_OK;
 }

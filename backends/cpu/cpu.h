@@ -66,8 +66,16 @@ typedef void hattn_cpu_body(hattn_crew *crew, const void *args);
 /* Bytes of the control region: shared counters, zero between runs. */
 uint64_t hattn_cpu_control_size(int max_threads);
 
-/* Runs body on every thread of the caller's team or of OpenMP, and returns when all are done. */
-void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, hattn_cpu_body *body, const void *args);
+/* Runs body on every thread of the caller's team or of OpenMP, and returns when all are done. num_keys is how many keys the
+ * call may work on, all heads and rows together: where the caller left the number of threads open, few keys get few. */
+void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, int64_t num_keys, hattn_cpu_body *body,
+                   const void *args);
+
+/* Keys that the rows of a batch can see, all selection heads together. */
+static inline int64_t hattn_cpu_most_keys(const hattn_plan *plan, const hattn_batch *batch)
+{
+    return (int64_t)batch->num_rows * plan->problem.num_selection_heads * plan->problem.max_length;
+}
 
 /* The next unit of a step, rising from 0; some other thread may have got the ones between. */
 int64_t hattn_crew_next(hattn_crew *crew, enum hattn_cpu_step step);

@@ -77,12 +77,17 @@ static void leave(hattn_crew *crew)
     }
 }
 
+/* Below this a second thread costs more than it brings: 16384 keys are 10 to 20 us, waking and meeting a thread 2 to 10, and milliseconds
+ * where processors are busy. */
+enum { KEYS_PER_THREAD = 16384 };
+
 static int smaller(int a, int b)
 {
     return a < b ? a : b;
 }
 
-void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, hattn_cpu_body *body, const void *args)
+void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, int64_t num_keys, hattn_cpu_body *body,
+                   const void *args)
 {
     const hattn_cpu_plan *cpu = (const hattn_cpu_plan *)plan;
     const hattn_team *team = exec->team;
@@ -97,6 +102,8 @@ void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, hattn_cpu_bod
         return;
     }
     int threads = smaller(exec->num_threads ? exec->num_threads : omp_get_max_threads(), cpu->max_threads);
+    if (!exec->num_threads && num_keys / KEYS_PER_THREAD < threads)
+        threads = num_keys < 2 * KEYS_PER_THREAD ? 1 : (int)(num_keys / KEYS_PER_THREAD);
     if (threads == 1 || omp_in_parallel()) {
         body(&crew, args);
         return;

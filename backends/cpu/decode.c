@@ -158,6 +158,6 @@ static void decode_body(hattn_crew *crew, const void *opaque)
 hattn_status hattn_cpu_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, decode_body, args);
+    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), decode_body, args);
     return HATTN_OK;
 }

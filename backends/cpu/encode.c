@@ -3,8 +3,11 @@
  */
 #include "backends/cpu/cpu.h"
 
+enum { PROJECTION = 64 }; /* keys that are scored in the time in which one vector is projected: about a microsecond */
+
 /* One side's map of one code head applied to num_x fp32 vectors in the slot; returns z [num_x, code_bits] there. */
-static const float *project(const hattn_crew *crew, char *slot, const hattn_map *map, const hattn_map_buffers *buffers, int64_t code_head, int num_x)
+static const float *project(const hattn_crew *crew, char *slot, const hattn_map *map, const hattn_map_buffers *buffers,
+                            int64_t code_head, int num_x)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const hattn_cpu_slot *at = &crew->plan->slot;
@@ -19,7 +22,9 @@ static const float *project(const hattn_crew *crew, char *slot, const hattn_map 
     for (int i = 0; i < num_layers; i++) {
         const bool last = i == num_layers - 1;
         const int num_outputs = last ? p->code_bits : map->hidden[i];
-        const char *bias = buffers->bias[i].data ? (const char *)hattn_address(buffers->bias[i]) + code_head * map->bias_stride[i] * element : NULL;
+        const char *bias = buffers->bias[i].data ? (const char *)hattn_address(buffers->bias[i]) +
+                                                       code_head * map->bias_stride[i] * element
+                                                 : NULL;
         const hattn_layer layer = {
             .x = x,
             .stride_x = stride_x,
@@ -42,13 +47,15 @@ static const float *project(const hattn_crew *crew, char *slot, const hattn_map 
 }
 
 /* A code (and norm) into the slot-th place of a page. */
-static void store_code(const hattn_crew *crew, hattn_buffer codes, hattn_buffer norms, int64_t page, int64_t slot_in_page, int64_t code_head, const float *z,
-                       const float *x)
+static void store_code(const hattn_crew *crew, hattn_buffer codes, hattn_buffer norms, int64_t page,
+                       int64_t slot_in_page, int64_t code_head, const float *z, const float *x)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    crew->plan->kernels.pack(z, p->code_bits, (uint32_t *)hattn_element(&p->codes, codes, page, slot_in_page, code_head));
+    crew->plan->kernels.pack(z, p->code_bits,
+                             (uint32_t *)hattn_element(&p->codes, codes, page, slot_in_page, code_head));
     if (p->key_norms)
-        *(uint16_t *)hattn_element(&p->norms, norms, page, slot_in_page, code_head) = crew->plan->kernels.norm(x, p->head_dim_qk);
+        *(uint16_t *)hattn_element(&p->norms, norms, page, slot_in_page, code_head) =
+            crew->plan->kernels.norm(x, p->head_dim_qk);
 }
 
 static void encode_keys_body(hattn_crew *crew, const void *opaque)
@@ -73,22 +80,24 @@ static void encode_keys_body(hattn_crew *crew, const void *opaque)
             places[num_x] = mapping ? mapping[t] : t;
             if (places[num_x] < 0)
                 continue;
-            crew->plan->kernels.load(hattn_element(&p->k_new, args->k_new, t, kv_head, 0), p->k_new.dtype, p->head_dim_qk, scale,
-                                     x + num_x++ * crew->plan->stride_q);
+            crew->plan->kernels.load(hattn_element(&p->k_new, args->k_new, t, kv_head, 0), p->k_new.dtype,
+                                     p->head_dim_qk, scale, x + num_x++ * crew->plan->stride_q);
         }
         if (!num_x)
             continue;
         const float *z = project(crew, slot, &p->key_map, &args->key_map, code_head, num_x);
         for (int i = 0; i < num_x; i++)
-            store_code(crew, args->codes, args->norms, places[i] / slots, places[i] % slots, code_head, z + (int64_t)i * p->code_bits,
-                       x + i * crew->plan->stride_q);
+            store_code(crew, args->codes, args->norms, places[i] / slots, places[i] % slots, code_head,
+                       z + (int64_t)i * p->code_bits, x + i * crew->plan->stride_q);
     }
 }
 
-hattn_status hattn_cpu_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                                   hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, encode_keys_body, args);
+    hattn_cpu_run(plan, exec, (int64_t)args->num_tokens * plan->problem.num_code_heads * PROJECTION, encode_keys_body,
+                  args);
     return HATTN_OK;
 }
 
@@ -108,20 +117,22 @@ void hattn_cpu_append_body(hattn_crew *crew, const hattn_decode_args *args)
         const hattn_pages pages = hattn_sequence_pages(p, &args->batch, row.sequence);
         int32_t slot_in_page;
         const int64_t page = hattn_page(&pages, (int32_t)row.position, &slot_in_page);
-        crew->plan->kernels.load(hattn_element(&p->k_cache, args->k_cache, page, slot_in_page, kv_head), p->k_cache.dtype, p->head_dim_qk,
-                                 hattn_kv_scale(p, args->k_scale, kv_head), x);
+        crew->plan->kernels.load(hattn_element(&p->k_cache, args->k_cache, page, slot_in_page, kv_head),
+                                 p->k_cache.dtype, p->head_dim_qk, hattn_kv_scale(p, args->k_scale, kv_head), x);
         const float *z = project(crew, slot, &p->key_map, &args->key_map, code_head, 1);
         store_code(crew, args->codes, args->norms, page, slot_in_page, code_head, z, x);
     }
 }
 
-void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *slot, hattn_buffer q, const hattn_map_buffers *map, int64_t row, int64_t head, int8_t *weights)
+void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *slot, hattn_buffer q, const hattn_map_buffers *map,
+                                   int64_t row, int64_t head, int8_t *weights)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const int group = crew->plan->group;
     float *x = (float *)(slot + crew->plan->slot.x);
     for (int i = 0; i < group; i++)
-        crew->plan->kernels.load(hattn_element(&p->q, q, row, head * group + i, 0), p->q.dtype, p->head_dim_qk, 1, x + i * crew->plan->stride_q);
+        crew->plan->kernels.load(hattn_element(&p->q, q, row, head * group + i, 0), p->q.dtype, p->head_dim_qk, 1,
+                                 x + i * crew->plan->stride_q);
     const int64_t code_head = head * p->num_code_heads / p->num_selection_heads;
     const float *z = project(crew, slot, &p->query_map, map, code_head, group);
     const int qmax = p->score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p->weight_bits - 1)) - 1 : 0;
@@ -138,13 +149,15 @@ static void encode_queries_body(hattn_crew *crew, const void *opaque)
     int64_t unit;
     while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < (int64_t)args->num_rows * p->num_selection_heads) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
-        hattn_cpu_encode_queries_unit(crew, slot, args->q, &args->query_map, row, head, (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
+        hattn_cpu_encode_queries_unit(crew, slot, args->q, &args->query_map, row, head,
+                                      (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
     }
 }
 
-hattn_status hattn_cpu_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
+                                      const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, encode_queries_body, args);
+    hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * PROJECTION, encode_queries_body, args);
     return HATTN_OK;
 }

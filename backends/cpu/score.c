@@ -93,6 +93,6 @@ static void score_body(hattn_crew *crew, const void *opaque)
 hattn_status hattn_cpu_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, score_body, args);
+    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), score_body, args);
     return HATTN_OK;
 }

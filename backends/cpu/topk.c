@@ -67,6 +67,6 @@ static void topk_body(hattn_crew *crew, const void *opaque)
 hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, topk_body, args);
+    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), topk_body, args);
     return HATTN_OK;
 }
