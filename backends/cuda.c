@@ -138,14 +138,14 @@ static hattn_cuda_divisor make_divisor(uint32_t divisor)
     return d;
 }
 
-/* Chunks, ranges and regions of a decode, about three score blocks a multiprocessor in one wave. A row is written for each region, so
+/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
 static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_params *params)
 {
     enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
     const hattn_problem *p = &params->problem;
     const int64_t words = (p->code_bits + 31) / 32, step = (words < 4 ? 512 : 1024) / words;
-    const int64_t blocks = larger(1, 3 * (int64_t)device->num_multiprocessors / tasks);
+    const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
     const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
     int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
     params->is_sampled = range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k;
@@ -153,7 +153,6 @@ static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_par
         region = range;
     while (region < 4 * params->num_levels && range % (2 * region) == 0)
         region *= 2;
-    params->score_step = (int32_t)step;
     params->score_chunk = (int32_t)(range * WARPS);
     params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     params->region = (int32_t)region;

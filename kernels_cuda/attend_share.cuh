@@ -112,7 +112,10 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
-    engine.start([&](int g) { return hattn_element(&p.q, in.q, share.row, share.first_head + g, 0); });
+    const int q_size = p.q.dtype == HATTN_F32 ? 4 : 2;
+    engine.start([&](int g) {
+        return static_cast<const char *>(hattn_address(in.q)) + (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
+    });
     const int total = ready();
     const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
     const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);
@@ -128,7 +131,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     auto place = [&](int g) { return share.row * p.out.stride[0] + (share.first_head + g) * p.out.stride[1]; };
     auto write_lse = [&](int g, float lse) {
         if (in.lse.data)
-            *reinterpret_cast<float *>(hattn_element(&p.lse, in.lse, share.row, share.first_head + g, 0)) = lse;
+            static_cast<float *>(hattn_address(in.lse))[share.row * p.lse.stride[0] + (share.first_head + g) * p.lse.stride[1]] = lse;
     };
     if (share.num_splits == 1 && !in.sink_logits.data) {
         engine.each_value([&](int g, int column, float value) { store_element(hattn_address(in.out), p.out.dtype, place(g) + column, value); });
