@@ -7,6 +7,7 @@ _FLAGS = [
     "-std=c++17",
     "-O3",
     "--Werror=all-warnings",
+    "--compress-mode=size",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
     "-I.",
 ]

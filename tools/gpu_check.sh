@@ -9,6 +9,10 @@
 # The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
 # JSON, JUnit and logs go to the output folder (gpu_check); the last line counts. Without a GPU each part is skipped.
 set -u
+usage() {
+    echo "usage: gpu_check.sh [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|peers..." >&2
+    exit 2
+}
 root=$(cd "$(dirname "$0")/.." && pwd)
 binaries= out=gpu_check parts=
 while [ $# -gt 0 ]; do
@@ -16,14 +20,11 @@ while [ $# -gt 0 ]; do
     --binaries) binaries=${2:?a folder} && shift ;;
     --out) out=${2:?a folder} && shift ;;
     verify | memcheck | racecheck | bench | peers) parts="$parts $1" ;;
-    *)
-        echo "usage: gpu_check.sh [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|peers..." >&2
-        exit 2
-        ;;
+    *) usage ;;
     esac
     shift
 done
-[ -n "$parts" ] || exec "$0" --oops
+[ -n "$parts" ] || usage
 
 # Where a binary is: PATH_IN_BAZEL_BIN; its name in a bundle is the last part.
 locate() {
@@ -134,15 +135,14 @@ part_peers() {
     cat "$out/peers.log"
 }
 
-# Why there is nothing to do here, or nothing.
-missing() {
-    for needed in "$hattn" "$contract" "$library"; do
-        [ -e "$needed" ] || { echo "no $needed: build it, or name a bundle with --binaries" && return; }
-    done
-    "$hattn" verify --backend cuda --filter no_tokens/encode_keys 2>&1 >/dev/null | sed -n 's/^hattn verify: nothing to verify; //p'
-}
-
-why=$(missing)
+for needed in "$hattn" "$contract" "$library"; do
+    if [ ! -e "$needed" ]; then
+        echo "no $needed: build it, or name a bundle with --binaries" >&2
+        exit 2
+    fi
+done
+# Why there is nothing to do here; empty where there is a GPU.
+why=$("$hattn" verify --backend cuda --filter no_tokens/encode_keys 2>&1 >/dev/null | sed -n 's/^hattn verify: nothing to verify; //p')
 for part in $parts; do
     if [ -n "$why" ]; then report "$part" skipped "$why"; else "part_$part"; fi
 done
