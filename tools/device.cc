@@ -56,7 +56,13 @@ Device::Device(const std::string &backend, const std::string &isa, int32_t threa
     device_.reset(device);
     check(hattn_device_query(device, &info_, &error), error, "backend " + backend);
     own_memory_ = devices::memory_of(backend);
-    stopwatch_ = devices::stopwatch_of(backend);
+}
+
+devices::Stopwatch &Device::stopwatch() const
+{
+    if (!stopwatch_)
+        stopwatch_ = devices::stopwatch_of(info_.backend);
+    return *stopwatch_;
 }
 
 Plan::Plan(const Device &device, const hattn_problem &problem, int32_t threads)

@@ -42,7 +42,8 @@ public:
     /* Where its buffers must lie. */
     const devices::Memory &memory() const { return own_memory_ ? *own_memory_ : devices::host_memory(); }
     bool has_own_memory() const { return own_memory_ != nullptr; }
-    devices::Stopwatch &stopwatch() const { return *stopwatch_; }
+    /* Made when it is first wanted: a device's costs a context. */
+    devices::Stopwatch &stopwatch() const;
 
 private:
     struct Close {
@@ -51,7 +52,7 @@ private:
     std::unique_ptr<hattn_device, Close> device_;
     hattn_device_info info_ = sized<hattn_device_info>();
     const devices::Memory *own_memory_ = nullptr;
-    std::unique_ptr<devices::Stopwatch> stopwatch_;
+    mutable std::unique_ptr<devices::Stopwatch> stopwatch_;
 };
 
 /* A plan with a workspace that is ready. Runs are enqueued on the device's stopwatch; the device outlives the plan. */
