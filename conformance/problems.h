@@ -58,6 +58,7 @@ struct Problem {
     bool key_norms = false;
 
     int page_size = 16;
+    bool ordered_pages = false;           /* else in random order */
     std::vector<int> lengths = {70, 129}; /* seq_len of each sequence */
     int q_len = 1;                        /* query tokens of every sequence, where q_lens is empty */
     std::vector<int> q_lens;              /* of each sequence: given through q_start */

@@ -1,21 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "devices/cuda_streams.h"
-
 #include <cuda_runtime.h>
 
 #include <chrono>
 #include <cstring>
-#include <stdexcept>
 #include <thread>
+
+#include "devices/cuda.h"
+#include "devices/cuda_check.cuh"
 
 namespace devices {
 namespace {
-
-void check(cudaError_t error)
-{
-    if (error != cudaSuccess)
-        throw std::runtime_error(std::string("cuda: ") + cudaGetErrorString(error));
-}
 
 cudaStream_t of(void *stream)
 {
@@ -58,19 +52,11 @@ public:
         check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
         return stream;
     }
-    void release(void *stream) const override { check(cudaStreamDestroy(of(stream))); }
+    void release(void *stream) const override { cudaStreamDestroy(of(stream)); } /* from destructors */
     void wait(void *stream) const override { check(cudaStreamSynchronize(of(stream))); }
     void hold(void *stream, const std::atomic<bool> *open) const override
     {
         check(cudaLaunchHostFunc(of(stream), wait_until_open, const_cast<std::atomic<bool> *>(open)));
-    }
-    void write(void *to_device, const void *from_host, size_t size, void *stream) const override
-    {
-        check(cudaMemcpyAsync(to_device, from_host, size, cudaMemcpyHostToDevice, of(stream)));
-    }
-    void fill(void *device, int byte, size_t size, void *stream) const override
-    {
-        check(cudaMemsetAsync(device, byte, size, of(stream)));
     }
     void begin_capture(void *stream) const override
     {
@@ -95,12 +81,6 @@ public:
         return index;
     }
     void set_current_device(int index) const override { check(cudaSetDevice(index)); }
-    size_t available_memory() const override
-    {
-        size_t available, total;
-        check(cudaMemGetInfo(&available, &total));
-        return available;
-    }
 };
 
 /* One address for both sides. */
@@ -113,10 +93,15 @@ public:
         check(cudaHostAlloc(&address, size ? size : 1, cudaHostAllocMapped | cudaHostAllocPortable));
         return address;
     }
-    void release(void *address) const override { check(cudaFreeHost(address)); }
+    void release(void *address) const override { cudaFreeHost(address); } /* from destructors */
     void write(void *to_pinned, const void *from_host, size_t size) const override { memcpy(to_pinned, from_host, size); }
     void read(void *to_host, const void *from_pinned, size_t size) const override { memcpy(to_host, from_pinned, size); }
-    void synchronize() const override { check(cudaDeviceSynchronize()); }
+    void fill(void *data, size_t size, uint64_t keep, uint64_t set, uint64_t seed) const override
+    {
+        cuda_memory()->fill(data, size, keep, set, seed);
+    }
+    void synchronize() const override { cuda_memory()->synchronize(); }
+    Properties properties() const override { return cuda_memory()->properties(); }
 };
 
 } // namespace

@@ -5,7 +5,6 @@
 #define HATTN_DEVICES_STREAMS_H
 
 #include <atomic>
-#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -31,16 +30,12 @@ public:
     virtual void wait(void *stream) const = 0;
     /* Whatever is enqueued next starts once `open` is true, or after 10 seconds. */
     virtual void hold(void *stream, const std::atomic<bool> *open) const = 0;
-    /* Enqueued; the host's side is pinned. */
-    virtual void write(void *to_device, const void *from_host, size_t size, void *stream) const = 0;
-    virtual void fill(void *device, int byte, size_t size, void *stream) const = 0;
     /* In between, nothing that does more than enqueue on the stream works, in any thread. */
     virtual void begin_capture(void *stream) const = 0;
     virtual std::unique_ptr<Graph> end_capture(void *stream) const = 0;
     virtual int num_devices() const = 0;
     virtual int current_device() const = 0; /* of the calling thread */
     virtual void set_current_device(int index) const = 0;
-    virtual size_t available_memory() const = 0; /* bytes that can still be allocated */
 };
 
 /* NULL: the backend has none. */

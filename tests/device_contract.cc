@@ -71,14 +71,13 @@ Plan make_plan(hattn_device *device, const hattn_problem &shape)
 }
 
 DeviceWorkspace::DeviceWorkspace(const devices::Memory *memory, hattn_device *device, uint64_t size)
-    : memory_(memory), bytes_(memory, size), size_(size)
+    : memory_(memory), bytes_(devices::buffer_of(*memory, std::vector<uint8_t>(size, 0xAA)))
 {
-    std::vector<uint8_t> bytes(size, 0xAA);
-    memory->write(bytes_.get(), bytes.data(), size);
-    hattn_error error = make_error();
-    check(hattn_workspace_init(device, {bytes_.get(), 0}, size, nullptr, &error), error);
     memory->synchronize();
-    memory->read(bytes.data(), bytes_.get(), size);
+    hattn_error error = make_error();
+    check(hattn_workspace_init(device, bytes_.at(), size, nullptr, &error), error);
+    memory->synchronize();
+    const std::vector<uint8_t> bytes = bytes_.contents<uint8_t>();
     while (control_size_ < size && bytes[control_size_] == 0)
         control_size_++;
 }
@@ -87,8 +86,8 @@ hattn_exec DeviceWorkspace::exec(void *stream) const
 {
     hattn_exec exec = {};
     exec.struct_size = sizeof(exec);
-    exec.workspace.data = bytes_.get();
-    exec.workspace_size = size_;
+    exec.workspace = bytes_.at();
+    exec.workspace_size = bytes_.size();
     exec.stream = stream;
     return exec;
 }
@@ -97,7 +96,7 @@ bool DeviceWorkspace::control_is_zero() const
 {
     std::vector<uint8_t> control(control_size_);
     memory_->synchronize();
-    memory_->read(control.data(), bytes_.get(), control_size_);
+    memory_->read(control.data(), bytes_.data(), control_size_);
     return std::all_of(control.begin(), control.end(), [](uint8_t byte) { return byte == 0; });
 }
 

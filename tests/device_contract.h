@@ -15,6 +15,7 @@
 #include "conformance/device_runner.h"
 #include "conformance/instance.h"
 #include "conformance/mirror.h"
+#include "devices/buffer.h"
 #include "devices/streams.h"
 
 namespace conformance {
@@ -62,21 +63,6 @@ private:
     void *stream_;
 };
 
-/* Memory of the device. */
-class DeviceMemory
-{
-public:
-    DeviceMemory(const devices::Memory *memory, size_t size) : memory_(memory), address_(memory->allocate(size)) {}
-    ~DeviceMemory() { memory_->release(address_); }
-    DeviceMemory(const DeviceMemory &) = delete;
-    DeviceMemory &operator=(const DeviceMemory &) = delete;
-    uint8_t *get() const { return static_cast<uint8_t *>(address_); }
-
-private:
-    const devices::Memory *memory_;
-    void *address_;
-};
-
 struct FreePlan {
     void operator()(hattn_plan *plan) const { hattn_plan_destroy(plan); }
 };
@@ -95,8 +81,8 @@ public:
 
 private:
     const devices::Memory *memory_;
-    DeviceMemory bytes_;
-    uint64_t size_, control_size_ = 0;
+    devices::Buffer bytes_;
+    uint64_t control_size_ = 0;
 };
 
 /* A decode that stays on the device: inputs are there, outputs are fetched when asked for. */

@@ -33,8 +33,7 @@ const int64_t MARGIN = 64;
 class Placed
 {
 public:
-    Placed(const FarTensor &far, const hattn_problem &shape, const DeviceDecode &job, const devices::Memory *memory,
-           const devices::Streams *streams)
+    Placed(const FarTensor &far, const hattn_problem &shape, const DeviceDecode &job, const devices::Memory *memory)
         : memory_(memory), tensor_((far.after ? far.after : far.before)(job)), fill_(far.after ? 0xAA : 0xFF),
           element_(dtype_size(tensor_.dtype)), row_bytes_(tensor_.extent[tensor_.rank - 1] * element_)
     {
@@ -42,9 +41,8 @@ public:
         int64_t last = 0;
         for_each_row([&](const Index &, int64_t offset) { last = std::max(last, offset); });
         const size_t size = (size_t)(last + row_bytes_ + 2 * MARGIN);
-        bytes_ = std::make_unique<DeviceMemory>(memory, size);
-        streams->fill(bytes_->get(), fill_, size, nullptr);
-        memory->synchronize();
+        bytes_ = devices::Buffer(*memory, size);
+        memory->fill(bytes_.data(), size, 0, fill_ * 0x0101010101010101, 0);
         if (!far.before)
             return;
         const Tensor before = far.before(job);
@@ -85,13 +83,13 @@ private:
             fn(index, offset * element_);
         });
     }
-    uint8_t *at(int64_t byte_offset) const { return bytes_->get() + MARGIN + byte_offset; }
+    uint8_t *at(int64_t byte_offset) const { return bytes_.data() + MARGIN + byte_offset; }
 
     const devices::Memory *memory_;
     Tensor tensor_;
     uint8_t fill_;
     int64_t element_, row_bytes_, strides_[3];
-    std::unique_ptr<DeviceMemory> bytes_;
+    devices::Buffer bytes_;
 };
 
 class DeviceFar : public DeviceContract
@@ -112,12 +110,12 @@ protected:
             (shape.*far.field).stride[far.dimension] = far.stride;
             needed += (size_t)far.stride * (near.extent[far.dimension] - 1) * dtype_size(near.dtype);
         }
-        if (streams->available_memory() < needed)
+        if (memory->properties().available < needed)
             GTEST_SKIP() << "needs " << (needed >> 30) << " GiB of the device's memory";
         const Plan plan = make_plan(session->device, shape);
         std::vector<std::unique_ptr<Placed>> placed;
         for (const FarTensor &far : tensors) {
-            placed.push_back(std::make_unique<Placed>(far, shape, job, memory, streams));
+            placed.push_back(std::make_unique<Placed>(far, shape, job, memory));
             *far.buffer(job.args) = placed.back()->buffer();
         }
         DeviceWorkspace workspace(memory, session->device, hattn_plan_workspace_size(plan.get()));

@@ -108,12 +108,12 @@ public:
 private:
     /* Room for what a later round may need more. */
     struct Slot {
-        Slot(const devices::Memory *memory, size_t size) : memory(memory), capacity(2 * size + 4096), bytes(memory, capacity)
+        Slot(const devices::Memory *memory, size_t size) : memory(memory), capacity(2 * size + 4096), bytes(*memory, capacity)
         {
         }
         const devices::Memory *memory;
         size_t capacity;
-        DeviceMemory bytes;
+        devices::Buffer bytes;
     };
 
     hattn_buffer move(hattn_buffer here, std::map<Region *, int> *slot_of, int index)
@@ -127,9 +127,9 @@ private:
                 slot = std::make_unique<Slot>(region->on_host() ? pinned_ : memory_, region->size());
             if (region->size() > slot->capacity)
                 throw std::runtime_error(region->name() + " has outgrown its place");
-            slot->memory->write(slot->bytes.get(), region->data(), region->size());
+            slot->memory->write(slot->bytes.data(), region->data(), region->size());
         }
-        return {slot->bytes.get() + (address - region->data()) - here.byte_offset, here.byte_offset};
+        return {slot->bytes.data() + (address - region->data()) - here.byte_offset, here.byte_offset};
     }
 
     std::unique_ptr<devices::Graph> capture(const hattn_decode_args &there)
@@ -148,11 +148,11 @@ private:
     static void bring_back(Region &region, const Slot &slot)
     {
         if (region.writable()) {
-            slot.memory->read(region.data(), slot.bytes.get(), region.size());
+            slot.memory->read(region.data(), slot.bytes.data(), region.size());
             return;
         }
         std::vector<uint8_t> bytes(region.size());
-        slot.memory->read(bytes.data(), slot.bytes.get(), bytes.size());
+        slot.memory->read(bytes.data(), slot.bytes.data(), bytes.size());
         if (memcmp(bytes.data(), region.data(), bytes.size()))
             throw std::runtime_error("wrote to " + region.name() + ", an input");
     }
