@@ -199,6 +199,7 @@ std::vector<Problem> replayed_problems()
         Problem problem = listed_problem(name);
         problem.max_length = 700;
         problem.append = true;
+        problem.num_tokens = 1; /* there may be few slots */
         if (!problem.q_lens.empty())
             problem.padding_rows = 0;
         all.push_back(problem);
@@ -206,6 +207,7 @@ std::vector<Problem> replayed_problems()
     Problem budgets = listed_problem("plain_append");
     budgets.name = "budgets_and_forced";
     budgets.max_length = 700;
+    budgets.num_tokens = 1;
     budgets.budgets = Budgets::EACH;
     budgets.num_sink = 3;
     budgets.num_recent = 5;
@@ -214,6 +216,7 @@ std::vector<Problem> replayed_problems()
     tiles.name = "tiles";
     tiles.max_length = 9000;
     tiles.k = 512;
+    tiles.num_tokens = 1;
     all.push_back(tiles);
     return all;
 }
