@@ -39,7 +39,7 @@ class Layers:
         self.count = count
         kv = (count, shape.batch, shape.num_kv_heads, shape.n, D)
         if pinned_layers:
-            block = torch.randn(1 << 22, dtype=torch.float16)
+            block = torch.randn(1 << 22).half()
             self.k, self.v = (torch.empty(kv, dtype=torch.float16, pin_memory=True) for _ in range(2))
             for flat in (self.k.view(-1), self.v.view(-1)):
                 for start in range(0, flat.numel(), block.numel()):

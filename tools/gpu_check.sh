@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Proves the CUDA backend on a machine with a GPU: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
 #   verify     conformance list, random problems, golden files both ways, serving contract, the other builds of the kernels
-#   memcheck   a part of them under compute-sanitizer's memcheck
-#   racecheck  and under its racecheck
+#   memcheck   the conformance list under compute-sanitizer's memcheck
+#   racecheck  a part of it under its racecheck
 #   bench      hattn bench on the GPU
 #   peers      hattn beside PyTorch (bench/peers_cuda.py)
 # The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
@@ -77,48 +77,69 @@ verify() {
     step "$name" "$seconds" "$binary" verify --json "$out/$name.json" --junit "$out/$name.xml" "$@"
 }
 
+# The conformance list is host's work for most of its time: steps run side by side.
 part_verify() {
-    verify verify_list 240 "$hattn" --backend cuda
-    verify verify_random 120 "$hattn" --backend cuda --filter random- --random 400
-    verify verify_golden_written 120 "$hattn" --backend reference --write "$out/reference.safetensors"
-    verify verify_against_reference 240 "$hattn" --backend cuda --against "$out/reference.safetensors"
-    verify verify_cuda_written 240 "$hattn" --backend cuda --write "$out/cuda.safetensors"
-    verify verify_reference_against_cuda 120 "$hattn" --backend reference --against "$out/cuda.safetensors"
-    rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
-    step contract 300 "$contract" --gtest_brief=1 "--gtest_output=xml:$out/contract.xml"
+    verify verify_reference_written 240 "$hattn" --backend reference --write "$out/reference.safetensors"
+    verify verify_list_against_reference 300 "$hattn" --backend cuda --against "$out/reference.safetensors" &
+    verify verify_random 300 "$hattn" --backend cuda --filter random- --random 200 &
+    {
+        verify verify_cuda_written 200 "$hattn" --backend cuda --filter decode --write "$out/cuda.safetensors"
+        verify verify_reference_against_cuda 200 "$hattn" --backend reference --filter decode --against "$out/cuda.safetensors"
+    } &
+    for shard in 0 1 2 3; do
+        step "contract_$shard" 300 env GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 \
+            "--gtest_output=xml:$out/contract_$shard.xml" &
+    done
     for variant in ptx80 portable; do
         if [ -x "$hattn-$variant" ]; then
-            verify "verify_$variant" 240 "$hattn-$variant" --backend cuda
+            verify "verify_$variant" 300 "$hattn-$variant" --backend cuda &
         else
             report "verify_$variant" skipped "no $hattn-$variant: tools/gpu_bundle.sh builds it"
         fi
     done
+    wait
+    rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
 }
 
 find_sanitizer() {
     command -v compute-sanitizer || { [ -x /usr/local/cuda/bin/compute-sanitizer ] && echo /usr/local/cuda/bin/compute-sanitizer; }
 }
 
-# TOOL: every kernel in its usual ways, few problems: a sanitized run takes 10 to 100 times longer.
+# TOOL SECONDS FILTER...: hattn verify under compute-sanitizer, filter by filter, four side by side.
 sanitize() {
-    sanitizer=$(find_sanitizer) || { report "$1" skipped "compute-sanitizer is not installed" && return; }
-    under="$sanitizer --tool $1 --error-exitcode 9 --print-limit 20"
-    for filter in plain_append long_weighted/decode long_clustered_norms/decode mla/ norms_contiguous/ f8_scale_per_head/ q_f32_kv_f32/ \
-        mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ codes_per_query_head_weighted/ page_3/ dim_72/ lengths_around_k/ kv_on_host/; do
-        # shellcheck disable=SC2086
-        step "$1_$(echo "$filter" | tr / _)" 120 $under "$hattn" verify --backend cuda --filter "$filter" --junit "$out/$1_$(echo "$filter" | tr / _).xml"
+    tool=$1 seconds=$2
+    shift 2
+    if ! sanitizer=$(find_sanitizer); then
+        report "$tool" skipped "compute-sanitizer is not installed"
+        return
+    fi
+    running=0
+    for filter in "$@"; do
+        name=$(echo "${tool}_$filter" | tr / _)
+        verify_under "$name" "$seconds" --filter "$filter" &
+        running=$((running + 1))
+        [ $((running % 4)) -ne 0 ] || wait
     done
-    # shellcheck disable=SC2086
-    step "$1_contract" 240 $under "$contract" "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" \
-        "--gtest_output=xml:$out/$1_contract.xml"
+    wait
+    step "${tool}_contract" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 9 "$contract" --gtest_brief=1 \
+        "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" "--gtest_output=xml:$out/${tool}_contract.xml"
+}
+
+verify_under() {
+    name=$1 seconds=$2
+    shift 2
+    step "$name" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 "$hattn" verify --backend cuda \
+        --junit "$out/$name.xml" "$@"
 }
 
 part_memcheck() {
-    sanitize memcheck
+    sanitize memcheck 200 /decode /encode_queries /encode_keys /score /topk /attend_sparse /attend_dense /merge
 }
 
+# Shared memory's races, by what shares it: every kernel in its usual ways.
 part_racecheck() {
-    sanitize racecheck
+    sanitize racecheck 200 plain_append long_weighted/decode long_clustered_norms/decode mla/ norms_contiguous/ f8_scale_per_head/ \
+        q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ codes_per_query_head_weighted/ dim_128/ many_tokens/encode
 }
 
 part_bench() {
