@@ -27,23 +27,40 @@ const devices::Memory &Mirror::memory_of(const Region &region) const
     return region.on_host() ? *pinned_ : memory_;
 }
 
+Region *Mirror::region_of(hattn_buffer here)
+{
+    Region *region = find_region(static_cast<const uint8_t *>(here.data) + here.byte_offset);
+    if (!region)
+        throw std::runtime_error("a buffer in no tensor");
+    return region;
+}
+
+void Mirror::send(const Region &region, uint8_t *address) const
+{
+    std::vector<uint8_t> bytes(GUARD + region.size(), 0xAA);
+    std::copy_n(region.data(), region.size(), bytes.begin() + GUARD);
+    memory_of(region).write(address, bytes.data(), bytes.size());
+}
+
 hattn_buffer Mirror::there(hattn_buffer here)
 {
     if (!here.data)
         return here;
-    const uint8_t *address = static_cast<const uint8_t *>(here.data) + here.byte_offset;
-    Region *region = find_region(address);
-    if (!region)
-        throw std::runtime_error("a buffer in no tensor");
+    Region *region = region_of(here);
     auto [place, is_new] = copies_.emplace(region, nullptr);
     if (is_new) {
-        std::vector<uint8_t> bytes(GUARD + region->size(), 0xAA);
-        std::copy_n(region->data(), region->size(), bytes.begin() + GUARD);
-        place->second = static_cast<uint8_t *>(memory_of(*region).allocate(bytes.size()));
-        memory_of(*region).write(place->second, bytes.data(), bytes.size());
+        place->second = static_cast<uint8_t *>(memory_of(*region).allocate(GUARD + region->size()));
+        send(*region, place->second);
     }
     /* The offset stays, so that ignoring it shows. */
-    return {place->second + GUARD + (address - region->data()) - here.byte_offset, here.byte_offset};
+    return {place->second + GUARD + (static_cast<const uint8_t *>(here.data) - region->data()), here.byte_offset};
+}
+
+void Mirror::refresh(hattn_buffer here) const
+{
+    const auto place = copies_.find(region_of(here));
+    if (place != copies_.end())
+        send(*place->first, place->second);
 }
 
 std::string Mirror::bring_back() const

@@ -107,10 +107,15 @@ public:
         return args;
     }
 
+    /* The region that holds the buffer is copied again, if it was asked for. */
+    void refresh(hattn_buffer here) const;
     /* Waits, and copies what may be written to the host; "" or what was written that must not be. */
     std::string bring_back() const;
 
 private:
+    /* The region that it lies in. Throws std::runtime_error. */
+    static Region *region_of(hattn_buffer here);
+    void send(const Region &region, uint8_t *address) const;
     const devices::Memory &memory_of(const Region &region) const;
 
     const devices::Memory &memory_, *pinned_;

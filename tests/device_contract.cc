@@ -102,7 +102,7 @@ bool DeviceWorkspace::control_is_zero() const
 
 DeviceDecode::DeviceDecode(const devices::Memory *memory, const devices::Memory *pinned, hattn_device *device,
                            const Problem &problem, uint64_t seed)
-    : instance(problem, seed), plan(make_plan(device, instance.shape)), mirror_(*memory, pinned)
+    : instance(problem, seed), plan(make_plan(device, instance.shape)), memory_(memory), mirror_(*memory, pinned)
 {
     const auto output = [&](const char *name, Field field) { return instance.output(name, field, 0xAA); };
     out = output("out", &hattn_problem::out);
@@ -130,6 +130,18 @@ DeviceDecode::DeviceDecode(const devices::Memory *memory, const devices::Memory 
     here.indices = indices.buffer();
     here.counts = counts.buffer();
     args = mirror_.there_all(here);
+    for (const Tensor *output : outputs_)
+        before_.emplace_back(output->memory->begin(), output->memory->end());
+    memory->synchronize();
+}
+
+void DeviceDecode::forget()
+{
+    for (size_t i = 0; i < outputs_.size(); i++) {
+        std::copy(before_[i].begin(), before_[i].end(), outputs_[i]->memory->begin());
+        mirror_.refresh(outputs_[i]->buffer());
+    }
+    memory_->synchronize();
 }
 
 std::string DeviceDecode::enqueue(const hattn_exec &exec, const hattn_plan *other_plan) const

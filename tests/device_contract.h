@@ -95,6 +95,8 @@ public:
     uint64_t workspace_size() const { return hattn_plan_workspace_size(plan.get()); }
     /* "" or the library's words. other_plan: another plan of the same shape, instead of its own. */
     std::string enqueue(const hattn_exec &exec, const hattn_plan *other_plan = nullptr) const;
+    /* What a run writes is as before the first run. Waits for the device. */
+    void forget();
     /* Waits for the device. All memory that may have been written, a tensor after the other. */
     std::vector<std::vector<uint8_t>> results();
 
@@ -104,8 +106,10 @@ public:
     hattn_decode_args args = {};                             /* on the device */
 
 private:
+    const devices::Memory *memory_;
     Mirror mirror_;
     std::vector<const Tensor *> outputs_;
+    std::vector<std::vector<uint8_t>> before_; /* contents of each */
 };
 
 } // namespace conformance

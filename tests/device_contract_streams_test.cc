@@ -57,6 +57,7 @@ TEST_P(DeviceStreams, CallsOnlyEnqueue)
     EXPECT_LT(longest, 5) << "seconds: a call waited for the device";
 }
 
+/* Each with a stream and a workspace of its own, and a plan that is made while others run. */
 TEST_P(DeviceStreams, ThreadsRunPlansAtOnce)
 {
     make_jobs();
@@ -67,8 +68,10 @@ TEST_P(DeviceStreams, ThreadsRunPlansAtOnce)
             try {
                 OwnStream stream(streams);
                 for (int round = 0; round < 20 && wrong[i].empty(); round++) {
+                    const Plan plan = make_plan(session->device, jobs[i]->instance.shape);
+                    jobs[i]->forget();
                     for (int step = 0; step < 20 && wrong[i].empty(); step++)
-                        wrong[i] = jobs[i]->enqueue(workspaces[i]->exec(stream.get()));
+                        wrong[i] = jobs[i]->enqueue(workspaces[i]->exec(stream.get()), plan.get());
                     stream.wait();
                     if (wrong[i].empty() && jobs[i]->results() != alone[i])
                         wrong[i] = "other results in round " + std::to_string(round);
@@ -99,6 +102,7 @@ TEST_P(DeviceStreams, ThreadsShareOnePlan)
         ASSERT_EQ(others[i]->enqueue(workspace.exec(nullptr)), "");
         expected.push_back(others[i]->results());
         others[i]->plan.reset();
+        others[i]->forget();
     }
     std::vector<std::unique_ptr<DeviceWorkspace>> own;
     for (size_t i = 0; i < num_threads; i++)
@@ -131,6 +135,8 @@ TEST_P(DeviceStreams, PlansShareAWorkspaceInOrder)
         largest = std::max(largest, job->workspace_size());
     DeviceWorkspace workspace(memory, session->device, largest);
     OwnStream stream(streams);
+    for (const auto &job : jobs)
+        job->forget();
     for (int round = 0; round < 30; round++)
         for (const auto &job : jobs)
             ASSERT_EQ(job->enqueue(workspace.exec(stream.get())), "");
@@ -147,6 +153,7 @@ TEST_P(DeviceStreams, NewThreadsNeedNoSetup)
     DeviceWorkspace workspace(memory, session->device, job.workspace_size());
     ASSERT_EQ(job.enqueue(workspace.exec(nullptr)), "");
     const Results expected = job.results();
+    job.forget();
     std::string wrong = "did not run";
     std::thread([&] { wrong = job.enqueue(workspace.exec(nullptr)); }).join();
     EXPECT_EQ(wrong, "");
@@ -165,6 +172,7 @@ TEST_P(DeviceStreams, CurrentDeviceIsLeftAsFound)
     DeviceWorkspace workspace(memory, session->device, job.workspace_size());
     ASSERT_EQ(job.enqueue(workspace.exec(stream.get())), "");
     const Results expected = job.results();
+    job.forget();
     streams->set_current_device(1);
     hattn_device_options options = {};
     options.struct_size = sizeof(options);
