@@ -211,6 +211,7 @@ def figure(rows, path):
         bars = axes.bar([x + 0.2 * (i - 1.5) for x in range(len(names))], us, 0.2, color=color, label=label)
         axes.bar_label(bars, ["%.0f" % value if value else "" for value in us], fontsize=6)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=1)
     axes.set_ylabel("us a step")
     axes.set_xticks(range(len(names)), names)
     axes.legend(frameon=False, fontsize=7)

@@ -19,7 +19,8 @@ hattn_status fail(hattn_error *error, const std::string &text)
 }
 
 template <class Args>
-auto mirrored(const DeviceCalls &calls, hattn_status (*call)(const hattn_plan *, const Args *, const hattn_exec *, hattn_error *))
+auto mirrored(const DeviceCalls &calls,
+              hattn_status (*call)(const hattn_plan *, const Args *, const hattn_exec *, hattn_error *))
 {
     return [calls, call](const hattn_plan *plan, const Args *args, const hattn_exec *exec, hattn_error *error) {
         try {
@@ -46,7 +47,8 @@ auto mirrored(const DeviceCalls &calls, hattn_status (*call)(const hattn_plan *,
 Runner device_runner(const DeviceCalls &calls)
 {
     Runner runner;
-    runner.workspace_init = [calls](hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error) {
+    runner.workspace_init = [calls](hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                    hattn_error *error) {
         Mirror mirror(*calls.memory, calls.pinned);
         if (hattn_status status = hattn_workspace_init(device, mirror.there(workspace), size, stream, error))
             return status;

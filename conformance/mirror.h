@@ -66,8 +66,8 @@ template <class Fn>
 void for_each_buffer(hattn_attend_args &args, Fn fn)
 {
     for_each_buffer(args.batch, fn);
-    for (hattn_buffer *buffer : {&args.q, &args.k_cache, &args.v_cache, &args.k_scale, &args.v_scale, &args.sink_logits, &args.indices, &args.counts,
-                                 &args.out, &args.lse})
+    for (hattn_buffer *buffer : {&args.q, &args.k_cache, &args.v_cache, &args.k_scale, &args.v_scale, &args.sink_logits,
+                                 &args.indices, &args.counts, &args.out, &args.lse})
         fn(*buffer);
 }
 
@@ -84,8 +84,9 @@ void for_each_buffer(hattn_decode_args &args, Fn fn)
     for_each_buffer(args.batch, fn);
     for_each_buffer(args.key_map, fn);
     for_each_buffer(args.query_map, fn);
-    for (hattn_buffer *buffer : {&args.q, &args.k_cache, &args.v_cache, &args.codes, &args.norms, &args.k_scale, &args.v_scale, &args.sink_logits,
-                                 &args.budgets, &args.out, &args.lse, &args.weights, &args.indices, &args.counts})
+    for (hattn_buffer *buffer :
+         {&args.q, &args.k_cache, &args.v_cache, &args.codes, &args.norms, &args.k_scale, &args.v_scale,
+          &args.sink_logits, &args.budgets, &args.out, &args.lse, &args.weights, &args.indices, &args.counts})
         fn(*buffer);
 }
 

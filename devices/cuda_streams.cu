@@ -94,8 +94,14 @@ public:
         return address;
     }
     void release(void *address) const override { cudaFreeHost(address); } /* from destructors */
-    void write(void *to_pinned, const void *from_host, size_t size) const override { memcpy(to_pinned, from_host, size); }
-    void read(void *to_host, const void *from_pinned, size_t size) const override { memcpy(to_host, from_pinned, size); }
+    void write(void *to_pinned, const void *from_host, size_t size) const override
+    {
+        memcpy(to_pinned, from_host, size);
+    }
+    void read(void *to_host, const void *from_pinned, size_t size) const override
+    {
+        memcpy(to_host, from_pinned, size);
+    }
     void fill(void *data, size_t size, uint64_t keep, uint64_t set, uint64_t seed) const override
     {
         cuda_memory()->fill(data, size, keep, set, seed);

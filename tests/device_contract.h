@@ -89,8 +89,8 @@ private:
 class DeviceDecode
 {
 public:
-    DeviceDecode(const devices::Memory *memory, const devices::Memory *pinned, hattn_device *device, const Problem &problem,
-                 uint64_t seed);
+    DeviceDecode(const devices::Memory *memory, const devices::Memory *pinned, hattn_device *device,
+                 const Problem &problem, uint64_t seed);
 
     uint64_t workspace_size() const { return hattn_plan_workspace_size(plan.get()); }
     /* "" or the library's words. other_plan: another plan of the same shape, instead of its own. */

@@ -22,8 +22,14 @@ struct FarTensor {
 #define BUFFER(name) [](hattn_decode_args &args) { return &args.name; }
 #define BEFORE(name) [](const DeviceDecode &job) { return job.instance.name; }
 #define AFTER(name) [](const DeviceDecode &job) { return job.name; }
-#define INPUT(name, dimension, stride) {&hattn_problem::name, dimension, stride, BUFFER(name), BEFORE(name), nullptr}
-#define OUTPUT(name, dimension, stride) {&hattn_problem::name, dimension, stride, BUFFER(name), nullptr, AFTER(name)}
+#define INPUT(name, dimension, stride)                                               \
+    {                                                                                \
+        &hattn_problem::name, dimension, stride, BUFFER(name), BEFORE(name), nullptr \
+    }
+#define OUTPUT(name, dimension, stride)                                             \
+    {                                                                               \
+        &hattn_problem::name, dimension, stride, BUFFER(name), nullptr, AFTER(name) \
+    }
 
 const int64_t FAR = ((int64_t)1 << 31) + 64;
 /* Bytes around a row that must stay as they were. */
@@ -46,7 +52,8 @@ public:
         if (!far.before)
             return;
         const Tensor before = far.before(job);
-        for_each_row([&](const Index &index, int64_t offset) { memory_->write(at(offset), before.at(index), row_bytes_); });
+        for_each_row(
+            [&](const Index &index, int64_t offset) { memory_->write(at(offset), before.at(index), row_bytes_); });
     }
 
     hattn_buffer buffer() const { return {at(0), 0}; }
@@ -169,8 +176,7 @@ TEST_P(DeviceFar, SlotsOfKeysAndValues)
     problem.num_kv_heads = 1;
     /* Slots outermost. */
     const int64_t stride = ((int64_t)1 << 24) + 64;
-    expect_same_bits("slots", problem,
-                     {INPUT(k_cache, 1, stride), INPUT(v_cache, 1, stride)});
+    expect_same_bits("slots", problem, {INPUT(k_cache, 1, stride), INPUT(v_cache, 1, stride)});
 }
 
 TEST_P(DeviceFar, PagesOfCodes)

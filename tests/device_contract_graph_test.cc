@@ -108,7 +108,8 @@ public:
 private:
     /* Room for what a later round may need more. */
     struct Slot {
-        Slot(const devices::Memory *memory, size_t size) : memory(memory), capacity(2 * size + 4096), bytes(*memory, capacity)
+        Slot(const devices::Memory *memory, size_t size)
+            : memory(memory), capacity(2 * size + 4096), bytes(*memory, capacity)
         {
         }
         const devices::Memory *memory;
@@ -170,10 +171,11 @@ private:
 std::vector<Problem> rounds_of(Problem base)
 {
     const int n = base.max_length, k = base.k;
-    const std::vector<std::vector<int>> lengths = {
-        {n, n, n, n}, {1, k, k + 1, n}, {0, k - 1, n / 2, 2}, {n - 1, 0, 0, k}, {0, 0, 0, 0}, {n / 3, n / 4, 3, n}};
+    const std::vector<std::vector<int>> lengths = {{n, n, n, n},     {1, k, k + 1, n}, {0, k - 1, n / 2, 2},
+                                                   {n - 1, 0, 0, k}, {0, 0, 0, 0},     {n / 3, n / 4, 3, n}};
     /* As many rows each time: with q_lens those of some sequences, and padding. */
-    const std::vector<std::vector<int>> q_lens = {{3, 1, 1, 2}, {1, 3, 2, 0}, {0, 0, 0, 3}, {2, 3, 2, 0}, {3, 0, 0, 0}, {1, 1, 1, 3}};
+    const std::vector<std::vector<int>> q_lens = {{3, 1, 1, 2}, {1, 3, 2, 0}, {0, 0, 0, 3},
+                                                  {2, 3, 2, 0}, {3, 0, 0, 0}, {1, 1, 1, 3}};
     std::vector<Problem> rounds;
     for (size_t round = 0; round < lengths.size(); round++) {
         Problem problem = base;
@@ -193,9 +195,26 @@ std::vector<Problem> rounds_of(Problem base)
 std::vector<Problem> replayed_problems()
 {
     std::vector<Problem> all;
-    for (const char *name : {"plain", "dim_128", "group_weighted_8", "norms", "f8_scale_per_head", "mla", "page_0", "page_1",
-                             "page_64", "q_len_3", "q_ragged_padded", "mlp_8", "bits_weighted_512", "select_per_query_head",
-                             "codes_per_query_head_weighted", "budgets_each", "kv_on_host", "sink_logits", "clustered", "equal"}) {
+    for (const char *name : {"plain",
+                             "dim_128",
+                             "group_weighted_8",
+                             "norms",
+                             "f8_scale_per_head",
+                             "mla",
+                             "page_0",
+                             "page_1",
+                             "page_64",
+                             "q_len_3",
+                             "q_ragged_padded",
+                             "mlp_8",
+                             "bits_weighted_512",
+                             "select_per_query_head",
+                             "codes_per_query_head_weighted",
+                             "budgets_each",
+                             "kv_on_host",
+                             "sink_logits",
+                             "clustered",
+                             "equal"}) {
         Problem problem = listed_problem(name);
         problem.max_length = 700;
         problem.append = true;
@@ -227,7 +246,8 @@ TEST_P(DeviceGraphs, ReplayReadsWhatTheDeviceHoldsThen)
         const std::vector<Problem> rounds = rounds_of(base);
         const hattn_problem shape = make_shape(rounds[0], 1);
         ReplayedDecode replayed(memory, pinned, streams, session->device, shape);
-        session->runner.decode = [&](const hattn_plan *, const hattn_decode_args *args, const hattn_exec *, hattn_error *error) {
+        session->runner.decode = [&](const hattn_plan *, const hattn_decode_args *args, const hattn_exec *,
+                                     hattn_error *error) {
             try {
                 replayed.run(*args);
                 return HATTN_OK;

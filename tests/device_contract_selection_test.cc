@@ -21,7 +21,8 @@ protected:
 
         const Instance &instance = job.instance;
         const Tensor weights = job.weights.twin(".separate", 0xAA), indices = job.indices.twin(".separate", 0xAA),
-                     counts = job.counts.twin(".separate", 0xAA), scores = instance.output("scores", &hattn_problem::scores, 0xAA);
+                     counts = job.counts.twin(".separate", 0xAA),
+                     scores = instance.output("scores", &hattn_problem::scores, 0xAA);
         hattn_encode_queries_args encode = instance.encode_queries_args();
         encode.weights = weights.buffer();
         hattn_score_args score = instance.score_args();
@@ -78,10 +79,10 @@ TEST_P(DeviceSelection, PatternsOverManyTiles)
     const struct {
         const char *name;
         Pattern pattern;
-    } patterns[] = {{"random", Pattern::RANDOM},           {"zero", Pattern::ZERO},
-                    {"equal", Pattern::EQUAL},             {"alternating", Pattern::ALTERNATING},
-                    {"clustered", Pattern::CLUSTERED},     {"by_time", Pattern::BY_TIME},
-                    {"overflow", Pattern::OVERFLOW},       {"nan", Pattern::NOT_A_NUMBER}};
+    } patterns[] = {{"random", Pattern::RANDOM},       {"zero", Pattern::ZERO},
+                    {"equal", Pattern::EQUAL},         {"alternating", Pattern::ALTERNATING},
+                    {"clustered", Pattern::CLUSTERED}, {"by_time", Pattern::BY_TIME},
+                    {"overflow", Pattern::OVERFLOW},   {"nan", Pattern::NOT_A_NUMBER}};
     for (const auto &row : patterns)
         for (int kind = 0; kind < 4; kind++) {
             Problem p;

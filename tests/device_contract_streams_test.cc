@@ -21,8 +21,10 @@ protected:
     {
         for (const char *name : {"plain_append", "long", "long_weighted", "norms_contiguous", "mla", "q_ragged_padded",
                                  "long_clustered", "f8_scale_per_head", "mlp_8", "plain_append", "long"}) {
-            jobs.push_back(std::make_unique<DeviceDecode>(memory, pinned, session->device, listed_problem(name), 10 + jobs.size()));
-            workspaces.push_back(std::make_unique<DeviceWorkspace>(memory, session->device, jobs.back()->workspace_size()));
+            jobs.push_back(std::make_unique<DeviceDecode>(memory, pinned, session->device, listed_problem(name),
+                                                          10 + jobs.size()));
+            workspaces.push_back(
+                std::make_unique<DeviceWorkspace>(memory, session->device, jobs.back()->workspace_size()));
             ASSERT_EQ(jobs.back()->enqueue(workspaces.back()->exec(nullptr)), "") << name;
             alone.push_back(jobs.back()->results());
         }
@@ -51,8 +53,8 @@ TEST_P(DeviceStreams, CallsOnlyEnqueue)
         return status;
     };
     session->runner = device_runner(calls);
-    for (const char *name : {"plain_append", "long_weighted", "norms", "mla", "mlp_8", "q_ragged_padded", "select_per_query_head",
-                             "f8_scale_per_head", "kv_on_host"})
+    for (const char *name : {"plain_append", "long_weighted", "norms", "mla", "mlp_8", "q_ragged_padded",
+                             "select_per_query_head", "f8_scale_per_head", "kv_on_host"})
         expect_passes(listed_problem(name), 5, "");
     EXPECT_LT(longest, 5) << "seconds: a call waited for the device";
 }
