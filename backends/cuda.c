@@ -97,7 +97,7 @@ static int fits_tensor_cores(const hattn_problem *p)
     const hattn_tensor *tensors[] = {&p->q, &p->k_cache, &p->v_cache};
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 3; j++)
-            if (tensors[i]->stride[j] % 8)
+            if (tensors[i]->stride[j] % 8 || tensors[i]->stride[j] / 8 > UINT32_MAX)
                 return 0;
     return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype && p->head_dim_qk == p->head_dim_v &&
            (p->head_dim_qk == 64 || p->head_dim_qk == 128);
@@ -118,12 +118,21 @@ static int fits_regions(const hattn_problem *p, int64_t tasks, int64_t levels)
     const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
     return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && !p->key_norms && (words == 1 || words == 2 || words == 4 || words == 8) &&
            slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 &&
-           p->codes.stride[2] % 4 == 0;
+           p->codes.stride[2] % 4 == 0 && p->codes.stride[0] / 4 <= UINT32_MAX && p->codes.stride[1] <= UINT32_MAX;
 }
 
 static int64_t round_up(int64_t a, int64_t unit)
 {
     return divide_up(a, unit) * unit;
+}
+
+static hattn_cuda_divisor make_divisor(uint32_t divisor)
+{
+    hattn_cuda_divisor d = {divisor, 0, 0};
+    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
+        d.shift++;
+    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
+    return d;
 }
 
 /* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
@@ -149,6 +158,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
+    params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;

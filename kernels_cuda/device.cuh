@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "backends/rows.h"
+#include "kernels_cuda/params.h"
 
 namespace hattn {
 
@@ -176,6 +177,24 @@ __device__ inline uint32_t pack2(float low, float high)
     return bits;
 }
 
+/* Stores four neighbours of a row of q's kind of output. */
+__device__ inline void store_elements(void *data, int32_t dtype, int64_t index, float4 x)
+{
+    char *to = static_cast<char *>(data) + index * (dtype == HATTN_F32 ? 4 : 2);
+    const uintptr_t address = reinterpret_cast<uintptr_t>(to);
+    if (dtype == HATTN_F32 && address % sizeof(float4) == 0) {
+        *reinterpret_cast<float4 *>(to) = x;
+    } else if (dtype != HATTN_F32 && address % sizeof(uint2) == 0) {
+        const bool half = dtype == HATTN_F16;
+        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y), high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
+        *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
+    } else { /* rows may start anywhere */
+#pragma unroll 1
+        for (int i = 0; i < 4; i++)
+            store_element(data, dtype, index + i, i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w);
+    }
+}
+
 #ifdef HATTN_PORTABLE
 
 /* Element i (0 or 1) of a register of two. */
@@ -301,6 +320,19 @@ private:
 #else
     uint32_t plane_[kBlocks][kWords];
 #endif
+};
+
+/* ---- pages ---- */
+
+/* Division of 0..2^31-1. */
+__device__ inline uint32_t divide(uint32_t x, const hattn_cuda_divisor &divisor)
+{
+    return (__umulhi(x, divisor.magic) + x) >> divisor.shift;
+}
+
+/* Where a key is. */
+struct Slot {
+    int32_t page, slot;
 };
 
 /* ---- memory and launches ---- */

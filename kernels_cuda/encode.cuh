@@ -255,6 +255,7 @@ __device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t h
     const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(run.code_bits);
     const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head + 2 * t * run.map_input + g * 8;
     const W *query = static_cast<const W *>(run.q) + row * run.q_row + (static_cast<int64_t>(head) * run.group + min(g, run.group - 1)) * run.q_head + 2 * t;
+#pragma unroll 1
     for (int first = 0; first < run.code_bits; first += 128) {
         float z[2][4][4] = {};
 #pragma unroll 1
@@ -296,13 +297,16 @@ __device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t h
         }
     }
     __syncthreads();
+#pragma unroll 1
     for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
         float sum = 0.0f;
-        for (int v = 0; v < run.group; v++) {
+        const float *part = parts + mma_place(r);
+#pragma unroll 1
+        for (int v = 0; v < run.group; v++, part += stride_part) {
             float z = 0.0f;
 #pragma unroll
             for (int w = 0; w < kWarps; w++)
-                z += parts[(w * run.group + v) * stride_part + mma_place(r)];
+                z += part[w * run.group * stride_part];
             sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
         }
         emit(r, sum);
@@ -314,8 +318,11 @@ __device__ inline void prefetch_map(const QueryRun &run, int32_t head)
 {
     const uint16_t *map = static_cast<const uint16_t *>(run.map) + head / run.heads_per_code * run.map_head;
     const int lines = (run.code_bits + 63) / 64; /* of 128 bytes, of one input */
-    for (int i = threadIdx.x; i < run.head_dim * lines; i += kThreads)
-        prefetch_line(map + i / lines * run.map_input + i % lines * 64);
+#pragma unroll 1
+    for (int line = 0; line < lines; line++)
+#pragma unroll 1
+        for (int i = threadIdx.x; i < run.head_dim; i += kThreads)
+            prefetch_line(map + i * run.map_input + line * 64);
 }
 
 /* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */

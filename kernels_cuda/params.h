@@ -21,8 +21,14 @@ typedef struct hattn_cuda_control {
     uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_LEVELS];
 } hattn_cuda_control;
 
+/* Division by a number that the host knows, as a multiplication (Granlund and Montgomery 1994, section 4). */
+typedef struct hattn_cuda_divisor {
+    uint32_t divisor, magic, shift;
+} hattn_cuda_divisor;
+
 typedef struct hattn_cuda_params {
     hattn_problem problem;
+    hattn_cuda_divisor page_size;         /* by 1 where there are no pages */
     int32_t group, dense_group;           /* query heads that share a selection, or K and V */
     int32_t digit_shift;                  /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
     int32_t score_chunk, num_score_chunks; /* keys of one score block */

@@ -11,13 +11,15 @@
 namespace hattn {
 namespace {
 
-/* Code caches, resolved on the host. Strides in words. */
+/* Code caches, resolved on the host. */
 struct CodeRun {
     const uint32_t *codes;
-    int64_t stride_page, stride_slot, stride_head;
-    const int32_t *table; /* NULL: contiguous */
+    int64_t stride_head;               /* words */
+    uint32_t stride_page, stride_slot; /* 16 bytes, and words */
+    const int32_t *table;              /* NULL: contiguous */
     int64_t table_stride;
-    int32_t page_size, page_shift; /* log2(page_size), or -1 */
+    hattn_cuda_divisor page_size;
+    bool shares_pages; /* a step touches at most 32: a lane each looks one up */
 };
 
 struct ScoreRun {
@@ -48,16 +50,16 @@ public:
         base_ = run.codes + code_head * run.stride_head;
         table_ = run.table + sequence * run.table_stride;
         if (!run.table)
-            base_ += sequence * run.stride_page;
-        /* Pages that a step touches, if they are few enough for a lane each. */
-        shares_pages_ = run.table && run.page_shift >= 0 && (S::kSize >> run.page_shift) <= 32;
+            base_ += static_cast<uint64_t>(static_cast<uint32_t>(sequence)) * run.stride_page * 4;
     }
 
     /* Must be called for every step, in order, before load. */
     __device__ void look_up(int32_t first)
     {
-        if (shares_pages_)
-            page_ = table_[min((first >> run_.page_shift) + lane_id(), last_ >> run_.page_shift)];
+        if (run_.table && run_.shares_pages) {
+            first_page_ = divide(first, run_.page_size);
+            page_ = table_[min(first_page_ + lane_id(), divide(last_, run_.page_size))];
+        }
     }
 
     __device__ void load(uint32_t (&words)[8][4], int32_t first) const
@@ -65,18 +67,15 @@ public:
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
             const int32_t key = min(first + (u * 32 + lane_id()) * S::kPerLoad, last_);
-            const uint32_t *code = base_ + key * run_.stride_slot;
+            const uint32_t *code = base_;
+            uint32_t slot = key;
             if (run_.table) {
-                int32_t page, slot;
-                if (shares_pages_) {
-                    page = __shfl_sync(kFullMask, page_, (key >> run_.page_shift) - (first >> run_.page_shift));
-                    slot = key & (run_.page_size - 1);
-                } else {
-                    page = table_[key / run_.page_size];
-                    slot = key % run_.page_size;
-                }
-                code = base_ + page * run_.stride_page + slot * run_.stride_slot;
+                const uint32_t index = divide(key, run_.page_size);
+                const uint32_t page = run_.shares_pages ? __shfl_sync(kFullMask, page_, index - first_page_) : table_[index];
+                slot = key - index * run_.page_size.divisor;
+                code += static_cast<uint64_t>(page) * run_.stride_page * 4;
             }
+            code += static_cast<uint64_t>(slot) * run_.stride_slot;
 #pragma unroll
             for (int i = 0; i < S::kLoads; i++)
                 load_streamed(words[u * S::kLoads + i], code + 4 * i);
@@ -87,8 +86,8 @@ private:
     const CodeRun &run_;
     const uint32_t *base_;
     const int32_t *table_;
-    int32_t last_, page_ = 0;
-    bool shares_pages_;
+    int32_t last_;
+    uint32_t first_page_ = 0, page_ = 0;
 };
 
 /* The words of key number `key` of a lane. */
@@ -165,6 +164,7 @@ __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint
 {
     uint32_t above = 0;
     __syncwarp();
+#pragma unroll 1
     for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
         const int i = block + lane_id() * 8;
         uint32_t x[8] = {};
@@ -228,8 +228,9 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         return;
 
     uint32_t *histogram = reinterpret_cast<uint32_t *>(shared) + warp_id() * regions.row_size;
-    for (int i = lane_id(); i < regions.row_size; i += 32)
-        histogram[i] = 0;
+#pragma unroll 1
+    for (int i = lane_id() * 4; i < regions.row_size; i += 128)
+        *reinterpret_cast<uint4 *>(histogram + i) = {};
     __syncwarp();
     const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, kBlocks < 4 ? 2 * kBlocks : 7);
     uint16_t *scores = regions.scores + task.task * regions.score_stride + lane_id() * S::kPerLoad;
@@ -268,6 +269,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
 
     __syncthreads();
     uint32_t *total = regions.histograms + task.task * HATTN_CUDA_LEVELS;
+#pragma unroll 1
     for (int i = threadIdx.x; i < regions.num_levels; i += kThreads) {
         uint32_t sum = 0;
 #pragma unroll
@@ -285,17 +287,15 @@ ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &arg
     run.regions = region_run(params, args, workspace);
     run.query = query_run(params, args.q, args.query_map);
     run.codes.codes = static_cast<const uint32_t *>(hattn_address(args.codes));
-    run.codes.stride_page = p.codes.stride[0];
-    run.codes.stride_slot = p.codes.stride[1];
+    run.codes.stride_page = static_cast<uint32_t>(p.codes.stride[0] / 4);
+    run.codes.stride_slot = static_cast<uint32_t>(p.codes.stride[1]);
     run.codes.stride_head = p.codes.stride[2];
-    run.codes.page_shift = -1;
     if (p.page_size) {
+        const int step = 1024 / ((p.code_bits + 31) / 32); /* Step::kSize */
         run.codes.table = static_cast<const int32_t *>(hattn_address(args.batch.block_table));
         run.codes.table_stride = p.block_table.stride[0];
-        run.codes.page_size = p.page_size;
-        for (int shift = 0; shift < 31; shift++)
-            if (1 << shift == p.page_size)
-                run.codes.page_shift = shift;
+        run.codes.page_size = params.page_size;
+        run.codes.shares_pages = (step - 2) / p.page_size + 2 <= 32;
     }
     const bool encodes = params.encodes_in_score;
     int8_t *shown = static_cast<int8_t *>(hattn_address(args.weights));

@@ -55,6 +55,7 @@ public:
         first_region_ = threadIdx.x * per_thread_;
         end_region_ = min(first_region_ + per_thread_, used);
         uint32_t above = 0, equal = 0, total;
+#pragma unroll 1
         for (int region = first_region_; region < end_region_; region++) {
             count(region, &above_, &equal_);
             above += above_;
@@ -74,6 +75,7 @@ public:
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_wanted);
             find_hits(low, high);
             __syncthreads();
+#pragma unroll 1
             for (int i = warp_id(); i < space_.num_hits; i += kWarps)
                 visit_region(space_.hits[i].region, space_.hits[i].above, space_.hits[i].equal, [&](uint32_t rank, int position) {
                     if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
@@ -103,6 +105,7 @@ private:
         threshold_ = {0, 0};
         uint32_t above = 0; /* count of what the blocks before hold */
         int num_reached = 0;
+#pragma unroll 1
         for (int block = (run_.row_size - 1) / 256 * 256; block >= 0; block -= 256) {
             uint32_t x[8];
             load_levels(x, histogram, block + lane_id() * 8);
@@ -165,6 +168,7 @@ private:
     __device__ void find_hits(int low, int high)
     {
         uint32_t above_before = above_before_, equal_before = equal_before_;
+#pragma unroll 1
         for (int region = first_region_; region < end_region_; region++) {
             uint32_t above = above_, equal = equal_;
             if (per_thread_ > 1)
@@ -182,32 +186,38 @@ private:
     template <class Sink>
     __device__ void visit_region(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
     {
-        constexpr int kLoads = 4;
+        constexpr int kLoads = 4; /* of 8 scores a lane, whose bits are a byte each of above and both */
         const int32_t start = region * run_.region, end = min(start + run_.region, task_.end);
         const uint16_t *scores = run_.scores + task_.task * run_.score_stride + lane_id() * 8;
+#pragma unroll 1
         for (int32_t first = start; first < end; first += kLoads * 256) {
             uint4 loaded[kLoads] = {};
 #pragma unroll
             for (int i = 0; i < kLoads; i++)
                 if (first + i * 256 < end)
                     loaded[i] = __ldcg(reinterpret_cast<const uint4 *>(scores + first + i * 256));
+            uint32_t above = 0, both = 0;
 #pragma unroll
             for (int i = 0; i < kLoads; i++) {
-                const int32_t position = first + i * 256 + lane_id() * 8;
-                if (first + i * 256 >= end)
-                    break;
+                above |= at_least_bits(loaded[i], threshold_.key + 1) << 8 * i;
+                both |= at_least_bits(loaded[i], threshold_.key) << 8 * i;
+            }
+#pragma unroll 1
+            for (int32_t part = first; part < min(first + kLoads * 256, end); part += 256, above >>= 8, both >>= 8) {
+                const int32_t position = part + lane_id() * 8;
                 uint32_t mask = 0xff;
                 if (position < task_.first)
                     mask &= 0xffu << min(task_.first - position, 8);
                 if (position + 8 > end)
                     mask &= 0xffu >> min(position + 8 - end, 8);
-                const uint32_t above = at_least_bits(loaded[i], threshold_.key + 1) & mask, both = at_least_bits(loaded[i], threshold_.key) & mask;
-                /* Both counts in one scan: a region has less than 2^16 keys. */
-                const uint32_t mine = __popc(above) | __popc(both & ~above) << 16, scan = warp_scan(mine);
+                const uint32_t mine_above = above & mask, mine_both = both & mask;
+                /* Both counts in one scan: they are below 2^16. */
+                const uint32_t mine = __popc(mine_above) | __popc(mine_both & ~mine_above) << 16, scan = warp_scan(mine);
                 uint32_t num_above = above_before + ((scan - mine) & 0xffff), num_equal = equal_before + ((scan - mine) >> 16);
-                for (uint32_t left = both; left; left &= left - 1) {
+#pragma unroll 1
+                for (uint32_t left = mine_both; left; left &= left - 1) {
                     const int bit = __ffs(static_cast<int>(left)) - 1;
-                    const bool is_above = above >> bit & 1;
+                    const bool is_above = mine_above >> bit & 1;
                     if (is_above || num_equal < threshold_.ties)
                         sink(num_above + min(num_equal, threshold_.ties), position + bit);
                     num_above += is_above;
