@@ -108,37 +108,72 @@ static int fits_tensor_cores(const hattn_problem *p)
 static int encodes_by_mma(const hattn_problem *p, int group)
 {
     const hattn_map *map = &p->query_map;
-    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 64 == 0 &&
+    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 &&
            group <= 8 && group * p->code_bits <= 1024 && p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
            map->weight_stride[0][1] % 8 == 0;
 }
 
+/* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Codes are loaded 16 bytes at a time. */
+static int fits_regions(const hattn_problem *p, int64_t tasks, int64_t levels)
+{
+    const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
+    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && !p->key_norms && (words == 1 || words == 2 || words == 4 || words == 8) &&
+           slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 &&
+           p->codes.stride[2] % 4 == 0;
+}
+
+static int64_t round_up(int64_t a, int64_t unit)
+{
+    return divide_up(a, unit) * unit;
+}
+
+/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
+ * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
+static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_params *params)
+{
+    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */ };
+    const hattn_problem *p = &params->problem;
+    const int64_t words = (p->code_bits + 31) / 32, step = 1024 / words; /* keys that a warp loads at a time */
+    const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
+    const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
+    int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
+    while (region < 4 * params->num_levels && range % (2 * region) == 0)
+        region *= 2;
+    params->score_chunk = (int32_t)(range * WARPS);
+    params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
+    params->region = (int32_t)region;
+    params->num_regions = (int32_t)(params->num_score_chunks * (params->score_chunk / region));
+    params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
+}
+
 static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
 {
-    const int64_t rows = p->max_rows, score_tasks = rows * p->num_selection_heads;
+    const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;
     params->has_dependent_launch = device->major >= 9;
-    params->digit_shift = max_score(p, params->group) < HATTN_CUDA_BINS ? 0 : 5;
-    params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)max_score(p, params->group) + 1;
     params->tensor_cores = fits_tensor_cores(p);
     params->encodes_by_mma = encodes_by_mma(p, params->group);
 
-    /* About four blocks a multiprocessor in all. */
-    const int64_t tiles = divide_up(p->max_length, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, score_tasks));
-    params->num_tiles = (int32_t)tiles;
-    params->score_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
-    params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
-    params->counts_in_score = score_tasks <= HATTN_CUDA_HISTOGRAMS;
-    params->counts_tiles = params->counts_in_score && !params->digit_shift && !p->key_norms;
-    /* A map that every score block reads must be small beside the codes it scores (16 bytes a key and more). */
-    const int64_t inputs = p->map_kind == HATTN_MAP_MLP
-                               ? (int64_t)p->head_dim_qk * p->query_map.hidden[0] + (int64_t)p->query_map.hidden[0] * p->query_map.hidden[1] +
-                                     (int64_t)p->query_map.hidden[1] * p->code_bits
-                               : (int64_t)p->head_dim_qk * p->code_bits;
-    params->encodes_in_score = inputs * hattn_dtype_size(p->query_map.dtype) <= 64 * 1024 && params->group <= 16;
+    const int64_t levels = max_score(p, params->group);
+    params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
+    params->by_regions = fits_regions(p, tasks, levels);
+    if (params->by_regions) {
+        const int64_t weight = levels / p->code_bits;
+        params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
+        params->num_levels = (int32_t)levels;
+        params->row_size = (int32_t)round_up(levels, 8);
+        cut_regions(device, tasks, params);
+        /* A map that every score block reads must be small beside the codes that it scores. */
+        params->encodes_in_score = params->encodes_by_mma && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
+    } else {
+        /* About four blocks a multiprocessor. */
+        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
+        params->score_chunk = (int32_t)(2048 * divide_up(tiles, wanted));
+        params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
+    }
 
     const int64_t kept = smaller(p->k, p->max_length);
     params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, HATTN_CUDA_GROUP_BLOCK), kept, 16);
@@ -146,13 +181,12 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
         num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, HATTN_CUDA_GROUP_BLOCK), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
-    const uint64_t key = p->key_norms ? sizeof(float) : sizeof(uint16_t), parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
+    const uint64_t parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_control));
-    params->weights = hattn_carve(&used, (uint64_t)(score_tasks * p->code_bits));
-    params->scores = hattn_carve(&used, (uint64_t)score_tasks * (uint64_t)p->max_length * key);
-    params->tile_counts =
-        hattn_carve(&used, params->counts_tiles ? (uint64_t)(score_tasks * tiles) * ((uint64_t)params->num_bins + 1) * sizeof(uint16_t) : 0);
+    params->weights = hattn_carve(&used, params->by_regions && !params->encodes_in_score ? (uint64_t)(tasks * p->code_bits) : 0);
+    params->scores = hattn_carve(&used, (uint64_t)(tasks * params->score_stride) * sizeof(uint16_t));
+    params->rows = hattn_carve(&used, (uint64_t)(tasks * params->num_regions) * (uint64_t)params->row_size * sizeof(uint16_t));
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));
     params->workspace_size = used;
@@ -194,6 +228,7 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
         return status;
     }
     made->base.workspace_size = made->params.workspace_size;
+    made->base.is_composed = !made->params.by_regions;
     *plan = &made->base;
     return HATTN_OK;
 }
@@ -256,6 +291,11 @@ static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, 
     ON_DEVICE(hattn_cuda_merge(params, args, exec->stream));
 }
 
+static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_append(params, args, exec->stream));
+}
+
 static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_decode(params, args, exec->workspace, exec->stream));
@@ -277,4 +317,5 @@ const hattn_backend hattn_cuda_backend = {
     .attend = attend,
     .merge = merge,
     .decode = decode,
+    .append = append,
 };

@@ -162,44 +162,8 @@ private:
     float values_[kColumns][kGroup]; /* columns of this thread */
 };
 
-constexpr int kMaxParts = 65; /* splits of one selection, and a sink */
-
-struct MergeSpace {
-    float factor[HATTN_CUDA_GROUP_BLOCK][kMaxParts];
-    float lse[HATTN_CUDA_GROUP_BLOCK];
-};
-
-/* Joins up to kMaxParts parts of up to 8 heads: L = ln(sum e^lse_p), factor_p = e^(lse_p - L), 0 for parts with lse -inf. A warp a head.
- * Ends with a barrier. */
-template <class Lse>
-__device__ inline void merge_weights(int num_heads, int num_parts, MergeSpace &space, Lse lse)
-{
-    const int head = warp_id();
-    if (head < num_heads) {
-        float mine[3], max = -INFINITY, sum = 0.0f;
-        bool is_nan = false;
-        for (int i = 0; i < 3; i++) {
-            const int part = i * 32 + lane_id();
-            mine[i] = part < num_parts ? lse(head, part) : -INFINITY;
-            is_nan |= mine[i] != mine[i];
-            max = fmaxf(max, mine[i]);
-        }
-        max = __any_sync(kFullMask, is_nan) ? NAN : warp_max(max);
-        const float base = max == -INFINITY ? 0.0f : max;
-        for (float &x : mine)
-            sum += x = expf(x - base);
-        sum = warp_sum(sum);
-        for (int i = 0; i < 3; i++)
-            if (i * 32 + lane_id() < num_parts)
-                space.factor[head][i * 32 + lane_id()] = sum == 0.0f ? 0.0f : mine[i] / sum;
-        if (lane_id() == 0)
-            space.lse[head] = sum == 0.0f ? -INFINITY : max + logf(sum);
-    }
-    __syncthreads();
-}
-
-/* The same for any number of parts, of one head, by one thread a column: lse(p) and out(p, column) read part p, parts with lse -inf are
- * not read. Returns L; write(column, value) is called by the thread that owns the column. */
+/* Joins parts of one head, a thread a column: L = ln(sum e^lse_p); lse(p) and out(p, column) read part p, parts with lse -inf are not
+ * read. Returns L; write(column, value) is called by the thread that owns the column. */
 template <class Lse, class Out, class Write>
 __device__ inline float merge_any(int num_parts, int num_columns, Lse lse, Out out, Write write)
 {

@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const Share share = share_of(p, group, kGroup, dense ? params.num_dense_splits : params.num_splits);
-    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(share.row));
+    const Share share = share_of(group, kGroup);
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
     int total = resolved.length;
     const int32_t *indices = nullptr;
     if (!dense) {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
     const hattn_pages pages = total ? hattn_sequence_pages(&p, &args.batch, resolved.sequence) : hattn_pages{};
-    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), pages, share, total, space, [&](int first, int end, int32_t *list) {
+    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), pages, share, space, [&] { return total; }, [&](int first, int end, int32_t *list) {
         for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
             list[rank - first] = indices ? indices[rank] : rank;
         __syncthreads();
@@ -58,9 +58,9 @@ cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
 {
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const unsigned blocks = num_attend_blocks(params.problem, args.batch.num_rows, group, dense ? params.num_dense_splits : params.num_splits);
+    const dim3 grid = attend_grid(params.problem, args.batch.num_rows, group, dense ? params.num_dense_splits : params.num_splits);
     return with_attend_kernel<Engines>(params, group, [&](auto kernel) {
-        kernel<<<blocks, kThreads, 0, stream>>>(params, args, workspace);
+        kernel<<<grid, kThreads, 0, stream>>>(params, args, workspace);
         return cudaGetLastError();
     });
 }

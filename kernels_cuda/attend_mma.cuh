@@ -26,7 +26,7 @@ public:
     struct alignas(16) Space {
         float values[kWarps][kGroup][kDim + 4];
         float max[kWarps][kGroup], sum[kWarps][kGroup];
-        float factor[kWarps][kGroup];
+        float factor[kGroup][kWarps];
         float lse[kGroup];
     };
 
@@ -45,11 +45,13 @@ public:
                     x = 0.0f;
         max_[0] = max_[1] = -INFINITY;
         sum_[0] = sum_[1] = 0.0f;
+        used_ = 0;
     }
 
     /* Positions in shared memory; every warp takes tiles of its own. */
     __device__ void add_rows(const int32_t *positions, int n)
     {
+        used_ = max(used_, min(kWarps, (n + 15) / 16));
         for (int first = warp_id() * 16; first < n; first += kWarps * 16)
             add_tile(positions, first, n);
     }
@@ -65,7 +67,7 @@ public:
         __syncthreads();
         for (int c = 0; c < 2; c++) {
             const int head = 2 * t + c;
-            if (head >= kGroup)
+            if (head >= kGroup || warp_id() >= used_)
                 continue;
             for (int h = 0; h < kDim / 64; h++)
                 for (int j = 0; j < 4; j++)
@@ -77,23 +79,19 @@ public:
             }
         }
         __syncthreads();
-        if (threadIdx.x < kGroup) {
-            const int head = threadIdx.x;
-            float max = -INFINITY, sum = 0.0f;
-            bool is_nan = false;
-            for (int w = 0; w < kWarps; w++) {
-                max = fmaxf(max, space_.max[w][head]);
-                is_nan |= space_.sum[w][head] != space_.sum[w][head];
-            }
-            const float base = max == -INFINITY ? 0.0f : max;
-            for (int w = 0; w < kWarps; w++) {
-                space_.factor[w][head] = expf(space_.max[w][head] - base);
-                sum += space_.sum[w][head] * space_.factor[w][head];
-            }
-            const float scale = is_nan ? NAN : sum == 0.0f ? 0.0f : task_.v_scale / sum;
-            for (int w = 0; w < kWarps; w++)
-                space_.factor[w][head] *= scale;
-            space_.lse[head] = is_nan ? NAN : sum == 0.0f ? -INFINITY : max + logf(sum);
+        if (threadIdx.x < (kGroup * kWarps + 31) / 32 * 32) { /* a lane a head and warp: 8 neighbours share a head */
+            const int head = min(static_cast<int>(threadIdx.x) / kWarps, kGroup - 1), w = threadIdx.x % kWarps;
+            const float mine = w < used_ ? space_.max[w][head] : -INFINITY;
+            float max = mine;
+            for (int offset = 1; offset < kWarps; offset <<= 1)
+                max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
+            const float factor = expf(mine - (max == -INFINITY ? 0.0f : max));
+            float sum = w < used_ ? space_.sum[w][head] * factor : 0.0f;
+            for (int offset = 1; offset < kWarps; offset <<= 1)
+                sum += __shfl_xor_sync(kFullMask, sum, offset);
+            space_.factor[head][w] = sum == 0.0f ? 0.0f : factor * (task_.v_scale / sum); /* a NaN stays one */
+            if (w == 0)
+                space_.lse[head] = sum == 0.0f ? -INFINITY : max + logf(sum);
         }
         __syncthreads();
     }
@@ -105,9 +103,8 @@ public:
         for (int i = threadIdx.x; i < task_.count * kDim; i += kThreads) {
             const int g = i / kDim, column = i % kDim;
             float value = 0.0f;
-#pragma unroll
-            for (int w = 0; w < kWarps; w++)
-                value += space_.factor[w][g] * space_.values[w][g][column];
+            for (int w = 0; w < used_; w++)
+                value += space_.factor[g][w] * space_.values[w][g][column];
             f(g, column, value);
         }
     }
@@ -204,6 +201,7 @@ private:
     uint4 q_[kDim / 32];
     float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1) of heads 2t, 2t+1 */
     float max_[2], sum_[2];
+    int used_; /* warps that had rows */
 };
 
 } // namespace hattn

@@ -10,8 +10,6 @@
 
 namespace hattn {
 
-constexpr int kList = 1024; /* positions found at a time: 4 KiB of shared memory */
-
 /* Arguments that attend and decode have in common. */
 struct Inputs {
     hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
@@ -25,52 +23,92 @@ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
 
 /* Which part of the work a block has: heads first_head..first_head+count of a row, share `split` of num_splits. */
 struct Share {
-    int64_t row, first_head, counter;
-    int count, split, num_splits;
+    int32_t row, first_head, count, split, num_splits, counter;
 };
 
-/* blockIdx.x runs over row, group of heads, block of 8 in the group, split. */
-__device__ inline Share share_of(const hattn_problem &p, int group, int block_group, int num_splits)
+/* The grid is (row, blocks of heads, split): no divisions of large numbers. */
+__device__ inline Share share_of(int group, int block_group)
 {
     Share share;
-    int64_t index = blockIdx.x;
-    share.split = static_cast<int>(index % num_splits);
-    share.num_splits = num_splits;
-    share.counter = index /= num_splits;
-    const int blocks = (group + block_group - 1) / block_group, block = static_cast<int>(index % blocks);
-    index /= blocks;
-    const int groups = p.num_q_heads / group;
-    share.row = index / groups;
-    share.first_head = index % groups * group + block * block_group;
-    share.count = min(block_group, group - block * block_group);
+    share.row = blockIdx.x;
+    share.split = blockIdx.z;
+    share.num_splits = gridDim.z;
+    share.counter = blockIdx.x * gridDim.y + blockIdx.y;
+    const int blocks = (group + block_group - 1) / block_group;
+    const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks, which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
+    share.first_head = which * group + of_group * block_group;
+    share.count = min(block_group, group - of_group * block_group);
     return share;
 }
 
 /* Shared memory of a block: what finds rows (Early has a member list) and what holds results. The first is done with when the second
  * starts, unless the engine works in shared memory all along. Little of it leaves much for L1, where rows land. */
 template <class Engine, class Early>
-struct LateSpace {
-    union {
-        typename Engine::Space engine;
-        Early early;
-    };
-    MergeSpace merge;
+union LateSpace {
+    typename Engine::Space engine;
+    Early early;
 };
 
 template <class Engine, class Early>
 struct ApartSpace {
     typename Engine::Space engine;
     Early early;
-    MergeSpace merge;
 };
 
 template <class Engine, class Early>
 using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine, Early>, ApartSpace<Engine, Early>>;
 
-/* Attends to the share's ranks of `total` rows; fill(first, end, list) writes their positions and ends with a barrier. */
-template <class Engine, class Early, class Fill>
-__device__ inline void attend_share(const hattn_cuda_params &params, const Inputs &in, const hattn_pages &pages, const Share &share, int total,
-                                    ShareSpace<Engine, Early> &space, Fill fill)
+/* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), the loads of 8 parts in flight together. lse and out
+ * are [head, part]. A sink is a part of its own: all weight, no value. */
+template <class Write, class WriteLse>
+__device__ inline void join_parts(const Share &share, int stride, int dim, const float *part_lse, const float *part_out, const float *sinks, Write write,
+                                  WriteLse write_lse)
+{
+    constexpr int kParts = 8;
+    for (int i = threadIdx.x * 4; i < share.count * dim; i += kThreads * 4) {
+        const int g = i / dim, column = i % dim;
+        float max = sinks ? sinks[g] : -INFINITY, sum = sinks ? 1.0f : 0.0f;
+        float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int first = 0; first < share.num_splits; first += kParts) {
+            float lse[kParts];
+            float4 x[kParts];
+#pragma unroll
+            for (int p = 0; p < kParts; p++) {
+                const int64_t part = static_cast<int64_t>(g) * stride + min(first + p, share.num_splits - 1);
+                lse[p] = first + p < share.num_splits ? __ldcg(part_lse + part) : -INFINITY;
+                x[p] = __ldcg(reinterpret_cast<const float4 *>(part_out + part * dim + column));
+            }
+            const float old = max;
+#pragma unroll
+            for (int p = 0; p < kParts; p++)
+                max = fmaxf(max, lse[p]);
+            const float base = max == -INFINITY ? 0.0f : max, decay = expf(old - base);
+            sum *= decay;
+            value = {value.x * decay, value.y * decay, value.z * decay, value.w * decay};
+#pragma unroll
+            for (int p = 0; p < kParts; p++) {
+                const float factor = expf(lse[p] - base);
+                sum += factor;
+                if (factor != 0.0f) /* an empty part's values may be anything; a NaN is passed on */
+                    value = {value.x + factor * x[p].x, value.y + factor * x[p].y, value.z + factor * x[p].z, value.w + factor * x[p].w};
+            }
+        }
+        const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
+        write(g, column, value.x * scale);
+        write(g, column + 1, value.y * scale);
+        write(g, column + 2, value.z * scale);
+        write(g, column + 3, value.w * scale);
+        if (column == 0)
+            write_lse(g, sum == 0.0f ? -INFINITY : max + logf(sum));
+    }
+}
+
+/* Attends to a share. ready() is called when the queries are on their way and returns the number of rows of all shares;
+ * fill(first, end, list) writes the positions of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
+ * results. */
+template <class Engine, class Early, class Ready, class Fill>
+__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const hattn_pages &pages, const Share &share,
+                                    ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
     AttendTask task = {pages, share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache)};
@@ -78,13 +116,15 @@ __device__ inline void attend_share(const hattn_cuda_params &params, const Input
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
     engine.start([&](int g) { return hattn_element(&p.q, in.q, share.row, share.first_head + g, 0); });
+    const int total = ready();
     const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
     const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);
     for (int done = first; done < end; done += kList) {
         const int count = min(kList, end - done);
+        if (done != first)
+            __syncthreads();
         fill(done, done + count, space.early.list);
         engine.add_rows(space.early.list, count);
-        __syncthreads();
     }
     engine.finish();
 
@@ -99,10 +139,10 @@ __device__ inline void attend_share(const hattn_cuda_params &params, const Input
         engine.each_value(write);
         if (threadIdx.x < share.count)
             write_lse(threadIdx.x, engine.lse(threadIdx.x));
-        return;
+        return true;
     }
     /* Parts are normalised, so that joining them is one operation everywhere: [row, head, part]. */
-    const int64_t first_part = (share.row * p.num_q_heads + share.first_head) * params.num_splits_max;
+    const int64_t first_part = (static_cast<int64_t>(share.row) * p.num_q_heads + share.first_head) * params.num_splits_max;
     float *part_out = reinterpret_cast<float *>(static_cast<char *>(hattn_address(in.workspace)) + params.part_out) + first_part * p.head_dim_v;
     float *part_lse = reinterpret_cast<float *>(static_cast<char *>(hattn_address(in.workspace)) + params.part_lse) + first_part;
     auto part_of = [&](int g, int part) { return static_cast<int64_t>(g) * params.num_splits_max + part; };
@@ -111,29 +151,10 @@ __device__ inline void attend_share(const hattn_cuda_params &params, const Input
         part_lse[part_of(threadIdx.x, share.split)] = engine.lse(threadIdx.x);
     hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(in.workspace));
     if (!arrive_last(&control->arrived[share.counter], static_cast<uint32_t>(share.num_splits)))
-        return;
-    /* A sink is a part of its own: all weight, no value. */
-    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) : nullptr;
-    merge_weights(share.count, share.num_splits + (sinks != nullptr), space.merge,
-                  [&](int g, int part) { return part < share.num_splits ? part_lse[part_of(g, part)] : sinks[share.first_head + g]; });
-    /* Four columns a thread (dims are multiples of 8): the loads of 16 parts are in flight together. */
-    for (int i = threadIdx.x * 4; i < share.count * p.head_dim_v; i += kThreads * 4) {
-        const int g = i / p.head_dim_v, column = i % p.head_dim_v;
-        float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 16
-        for (int part = 0; part < share.num_splits; part++) {
-            const float4 x = __ldcg(reinterpret_cast<const float4 *>(part_out + part_of(g, part) * p.head_dim_v + column));
-            const float factor = space.merge.factor[g][part];
-            if (factor != 0.0f) /* an empty part's values may be anything */
-                value = {value.x + factor * x.x, value.y + factor * x.y, value.z + factor * x.z, value.w + factor * x.w};
-        }
-        write(g, column, value.x);
-        write(g, column + 1, value.y);
-        write(g, column + 2, value.z);
-        write(g, column + 3, value.w);
-    }
-    if (threadIdx.x < share.count)
-        write_lse(threadIdx.x, space.merge.lse[threadIdx.x]);
+        return false;
+    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
+    join_parts(share, params.num_splits_max, p.head_dim_v, part_lse, part_out, sinks, write, write_lse);
+    return true;
 }
 
 template <class Engine>
@@ -181,10 +202,10 @@ inline int block_group(int group)
     return group == 1 ? 1 : group <= 4 ? 4 : HATTN_CUDA_GROUP_BLOCK;
 }
 
-inline unsigned num_attend_blocks(const hattn_problem &p, int64_t rows, int group, int num_splits)
+inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int num_splits)
 {
     const int size = block_group(group);
-    return static_cast<unsigned>(rows * (p.num_q_heads / group) * ((group + size - 1) / size) * num_splits);
+    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + size - 1) / size)), static_cast<unsigned>(num_splits));
 }
 
 } // namespace hattn

@@ -17,6 +17,7 @@ namespace hattn {
 
 constexpr int kThreads = 256; /* of every block */
 constexpr int kWarps = kThreads / 32;
+constexpr int kList = 512; /* positions that an attend block finds at a time */
 constexpr unsigned kFullMask = 0xffffffffu;
 
 /* ---- elements ---- */
@@ -131,6 +132,17 @@ __device__ inline uint32_t warp_scan(uint32_t x)
     return x;
 }
 
+/* Sum over this lane and those after it. */
+__device__ inline uint32_t warp_scan_down(uint32_t x)
+{
+    for (int offset = 1; offset < 32; offset <<= 1) {
+        const uint32_t above = __shfl_down_sync(kFullMask, x, offset);
+        if (lane_id() + offset < 32)
+            x += above;
+    }
+    return x;
+}
+
 /* Exclusive sum over the threads of the block, and the total; `sums` is kWarps words of shared memory. Ends with every thread
  * free to go on, but `sums` must not be written before the next barrier. */
 __device__ inline uint32_t block_scan(uint32_t x, uint32_t *sums, uint32_t *total)
@@ -229,7 +241,7 @@ __device__ inline uint32_t transpose_8x8(uint32_t x)
  * m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words as chunk t of the
  * inner dimension; column 2t' + p of B holds plane p in chunk t' and zeros elsewhere, so that the lane's results are the counts of
  * planes p = 0, 1 of its own keys. No data moves between lanes, and up to two planes cost one instruction a pair of words. */
-template <int kWords, int kBlocks> /* 2 or 4 words of a code; up to 2 * kBlocks planes */
+template <int kWords, int kBlocks> /* words of a code; up to 2 * kBlocks planes, 7 in all */
 class PlaneCounter
 {
 public:
@@ -270,10 +282,12 @@ public:
 #else
         for (int b = 0; b < kBlocks; b++) {
             int c[4] = {0, 0, 0, 0};
-            for (int w = 0; w < kWords; w += 2)
+            for (int w = 0; w < kWords; w += 2) {
+                const int other = w + 1 < kWords ? w + 1 : w; /* a lone word against zeros */
                 asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                              : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                             : "r"(x[w]), "r"(y[w]), "r"(x[w + 1]), "r"(y[w + 1]), "r"(plane_[b][w]), "r"(plane_[b][w + 1]));
+                             : "r"(x[w]), "r"(y[w]), "r"(x[other]), "r"(y[other]), "r"(plane_[b][w]), "r"(w + 1 < kWords ? plane_[b][other] : 0));
+            }
             *score0 += static_cast<uint32_t>(c[0] + 2 * c[1]) << 2 * b;
             *score1 += static_cast<uint32_t>(c[2] + 2 * c[3]) << 2 * b;
         }
@@ -328,6 +342,16 @@ __device__ inline void load_streamed(uint32_t (&words)[2], const void *address)
     words[1] = v.y;
 }
 
+/* Brings a line into L2; the address need not be aligned. */
+__device__ inline void prefetch_line(const void *address)
+{
+#ifndef HATTN_PORTABLE
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#else
+    (void)address;
+#endif
+}
+
 /* The next kernel of the stream, if it was launched to, may start before this one has ended ... */
 __device__ inline void allow_dependents()
 {
@@ -344,20 +368,32 @@ __device__ inline void wait_for_previous()
 #endif
 }
 
+/* Adds 1 after everything that this thread knows to be written, and before everything that it reads afterwards. */
+__device__ inline uint32_t arrive(uint32_t *counter)
+{
+    uint32_t before;
+#ifdef HATTN_PORTABLE
+    __threadfence();
+    before = atomicAdd(counter, 1u);
+    __threadfence();
+#else
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0,[%1],1;" : "=r"(before) : "l"(counter) : "memory");
+#endif
+    return before;
+}
+
 /* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The counter is
  * zero again afterwards. */
 __device__ inline bool arrive_last(uint32_t *counter, uint32_t count)
 {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        last = atomicAdd(counter, 1u) == count - 1;
+        last = arrive(counter) == count - 1;
         if (last)
             *counter = 0;
     }
     __syncthreads();
-    __threadfence();
     return last;
 }
 

@@ -229,66 +229,130 @@ __device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hatt
 /* Partial sums of warps in shared memory: rows of outputs, in the order of fragments, padded against bank conflicts. */
 __host__ __device__ inline int mma_row(int code_bits)
 {
-    return code_bits + 8;
+    return (code_bits + 63) / 64 * 64 + 8;
 }
+
+__device__ inline int mma_place(int r)
+{
+    return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
+}
+
+/* A query and its linear map, resolved on the host. */
+struct QueryRun {
+    const void *q, *map;
+    int64_t q_row, q_head, map_head, map_input; /* strides in elements */
+    int32_t group, head_dim, code_bits, heads_per_code;
+    int32_t weight_max; /* of weighted scores; hamming: 0 */
+};
 
 /* The same for a linear map of q's own 16-bit type and at most 8 heads, on tensor cores: a warp takes 16 inputs at a time and all
  * outputs, as attention does its values: W^T through byte permutes, q as the columns. Few instructions: a block that scores for a few
- * microseconds runs each of them once, from a cold instruction cache. */
-template <class W>
-__device__ inline void sum_query_mma(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *parts,
-                                     QueryCode &code)
+ * microseconds runs each of them once, from a cold instruction cache. emit(r, sum) is called in the thread that has bit r: r is threadIdx.x,
+ * and then every kThreads. */
+template <class W, class Emit>
+__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Emit emit)
 {
-    const hattn_problem &p = params.problem;
-    const int g = lane_id() / 4, t = lane_id() % 4, group = params.group, stride_part = mma_row(p.code_bits);
-    const int64_t stride = p.query_map.weight_stride[0][1];
-    const W *weight = static_cast<const W *>(hattn_address(buffers.weight[0])) +
-                      head * p.num_code_heads / p.num_selection_heads * p.query_map.weight_stride[0][0] + 2 * t * stride + g * 8;
-    const W *query = reinterpret_cast<const W *>(hattn_element(&p.q, q, row, head * group + min(g, group - 1), 0)) + 2 * t;
-    for (int first = 0; first < p.code_bits; first += 64) {
-        float z[4][4] = {};
+    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(run.code_bits);
+    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head + 2 * t * run.map_input + g * 8;
+    const W *query = static_cast<const W *>(run.q) + row * run.q_row + (static_cast<int64_t>(head) * run.group + min(g, run.group - 1)) * run.q_head + 2 * t;
+    for (int first = 0; first < run.code_bits; first += 128) {
+        float z[2][4][4] = {};
 #pragma unroll 1
-        for (int i = warp_id() * 16; i < p.head_dim_qk; i += kWarps * 16) {
-            const W *w = weight + i * stride + first;
-            const uint4 v0 = load_row16(w), v1 = load_row16(w + stride), v2 = load_row16(w + 8 * stride), v3 = load_row16(w + 9 * stride);
+        for (int i = warp_id() * 16; i < run.head_dim; i += kWarps * 16) {
+            uint4 v[2][4] = {};
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                if (first + half * 64 + g * 8 < run.code_bits) {
+                    const W *w = weight + i * run.map_input + first + half * 64;
+                    v[half][0] = load_row16(w);
+                    v[half][1] = load_row16(w + run.map_input);
+                    v[half][2] = load_row16(w + 8 * run.map_input);
+                    v[half][3] = load_row16(w + 9 * run.map_input);
+                }
             uint32_t b0 = 0, b1 = 0;
-            if (g < group) {
+            if (g < run.group) {
                 memcpy(&b0, query + i, sizeof(b0));
                 memcpy(&b1, query + i + 8, sizeof(b1));
             }
-            const uint32_t *x0 = &v0.x, *x1 = &v1.x, *x2 = &v2.x, *x3 = &v3.x;
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                             __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
-        }
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            if (2 * t + c < group)
+            for (int half = 0; half < 2; half++) {
+                const uint32_t *x0 = &v[half][0].x, *x1 = &v[half][1].x, *x2 = &v[half][2].x, *x3 = &v[half][3].x;
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(&parts[(warp_id() * group + 2 * t + c) * stride_part + first + j * 16 + 2 * g]) = make_float2(z[j][c], z[j][c + 2]);
+                    mma_16816<W>(z[half][j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
+                                 __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int r = first + half * 64 + g * 8;
+#pragma unroll
+            for (int c = 0; c < 2; c++)
+                if (2 * t + c < run.group && r < run.code_bits)
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        *reinterpret_cast<float2 *>(&parts[(warp_id() * run.group + 2 * t + c) * stride_part + mma_place(r + 2 * j)]) =
+                            make_float2(z[half][j][c], z[half][j][c + 2]);
+        }
     }
     __syncthreads();
-    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
-    for (int r = threadIdx.x; r < p.code_bits; r += kThreads) {
-        const int place = r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
+    for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
         float sum = 0.0f;
-        for (int v = 0; v < group; v++) {
+        for (int v = 0; v < run.group; v++) {
             float z = 0.0f;
 #pragma unroll
             for (int w = 0; w < kWarps; w++)
-                z += parts[(w * group + v) * stride_part + place];
-            sum += weighted ? z : z > 0.0f ? 1.0f : -1.0f;
+                z += parts[(w * run.group + v) * stride_part + mma_place(r)];
+            sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
         }
-        code.sums[r] = sum;
+        emit(r, sum);
     }
+}
+
+/* Asks for the map of a head, before anything is known of its row. */
+__device__ inline void prefetch_map(const QueryRun &run, int32_t head)
+{
+    const uint16_t *map = static_cast<const uint16_t *>(run.map) + head / run.heads_per_code * run.map_head;
+    const int lines = (run.code_bits + 63) / 64; /* of 128 bytes, of one input */
+    for (int i = threadIdx.x; i < run.head_dim * lines; i += kThreads)
+        prefetch_line(map + i / lines * run.map_input + i % lines * 64);
+}
+
+/* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
+__device__ inline int weight_of(int group, int weight_max, float sum, float largest)
+{
+    if (!weight_max)
+        return static_cast<int>(group % 2 ? sum : sum / 2);
+    return largest > 0.0f && largest < INFINITY ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max))) : 0; /* the ratio first: it cannot overflow */
+}
+
+__device__ inline float finite_magnitude(float sum)
+{
+    return isfinite(sum) ? fabsf(sum) : INFINITY;
 }
 
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
     return params.encodes_by_mma ? kWarps * static_cast<size_t>(params.group) * mma_row(params.problem.code_bits) * sizeof(float)
                                  : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
+}
+
+__host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &map)
+{
+    const hattn_problem &p = params.problem;
+    QueryRun run;
+    run.q = hattn_address(q);
+    run.map = hattn_address(map.weight[0]);
+    run.q_row = p.q.stride[0];
+    run.q_head = p.q.stride[1];
+    run.map_head = p.query_map.weight_stride[0][0];
+    run.map_input = p.query_map.weight_stride[0][1];
+    run.group = params.group;
+    run.head_dim = p.head_dim_qk;
+    run.code_bits = p.code_bits;
+    run.heads_per_code = p.num_selection_heads / p.num_code_heads;
+    run.weight_max = p.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p.weight_bits - 1)) - 1 : 0;
+    return run;
 }
 
 /* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier. `shared` has
@@ -298,36 +362,27 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
                                     QueryCode &code)
 {
     const hattn_problem &p = params.problem;
-    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
-    if constexpr (sizeof(W) == 2) {
-        if (params.encodes_by_mma)
-            sum_query_mma<W>(params, q, buffers, row, head, shared, code);
-        else
-            sum_query_any<W>(params, q, buffers, row, head, shared, code);
-    } else {
+    const QueryRun run = query_run(params, q, buffers);
+    bool done = false;
+    if constexpr (sizeof(W) == 2)
+        if ((done = params.encodes_by_mma))
+            sum_query_mma<W>(run, row, static_cast<int32_t>(head), shared, [&](int r, float sum) { code.sums[r] = sum; });
+    if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);
-    }
     __syncthreads();
 
-    /* The same thread owns the same bits throughout, and infinities stand for whatever is not finite. */
+    /* The same thread owns the same bits throughout. */
     float largest = 0.0f;
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
-        largest = isfinite(code.sums[r]) ? fmaxf(largest, fabsf(code.sums[r])) : INFINITY;
+        largest = fmaxf(largest, finite_magnitude(code.sums[r]));
     largest = warp_max(largest);
     if (lane_id() == 0)
         code.warp_values[warp_id()] = largest;
     __syncthreads();
     for (int w = 0; w < kWarps; w++)
         largest = fmaxf(largest, code.warp_values[w]);
-    const float qmax = static_cast<float>((1 << (p.weight_bits - 1)) - 1);
-    for (int r = threadIdx.x; r < 512; r += kThreads) {
-        float w = 0.0f;
-        if (r < p.code_bits && !weighted)
-            w = params.group % 2 ? code.sums[r] : code.sums[r] / 2;
-        else if (r < p.code_bits && largest > 0.0f && largest < INFINITY)
-            w = rintf(code.sums[r] / largest * qmax); /* the ratio first: it cannot overflow */
-        code.weights[r] = static_cast<int8_t>(w);
-    }
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? weight_of(run.group, run.weight_max, code.sums[r], largest) : 0);
     __syncthreads();
 }
 

@@ -58,9 +58,12 @@ int hattn_cuda_load(const hattn_cuda_params *params)
     return first_error({
         load_encode(*params),
         load_score(*params),
+        params->by_regions ? load_score_regions(*params) : cudaSuccess,
         load_topk(*params),
         params->tensor_cores ? load_attend_mma(*params) : load_attend_plain(*params),
-        params->tensor_cores ? load_decode_attend_mma(*params) : load_decode_attend_plain(*params),
+        !params->by_regions     ? cudaSuccess
+        : params->tensor_cores ? load_decode_attend_mma(*params)
+                               : load_decode_attend_plain(*params),
         load_merge(),
     });
 }
@@ -70,6 +73,11 @@ int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *
     using namespace hattn;
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
     return params->tensor_cores ? launch_attend_mma(*params, *args, workspace, stream) : launch_attend_plain(*params, *args, workspace, stream);
+}
+
+int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
+{
+    return hattn::launch_append(*params, *args, static_cast<cudaStream_t>(stream));
 }
 
 int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *opaque_stream)
@@ -95,7 +103,7 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
         error = launch_encode_queries(own, encode, stream);
     }
     if (!error)
-        error = launch_decode_score(*params, *args, workspace, stream);
+        error = launch_score_regions(*params, *args, workspace, stream);
     if (error)
         return error;
     return params->tensor_cores ? launch_decode_attend_mma(*params, *args, workspace, stream) : launch_decode_attend_plain(*params, *args, workspace, stream);

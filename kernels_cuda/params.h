@@ -9,7 +9,8 @@
 
 enum {
     HATTN_CUDA_BINS = 2048,               /* of one digit of a key */
-    HATTN_CUDA_HISTOGRAMS = 1024,         /* tasks whose histogram is counted while scoring; more tasks count while selecting */
+    HATTN_CUDA_LEVELS = 1024,             /* the largest score of a decode by regions */
+    HATTN_CUDA_HISTOGRAMS = 1024,         /* the most tasks of a decode by regions */
     HATTN_CUDA_COUNTERS = 65536,          /* tasks that may be split over blocks */
     HATTN_CUDA_GROUP_BLOCK = 8            /* query heads of one attend block */
 };
@@ -17,30 +18,28 @@ enum {
 /* The control region, the same for every plan: plans share workspaces. */
 typedef struct hattn_cuda_control {
     uint32_t arrived[HATTN_CUDA_COUNTERS];
-    uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_BINS];
+    uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_LEVELS];
 } hattn_cuda_control;
-
-/* Counts of tiles of keys, u16 [task][tile][num_bins + 1]: entry b is how many scores of the tile are at least b, the last is 0.
- * Selecting blocks read two entries a tile and so know which tiles hold their ranks. */
-enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block scores with all loads in flight, and the counts' unit */
 
 typedef struct hattn_cuda_params {
     hattn_problem problem;
     int32_t group, dense_group;           /* query heads that share a selection, or K and V */
     int32_t digit_shift;                  /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
-    int32_t num_bins;                     /* of that digit */
-    int32_t score_chunk, num_score_chunks; /* keys of one score block: whole tiles */
-    int32_t num_tiles;                    /* of max_length */
+    int32_t score_chunk, num_score_chunks; /* keys of one score block */
     int32_t num_splits, num_dense_splits; /* of one selection over attend blocks */
     int32_t num_splits_max;               /* of the two: what the partial results are laid out for */
-    int32_t encodes_in_score;             /* decode: each score block encodes its own query; 0: a kernel before it does */
     int32_t encodes_by_mma;               /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
-    int32_t counts_in_score;              /* decode: score blocks fill the histograms */
-    int32_t counts_tiles;                 /* decode: and leave a row of counts for each tile; only where one digit is the whole key */
     int32_t num_multiprocessors;
     int32_t tensor_cores;                 /* attention by MmaEngine */
     int32_t has_dependent_launch;         /* sm_90: the attend kernel may start while the score kernel ends */
-    uint64_t weights, scores, tile_counts, part_out, part_lse; /* offsets in the workspace, behind the control region */
+    /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
+    int32_t by_regions;
+    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or 4 */
+    int32_t region, num_regions;          /* keys of one; of max_length */
+    int32_t num_levels, row_size;         /* the largest score, and the same rounded up to 8 */
+    int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
+    int64_t score_stride;
+    uint64_t weights, scores, rows, part_out, part_lse; /* offsets in the workspace, behind the control region */
     uint64_t workspace_size;
 } hattn_cuda_params;
 

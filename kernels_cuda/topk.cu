@@ -16,10 +16,10 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
     const int32_t kept = hattn_kept(&p, args.budgets, &resolved, head);
     Selection<Key> selection = {reinterpret_cast<const Key *>(hattn_element(&p.scores, args.scores, row, head, 0)) + p.num_sink, resolved.length, kept,
-                                p.num_sink, p.num_recent, nullptr, {}};
-    selection.find(params, nullptr, space);
+                                p.num_sink, p.num_recent, {}};
+    selection.find(params, space);
     int32_t *indices = reinterpret_cast<int32_t *>(hattn_element(&p.indices, args.indices, row, head, 0));
-    selection.visit(params, 0, kept, space, [&](int rank, int position) { indices[rank] = position; });
+    selection.visit(0, kept, space, [&](int rank, int position) { indices[rank] = position; });
     for (int i = kept + static_cast<int>(threadIdx.x); i < p.k; i += kThreads)
         indices[i] = -1;
     if (threadIdx.x == 0)
@@ -41,7 +41,6 @@ int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args
     /* Scores handed in may be any u16, not only what this problem's weights can give. */
     hattn_cuda_params any = *params;
     any.digit_shift = 5;
-    any.num_bins = HATTN_CUDA_BINS;
     const dim3 grid(args->batch.num_rows, params->problem.num_selection_heads);
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
     if (params->problem.key_norms)
