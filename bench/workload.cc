@@ -100,19 +100,20 @@ void Workload::choose_rotation(Turns turns, size_t memory_limit)
 void Workload::fill_layers(bool clustered)
 {
     kv_ = Buffer(memory_, num_kv_layers_ * sizes_.kv_layer());
-    codes_ = Buffer(memory_, num_code_layers_ * sizes_.code_layer());
-    maps_ = Buffer(memory_, num_map_layers_ * sizes_.map_layer());
+    const size_t codes = num_code_layers_ * sizes_.code_layer(), maps = num_map_layers_ * sizes_.map_layer();
+    codes_ = Buffer(memory_, codes + maps);
+    maps_ = codes_.data() + codes;
     fill_values(memory_, kv_.data(), kv_.size(), shape_.k_cache.dtype, 1);
-    fill_bits(memory_, codes_.data(), codes_.size(), 2);
-    fill_values(memory_, maps_.data(), maps_.size(), shape_.query_map.dtype, 4);
+    fill_bits(memory_, codes_.data(), codes, 2);
+    fill_values(memory_, maps_, maps, shape_.query_map.dtype, 4);
     const size_t words = (size_t(shape_.code_bits) + 31) / 32;
     for (size_t layer = 0; layer < num_code_layers_; layer++) {
         uint8_t *data = codes_.data() + layer * sizes_.code_layer();
         if (clustered) {
-            std::vector<uint8_t> codes(sizes_.codes);
-            memory_.read(codes.data(), data, codes.size());
-            cluster_codes(codes.data(), codes.size() / words / 4, words);
-            memory_.write(data, codes.data(), codes.size());
+            std::vector<uint8_t> one(sizes_.codes);
+            memory_.read(one.data(), data, one.size());
+            cluster_codes(one.data(), one.size() / words / 4, words);
+            memory_.write(data, one.data(), one.size());
         }
         if (sizes_.norms)
             fill_norms(memory_, data + sizes_.codes, sizes_.norms, 3);

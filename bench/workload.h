@@ -108,7 +108,8 @@ private:
     size_t num_kv_layers_, num_code_layers_, num_map_layers_, num_sets_;
     size_t kv_layer_ = 0, code_layer_ = 0, map_layer_ = 0, set_ = 0;
     bool short_of_memory_ = false;
-    devices::Buffer kv_, codes_, maps_;
+    devices::Buffer kv_, codes_;
+    uint8_t *maps_; /* behind the codes: on the host they are in huge pages together */
     std::vector<Set> sets_;
     devices::Buffer seq_len_, block_table_;
     devices::Buffer scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;

@@ -23,7 +23,7 @@ hattn_batch Workload::batch() const
 Workload::CodeLayer Workload::next_code_layer()
 {
     uint8_t *codes = codes_.data() + (code_layer_++ % num_code_layers_) * sizes_.code_layer();
-    uint8_t *query_map = maps_.data() + (map_layer_++ % num_map_layers_) * sizes_.map_layer();
+    uint8_t *query_map = maps_ + (map_layer_++ % num_map_layers_) * sizes_.map_layer();
     CodeLayer layer = {};
     layer.codes.data = codes;
     layer.norms.data = sizes_.norms ? codes + sizes_.codes : nullptr;
