@@ -3,7 +3,7 @@
 # Proves the CUDA backend on a machine with a GPU: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
 #   verify     conformance list, random problems, golden files both ways, serving contract, the other builds of the kernels
 #   memcheck   the conformance list under compute-sanitizer's memcheck
-#   racecheck  a part of it under its racecheck
+#   racecheck  and under its racecheck
 #   bench      hattn bench on the GPU
 #   peers      hattn beside PyTorch (bench/peers_cuda.py)
 # The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
@@ -105,41 +105,28 @@ find_sanitizer() {
     command -v compute-sanitizer || { [ -x /usr/local/cuda/bin/compute-sanitizer ] && echo /usr/local/cuda/bin/compute-sanitizer; }
 }
 
-# TOOL SECONDS FILTER...: hattn verify under compute-sanitizer, filter by filter, four side by side.
+# TOOL: the conformance list, an operation each, and a part of the serving contract, under compute-sanitizer side by side.
 sanitize() {
-    tool=$1 seconds=$2
-    shift 2
+    tool=$1
     if ! sanitizer=$(find_sanitizer); then
         report "$tool" skipped "compute-sanitizer is not installed"
         return
     fi
-    running=0
-    for filter in "$@"; do
-        name=$(echo "${tool}_$filter" | tr / _)
-        verify_under "$name" "$seconds" --filter "$filter" &
-        running=$((running + 1))
-        [ $((running % 4)) -ne 0 ] || wait
+    for op in decode encode_queries encode_keys score topk attend_sparse attend_dense merge; do
+        step "${tool}_$op" 420 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
+            "$hattn" verify --backend cuda --filter "/$op" --junit "$out/${tool}_$op.xml" &
     done
+    step "${tool}_contract" 420 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 "$contract" --gtest_brief=1 \
+        "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" "--gtest_output=xml:$out/${tool}_contract.xml" &
     wait
-    step "${tool}_contract" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 9 "$contract" --gtest_brief=1 \
-        "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" "--gtest_output=xml:$out/${tool}_contract.xml"
-}
-
-verify_under() {
-    name=$1 seconds=$2
-    shift 2
-    step "$name" "$seconds" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 "$hattn" verify --backend cuda \
-        --junit "$out/$name.xml" "$@"
 }
 
 part_memcheck() {
-    sanitize memcheck 200 /decode /encode_queries /encode_keys /score /topk /attend_sparse /attend_dense /merge
+    sanitize memcheck
 }
 
-# Shared memory's races, by what shares it: every kernel in its usual ways.
 part_racecheck() {
-    sanitize racecheck 200 plain_append long_weighted/decode long_clustered_norms/decode mla/ norms_contiguous/ f8_scale_per_head/ \
-        q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ codes_per_query_head_weighted/ dim_128/ many_tokens/encode
+    sanitize racecheck
 }
 
 part_bench() {
