@@ -256,7 +256,7 @@ void add_patterns_and_strides(ProblemList &list)
     });
 }
 
-/* Selections as they are made of more than one tile of scores: ties across tiles, and lengths around everything. */
+/* Selections that several blocks of a device find together: ties from end to end, beside rows of all kinds of lengths. */
 void add_long_selections(ProblemList &list)
 {
     const struct {

@@ -231,12 +231,12 @@ std::vector<Problem> replayed_problems()
     budgets.num_sink = 3;
     budgets.num_recent = 5;
     all.push_back(budgets);
-    Problem tiles = listed_problem("plain_append");
-    tiles.name = "tiles";
-    tiles.max_length = 9000;
-    tiles.k = 512;
-    tiles.num_tokens = 1;
-    all.push_back(tiles);
+    Problem rows = listed_problem("plain_append");
+    rows.name = "long_rows";
+    rows.max_length = 9000;
+    rows.k = 512;
+    rows.num_tokens = 1;
+    all.push_back(rows);
     return all;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Selections on the device: decode against the separate calls, ties and orders at lengths of many tiles, many tasks.
+ * Selections on the device: decode against the separate calls, ties and orders at long rows, many tasks.
  */
 #include <algorithm>
 #include <stdexcept>
@@ -73,8 +73,8 @@ TEST_P(DeviceSelection, DecodeIsTheSeparateCallsOnRandomProblems)
         expect_separate_calls_agree(random_problem(seed), seed);
 }
 
-/* Blocks of one task meet in histograms, tile counts and ranks: everything that can tie does, over 20 tiles. */
-TEST_P(DeviceSelection, PatternsOverManyTiles)
+/* A selection that many blocks find together: everything that can tie does. */
+TEST_P(DeviceSelection, PatternsOfLongRows)
 {
     const struct {
         const char *name;
@@ -105,7 +105,7 @@ TEST_P(DeviceSelection, PatternsOverManyTiles)
         }
 }
 
-/* More tasks than there are multiprocessors, histograms in the control region, counters of split tasks. */
+/* More rows and heads than a device works on at once. */
 TEST_P(DeviceSelection, ManyTasks)
 {
     for (const bool norms : {false, true}) {

@@ -3,7 +3,7 @@
 # Proves the CUDA backend on a machine with a GPU: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
 #   verify     conformance list, random problems, golden files both ways, serving contract, the other builds of the kernels
 #   memcheck   the conformance list under compute-sanitizer's memcheck
-#   racecheck  and under its racecheck
+#   racecheck  a part of it under its racecheck
 #   bench      hattn bench on the GPU
 #   peers      hattn beside PyTorch (bench/peers_cuda.py)
 # The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
@@ -15,6 +15,7 @@ usage() {
 }
 root=$(cd "$(dirname "$0")/.." && pwd)
 binaries= out=gpu_check parts=
+limit=460 # seconds of a step
 while [ $# -gt 0 ]; do
     case $1 in
     --binaries) binaries=${2:?a folder} && shift ;;
@@ -54,83 +55,97 @@ report() {
     echo "$1: $2${3:+: $3}"
 }
 
-# Runs a step of a part: NAME SECONDS COMMAND...; what it prints goes to NAME.log.
+# Runs a step of a part: NAME COMMAND...; what it prints goes to NAME.log.
 step() {
-    name=$1 seconds=$2
-    shift 2
+    name=$1
+    shift
     start=$(date +%s)
-    timeout -k 10 "$seconds" "$@" >"$out/$name.log" 2>&1
+    timeout -k 10 $limit "$@" >"$out/$name.log" 2>&1
     status=$?
     took="$(($(date +%s) - start)) s"
     case $status in
     0) report "$name" passed "$took" ;;
-    124 | 137) report "$name" failed "not done after $seconds s; see $name.log" ;;
+    124 | 137) report "$name" failed "not done after $limit s; see $name.log" ;;
     *) report "$name" failed "exit status $status after $took; see $name.log" && grep -E 'failed|FAILED|ERROR SUMMARY|=========.*(Invalid|Error|hazard)|error' "$out/$name.log" | head -20 ;;
     esac
     return "$status"
 }
 
-# NAME SECONDS BINARY ARGUMENTS... : hattn verify with both reports.
+# NAME BINARY ARGUMENTS... : hattn verify with both reports.
 verify() {
-    name=$1 seconds=$2 binary=$3
-    shift 3
-    step "$name" "$seconds" "$binary" verify --json "$out/$name.json" --junit "$out/$name.xml" "$@"
+    name=$1 binary=$2
+    shift 2
+    step "$name" "$binary" verify --json "$out/$name.json" --junit "$out/$name.xml" "$@"
 }
 
-# The conformance list is host's work for most of its time: steps run side by side.
+# The host has most of the work: steps run side by side, and each chain of them one after the other. What only repeats (golden files
+# both ways, other builds) takes a part of the list.
 part_verify() {
-    verify verify_reference_written 240 "$hattn" --backend reference --write "$out/reference.safetensors"
-    verify verify_list_against_reference 300 "$hattn" --backend cuda --against "$out/reference.safetensors" &
-    verify verify_random 300 "$hattn" --backend cuda --filter random- --random 200 &
+    verify verify_list "$hattn" --backend cuda &
+    verify verify_random "$hattn" --backend cuda --filter random- --random 100 &
     {
-        verify verify_cuda_written 200 "$hattn" --backend cuda --filter decode --write "$out/cuda.safetensors"
-        verify verify_reference_against_cuda 200 "$hattn" --backend reference --filter decode --against "$out/cuda.safetensors"
+        verify golden_reference "$hattn" --backend reference --filter bits --write "$out/reference.safetensors"
+        verify golden_cuda_against_reference "$hattn" --backend cuda --against "$out/reference.safetensors" --filter bits
+        verify golden_cuda "$hattn" --backend cuda --filter bits --write "$out/cuda.safetensors"
+        verify golden_reference_against_cuda "$hattn" --backend reference --against "$out/cuda.safetensors" --filter bits
+        rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
     } &
     for shard in 0 1 2 3; do
-        step "contract_$shard" 300 env GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 \
+        step "contract_$shard" env GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 \
             "--gtest_output=xml:$out/contract_$shard.xml" &
     done
     for variant in ptx80 portable; do
         if [ -x "$hattn-$variant" ]; then
-            verify "verify_$variant" 300 "$hattn-$variant" --backend cuda &
+            for op in decode encode_keys topk attend_dense; do
+                verify "verify_${variant}_$op" "$hattn-$variant" --backend cuda --filter "/$op"
+            done &
         else
             report "verify_$variant" skipped "no $hattn-$variant: tools/gpu_bundle.sh builds it"
         fi
     done
     wait
-    rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
 }
 
 find_sanitizer() {
     command -v compute-sanitizer || { [ -x /usr/local/cuda/bin/compute-sanitizer ] && echo /usr/local/cuda/bin/compute-sanitizer; }
 }
 
-# TOOL: the conformance list, an operation each, and a part of the serving contract, under compute-sanitizer side by side.
+# TOOL FILTER...: parts of the conformance list, six side by side, and of the serving contract, under compute-sanitizer.
 sanitize() {
     tool=$1
+    shift
     if ! sanitizer=$(find_sanitizer); then
         report "$tool" skipped "compute-sanitizer is not installed"
         return
     fi
-    for op in decode encode_queries encode_keys score topk attend_sparse attend_dense merge; do
-        step "${tool}_$op" 420 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
-            "$hattn" verify --backend cuda --filter "/$op" --junit "$out/${tool}_$op.xml" &
+    under="$sanitizer --tool $tool --error-exitcode 9 --print-limit 20"
+    running=0
+    # shellcheck disable=SC2086
+    for filter in "$@"; do
+        name=$(echo "$tool $filter" | tr -s ' /' _)
+        step "${name%_}" $under "$hattn" verify --backend cuda --filter "$filter" --junit "$out/${name%_}.xml" &
+        running=$((running + 1))
+        [ $((running % 6)) -ne 0 ] || wait
     done
-    step "${tool}_contract" 420 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 "$contract" --gtest_brief=1 \
-        "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" "--gtest_output=xml:$out/${tool}_contract.xml" &
+    # shellcheck disable=SC2086
+    step "${tool}_contract" $under "$contract" --gtest_brief=1 "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" \
+        "--gtest_output=xml:$out/${tool}_contract.xml" &
     wait
 }
 
+# The whole list, by operation.
 part_memcheck() {
-    sanitize memcheck
+    sanitize memcheck /decode /encode_keys /attend_dense /attend_sparse /topk /score /encode_queries /merge
 }
 
+# Every kernel in its usual ways.
 part_racecheck() {
-    sanitize racecheck
+    sanitize racecheck mla/ plain_append long_weighted/decode long_clustered_norms/decode norms_contiguous/ f8_scale_per_head/ \
+        q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ codes_per_query_head_weighted/ dim_128/ many_tokens/encode
 }
 
 part_bench() {
-    step bench 460 "$hattn" bench --backend cuda --json "$out/bench.json"
+    step bench "$hattn" bench --backend cuda --json "$out/bench.json"
     cat "$out/bench.log"
 }
 
@@ -139,7 +154,7 @@ part_peers() {
         report peers skipped "python3 has no torch"
         return
     fi
-    step peers 460 python3 "$root/bench/peers_cuda.py" --library "$library" --json "$out/peers.json" --markdown "$out/peers.md"
+    step peers python3 "$root/bench/peers_cuda.py" --library "$library" --json "$out/peers.json" --markdown "$out/peers.md"
     cat "$out/peers.log"
 }
 
