@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid
     const hattn_problem &p = params.problem;
     const Share share = share_of(params.group, kGroup);
     const int32_t head = share.first_head / params.group;
-    RegionSelection selection(run, share.row, head, space.early.select);
+    RegionSelection selection(params, args, run, share.row, head, space.early.select);
     const int32_t kept = selection.task().kept;
     const SlotFinder slots(params, args.batch, selection.task().row.sequence);
 

@@ -103,6 +103,12 @@ __device__ inline int lane_id()
     return threadIdx.x & 31;
 }
 
+/* A mask of the lanes before this one. */
+__device__ inline uint32_t lanes_below()
+{
+    return (1u << lane_id()) - 1;
+}
+
 __device__ inline int warp_id()
 {
     return threadIdx.x >> 5;
@@ -143,6 +149,25 @@ __device__ inline uint32_t warp_scan_down(uint32_t x)
     }
     return x;
 }
+
+/* Counters in shared memory by their 32-bit address: one instruction a count, where a pointer would cost several. */
+class SharedCounters
+{
+public:
+#ifdef HATTN_PORTABLE
+    __device__ explicit SharedCounters(uint32_t *first) : first_(first) {}
+    __device__ void count(uint32_t index) const { atomicAdd(first_ + index, 1u); }
+
+private:
+    uint32_t *first_;
+#else
+    __device__ explicit SharedCounters(uint32_t *first) : first_(static_cast<uint32_t>(__cvta_generic_to_shared(first))) {}
+    __device__ void count(uint32_t index) const { asm volatile("red.shared.add.u32 [%0],1;" ::"r"(first_ + 4 * index) : "memory"); }
+
+private:
+    uint32_t first_;
+#endif
+};
 
 /* Exclusive sum over the threads of the block, and the total; `sums` is kWarps words of shared memory. Ends with every thread
  * free to go on, but `sums` must not be written before the next barrier. */
