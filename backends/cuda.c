@@ -13,7 +13,7 @@
 
 typedef struct cuda_device {
     hattn_device base;
-    int32_t index, major, num_multiprocessors;
+    int32_t index, num_multiprocessors;
 } cuda_device;
 
 typedef struct cuda_plan {
@@ -46,7 +46,6 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
     made->index = options->index;
-    made->major = properties.major;
     made->num_multiprocessors = properties.num_multiprocessors;
     made->base.backend = &hattn_cuda_backend;
     snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
@@ -168,7 +167,6 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;
-    params->has_dependent_launch = device->major >= 9;
     params->tensor_cores = fits_tensor_cores(p);
     params->encodes_by_mma = encodes_by_mma(p, params->group);
 

@@ -17,21 +17,28 @@ namespace hattn {
 template <class Pointer>
 using value_of = std::remove_const_t<std::remove_pointer_t<Pointer>>;
 
-/* Loads a kernel onto the device (the runtime is lazy) and allows it its dynamic shared memory. */
-template <class Kernel>
-cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
-{
-    cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    return error ? error : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-}
-
 inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
 {
     for (const cudaError_t error : errors)
         if (error != cudaSuccess)
             return error;
     return cudaSuccess;
+}
+
+/* Loads a kernel onto the device (the runtime is lazy) and allows it its dynamic shared memory. The limit belongs to the kernel and not
+ * to the plan: 48 KiB are allowed anyway, and who needs more raises it as far as it goes, so that no plan takes from another. */
+template <class Kernel>
+cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error || attributes.sharedSizeBytes + shared_bytes <= 48 * 1024)
+        return error;
+    int device = 0, most = 0;
+    const cudaError_t queried = first_error({cudaGetDevice(&device), cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)});
+    if (queried || attributes.sharedSizeBytes + shared_bytes > static_cast<size_t>(most))
+        return queried ? queried : cudaErrorInvalidConfiguration;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(attributes.sharedSizeBytes));
 }
 
 cudaError_t load_encode(const hattn_cuda_params &params);

@@ -24,8 +24,8 @@ void hattn_cuda_leave(int previous);
 int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 
 /* ---- kernels: enqueue, return the launch's error ---- */
-/* Loads every kernel and raises shared memory limits, so that a first run may be captured. */
-int hattn_cuda_load(const hattn_cuda_params *params);
+/* Loads every kernel and raises shared memory limits, so that a first run may be captured; sets has_dependent_launch. */
+int hattn_cuda_load(hattn_cuda_params *params);
 /* Codes of the rows' own keys. */
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);

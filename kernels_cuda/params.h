@@ -37,7 +37,7 @@ typedef struct hattn_cuda_params {
     int32_t encodes_by_mma;               /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t num_multiprocessors;
     int32_t tensor_cores;                 /* attention by MmaEngine */
-    int32_t has_dependent_launch;         /* sm_90: the attend kernel may start while the score kernel ends */
+    int32_t has_dependent_launch;         /* kernels compiled for sm_90: the attend kernel may start while the score kernel ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
     int32_t plane_blocks;                 /* pairs of planes that weights can need: 1 or 2 */
