@@ -98,7 +98,7 @@ static int fits_tensor_cores(const hattn_problem *p)
     const hattn_tensor *tensors[] = {&p->q, &p->k_cache, &p->v_cache};
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 3; j++)
-            if (tensors[i]->stride[j] % 8)
+            if (tensors[i]->stride[j] % 8 || tensors[i]->stride[j] / 8 > UINT32_MAX)
                 return 0;
     return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype && p->head_dim_qk == p->head_dim_v &&
            (p->head_dim_qk == 64 || p->head_dim_qk == 128);
@@ -116,10 +116,12 @@ static int encodes_by_mma(const hattn_problem *p, int group)
 /* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Codes are loaded 16 bytes at a time. */
 static int fits_regions(const hattn_problem *p, int64_t tasks, int64_t levels)
 {
+    enum { MAX_WEIGHT = 15 /* 4 planes */ };
     const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
-    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && !p->key_norms && (words == 1 || words == 2 || words == 4 || words == 8) &&
+    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && levels <= MAX_WEIGHT * p->code_bits && !p->key_norms && (words == 1 || words == 2 || words == 4 || words == 8) &&
            slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 &&
-           p->codes.stride[2] % 4 == 0;
+           p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+           (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
 static int64_t round_up(int64_t a, int64_t unit)
@@ -127,18 +129,31 @@ static int64_t round_up(int64_t a, int64_t unit)
     return divide_up(a, unit) * unit;
 }
 
-/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
+static hattn_cuda_divisor make_divisor(uint32_t divisor)
+{
+    hattn_cuda_divisor d = {divisor, 0, 0};
+    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
+        d.shift++;
+    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
+    return d;
+}
+
+/* Chunks, ranges and regions of a decode, about three score blocks a multiprocessor in one wave. A row is written for each region, so
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
 static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_params *params)
 {
-    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */ };
+    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
     const hattn_problem *p = &params->problem;
-    const int64_t words = (p->code_bits + 31) / 32, step = 1024 / words; /* keys that a warp loads at a time */
-    const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
+    const int64_t words = (p->code_bits + 31) / 32, step = (words < 4 ? 512 : 1024) / words;
+    const int64_t blocks = larger(1, 3 * (int64_t)device->num_multiprocessors / tasks);
     const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
     int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
+    params->is_sampled = range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k;
+    if (params->is_sampled)
+        region = range;
     while (region < 4 * params->num_levels && range % (2 * region) == 0)
         region *= 2;
+    params->score_step = (int32_t)step;
     params->score_chunk = (int32_t)(range * WARPS);
     params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     params->region = (int32_t)region;
@@ -150,6 +165,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
+    params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;
@@ -162,7 +178,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->by_regions = fits_regions(p, tasks, levels);
     if (params->by_regions) {
         const int64_t weight = levels / p->code_bits;
-        params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
+        params->plane_blocks = weight < 4 ? 1 : 2;
         params->num_levels = (int32_t)levels;
         params->row_size = (int32_t)round_up(levels, 8);
         cut_regions(device, tasks, params);
@@ -184,8 +200,8 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     const uint64_t parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_control));
-    params->weights = hattn_carve(&used, params->by_regions && !params->encodes_in_score ? (uint64_t)(tasks * p->code_bits) : 0);
-    params->scores = hattn_carve(&used, (uint64_t)(tasks * params->score_stride) * sizeof(uint16_t));
+    params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
+    params->scores = hattn_carve(&used, (uint64_t)(tasks * params->score_stride) * (params->is_sampled ? sizeof(uint32_t) : sizeof(uint16_t)));
     params->rows = hattn_carve(&used, (uint64_t)(tasks * params->num_regions) * (uint64_t)params->row_size * sizeof(uint16_t));
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));

@@ -16,7 +16,6 @@ constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one th
 
 /* The heads, caches and scales of one attend block. */
 struct AttendTask {
-    hattn_pages pages;
     int64_t kv_head;
     int count; /* of query heads */
     float k_scale, v_scale;
@@ -58,11 +57,11 @@ public:
         __syncthreads();
     }
 
-    /* Positions in shared memory. Ends with a barrier. */
-    __device__ void add_rows(const int32_t *positions, int n)
+    /* Slots in shared memory. Ends with a barrier. */
+    __device__ void add_rows(const Slot *slots, int n)
     {
         for (int first = 0; first < n; first += kTile)
-            add_tile(positions + first, min(kTile, n - first));
+            add_tile(slots + first, min(kTile, n - first));
     }
 
     /* Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
@@ -93,14 +92,12 @@ public:
     }
 
 private:
-    __device__ void add_tile(const int32_t *positions, int n)
+    __device__ void add_tile(const Slot *slots, int n)
     {
         const T *k_cache = static_cast<const T *>(task_.k_cache), *v_cache = static_cast<const T *>(task_.v_cache);
         for (int i = threadIdx.x; i < n; i += kThreads) {
-            int32_t slot;
-            const int64_t page = hattn_page(&task_.pages, positions[i], &slot);
-            space_.k_row[i] = page * p_.k_cache.stride[0] + slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
-            space_.v_row[i] = page * p_.v_cache.stride[0] + slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
+            space_.k_row[i] = slots[i].page * p_.k_cache.stride[0] + slots[i].slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
+            space_.v_row[i] = slots[i].page * p_.v_cache.stride[0] + slots[i].slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
         }
         __syncthreads();
 

@@ -9,7 +9,7 @@
 namespace hattn {
 
 struct ListEarly {
-    int32_t list[kList];
+    Slot list[kList];
 };
 
 template <class Engine, int kGroup>
@@ -29,10 +29,10 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
         total = min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)), 0), total);
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
-    const hattn_pages pages = total ? hattn_sequence_pages(&p, &args.batch, resolved.sequence) : hattn_pages{};
-    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), pages, share, space, [&] { return total; }, [&](int first, int end, int32_t *list) {
+    const SlotFinder slots(params, args.batch, resolved.sequence);
+    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), share, space, [&] { return total; }, [&](int first, int end, Slot *list) {
         for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-            list[rank - first] = indices ? indices[rank] : rank;
+            list[rank - first] = slots.find(indices ? indices[rank] : rank);
         __syncthreads();
     });
 }

@@ -41,7 +41,7 @@ __device__ inline Share share_of(int group, int block_group)
     return share;
 }
 
-/* Shared memory of a block: what finds rows (Early has a member list) and what holds results. The first is done with when the second
+/* Shared memory of a block: what finds rows (Early has a member list of slots) and what holds results. The first is done with when the second
  * starts, unless the engine works in shared memory all along. Little of it leaves much for L1, where rows land. */
 template <class Engine, class Early>
 union LateSpace {
@@ -94,24 +94,21 @@ __device__ inline void join_parts(const Share &share, int stride, int dim, const
             }
         }
         const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
-        write(g, column, value.x * scale);
-        write(g, column + 1, value.y * scale);
-        write(g, column + 2, value.z * scale);
-        write(g, column + 3, value.w * scale);
+        write(g, column, make_float4(value.x * scale, value.y * scale, value.z * scale, value.w * scale));
         if (column == 0)
             write_lse(g, sum == 0.0f ? -INFINITY : max + logf(sum));
     }
 }
 
 /* Attends to a share. ready() is called when the queries are on their way and returns the number of rows of all shares;
- * fill(first, end, list) writes the positions of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
+ * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
  * results. */
 template <class Engine, class Early, class Ready, class Fill>
-__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const hattn_pages &pages, const Share &share,
+__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
-    AttendTask task = {pages, share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache)};
+    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache)};
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
@@ -128,15 +125,13 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     }
     engine.finish();
 
-    auto write = [&](int g, int column, float value) {
-        store_element(hattn_element(&p.out, in.out, share.row, share.first_head + g, 0), p.out.dtype, column, value);
-    };
+    auto place = [&](int g) { return share.row * p.out.stride[0] + (share.first_head + g) * p.out.stride[1]; };
     auto write_lse = [&](int g, float lse) {
         if (in.lse.data)
             *reinterpret_cast<float *>(hattn_element(&p.lse, in.lse, share.row, share.first_head + g, 0)) = lse;
     };
     if (share.num_splits == 1 && !in.sink_logits.data) {
-        engine.each_value(write);
+        engine.each_value([&](int g, int column, float value) { store_element(hattn_address(in.out), p.out.dtype, place(g) + column, value); });
         if (threadIdx.x < share.count)
             write_lse(threadIdx.x, engine.lse(threadIdx.x));
         return true;
@@ -153,9 +148,34 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     if (!arrive_last(&control->arrived[share.counter], static_cast<uint32_t>(share.num_splits)))
         return false;
     const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
-    join_parts(share, params.num_splits_max, p.head_dim_v, part_lse, part_out, sinks, write, write_lse);
+    join_parts(share, params.num_splits_max, p.head_dim_v, part_lse, part_out, sinks,
+               [&](int g, int column, float4 value) { store_elements(hattn_address(in.out), p.out.dtype, place(g) + column, value); }, write_lse);
     return true;
 }
+
+/* Positions of one sequence to slots. */
+class SlotFinder
+{
+public:
+    __device__ SlotFinder(const hattn_cuda_params &params, const hattn_batch &batch, int32_t sequence) : page_size_(params.page_size), sequence_(sequence)
+    {
+        if (params.problem.page_size)
+            table_ = static_cast<const int32_t *>(hattn_address(batch.block_table)) + sequence * params.problem.block_table.stride[0];
+    }
+
+    __device__ Slot find(int32_t position) const
+    {
+        if (!table_)
+            return {sequence_, position};
+        const uint32_t index = divide(position, page_size_);
+        return {table_[index], static_cast<int32_t>(position - index * page_size_.divisor)};
+    }
+
+private:
+    const hattn_cuda_divisor &page_size_;
+    const int32_t *table_ = nullptr;
+    int32_t sequence_;
+};
 
 template <class Engine>
 struct EngineType {

@@ -10,7 +10,7 @@
 namespace hattn {
 
 struct SelectEarly {
-    int32_t list[kList];
+    Slot list[kList];
     RegionSelection::Space select;
 };
 
@@ -22,9 +22,9 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid
     const hattn_problem &p = params.problem;
     const Share share = share_of(params.group, kGroup);
     const int32_t head = share.first_head / params.group;
-    RegionSelection selection(run, share.row, head, space.early.select);
+    RegionSelection selection(params, args, run, share.row, head, space.early.select);
     const int32_t kept = selection.task().kept;
-    const hattn_pages pages = kept ? hattn_sequence_pages(&p, &args.batch, selection.task().row.sequence) : hattn_pages{};
+    const SlotFinder slots(params, args.batch, selection.task().row.sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
     const bool shows = share.first_head % params.group == 0;
@@ -40,9 +40,9 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid
         }
         return kept;
     };
-    bool last = attend_share<Engine, SelectEarly>(params, inputs_of(args, workspace), pages, share, space, ready, [&](int first, int end, int32_t *list) {
+    bool last = attend_share<Engine, SelectEarly>(params, inputs_of(args, workspace), share, space, ready, [&](int first, int end, Slot *list) {
         selection.visit(first, end, [&](int rank, int position) {
-            list[rank - first] = position;
+            list[rank - first] = slots.find(position);
             if (indices)
                 indices[rank] = position;
         });

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "backends/rows.h"
+#include "kernels_cuda/params.h"
 
 namespace hattn {
 
@@ -102,6 +103,12 @@ __device__ inline int lane_id()
     return threadIdx.x & 31;
 }
 
+/* A mask of the lanes before this one. */
+__device__ inline uint32_t lanes_below()
+{
+    return (1u << lane_id()) - 1;
+}
+
 __device__ inline int warp_id()
 {
     return threadIdx.x >> 5;
@@ -143,6 +150,25 @@ __device__ inline uint32_t warp_scan_down(uint32_t x)
     return x;
 }
 
+/* Counters in shared memory by their 32-bit address: one instruction a count, where a pointer would cost several. */
+class SharedCounters
+{
+public:
+#ifdef HATTN_PORTABLE
+    __device__ explicit SharedCounters(uint32_t *first) : first_(first) {}
+    __device__ void count(uint32_t index) const { atomicAdd(first_ + index, 1u); }
+
+private:
+    uint32_t *first_;
+#else
+    __device__ explicit SharedCounters(uint32_t *first) : first_(static_cast<uint32_t>(__cvta_generic_to_shared(first))) {}
+    __device__ void count(uint32_t index) const { asm volatile("red.shared.add.u32 [%0],1;" ::"r"(first_ + 4 * index) : "memory"); }
+
+private:
+    uint32_t first_;
+#endif
+};
+
 /* Exclusive sum over the threads of the block, and the total; `sums` is kWarps words of shared memory. Ends with every thread
  * free to go on, but `sums` must not be written before the next barrier. */
 __device__ inline uint32_t block_scan(uint32_t x, uint32_t *sums, uint32_t *total)
@@ -174,6 +200,24 @@ __device__ inline uint32_t pack2(float low, float high)
         memcpy(&bits, &pair, sizeof(bits));
     }
     return bits;
+}
+
+/* Stores four neighbours of a row of q's kind of output. */
+__device__ inline void store_elements(void *data, int32_t dtype, int64_t index, float4 x)
+{
+    char *to = static_cast<char *>(data) + index * (dtype == HATTN_F32 ? 4 : 2);
+    const uintptr_t address = reinterpret_cast<uintptr_t>(to);
+    if (dtype == HATTN_F32 && address % sizeof(float4) == 0) {
+        *reinterpret_cast<float4 *>(to) = x;
+    } else if (dtype != HATTN_F32 && address % sizeof(uint2) == 0) {
+        const bool half = dtype == HATTN_F16;
+        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y), high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
+        *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
+    } else { /* rows may start anywhere */
+#pragma unroll 1
+        for (int i = 0; i < 4; i++)
+            store_element(data, dtype, index + i, i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w);
+    }
 }
 
 #ifdef HATTN_PORTABLE
@@ -301,6 +345,19 @@ private:
 #else
     uint32_t plane_[kBlocks][kWords];
 #endif
+};
+
+/* ---- pages ---- */
+
+/* Division of 0..2^31-1. */
+__device__ inline uint32_t divide(uint32_t x, const hattn_cuda_divisor &divisor)
+{
+    return (__umulhi(x, divisor.magic) + x) >> divisor.shift;
+}
+
+/* Where a key is. */
+struct Slot {
+    int32_t page, slot;
 };
 
 /* ---- memory and launches ---- */

@@ -255,54 +255,50 @@ __device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t h
     const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(run.code_bits);
     const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head + 2 * t * run.map_input + g * 8;
     const W *query = static_cast<const W *>(run.q) + row * run.q_row + (static_cast<int64_t>(head) * run.group + min(g, run.group - 1)) * run.q_head + 2 * t;
-    for (int first = 0; first < run.code_bits; first += 128) {
-        float z[2][4][4] = {};
+#pragma unroll 1
+    for (int first = g * 8; first < (run.code_bits + 63) / 64 * 64; first += 64) {
+        float z[4][4] = {};
+        const W *column = weight + first - g * 8;
 #pragma unroll 1
         for (int i = warp_id() * 16; i < run.head_dim; i += kWarps * 16) {
-            uint4 v[2][4] = {};
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                if (first + half * 64 + g * 8 < run.code_bits) {
-                    const W *w = weight + i * run.map_input + first + half * 64;
-                    v[half][0] = load_row16(w);
-                    v[half][1] = load_row16(w + run.map_input);
-                    v[half][2] = load_row16(w + 8 * run.map_input);
-                    v[half][3] = load_row16(w + 9 * run.map_input);
-                }
+            uint4 v[4] = {};
+            if (first < run.code_bits) {
+                const W *w = column + i * run.map_input;
+                v[0] = load_row16(w);
+                v[1] = load_row16(w + run.map_input);
+                v[2] = load_row16(w + 8 * run.map_input);
+                v[3] = load_row16(w + 9 * run.map_input);
+            }
             uint32_t b0 = 0, b1 = 0;
             if (g < run.group) {
                 memcpy(&b0, query + i, sizeof(b0));
                 memcpy(&b1, query + i + 8, sizeof(b1));
             }
+            const uint32_t *x0 = &v[0].x, *x1 = &v[1].x, *x2 = &v[2].x, *x3 = &v[3].x;
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t *x0 = &v[half][0].x, *x1 = &v[half][1].x, *x2 = &v[half][2].x, *x3 = &v[half][3].x;
+            for (int j = 0; j < 4; j++)
+                mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
+                             __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
+        }
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+            if (2 * t + c < run.group && first < run.code_bits)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    mma_16816<W>(z[half][j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                                 __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
-            }
-        }
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int r = first + half * 64 + g * 8;
-#pragma unroll
-            for (int c = 0; c < 2; c++)
-                if (2 * t + c < run.group && r < run.code_bits)
-#pragma unroll
-                    for (int j = 0; j < 4; j++)
-                        *reinterpret_cast<float2 *>(&parts[(warp_id() * run.group + 2 * t + c) * stride_part + mma_place(r + 2 * j)]) =
-                            make_float2(z[half][j][c], z[half][j][c + 2]);
-        }
+                    *reinterpret_cast<float2 *>(&parts[(warp_id() * run.group + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) =
+                        make_float2(z[j][c], z[j][c + 2]);
     }
     __syncthreads();
+#pragma unroll 1
     for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
         float sum = 0.0f;
-        for (int v = 0; v < run.group; v++) {
+        const float *part = parts + mma_place(r);
+#pragma unroll 1
+        for (int v = 0; v < run.group; v++, part += stride_part) {
             float z = 0.0f;
 #pragma unroll
             for (int w = 0; w < kWarps; w++)
-                z += parts[(w * run.group + v) * stride_part + mma_place(r)];
+                z += part[w * run.group * stride_part];
             sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
         }
         emit(r, sum);
@@ -314,8 +310,11 @@ __device__ inline void prefetch_map(const QueryRun &run, int32_t head)
 {
     const uint16_t *map = static_cast<const uint16_t *>(run.map) + head / run.heads_per_code * run.map_head;
     const int lines = (run.code_bits + 63) / 64; /* of 128 bytes, of one input */
-    for (int i = threadIdx.x; i < run.head_dim * lines; i += kThreads)
-        prefetch_line(map + i / lines * run.map_input + i % lines * 64);
+#pragma unroll 1
+    for (int line = 0; line < lines; line++)
+#pragma unroll 1
+        for (int i = threadIdx.x; i < run.head_dim; i += kThreads)
+            prefetch_line(map + i * run.map_input + line * 64);
 }
 
 /* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */

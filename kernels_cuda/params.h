@@ -21,8 +21,14 @@ typedef struct hattn_cuda_control {
     uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_LEVELS];
 } hattn_cuda_control;
 
+/* Division by a number that the host knows, as a multiplication (Granlund and Montgomery 1994, section 4). */
+typedef struct hattn_cuda_divisor {
+    uint32_t divisor, magic, shift;
+} hattn_cuda_divisor;
+
 typedef struct hattn_cuda_params {
     hattn_problem problem;
+    hattn_cuda_divisor page_size;         /* by 1 where there are no pages */
     int32_t group, dense_group;           /* query heads that share a selection, or K and V */
     int32_t digit_shift;                  /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
     int32_t score_chunk, num_score_chunks; /* keys of one score block */
@@ -34,7 +40,9 @@ typedef struct hattn_cuda_params {
     int32_t has_dependent_launch;         /* sm_90: the attend kernel may start while the score kernel ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
-    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or 4 */
+    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1 or 2 */
+    int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */
+    int32_t score_step;                   /* keys that a warp loads at a time */
     int32_t region, num_regions;          /* keys of one; of max_length */
     int32_t num_levels, row_size;         /* the largest score, and the same rounded up to 8 */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */

@@ -11,29 +11,31 @@
 namespace hattn {
 namespace {
 
-/* Code caches, resolved on the host. Strides in words. */
+/* Code caches, resolved on the host. */
 struct CodeRun {
     const uint32_t *codes;
-    int64_t stride_page, stride_slot, stride_head;
-    const int32_t *table; /* NULL: contiguous */
+    int64_t stride_page, stride_head; /* words */
+    uint32_t page_bytes, slot_bytes;  /* the page's only with pages */
+    const int32_t *table;              /* NULL: contiguous */
     int64_t table_stride;
-    int32_t page_size, page_shift; /* log2(page_size), or -1 */
+    hattn_cuda_divisor page_size;
+    bool shares_pages; /* a step touches at most 32: a lane each looks one up */
 };
 
 struct ScoreRun {
     RegionRun regions;
     QueryRun query;
     CodeRun codes;
-    const int8_t *weights; /* given, or NULL: the query is encoded here */
-    int8_t *weights_out;   /* or NULL */
-    int64_t weights_row, weights_head;
+    int32_t encodes;       /* 0: weights are given */
+    int32_t shows_weights; /* of all rows, also of those that have nothing to score */
 };
 
-/* What a lane loads at a time: 8 times 16 bytes, of which each is several keys, one, or a part of one. */
+/* What a lane loads at a time: 4 or 8 times 16 bytes, of which each is several keys, one, or a part of one; more scores than 16 would not
+ * fit its registers. */
 template <int kWords>
 struct Step {
     static constexpr int kPerLoad = kWords < 4 ? 4 / kWords : 1, kLoads = kWords > 4 ? kWords / 4 : 1; /* keys a load, loads a key */
-    static constexpr int kUnits = 8 / kLoads, kKeys = kUnits * kPerLoad, kSize = 32 * kKeys;
+    static constexpr int kAll = kWords < 4 ? 4 : 8, kUnits = kAll / kLoads, kKeys = kUnits * kPerLoad, kSize = 32 * kKeys;
 };
 
 /* Codes of one sequence and head, a step at a time. */
@@ -45,55 +47,101 @@ public:
 
     __device__ CodeReader(const CodeRun &run, int32_t sequence, int32_t code_head, int32_t last) : run_(run), last_(last / S::kPerLoad * S::kPerLoad)
     {
-        base_ = run.codes + code_head * run.stride_head;
+        base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head + (run.table ? 0 : sequence * run.stride_page));
         table_ = run.table + sequence * run.table_stride;
-        if (!run.table)
-            base_ += sequence * run.stride_page;
-        /* Pages that a step touches, if they are few enough for a lane each. */
-        shares_pages_ = run.table && run.page_shift >= 0 && (S::kSize >> run.page_shift) <= 32;
+    }
+
+    /* Asks for a step's codes, as far as it is known where they are. */
+    __device__ void prefetch(int32_t first) const
+    {
+        const int32_t key = first + lane_id() * (S::kSize / 32);
+        if (!run_.table && key <= last_)
+            prefetch_line(base_ + static_cast<uint64_t>(key) * run_.slot_bytes);
     }
 
     /* Must be called for every step, in order, before load. */
     __device__ void look_up(int32_t first)
     {
-        if (shares_pages_)
-            page_ = table_[min((first >> run_.page_shift) + lane_id(), last_ >> run_.page_shift)];
-    }
-
-    __device__ void load(uint32_t (&words)[8][4], int32_t first) const
-    {
-#pragma unroll
-        for (int u = 0; u < S::kUnits; u++) {
-            const int32_t key = min(first + (u * 32 + lane_id()) * S::kPerLoad, last_);
-            const uint32_t *code = base_ + key * run_.stride_slot;
-            if (run_.table) {
-                int32_t page, slot;
-                if (shares_pages_) {
-                    page = __shfl_sync(kFullMask, page_, (key >> run_.page_shift) - (first >> run_.page_shift));
-                    slot = key & (run_.page_size - 1);
-                } else {
-                    page = table_[key / run_.page_size];
-                    slot = key % run_.page_size;
-                }
-                code = base_ + page * run_.stride_page + slot * run_.stride_slot;
-            }
-#pragma unroll
-            for (int i = 0; i < S::kLoads; i++)
-                load_streamed(words[u * S::kLoads + i], code + 4 * i);
+        if (run_.table && run_.shares_pages) {
+            first_page_ = divide(first, run_.page_size);
+            page_ = table_[min(first_page_ + lane_id(), divide(last_, run_.page_size))];
         }
     }
 
+    __device__ void load(uint32_t (&words)[S::kAll][4], int32_t first) const
+    {
+        auto key_of = [&](int u) { return min(first + (u * 32 + lane_id()) * S::kPerLoad, last_); };
+        if (run_.table && run_.shares_pages)
+            load_each(words, [&](int u) {
+                const uint32_t key = key_of(u), index = divide(key, run_.page_size);
+                return slot(__shfl_sync(kFullMask, page_, index - first_page_), key - index * run_.page_size.divisor);
+            });
+        else
+            load_keys(words, key_of);
+    }
+
+    /* Every warp of the block another part of a sample of kWarps * S::kSize keys of first..last. */
+    __device__ void prefetch_sample(int32_t first) const
+    {
+        constexpr int kLanes = 8 / S::kLoads; /* of a line */
+        if (!run_.table && lane_id() % kLanes == 0)
+#pragma unroll 1
+            for (int u = 0; u < S::kUnits; u++)
+                prefetch_line(base_ + static_cast<uint64_t>(sample_key(first, u)) * run_.slot_bytes);
+    }
+
+    __device__ void load_sample(uint32_t (&words)[S::kAll][4], int32_t first) const
+    {
+        load_keys(words, [&](int u) { return sample_key(first, u); });
+    }
+
 private:
+    /* Runs of 16 keys, spread evenly, so that clusters of keys are in the sample about as often as they are in the row. */
+    __device__ uint32_t sample_key(int32_t first, int u) const
+    {
+        constexpr int kLanes = 16 / S::kPerLoad, kRuns = 32 / kLanes; /* of a run; of a load */
+        const uint32_t run = (u * kWarps + warp_id()) * kRuns + lane_id() / kLanes, spread = (last_ - first) / (S::kUnits * kWarps * kRuns);
+        return min((first + run * spread) / S::kPerLoad * S::kPerLoad + lane_id() % kLanes * S::kPerLoad, last_);
+    }
+
+    __device__ const char *slot(uint32_t page, uint32_t slot) const
+    {
+        return base_ + static_cast<uint64_t>(page) * run_.page_bytes + static_cast<uint64_t>(slot) * run_.slot_bytes;
+    }
+
+    template <class KeyOf>
+    __device__ void load_keys(uint32_t (&words)[S::kAll][4], KeyOf key_of) const
+    {
+        if (!run_.table)
+            load_each(words, [&](int u) { return base_ + static_cast<uint64_t>(key_of(u)) * run_.slot_bytes; });
+        else
+            load_each(words, [&](int u) {
+                const uint32_t key = key_of(u), index = divide(key, run_.page_size);
+                return slot(table_[index], key - index * run_.page_size.divisor);
+            });
+    }
+
+    template <class Address>
+    __device__ static void load_each(uint32_t (&words)[S::kAll][4], Address address)
+    {
+#pragma unroll
+        for (int u = 0; u < S::kUnits; u++) {
+            const char *code = address(u);
+#pragma unroll
+            for (int i = 0; i < S::kLoads; i++)
+                load_streamed(words[u * S::kLoads + i], code + 16 * i);
+        }
+    }
+
     const CodeRun &run_;
-    const uint32_t *base_;
+    const char *base_;
     const int32_t *table_;
-    int32_t last_, page_ = 0;
-    bool shares_pages_;
+    uint32_t last_, first_page_ = 0, page_ = 0;
 };
 
 /* The words of key number `key` of a lane. */
 template <int kWords>
-__device__ inline void take_key(uint32_t (&code)[kWords], const uint32_t (&words)[8][4], int key)
+__device__ inline void take_key(uint32_t (&code)[kWords], const uint32_t (&words)[Step<kWords>::kAll][4], int key)
 {
     for (int w = 0; w < kWords; w++)
         code[w] = words[(key * kWords + w) / 4][(key * kWords + w) % 4];
@@ -109,16 +157,17 @@ struct Planes {
 
 /* All threads; ends with a barrier. */
 template <int kWords, int kBlocks, class W>
-__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool shows, float *parts, Planes<kWords> &planes)
+__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool stores, float *parts, Planes<kWords> &planes)
 {
+    int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
     constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
     const int code_bits = run.query.code_bits;
     int weight[kBits] = {};
-    if (run.weights) {
+    if (!run.encodes) {
 #pragma unroll
         for (int i = 0; i < kBits; i++) {
             const int r = threadIdx.x + i * kThreads;
-            weight[i] = r < code_bits ? run.weights[row * run.weights_row + head * run.weights_head + r] : 0;
+            weight[i] = r < code_bits ? weights[r] : 0;
         }
     } else {
         float sums[kBits] = {}, largest = 0.0f;
@@ -138,8 +187,8 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
         for (int i = 0; i < kBits; i++) {
             const int r = threadIdx.x + i * kThreads;
             weight[i] = r < code_bits ? weight_of(run.query.group, run.query.weight_max, sums[i], largest) : 0;
-            if (shows && r < code_bits)
-                run.weights_out[row * run.weights_row + head * run.weights_head + r] = static_cast<int8_t>(weight[i]);
+            if (stores && r < code_bits)
+                weights[r] = static_cast<int8_t>(weight[i]);
         }
     }
 #pragma unroll
@@ -150,7 +199,7 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
             if (lane_id() == 0)
                 planes.sign[word] = negative;
 #pragma unroll
-            for (int p = 0; p < (kBlocks < 4 ? 2 * kBlocks : 7); p++) {
+            for (int p = 0; p < 2 * kBlocks; p++) {
                 const uint32_t bits = __ballot_sync(kFullMask, abs(weight[i]) >> p & 1);
                 if (lane_id() == 0)
                     planes.plane[p][word] = bits;
@@ -165,6 +214,7 @@ __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint
 {
     uint32_t above = 0;
     __syncwarp();
+#pragma unroll 1
     for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
         const int i = block + lane_id() * 8;
         uint32_t x[8] = {};
@@ -200,79 +250,162 @@ __device__ inline void store_scores(uint16_t *to, const uint32_t *scores)
         *reinterpret_cast<uint2 *>(to) = make_uint2(scores[0] | scores[1] << 16, scores[2] | scores[3] << 16);
 }
 
-template <int kWords, int kBlocks, class W>
-__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+/* Words of a warp's histogram. */
+__host__ __device__ inline int histogram_stride(int row_size)
+{
+    return 4 + row_size;
+}
+
+__device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
+{
+#pragma unroll 1
+    for (int i = thread * 4; i < num; i += threads * 4)
+        *reinterpret_cast<uint4 *>(counts + i) = {};
+}
+
+template <int kWords, int kBlocks>
+__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const uint32_t (&words)[Step<kWords>::kAll][4], const PlaneCounter<kWords, kBlocks> &counter)
+{
+#pragma unroll
+    for (int i = 0; i < Step<kWords>::kKeys; i += 2) {
+        uint32_t key0[kWords], key1[kWords];
+        take_key(key0, words, i);
+        take_key(key1, words, i + 1);
+        counter.count(key0, key1, &score[i], &score[i + 1]);
+    }
+}
+
+/* A score that is almost certainly not above the one that is looked for, of which `sample` keys hold about `expected`: the deviation of
+ * their number is its root, and five of them are less than one in a million. All threads, between barriers of their own. */
+__device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, float expected)
+{
+    uint32_t above;
+    const uint32_t wanted = static_cast<uint32_t>(expected + 5.0f * sqrtf(expected)) + 4;
+    return max(1u, find_level(row_size, wanted, &above, [&](uint32_t (&x)[8], int i) {
+                   *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(counts + i);
+                   *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(counts + i + 4);
+               }));
+}
+
+/* Appends the candidates among a lane's neighbours to the warp's list, in the order of positions. */
+template <int kPerLoad>
+__device__ inline void list_candidates(const uint32_t *score, uint32_t bound, uint32_t position, uint32_t ranked, uint32_t key, uint32_t *list, uint32_t *size,
+                                       const SharedCounters &counts)
+{
+    uint32_t place = *size;
+    bool listed[kPerLoad];
+#pragma unroll
+    for (int i = 0; i < kPerLoad; i++) {
+        listed[i] = score[i] >= bound && key + i < ranked;
+        const uint32_t all = __ballot_sync(kFullMask, listed[i]);
+        place += __popc(all & lanes_below());
+        *size += __popc(all);
+    }
+#pragma unroll
+    for (int i = 0; i < kPerLoad; i++)
+        if (listed[i]) {
+            list[place++] = (position + i) << 16 | score[i];
+            counts.count(score[i]);
+        }
+}
+
+template <int kWords, int kBlocks, class W, bool kSampled>
+__global__ void __launch_bounds__(kThreads, 3) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
     using S = Step<kWords>;
-    extern __shared__ float shared[]; /* partial sums of the query, then a histogram a warp */
+    extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
     __shared__ Planes<kWords> planes;
     allow_dependents();
     const RegionRun &regions = run.regions;
     const int32_t row = blockIdx.x, head = blockIdx.y, chunk = blockIdx.z;
-    if (!run.weights)
+    const int stride = histogram_stride(regions.row_size);
+    float *space = shared + (kSampled ? stride : 0);
+    if (run.encodes)
         prefetch_map(run.query, head);
     const RegionTask task = resolve_task(regions, row, head);
-    const bool shows = run.weights_out && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
+    const bool shows = run.shows_weights && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
     if (!shows && !scores_keys)
         return;
     const int32_t begin = chunk * regions.chunk + warp_id() * regions.range, end = min(begin + regions.range, scores_keys ? task.end : 0);
     CodeReader<kWords> reader(run.codes, task.row.sequence, head / run.query.heads_per_code, task.end - 1);
-    uint32_t words[8][4];
+    /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
+    uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
+    if (kSampled && scores_keys) {
+        reader.prefetch_sample(task.first);
+        clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
+    }
+    if (begin < end)
+        reader.prefetch(begin);
+    make_planes<kWords, kBlocks, W>(run, row, head, shows || (kSampled && chunk == 0), space, planes);
+    if (!scores_keys)
+        return;
+
+    uint32_t words[S::kAll][4], score[S::kKeys];
+    const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, 2 * kBlocks);
+    if (kSampled) {
+        reader.load_sample(words, task.first);
+        score_step(score, words, counter);
+        const SharedCounters counts(sample + 3);
+#pragma unroll
+        for (uint32_t x : score)
+            counts.count(x);
+    }
     if (begin < end) {
         reader.look_up(begin);
         reader.load(words, begin);
         reader.look_up(begin + S::kSize);
     }
-    make_planes<kWords, kBlocks, W>(run, row, head, shows, shared, planes);
-    if (!scores_keys)
-        return;
-
-    uint32_t *histogram = reinterpret_cast<uint32_t *>(shared) + warp_id() * regions.row_size;
-    for (int i = lane_id(); i < regions.row_size; i += 32)
-        histogram[i] = 0;
+    uint32_t *histogram = reinterpret_cast<uint32_t *>(space) + warp_id() * stride;
+    clear(histogram + 4, regions.row_size, lane_id(), 32);
+    uint32_t bound = 0, size = 0;
+    if (kSampled) {
+        __syncthreads();
+        const float share = static_cast<float>(task.kept - regions.num_sink - regions.num_recent) / static_cast<float>(task.end - task.first);
+        bound = find_bound(sample + 4, regions.row_size, share * (kWarps * S::kSize));
+    }
     __syncwarp();
-    const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, kBlocks < 4 ? 2 * kBlocks : 7);
-    uint16_t *scores = regions.scores + task.task * regions.score_stride + lane_id() * S::kPerLoad;
+    const SharedCounters counts(histogram + 3);
+    const int64_t first_score = task.task * regions.score_stride;
+    uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
+    uint32_t *list = reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin;
     uint16_t *rows = regions.rows + task.task * regions.num_regions * regions.row_size;
+    const uint32_t ranked = end - task.first;
     int32_t region_end = begin + regions.region;
+#pragma unroll 1
     for (int32_t first = begin; first < end; first += S::kSize) {
-        uint32_t score[S::kKeys];
-#pragma unroll
-        for (int i = 0; i < S::kKeys; i += 2) {
-            uint32_t key0[kWords], key1[kWords];
-            take_key(key0, words, i);
-            take_key(key1, words, i + 1);
-            counter.count(key0, key1, &score[i], &score[i + 1]);
-        }
+        score_step(score, words, counter);
         const int32_t next = first + S::kSize;
         if (next < end) {
             reader.load(words, next);
             reader.look_up(next + S::kSize);
         }
-        const bool is_inside = first >= task.first && next <= end;
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
-            store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, score + u * S::kPerLoad);
+            const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad, key = position - task.first; /* wraps for sinks: not ranked */
+            const uint32_t *mine = score + u * S::kPerLoad;
+            if constexpr (kSampled) {
+                list_candidates<S::kPerLoad>(mine, bound, position - begin, ranked, key, list, &size, counts);
+            } else {
+                store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
 #pragma unroll
-            for (int i = u * S::kPerLoad; i < (u + 1) * S::kPerLoad; i++) {
-                const int32_t key = first + (u * 32 + lane_id()) * S::kPerLoad + i % S::kPerLoad;
-                if (score[i] && (is_inside || (key >= task.first && key < end)))
-                    atomicAdd(&histogram[score[i] - 1], 1u);
+                for (int i = 0; i < S::kPerLoad; i++)
+                    counts.count(key + i < ranked ? mine[i] : 0);
             }
         }
         if (next == region_end || next >= end) {
-            publish_row(histogram, regions.row_size, rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
+            publish_row(histogram + 4, regions.row_size, rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
             region_end += regions.region;
         }
     }
 
     __syncthreads();
     uint32_t *total = regions.histograms + task.task * HATTN_CUDA_LEVELS;
+#pragma unroll 1
     for (int i = threadIdx.x; i < regions.num_levels; i += kThreads) {
         uint32_t sum = 0;
 #pragma unroll
         for (int w = 0; w < kWarps; w++)
-            sum += reinterpret_cast<const uint32_t *>(shared)[w * regions.row_size + i];
+            sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
         if (sum)
             atomicAdd(&total[i], sum);
     }
@@ -286,48 +419,37 @@ ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &arg
     run.query = query_run(params, args.q, args.query_map);
     run.codes.codes = static_cast<const uint32_t *>(hattn_address(args.codes));
     run.codes.stride_page = p.codes.stride[0];
-    run.codes.stride_slot = p.codes.stride[1];
     run.codes.stride_head = p.codes.stride[2];
-    run.codes.page_shift = -1;
+    run.codes.page_bytes = static_cast<uint32_t>(p.codes.stride[0] * 4);
+    run.codes.slot_bytes = static_cast<uint32_t>(p.codes.stride[1] * 4);
     if (p.page_size) {
         run.codes.table = static_cast<const int32_t *>(hattn_address(args.batch.block_table));
         run.codes.table_stride = p.block_table.stride[0];
-        run.codes.page_size = p.page_size;
-        for (int shift = 0; shift < 31; shift++)
-            if (1 << shift == p.page_size)
-                run.codes.page_shift = shift;
+        run.codes.page_size = params.page_size;
+        run.codes.shares_pages = (params.score_step - 2) / p.page_size + 2 <= 32;
     }
-    const bool encodes = params.encodes_in_score;
-    int8_t *shown = static_cast<int8_t *>(hattn_address(args.weights));
-    run.weights_row = p.weights.stride[0];
-    run.weights_head = p.weights.stride[1];
-    if (encodes && args.weights.data) {
-        run.weights_out = shown;
-    } else if (!encodes && args.weights.data) {
-        run.weights = shown;
-    } else if (!encodes) {
-        run.weights = static_cast<const int8_t *>(hattn_address(workspace)) + params.weights;
-        run.weights_row = static_cast<int64_t>(p.num_selection_heads) * p.code_bits;
-        run.weights_head = p.code_bits;
-    }
+    run.encodes = params.encodes_in_score;
+    run.shows_weights = run.encodes && args.weights.data;
     return run;
 }
 
 /* Calls f with the kernel of a problem. */
-template <int kWords, int kBlocks, class F>
-cudaError_t with_map_type(const hattn_problem &p, F f)
+template <int kWords, int kBlocks, class W, class F>
+cudaError_t with_sample(const hattn_cuda_params &params, F f)
 {
-    return p.query_map.dtype == HATTN_BF16 ? f(score_regions_kernel<kWords, kBlocks, __nv_bfloat16>) : f(score_regions_kernel<kWords, kBlocks, __half>);
+    return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, true>) : f(score_regions_kernel<kWords, kBlocks, W, false>);
+}
+
+template <int kWords, int kBlocks, class F>
+cudaError_t with_map_type(const hattn_cuda_params &params, F f)
+{
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_sample<kWords, kBlocks, __nv_bfloat16>(params, f) : with_sample<kWords, kBlocks, __half>(params, f);
 }
 
 template <int kWords, class F>
 cudaError_t with_planes(const hattn_cuda_params &params, F f)
 {
-    switch (params.plane_blocks) {
-    case 1: return with_map_type<kWords, 1>(params.problem, f);
-    case 2: return with_map_type<kWords, 2>(params.problem, f);
-    default: return with_map_type<kWords, 4>(params.problem, f);
-    }
+    return params.plane_blocks == 1 ? with_map_type<kWords, 1>(params, f) : with_map_type<kWords, 2>(params, f);
 }
 
 template <class F>
@@ -343,8 +465,9 @@ cudaError_t with_kernel(const hattn_cuda_params &params, F f)
 
 size_t space_bytes(const hattn_cuda_params &params)
 {
-    const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0, histograms = kWarps * params.row_size * sizeof(uint32_t);
-    return query > histograms ? query : histograms;
+    const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0, histograms = kWarps * histogram_stride(params.row_size) * sizeof(uint32_t);
+    const size_t sample = params.is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
+    return sample + (query > histograms ? query : histograms);
 }
 
 } // namespace

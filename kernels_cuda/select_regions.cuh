@@ -27,14 +27,20 @@ public:
     struct Space {
         uint32_t sums[2][kWarps];
         int32_t num_hits;
-        struct {
-            int32_t region;
-            uint32_t above, equal;
-        } hits[kList];
+        union {
+            struct {
+                int32_t region;
+                uint32_t above, equal;
+            } hits[kList];
+            struct {
+                QueryCode query;
+                SelectSpace select;
+            } anew;
+        };
     };
 
-    __device__ RegionSelection(const RegionRun &run, int32_t row, int32_t head, Space &space)
-        : run_(run), task_(resolve_task(run, row, head)), space_(space)
+    __device__ RegionSelection(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head, Space &space)
+        : params_(params), args_(args), run_(run), task_(resolve_task(run, row, head)), space_(space), row_(row), head_(head)
     {
     }
 
@@ -50,11 +56,16 @@ public:
             return;
         }
         find_threshold();
+        if (is_anew_) {
+            score_anew();
+            return;
+        }
         const int used = (task_.end + run_.region - 1) / run_.region;
         per_thread_ = (used + kThreads - 1) / kThreads;
         first_region_ = threadIdx.x * per_thread_;
         end_region_ = min(first_region_ + per_thread_, used);
         uint32_t above = 0, equal = 0, total;
+#pragma unroll 1
         for (int region = first_region_; region < end_region_; region++) {
             count(region, &above_, &equal_);
             above += above_;
@@ -68,17 +79,28 @@ public:
     template <class Sink>
     __device__ void visit(int first, int end, Sink sink)
     {
+        if (is_anew_) {
+            anew().visit(first, end, space_.anew.select, sink);
+            return;
+        }
         visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
         if (task_.is_ranked) {
             const int num_wanted = task_.kept - run_.num_sink - run_.num_recent;
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_wanted);
             find_hits(low, high);
             __syncthreads();
+#pragma unroll 1
             for (int i = warp_id(); i < space_.num_hits; i += kWarps)
-                visit_region(space_.hits[i].region, space_.hits[i].above, space_.hits[i].equal, [&](uint32_t rank, int position) {
+            {
+                auto keep = [&](uint32_t rank, int position) {
                     if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
                         sink(static_cast<int>(rank) + run_.num_sink, position);
-                });
+                };
+                if (run_.is_sampled)
+                    visit_candidates(space_.hits[i].region, space_.hits[i].above, space_.hits[i].equal, keep);
+                else
+                    visit_region(space_.hits[i].region, space_.hits[i].above, space_.hits[i].equal, keep);
+            }
         }
         __syncthreads();
         if (threadIdx.x == 0) /* for the next call, after the caller's barrier */
@@ -100,44 +122,49 @@ private:
     {
         const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
         const uint32_t *histogram = run_.histograms + task_.task * HATTN_CUDA_LEVELS;
-        threshold_ = {0, 0};
-        uint32_t above = 0; /* count of what the blocks before hold */
-        int num_reached = 0;
-        for (int block = (run_.row_size - 1) / 256 * 256; block >= 0; block -= 256) {
-            uint32_t x[8];
-            load_levels(x, histogram, block + lane_id() * 8);
-#pragma unroll
-            for (int k = 6; k >= 0; k--)
-                x[k] += x[k + 1];
-            const uint32_t at_least = warp_scan_down(x[0]), base = above + at_least - x[0];
-            int mine = 0;
-            uint32_t next = base; /* count at the lowest level of this lane that is not reached */
-#pragma unroll
-            for (int k = 7; k >= 0; k--) {
-                if (x[k] + base < wanted)
-                    next = x[k] + base;
-                mine += x[k] + base >= wanted;
-            }
-            num_reached = __reduce_add_sync(kFullMask, mine);
-            if (num_reached) {
-                threshold_.key = static_cast<uint32_t>(block + num_reached);
-                above = __shfl_sync(kFullMask, next, (num_reached - 1) / 8);
-                break;
-            }
-            above += __shfl_sync(kFullMask, at_least, 0);
-        }
+        uint32_t above;
+        threshold_.key = find_level(run_.row_size, wanted, &above, [&](uint32_t (&x)[8], int i) {
+            *reinterpret_cast<uint4 *>(x) = __ldcg(reinterpret_cast<const uint4 *>(histogram + i));
+            *reinterpret_cast<uint4 *>(x + 4) = __ldcg(reinterpret_cast<const uint4 *>(histogram + i + 4));
+        });
         threshold_.ties = wanted - above;
+        is_anew_ = run_.is_sampled && threshold_.key == 0;
     }
 
-    __device__ void load_levels(uint32_t (&x)[8], const uint32_t *histogram, int first) const
+    /* The bound was too high for this row: scores of all of it, in the memory of its list, and a selection from these. All blocks of the
+     * task do and write the same. */
+    __device__ __noinline__ void score_anew()
     {
-#pragma unroll
-        for (int k = 0; k < 8; k += 4) {
-            uint4 v = {};
-            if (first + k < run_.row_size)
-                v = __ldcg(reinterpret_cast<const uint4 *>(histogram + first + k));
-            *reinterpret_cast<uint4 *>(x + k) = v;
+        QueryCode &query = space_.anew.query;
+        const hattn_problem &p = params_.problem;
+        const int8_t *weights = run_.weights + row_ * run_.weights_row + head_ * run_.weights_head;
+        for (int r = threadIdx.x; r < 512; r += kThreads)
+            query.weights[r] = r < p.code_bits ? weights[r] : static_cast<int8_t>(0);
+        __syncthreads();
+        split_planes(query);
+        const hattn_pages pages = hattn_sequence_pages(&p, &args_.batch, task_.row.sequence);
+        const int64_t code_head = static_cast<int64_t>(head_) * p.num_code_heads / p.num_selection_heads;
+        uint16_t *scores = anew_scores();
+        for (int32_t j = threadIdx.x; j < task_.end; j += kThreads) {
+            int32_t slot;
+            const int64_t page = hattn_page(&pages, j, &slot);
+            scores[j] = static_cast<uint16_t>(
+                score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args_.codes, page, slot, code_head)), (p.code_bits + 31) / 32));
         }
+        __syncthreads();
+        Selection<uint16_t> selection = anew();
+        selection.find(params_, space_.anew.select);
+        threshold_ = selection.threshold;
+    }
+
+    __device__ uint16_t *anew_scores() const
+    {
+        return reinterpret_cast<uint16_t *>(reinterpret_cast<uint32_t *>(run_.scores) + task_.task * run_.score_stride);
+    }
+
+    __device__ Selection<uint16_t> anew() const
+    {
+        return {anew_scores() + run_.num_sink, task_.row.length, task_.kept, run_.num_sink, run_.num_recent, threshold_};
     }
 
     /* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
@@ -165,6 +192,7 @@ private:
     __device__ void find_hits(int low, int high)
     {
         uint32_t above_before = above_before_, equal_before = equal_before_;
+#pragma unroll 1
         for (int region = first_region_; region < end_region_; region++) {
             uint32_t above = above_, equal = equal_;
             if (per_thread_ > 1)
@@ -182,32 +210,38 @@ private:
     template <class Sink>
     __device__ void visit_region(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
     {
-        constexpr int kLoads = 4;
+        constexpr int kLoads = 4; /* of 8 scores a lane, whose bits are a byte each of above and both */
         const int32_t start = region * run_.region, end = min(start + run_.region, task_.end);
         const uint16_t *scores = run_.scores + task_.task * run_.score_stride + lane_id() * 8;
+#pragma unroll 1
         for (int32_t first = start; first < end; first += kLoads * 256) {
             uint4 loaded[kLoads] = {};
 #pragma unroll
             for (int i = 0; i < kLoads; i++)
                 if (first + i * 256 < end)
                     loaded[i] = __ldcg(reinterpret_cast<const uint4 *>(scores + first + i * 256));
+            uint32_t above = 0, both = 0;
 #pragma unroll
             for (int i = 0; i < kLoads; i++) {
-                const int32_t position = first + i * 256 + lane_id() * 8;
-                if (first + i * 256 >= end)
-                    break;
+                above |= at_least_bits(loaded[i], threshold_.key + 1) << 8 * i;
+                both |= at_least_bits(loaded[i], threshold_.key) << 8 * i;
+            }
+#pragma unroll 1
+            for (int32_t part = first; part < min(first + kLoads * 256, end); part += 256, above >>= 8, both >>= 8) {
+                const int32_t position = part + lane_id() * 8;
                 uint32_t mask = 0xff;
                 if (position < task_.first)
                     mask &= 0xffu << min(task_.first - position, 8);
                 if (position + 8 > end)
                     mask &= 0xffu >> min(position + 8 - end, 8);
-                const uint32_t above = at_least_bits(loaded[i], threshold_.key + 1) & mask, both = at_least_bits(loaded[i], threshold_.key) & mask;
-                /* Both counts in one scan: a region has less than 2^16 keys. */
-                const uint32_t mine = __popc(above) | __popc(both & ~above) << 16, scan = warp_scan(mine);
+                const uint32_t mine_above = above & mask, mine_both = both & mask;
+                /* Both counts in one scan: they are below 2^16. */
+                const uint32_t mine = __popc(mine_above) | __popc(mine_both & ~mine_above) << 16, scan = warp_scan(mine);
                 uint32_t num_above = above_before + ((scan - mine) & 0xffff), num_equal = equal_before + ((scan - mine) >> 16);
-                for (uint32_t left = both; left; left &= left - 1) {
+#pragma unroll 1
+                for (uint32_t left = mine_both; left; left &= left - 1) {
                     const int bit = __ffs(static_cast<int>(left)) - 1;
-                    const bool is_above = above >> bit & 1;
+                    const bool is_above = mine_above >> bit & 1;
                     if (is_above || num_equal < threshold_.ties)
                         sink(num_above + min(num_equal, threshold_.ties), position + bit);
                     num_above += is_above;
@@ -220,10 +254,44 @@ private:
         }
     }
 
+    /* The same out of a range's list. */
+    template <class Sink>
+    __device__ void visit_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    {
+        constexpr int kLoads = 4;
+        const int32_t start = region * run_.region;
+        const int size = __ldcg(run_.rows + (task_.task * run_.num_regions + region) * run_.row_size);
+        const uint32_t *list = reinterpret_cast<const uint32_t *>(run_.scores) + task_.task * run_.score_stride + start;
+#pragma unroll 1
+        for (int first = 0; first < size; first += kLoads * 32) {
+            uint32_t loaded[kLoads];
+#pragma unroll
+            for (int i = 0; i < kLoads; i++) {
+                const int place = first + i * 32 + lane_id();
+                loaded[i] = place < size ? __ldcg(list + place) : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < kLoads; i++) {
+                const uint32_t score = loaded[i] & 0xffff; /* 0 past the end; the threshold is not */
+                const bool is_above = score > threshold_.key, is_equal = score == threshold_.key;
+                const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
+                const uint32_t num_above = above_before + __popc(above & lanes_below()), num_equal = equal_before + __popc(equal & lanes_below());
+                if (is_above || (is_equal && num_equal < threshold_.ties))
+                    sink(num_above + min(num_equal, threshold_.ties), start + static_cast<int>(loaded[i] >> 16));
+                above_before += __popc(above);
+                equal_before += __popc(equal);
+            }
+        }
+    }
+
+    const hattn_cuda_params &params_;
+    const hattn_decode_args &args_;
     const RegionRun &run_;
     const RegionTask task_;
     Space &space_;
-    Threshold threshold_;
+    int32_t row_, head_;
+    bool is_anew_ = false;
+    Threshold threshold_ = {0, 0};
     int per_thread_ = 0, first_region_ = 0, end_region_ = 0;
     uint32_t above_ = 0, equal_ = 0; /* of the thread's only region, if it has one */
     uint32_t above_before_ = 0, equal_before_ = 0;
