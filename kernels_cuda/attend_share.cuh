@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One block's share of an attention: up to 8 query heads that share rows, and an even part of those rows. The last block of a task to
+ * One block's share of an attention: up to 16 query heads that share rows, and an even part of those rows. The last block of a task to
  * finish joins the parts.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 
 #include "kernels_cuda/attend_mma.cuh"
+#include "kernels_cuda/attend_wide.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
@@ -108,7 +109,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
-    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache)};
+    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache), params.attend_shared};
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
@@ -185,23 +186,23 @@ struct EngineType {
     using type = Engine;
 };
 
-/* Calls make with the number of heads of a block, as a constant. */
+/* Calls make with the number of heads of a block, as a constant: 1, 4 or 8. */
 template <class F>
-inline cudaError_t with_block_group(int group, F make)
+inline cudaError_t with_block_heads(int heads, F make)
 {
-    if (group == 1)
+    if (heads == 1)
         return make(std::integral_constant<int, 1>());
-    if (group <= 4)
+    if (heads == 4)
         return make(std::integral_constant<int, 4>());
-    return make(std::integral_constant<int, HATTN_CUDA_GROUP_BLOCK>());
+    return make(std::integral_constant<int, 8>());
 }
 
-/* The engines that a plan may choose. Each set is compiled in files of its own, to be built side by side. */
+/* The engines that a plan may choose (`heads` a block). Each set is compiled in files of its own, to be built side by side. */
 struct MmaEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int group, F f)
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
-        return with_block_group(group, [&](auto size) {
+        return with_block_heads(heads, [&](auto size) {
             constexpr int kGroup = decltype(size)::value;
             if (p.k_cache.dtype == HATTN_F16)
                 return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__half, 64, kGroup>>()) : f(EngineType<MmaEngine<__half, 128, kGroup>>());
@@ -212,23 +213,48 @@ struct MmaEngines {
 
 struct PlainEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int group, F f)
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
         return with_dtype(p.k_cache.dtype, [&](auto type) {
-            return with_block_group(group, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
+            return with_block_heads(heads, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
         });
     }
 };
 
-inline int block_group(int group)
-{
-    return group == 1 ? 1 : group <= 4 ? 4 : HATTN_CUDA_GROUP_BLOCK;
-}
+struct WideEngines {
+    template <class F>
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    {
+        if (p.k_cache.dtype == HATTN_BF16)
+            return heads == 8 ? f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 1, false>>())
+                              : f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 2, false>>());
+        return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
+    }
 
-inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int num_splits)
+struct WideEngines {
+    template <class F>
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    {
+        if (p.k_cache.dtype == HATTN_BF16)
+            return heads == 8 ? f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 1, false>>())
+                              : f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 2, false>>());
+        return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
+    }
+
+private:
+    template <class Stored, class F>
+    static cudaError_t of_stored(const hattn_problem &p, int heads, F f)
+    {
+        if (p.q.dtype == HATTN_F32)
+            return f(EngineType<WideEngine<__half, Stored, 2, true>>());
+        return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>()) : f(EngineType<WideEngine<__half, Stored, 2, false>>());
+    }
+};
+
+/* For blocks of `heads`. */
+inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int heads, int num_splits)
 {
-    const int size = block_group(group);
-    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + size - 1) / size)), static_cast<unsigned>(num_splits));
+    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + heads - 1) / heads)), static_cast<unsigned>(num_splits));
 }
 
 } // namespace hattn

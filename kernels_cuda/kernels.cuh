@@ -40,8 +40,10 @@ cudaError_t load_score_regions(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
 cudaError_t load_attend_mma(const hattn_cuda_params &params);
 cudaError_t load_attend_plain(const hattn_cuda_params &params);
+cudaError_t load_attend_wide(const hattn_cuda_params &params);
 cudaError_t load_decode_attend_mma(const hattn_cuda_params &params);
 cudaError_t load_decode_attend_plain(const hattn_cuda_params &params);
+cudaError_t load_decode_attend_wide(const hattn_cuda_params &params);
 cudaError_t load_merge();
 
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
@@ -49,8 +51,10 @@ cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_e
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_decode_attend_mma(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_decode_attend_plain(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_decode_attend_wide(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 
 } // namespace hattn
 
