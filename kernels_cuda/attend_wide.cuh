@@ -31,6 +31,7 @@ public:
     static constexpr bool kNeedsSpaceLate = false;
 
     struct alignas(16) Space {
+        float max[kHeads], sum[kHeads], logit_scale[kHeads]; /* of the warp that has the head */
         float decay[kHeads], factor[kHeads], lse[kHeads];
     };
 
@@ -43,16 +44,14 @@ public:
     template <class Row>
     __device__ void start(Row row)
     {
-#pragma unroll
-        for (int i = 0; i < kHeadsOfWarp; i++) {
-            logit_scale_[i] = p_.scale * task_.k_scale;
-            max_[i] = -INFINITY;
-            sum_[i] = 0.0f;
-            const int head = warp_id() + 8 * i;
-            if (head < task_.count)
-                store_query(row(head), head, logit_scale_[i]);
+#pragma unroll 1
+        for (int head = warp_id(); head < task_.count; head += kWarps) {
+            space_.max[head] = -INFINITY;
+            space_.sum[head] = 0.0f;
+            space_.logit_scale[head] = p_.scale * task_.k_scale * store_query(row(head), head);
         }
         if (layout_.k_chunks % 2)
+#pragma unroll 1
             for (int r = threadIdx.x; r < layout_.num_tiles * layout_.tile_rows; r += kThreads)
                 *reinterpret_cast<uint4 *>(shared() + layout_.tiles + r * layout_.row_bytes + layout_.k_chunks * 16) = uint4{};
         for (auto &block : values_)
@@ -65,12 +64,17 @@ public:
     __device__ void add_rows(const int32_t *positions, int n)
     {
         const int rows = layout_.tile_rows, tiles = (n + rows - 1) / rows, ahead = layout_.num_tiles - 1;
-        for (int tile = 0; tile < ahead; tile++)
-            load_tile(positions, n, tile, tile);
-        for (int tile = 0, slot = 0; tile < tiles; tile++) {
-            copy_wait(ahead - 1);
-            __syncthreads();
-            load_tile(positions, n, tile + ahead, slot == 0 ? ahead : slot - 1);
+        int slot = 0, next_slot = 0;
+#pragma unroll 1
+        for (int tile = -ahead; tile < tiles; tile++) {
+            if (tile >= 0) {
+                copy_wait(ahead - 1);
+                __syncthreads();
+            }
+            load_tile(positions, n, tile + ahead, next_slot);
+            next_slot = next_slot == ahead ? 0 : next_slot + 1;
+            if (tile < 0)
+                continue;
             add_tile(tile_at(slot), min(rows, n - tile * rows));
             slot = slot == ahead ? 0 : slot + 1;
         }
@@ -79,13 +83,24 @@ public:
     /* Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
     __device__ void finish()
     {
+        const int g = lane_id() / 4, t = lane_id() % 4;
+        __syncthreads();
+        if (threadIdx.x < task_.count) {
+            const float sum = space_.sum[threadIdx.x];
+            space_.factor[threadIdx.x] = sum == 0.0f ? 0.0f : task_.v_scale / sum;
+            space_.lse[threadIdx.x] = sum == 0.0f ? -INFINITY : space_.max[threadIdx.x] + logf(sum);
+        }
 #pragma unroll
-        for (int i = 0; i < kHeadsOfWarp; i++) {
-            const float sum = warp_sum(sum_[i]);
-            if (lane_id() == 0) {
-                space_.factor[warp_id() + 8 * i] = sum == 0.0f ? 0.0f : task_.v_scale / sum;
-                space_.lse[warp_id() + 8 * i] = sum == 0.0f ? -INFINITY : max_[i] + logf(sum);
-            }
+        for (int i = 0; i < kDimBlocks; i++) {
+            const int block = warp_id() + kWarps * i;
+            if (block * 16 >= p_.head_dim_v)
+                break;
+#pragma unroll
+            for (int b = 0; b < (kSplit ? 1 : kBlocks); b++)
+#pragma unroll
+                for (int c = 0; c < 4; c++)
+                    result(8 * b + 2 * t + c % 2)[16 * block + (kBytes ? 2 * g + c / 2 : g + c / 2 * 8)] =
+                        kSplit ? values_[i][0][c] + values_[i][1][c] * kLow : values_[i][b][c];
         }
         __syncthreads();
     }
@@ -94,21 +109,11 @@ public:
     template <class F>
     __device__ void each_value(F f) const
     {
-        const int g = lane_id() / 4, t = lane_id() % 4;
-#pragma unroll
-        for (int i = 0; i < kDimBlocks; i++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int block = 16 * (warp_id() + kWarps * i), column = block + (kBytes ? 2 * g + c / 2 : g + c / 2 * 8);
-                if (column >= p_.head_dim_v)
-                    continue;
-                for (int b = 0; b < (kSplit ? 1 : kBlocks); b++) {
-                    const int head = 8 * b + 2 * t + c % 2;
-                    const float value = kSplit ? values_[i][0][c] + values_[i][1][c] * kLow : values_[i][b][c];
-                    if (head < task_.count)
-                        f(head, column, value * space_.factor[head]);
-                }
-            }
+#pragma unroll 1
+        for (int head = warp_id(); head < task_.count; head += kWarps)
+#pragma unroll 1
+            for (int column = lane_id(); column < p_.head_dim_v; column += 32)
+                f(head, column, result(head)[column] * space_.factor[head]);
     }
 
     __device__ float lse(int g) const
@@ -118,7 +123,6 @@ public:
 
 private:
     static constexpr bool kBytes = sizeof(Stored) == 1;
-    static constexpr int kHeadsOfWarp = kHeads / 8;
     static constexpr int kDimBlocks = (kMaxDim / 16 + kWarps - 1) / kWarps;
     static constexpr float kLow = 1.0f / 2048.0f;
 
@@ -131,6 +135,12 @@ private:
     __device__ char *tile_at(int slot) const
     {
         return shared() + layout_.tiles + slot * layout_.tile_rows * layout_.row_bytes;
+    }
+
+    /* Where the tiles were. */
+    __device__ float *result(int head) const
+    {
+        return reinterpret_cast<float *>(shared() + layout_.tiles) + head * layout_.result_columns;
     }
 
     /* The chunk of K's rows that V's rows start with, -1 if they are elsewhere. */
@@ -150,38 +160,43 @@ private:
         return kBytes ? (e & ~15) | (e & 2) << 2 | (e & 12) >> 1 | (e & 1) : e;
     }
 
-    /* By a warp; scale becomes what the product is to be multiplied by. */
-    __device__ void store_query(const void *q, int head, float &scale) const
+    /* By a warp. Returns what the products are to be multiplied by. */
+    __device__ float store_query(const void *q, int head) const
     {
         const int dtype = p_.q.dtype, dims = p_.head_dim_qk, all = layout_.q_bytes / 2 - 8;
         T *high = reinterpret_cast<T *>(shared() + head * layout_.q_bytes), *low = reinterpret_cast<T *>(shared() + (head + 8) * layout_.q_bytes);
         if (!kSplit && dtype == (std::is_same_v<T, __half> ? HATTN_F16 : HATTN_BF16) && reinterpret_cast<uintptr_t>(q) % 16 == 0) {
             /* On its way while positions are found: add_rows waits for it with its first tile. */
+#pragma unroll 1
             for (int e = lane_id() * (kBytes ? 2 : 8); e < dims; e += 32 * (kBytes ? 2 : 8)) {
                 if (kBytes)
                     copy_async4(high + place(e), static_cast<const T *>(q) + e);
                 else
                     copy_async16(high + e, static_cast<const T *>(q) + e, true);
             }
+#pragma unroll 1
             for (int e = dims + lane_id(); e < all; e += 32)
                 high[e] = from_float<T>(0.0f);
-            return;
+            return 1.0f;
         }
-        float factor = 1.0f;
+        float factor = 1.0f, inverse = 1.0f;
         if (std::is_same_v<T, __half> && dtype != HATTN_F16) {
             float largest = 0.0f;
+#pragma unroll 1
             for (int e = lane_id(); e < dims; e += 32)
                 largest = fmaxf(largest, fabsf(load_element(q, dtype, e)));
             const int exponent = min(max(static_cast<int>(__float_as_uint(warp_max(largest)) >> 23) - 127, -100), 127) - 14;
             factor = __int_as_float((127 - exponent) << 23);
-            scale *= __int_as_float((127 + exponent) << 23);
+            inverse = __int_as_float((127 + exponent) << 23);
         }
+#pragma unroll 1
         for (int e = lane_id(); e < all; e += 32) {
             const float x = e < dims ? load_element(q, dtype, e) * factor : 0.0f;
             high[place(e)] = from_float<T>(x);
             if (kSplit)
                 low[place(e)] = from_float<T>(x - to_float(high[place(e)]));
         }
+        return inverse;
     }
 
     /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their weights are, too. */
@@ -189,6 +204,7 @@ private:
     {
         const int first = tile * layout_.tile_rows, rows = min(layout_.tile_rows, (n - first + 15) & ~15), lane = threadIdx.x % 8;
         char *base = tile_at(slot);
+#pragma unroll 1
         for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
             const bool present = first + r < n;
             int32_t page_slot;
@@ -242,7 +258,7 @@ private:
             return;
         float c[kBlocks][4] = {}; /* rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
         const char *row = tile + (first + lane_id() % 16) * layout_.row_bytes + lane_id() / 16 * 16;
-#pragma unroll 2
+#pragma unroll 1
         for (int pair = share; pair < (layout_.k_chunks + 1) / 2; pair += shares) {
             uint32_t k[4], q[2 * kBlocks];
             load_matrices(k, row + pair * 32);
@@ -277,11 +293,9 @@ private:
     __device__ void weigh_tile(int n)
     {
         const int shares = kWarps * 16 / layout_.tile_rows;
-#pragma unroll
-        for (int i = 0; i < kHeadsOfWarp; i++) {
-            const int head = warp_id() + 8 * i;
-            if (head >= task_.count)
-                continue;
+#pragma unroll 1
+        for (int head = warp_id(); head < task_.count; head += kWarps) {
+            const float logit_scale = space_.logit_scale[head], old_max = space_.max[head], old_sum = space_.sum[head];
             float x[2];
 #pragma unroll
             for (int j = 0; j < 2; j++) {
@@ -289,31 +303,32 @@ private:
                 x[j] = -INFINITY;
                 if (r < n) {
                     float sum = 0.0f;
+#pragma unroll 2
                     for (int share = 0; share < shares; share++)
                         sum += logits(share, head)[r] + (kSplit ? logits(share, head + 8)[r] : 0.0f);
-                    x[j] = sum * logit_scale_[i];
+                    x[j] = sum * logit_scale;
                     if (p_.soft_cap > 0.0f)
                         x[j] = p_.soft_cap * tanhf(x[j] / p_.soft_cap);
                 }
             }
-            const float max = fmaxf(max_[i], warp_max(fmaxf(x[0], x[1])));
+            const float max = fmaxf(old_max, warp_max(fmaxf(x[0], x[1])));
             const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
-            const float decay = exponential(max_[i] - base);
-            max_[i] = max;
-            sum_[i] *= decay;
-            if (lane_id() == 0)
+            const float decay = exponential(old_max - base), e[2] = {exponential(x[0] - base), exponential(x[1] - base)};
+            const float sum = old_sum * decay + warp_sum(e[0] + e[1]);
+            if (lane_id() == 0) {
+                space_.max[head] = max;
+                space_.sum[head] = sum;
                 space_.decay[head] = decay;
+            }
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 const int r = lane_id() + 32 * j;
                 if (r >= layout_.tile_rows)
                     continue;
-                const float e = exponential(x[j] - base);
-                sum_[i] += e;
-                const T high = from_float<T>(e);
+                const T high = from_float<T>(e[j]);
                 weights(head)[r] = high;
                 if (kSplit)
-                    weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
+                    weights(head + 8)[r] = from_float<T>((e[j] - to_float(high)) * (1.0f / kLow));
             }
         }
     }
@@ -340,7 +355,7 @@ private:
                 break;
             /* Sums of one tile, added outside of the tensor cores, which round towards zero. */
             float c[kBlocks][4] = {};
-#pragma unroll 2
+#pragma unroll 1
             for (int step = 0; step * 16 < n; step++) {
                 uint32_t p[2 * kBlocks];
                 load_columns(p, reinterpret_cast<const char *>(weights(0)), (layout_.tile_rows + 8) * 2, 2 * step);
@@ -369,7 +384,6 @@ private:
     Space &space_;
     hattn_wide_layout layout_;
     float values_[kDimBlocks][kBlocks][4]; /* block warp_id() + 8 i: rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
-    float max_[kHeadsOfWarp], sum_[kHeadsOfWarp], logit_scale_[kHeadsOfWarp]; /* of heads warp_id() (+ 8); the sums are a lane's own */
 };
 
 } // namespace hattn

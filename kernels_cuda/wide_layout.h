@@ -19,6 +19,7 @@ typedef struct hattn_wide_layout {
     int32_t q_bytes, row_bytes;          /* of a stored row */
     int32_t tile_rows, num_tiles;        /* 64, 32 or 16; how many tiles there is room for: below 2, there is not enough */
     int32_t logits, weights, tiles;      /* offsets; q is at 0 */
+    int32_t result_columns;              /* floats of a head's results, which take the place of the tiles */
     int32_t used;
 } hattn_wide_layout;
 
@@ -35,6 +36,7 @@ HATTN_HOST_DEVICE static inline hattn_wide_layout hattn_wide_lay_out(const hattn
     l.q_bytes = k_even * 16 * (2 / element) + 16;
     l.row_bytes = (k_even + v_even + 1) * 16;
     l.logits = columns * l.q_bytes;
+    l.result_columns = (p->head_dim_v + 15) / 16 * 16 + 4;
     int32_t rows = 64;
     for (;; rows /= 2) {
         l.weights = l.logits + 128 / rows * columns * (rows + 4) * 4;
@@ -47,6 +49,11 @@ HATTN_HOST_DEVICE static inline hattn_wide_layout hattn_wide_lay_out(const hattn
     if (l.num_tiles > HATTN_WIDE_TILES)
         l.num_tiles = HATTN_WIDE_TILES;
     l.used = l.tiles + l.num_tiles * rows * l.row_bytes;
+    const int32_t needed = l.tiles + columns * l.result_columns * 4;
+    if (needed > bytes)
+        l.num_tiles = 0;
+    if (needed > l.used)
+        l.used = needed;
     return l;
 }
 
