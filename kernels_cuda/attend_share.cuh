@@ -231,16 +231,6 @@ struct WideEngines {
         return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
     }
 
-struct WideEngines {
-    template <class F>
-    static cudaError_t choose(const hattn_problem &p, int heads, F f)
-    {
-        if (p.k_cache.dtype == HATTN_BF16)
-            return heads == 8 ? f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 1, false>>())
-                              : f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 2, false>>());
-        return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
-    }
-
 private:
     template <class Stored, class F>
     static cudaError_t of_stored(const hattn_problem &p, int heads, F f)
