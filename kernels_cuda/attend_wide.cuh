@@ -60,8 +60,8 @@ public:
                     x = 0.0f;
     }
 
-    /* Positions in shared memory; n > 0. */
-    __device__ void add_rows(const int32_t *positions, int n)
+    /* Slots in shared memory; n > 0. */
+    __device__ void add_rows(const Slot *slots, int n)
     {
         const int rows = layout_.tile_rows, tiles = (n + rows - 1) / rows, ahead = layout_.num_tiles - 1;
         int slot = 0, next_slot = 0;
@@ -71,7 +71,7 @@ public:
                 copy_wait(ahead - 1);
                 __syncthreads();
             }
-            load_tile(positions, n, tile + ahead, next_slot);
+            load_tile(slots, n, tile + ahead, next_slot);
             next_slot = next_slot == ahead ? 0 : next_slot + 1;
             if (tile < 0)
                 continue;
@@ -200,29 +200,34 @@ private:
     }
 
     /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their weights are, too. */
-    __device__ void load_tile(const int32_t *positions, int n, int tile, int slot) const
+    __device__ void load_tile(const Slot *slots, int n, int tile, int number) const
     {
-        const int first = tile * layout_.tile_rows, rows = min(layout_.tile_rows, (n - first + 15) & ~15), lane = threadIdx.x % 8;
-        char *base = tile_at(slot);
+        const int first = tile * layout_.tile_rows, rows = min(layout_.tile_rows, (n - first + 15) & ~15);
+        char *base = tile_at(number) + threadIdx.x % 8 * 16;
 #pragma unroll 1
         for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
             const bool present = first + r < n;
-            int32_t page_slot;
-            const int64_t page = hattn_page(&task_.pages, positions[min(first + r, n - 1)], &page_slot);
+            const Slot slot = slots[min(first + r, n - 1)];
             char *row = base + r * layout_.row_bytes;
-            load_row(row, task_.k_cache, p_.k_cache, page, page_slot, layout_.k_chunks, lane, present);
-            load_row(row + layout_.v_first * 16, task_.v_cache, p_.v_cache, page, page_slot, layout_.v_chunks, lane, present);
+            load_row(row, task_.k_cache, p_.k_cache, slot, layout_.k_chunks, present);
+            if (layout_.v_chunks)
+                load_row(row + layout_.v_first * 16, task_.v_cache, p_.v_cache, slot, layout_.v_chunks, present);
         }
         copy_commit();
     }
 
-    __device__ void load_row(char *row, const void *cache, const hattn_tensor &tensor, int64_t page, int32_t slot, int chunks, int lane, bool present) const
+    /* Strides are multiples of 16 bytes that fit 32 bits: the plan has seen to it. */
+    __device__ void load_row(char *row, const void *cache, const hattn_tensor &tensor, Slot slot, int chunks, bool present) const
     {
-        const int64_t element = page * tensor.stride[0] + slot * tensor.stride[1] + task_.kv_head * tensor.stride[2];
-        const char *from = static_cast<const char *>(cache) + element * static_cast<int64_t>(sizeof(Stored));
+        constexpr int kChunk = 16 / sizeof(Stored);
+        const uint64_t chunk = static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * static_cast<uint32_t>(tensor.stride[0] / kChunk) +
+                               static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * static_cast<uint32_t>(tensor.stride[1] / kChunk) +
+                               static_cast<uint64_t>(task_.kv_head) * static_cast<uint32_t>(tensor.stride[2] / kChunk);
+        const char *from = static_cast<const char *>(cache) + chunk * 16 + threadIdx.x % 8 * 16;
+        const int left = chunks - static_cast<int>(threadIdx.x % 8);
 #pragma unroll 4
-        for (int chunk = lane; chunk < chunks; chunk += 8)
-            copy_async16(row + chunk * 16, from + chunk * 16, present);
+        for (int c = 0; c < left; c += 8)
+            copy_async16(row + c * 16, from + c * 16, present);
     }
 
     __device__ void add_tile(const char *tile, int n)
