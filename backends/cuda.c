@@ -171,11 +171,11 @@ static void choose_attention(const cuda_device *device, const hattn_problem *p, 
 }
 
 /* Whether queries can be encoded on tensor cores: see kernels_cuda/encode.cuh. 8192 floats of partial sums leave room for codes. */
-static int encodes_by_mma(const hattn_problem *p, int group)
+static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
     return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 &&
-           group <= 8 && group * p->code_bits <= 1024 && p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
+           p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
            map->weight_stride[0][1] % 8 == 0;
 }
 
@@ -236,7 +236,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->num_multiprocessors = device->properties.num_multiprocessors;
     params->has_dependent_launch = device->properties.major >= 9;
     choose_attention(device, p, params);
-    params->encodes_by_mma = encodes_by_mma(p, params->group);
+    params->encodes_by_mma = encodes_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
@@ -247,8 +247,8 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
         params->num_levels = (int32_t)levels;
         params->row_size = (int32_t)round_up(levels, 8);
         cut_regions(device, tasks, params);
-        /* A map that every score block reads must be small beside the codes that it scores. */
-        params->encodes_in_score = params->encodes_by_mma && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
+        /* A map that every score block reads, once for 8 heads, must be small beside the codes that it scores. */
+        params->encodes_in_score = params->encodes_by_mma && params->group <= 16 && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
     } else {
         /* About four blocks a multiprocessor. */
         const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
