@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention on tensor cores for the shapes that do not fit into one warp's registers: any dims, fp8 caches, up to 16 query heads that read
- * each row once, V inside K. All warps work on one tile of up to 64 rows in shared memory, the next tiles on their way by cp.async:
+ * each row once, V inside K. All warps work on one tile of up to 128 rows in shared memory, the next tiles on their way by cp.async:
  *   S[rows, heads] = K q^T: a warp has 16 rows and a share of the dims; the shares' sums meet in shared memory.
- *   softmax: a warp a head, a lane a row or two. Its weights P go back to shared memory.
+ *   softmax: a warp a head, a lane up to 4 rows. Its weights P go back to shared memory.
  *   O^T[dims, heads] += V^T P: a warp has every 8th block of 16 dims, for all rows and heads. At most 5 blocks (576 dims): 40 registers.
  * A tile costs three barriers. Its bytes are read from shared memory once a product by ldmatrix, and q once for every 16 rows.
  *
@@ -123,6 +123,7 @@ public:
 
 private:
     static constexpr bool kBytes = sizeof(Stored) == 1;
+    static constexpr int kRowsOfLane = HATTN_WIDE_ROWS / 32;
     static constexpr int kDimBlocks = (kMaxDim / 16 + kWarps - 1) / kWarps;
     static constexpr float kLow = 1.0f / 2048.0f;
 
@@ -160,6 +161,17 @@ private:
         return kBytes ? (e & ~15) | (e & 2) << 2 | (e & 12) >> 1 | (e & 1) : e;
     }
 
+    /* Element lane_id() + 32 k into x[k], zeros past the last: all loads in flight together. */
+    template <class Q>
+    __device__ void load_query(float (&x)[(kMaxDim + 31) / 32], const Q *q) const
+    {
+#pragma unroll
+        for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
+            const int e = lane_id() + 32 * k;
+            x[k] = e < p_.head_dim_qk ? to_float(q[e]) : 0.0f;
+        }
+    }
+
     /* By a warp. Returns what the products are to be multiplied by. */
     __device__ float store_query(const void *q, int head) const
     {
@@ -179,22 +191,30 @@ private:
                 high[e] = from_float<T>(0.0f);
             return 1.0f;
         }
-        float factor = 1.0f, inverse = 1.0f;
+        float x[(kMaxDim + 31) / 32], factor = 1.0f, inverse = 1.0f;
+        if (dtype == HATTN_F32)
+            load_query(x, static_cast<const float *>(q));
+        else if (dtype == HATTN_F16)
+            load_query(x, static_cast<const __half *>(q));
+        else
+            load_query(x, static_cast<const __nv_bfloat16 *>(q));
         if (std::is_same_v<T, __half> && dtype != HATTN_F16) {
             float largest = 0.0f;
-#pragma unroll 1
-            for (int e = lane_id(); e < dims; e += 32)
-                largest = fmaxf(largest, fabsf(load_element(q, dtype, e)));
+#pragma unroll
+            for (const float y : x)
+                largest = fmaxf(largest, fabsf(y));
             const int exponent = min(max(static_cast<int>(__float_as_uint(warp_max(largest)) >> 23) - 127, -100), 127) - 14;
             factor = __int_as_float((127 - exponent) << 23);
             inverse = __int_as_float((127 + exponent) << 23);
         }
-#pragma unroll 1
-        for (int e = lane_id(); e < all; e += 32) {
-            const float x = e < dims ? load_element(q, dtype, e) * factor : 0.0f;
-            high[place(e)] = from_float<T>(x);
+#pragma unroll
+        for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
+            const int e = lane_id() + 32 * k;
+            if (e >= all)
+                break;
+            high[place(e)] = from_float<T>(x[k] * factor);
             if (kSplit)
-                low[place(e)] = from_float<T>(x - to_float(high[place(e)]));
+                low[place(e)] = from_float<T>(x[k] * factor - to_float(high[place(e)]));
         }
         return inverse;
     }
@@ -297,13 +317,13 @@ private:
     /* A warp's heads: their logits to weights. Rows past n get weight 0. */
     __device__ void weigh_tile(int n)
     {
-        const int shares = kWarps * 16 / layout_.tile_rows;
+        const int shares = kWarps * 16 / layout_.tile_rows, rows = (n + 15) & ~15; /* of which there are values */
 #pragma unroll 1
         for (int head = warp_id(); head < task_.count; head += kWarps) {
             const float logit_scale = space_.logit_scale[head], old_max = space_.max[head], old_sum = space_.sum[head];
-            float x[2];
+            float x[kRowsOfLane], largest = -INFINITY;
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
+            for (int j = 0; j < kRowsOfLane; j++) {
                 const int r = lane_id() + 32 * j;
                 x[j] = -INFINITY;
                 if (r < n) {
@@ -314,26 +334,30 @@ private:
                     x[j] = sum * logit_scale;
                     if (p_.soft_cap > 0.0f)
                         x[j] = p_.soft_cap * tanhf(x[j] / p_.soft_cap);
+                    largest = fmaxf(largest, x[j]);
                 }
             }
-            const float max = fmaxf(old_max, warp_max(fmaxf(x[0], x[1])));
+            const float max = fmaxf(old_max, warp_max(largest));
             const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
-            const float decay = exponential(old_max - base), e[2] = {exponential(x[0] - base), exponential(x[1] - base)};
-            const float sum = old_sum * decay + warp_sum(e[0] + e[1]);
+            const float decay = exponential(old_max - base);
+            float sum = 0.0f;
+#pragma unroll
+            for (int j = 0; j < kRowsOfLane; j++) {
+                const int r = lane_id() + 32 * j;
+                if (r >= rows)
+                    break;
+                const float e = exponential(x[j] - base);
+                sum += e;
+                const T high = from_float<T>(e);
+                weights(head)[r] = high;
+                if (kSplit)
+                    weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
+            }
+            sum = old_sum * decay + warp_sum(sum);
             if (lane_id() == 0) {
                 space_.max[head] = max;
                 space_.sum[head] = sum;
                 space_.decay[head] = decay;
-            }
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const int r = lane_id() + 32 * j;
-                if (r >= layout_.tile_rows)
-                    continue;
-                const T high = from_float<T>(e[j]);
-                weights(head)[r] = high;
-                if (kSplit)
-                    weights(head + 8)[r] = from_float<T>((e[j] - to_float(high)) * (1.0f / kLow));
             }
         }
     }

@@ -10,6 +10,7 @@
 
 enum {
     HATTN_WIDE_TILES = 4,              /* in shared memory, at most */
+    HATTN_WIDE_ROWS = 128,             /* of a tile, at most: 16 for each warp */
     HATTN_WIDE_STATIC = 20 * 1024      /* for what a kernel with this engine declares by itself; its .cu file asserts it */
 };
 
@@ -17,7 +18,7 @@ typedef struct hattn_wide_layout {
     int32_t k_chunks, v_chunks;          /* of a row in the caches; v_chunks 0: V is inside K */
     int32_t v_first;                     /* chunk of a stored row that V starts with */
     int32_t q_bytes, row_bytes;          /* of a stored row */
-    int32_t tile_rows, num_tiles;        /* 64, 32 or 16; how many tiles there is room for: below 2, there is not enough */
+    int32_t tile_rows, num_tiles;        /* 128, 64, 32 or 16; how many tiles there is room for: below 2, there is not enough */
     int32_t logits, weights, tiles;      /* offsets; q is at 0 */
     int32_t result_columns;              /* floats of a head's results, which take the place of the tiles */
     int32_t used;
@@ -37,9 +38,9 @@ HATTN_HOST_DEVICE static inline hattn_wide_layout hattn_wide_lay_out(const hattn
     l.row_bytes = (k_even + v_even + 1) * 16;
     l.logits = columns * l.q_bytes;
     l.result_columns = (p->head_dim_v + 15) / 16 * 16 + 4;
-    int32_t rows = 64;
+    int32_t rows = HATTN_WIDE_ROWS;
     for (;; rows /= 2) {
-        l.weights = l.logits + 128 / rows * columns * (rows + 4) * 4;
+        l.weights = l.logits + HATTN_WIDE_ROWS / rows * columns * (rows + 4) * 4;
         l.tiles = l.weights + columns * (rows + 8) * 2;
         if (rows == 16 || l.tiles + 2 * rows * l.row_bytes <= bytes)
             break;
