@@ -93,18 +93,6 @@ static int32_t num_splits(const cuda_device *device, int64_t tasks, int64_t coun
     return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->properties.num_multiprocessors / tasks, most), count / 32));
 }
 
-/* WideEngine's parts can be as large as the rows they come from (16 heads of 512 dims: 32 KiB), and one block reads all of them: for that to take no
- * longer than a share's own rows, the square of their number is limited. */
-static int64_t most_wide_parts(const hattn_problem *p, int heads, int64_t count)
-{
-    const int64_t part = (int64_t)heads * p->head_dim_v * (int64_t)sizeof(float);
-    const int64_t rows = count * (p->head_dim_qk + p->head_dim_v) * hattn_dtype_size(p->k_cache.dtype);
-    int64_t parts = 1;
-    while (parts < 16 && parts * parts * part < rows)
-        parts++;
-    return parts;
-}
-
 /* Whether all rows of a tensor start at 16 bytes, strides of that unit fitting 32 bits. */
 static int is_aligned(const hattn_tensor *tensor)
 {
@@ -175,8 +163,7 @@ static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
     return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 &&
-           p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
-           map->weight_stride[0][1] % 8 == 0;
+           p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
 }
 
 /* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Codes are loaded 16 bytes at a time. */
@@ -257,8 +244,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     }
 
     const int64_t kept = smaller(p->k, p->max_length);
-    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept,
-                                    params->engine == HATTN_CUDA_WIDE ? most_wide_parts(p, (int)smaller(params->group, params->block_heads), kept) : 16);
+    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 16);
     params->num_dense_splits =
         num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);

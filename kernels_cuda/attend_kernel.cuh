@@ -58,11 +58,12 @@ cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
 {
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group, heads = dense ? params.dense_block_heads : params.block_heads;
-    const dim3 grid = attend_grid(params.problem, args.batch.num_rows, group, heads, dense ? params.num_dense_splits : params.num_splits);
-    return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
-        kernel<<<grid, kThreads, params.attend_shared, stream>>>(params, args, workspace);
+    const int num_splits = dense ? params.num_dense_splits : params.num_splits;
+    const cudaError_t error = with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
+        kernel<<<attend_grid(params.problem, args.batch.num_rows, group, heads, num_splits), kThreads, params.attend_shared, stream>>>(params, args, workspace);
         return cudaGetLastError();
     });
+    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, group, heads, num_splits, stream);
 }
 
 } // namespace hattn

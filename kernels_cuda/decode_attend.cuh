@@ -89,19 +89,11 @@ template <class Engines>
 cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const RegionRun run = region_run(params, args, workspace);
-    return with_decode_kernel<Engines>(params, [&](auto kernel) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attribute.val.programmaticStreamSerializationAllowed = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = attend_grid(params.problem, args.batch.num_rows, params.group, params.block_heads, params.num_splits);
-        config.blockDim = kThreads;
-        config.dynamicSmemBytes = params.attend_shared;
-        config.stream = stream;
-        config.attrs = &attribute;
-        config.numAttrs = params.has_dependent_launch ? 1 : 0;
-        return cudaLaunchKernelEx(&config, kernel, params, args, run, workspace);
+    const cudaError_t error = with_decode_kernel<Engines>(params, [&](auto kernel) {
+        const dim3 grid = attend_grid(params.problem, args.batch.num_rows, params.group, params.block_heads, params.num_splits);
+        return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });
+    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, params.group, params.block_heads, params.num_splits, stream);
 }
 
 } // namespace hattn

@@ -85,6 +85,7 @@ int hattn_cuda_load(const hattn_cuda_params *params)
         attention->load_attend(*params),
         params->by_regions ? attention->load_decode_attend(*params) : cudaSuccess,
         load_merge(),
+        load_join(),
     });
 }
 
