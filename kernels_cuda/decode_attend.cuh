@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid
 template <class Engines, class F>
 cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 {
-    return Engines::choose(params.problem, params.group, [&](auto engine) {
+    return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
         return f(decode_attend_kernel<Engine, Engine::kHeads>);
     });
@@ -82,25 +82,18 @@ cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 template <class Engines>
 cudaError_t load_decode_attend(const hattn_cuda_params &params)
 {
-    return with_decode_kernel<Engines>(params, [](auto kernel) { return prepare(kernel, 0); });
+    return with_decode_kernel<Engines>(params, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
 template <class Engines>
 cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const RegionRun run = region_run(params, args, workspace);
-    return with_decode_kernel<Engines>(params, [&](auto kernel) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attribute.val.programmaticStreamSerializationAllowed = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = attend_grid(params.problem, args.batch.num_rows, params.group, params.num_splits);
-        config.blockDim = kThreads;
-        config.stream = stream;
-        config.attrs = &attribute;
-        config.numAttrs = params.has_dependent_launch ? 1 : 0;
-        return cudaLaunchKernelEx(&config, kernel, params, args, run, workspace);
+    const cudaError_t error = with_decode_kernel<Engines>(params, [&](auto kernel) {
+        const dim3 grid = attend_grid(params.problem, args.batch.num_rows, params.group, params.block_heads, params.num_splits);
+        return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });
+    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, params.group, params.block_heads, params.num_splits, stream);
 }
 
 } // namespace hattn

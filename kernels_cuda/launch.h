@@ -16,6 +16,7 @@ int hattn_cuda_device_count(int *count);
 typedef struct hattn_cuda_properties {
     char name[128];
     int32_t major, minor, num_multiprocessors;
+    int32_t block_shared, multiprocessor_shared, reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
