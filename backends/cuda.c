@@ -113,6 +113,14 @@ static int encodes_by_mma(const hattn_problem *p, int group)
            map->weight_stride[0][1] % 8 == 0;
 }
 
+/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode_keys_mma.cuh. */
+static int encodes_keys_by_mma(const hattn_problem *p)
+{
+    const hattn_map *map = &p->key_map;
+    return p->map_kind == HATTN_MAP_LINEAR && p->k_new.dtype != HATTN_F32 && p->k_new.dtype == map->dtype && p->k_new.stride[0] % 8 == 0 &&
+           p->k_new.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+}
+
 static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
 {
     const int64_t rows = p->max_rows, score_tasks = rows * p->num_selection_heads;
@@ -125,6 +133,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)max_score(p, params->group) + 1;
     params->tensor_cores = fits_tensor_cores(p);
     params->encodes_by_mma = encodes_by_mma(p, params->group);
+    params->encodes_keys_by_mma = encodes_keys_by_mma(p);
 
     /* About four blocks a multiprocessor in all. */
     const int64_t tiles = divide_up(p->max_length, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, score_tasks));

@@ -225,6 +225,23 @@ __device__ inline uint32_t transpose_8x8(uint32_t x)
 
 #endif
 
+/* The A fragment (16 x 16) out of shared memory: lane l gives the address of row l % 16, columns 8 * (l / 16) on, of 16 bytes. */
+__device__ inline void load_fragment(uint32_t (&a)[4], const void *row)
+{
+#ifdef HATTN_PORTABLE
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    for (int i = 0; i < 4; i++) { /* lanes 8i..8i+7 have the rows of matrix i */
+        const unsigned long long from = __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(row), 8 * i + g);
+        memcpy(&a[i], reinterpret_cast<const char *>(from) + 4 * t, sizeof(a[i]));
+    }
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+                 : "memory");
+#endif
+}
+
 /* ---- popcounts of planes on tensor cores ----
  * m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words as chunk t of the
  * inner dimension; column 2t' + p of B holds plane p in chunk t' and zeros elsewhere, so that the lane's results are the counts of
@@ -326,6 +343,49 @@ __device__ inline void load_streamed(uint32_t (&words)[2], const void *address)
 #endif
     words[0] = v.x;
     words[1] = v.y;
+}
+
+/* 16 bytes into shared memory while this thread goes on; zeros, and nothing read, where not `is_read`. */
+__device__ inline void copy_async16(void *shared, const void *global, bool is_read)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint4 *>(shared) = is_read ? *static_cast<const uint4 *>(global) : uint4{0, 0, 0, 0};
+#else
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;"
+                 :
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global), "r"(is_read ? 16 : 0)
+                 : "memory");
+#endif
+}
+
+/* The same with 8 bytes. */
+__device__ inline void copy_async8(void *shared, const void *global)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint2 *>(shared) = *static_cast<const uint2 *>(global);
+#else
+    asm volatile("cp.async.ca.shared.global [%0],[%1],8;"
+                 :
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global)
+                 : "memory");
+#endif
+}
+
+/* Ends a group of this thread's copies ... */
+__device__ inline void commit_copies()
+{
+#ifndef HATTN_PORTABLE
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+/* ... and waits until no more than the kPending latest groups are under way. */
+template <int kPending>
+__device__ inline void wait_for_copies()
+{
+#ifndef HATTN_PORTABLE
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
 }
 
 /* The next kernel of the stream, if it was launched to, may start before this one has ended ... */

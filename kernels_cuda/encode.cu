@@ -8,12 +8,6 @@
 namespace hattn {
 namespace {
 
-/* Where one key's code (and norm) goes; page < 0: nowhere. */
-struct Place {
-    int64_t page;
-    int32_t slot;
-};
-
 /* Codes and norms of the keys in space.x. All threads. */
 template <class W>
 __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &map, int64_t code_head, const EncodeSpace &space, const Place *places,
@@ -59,13 +53,12 @@ __global__ void __launch_bounds__(kThreads) encode_keys_kernel(const __grid_cons
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
     const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads, first = static_cast<int64_t>(blockIdx.x) * num_vectors;
-    const int64_t slots = p.page_size ? p.page_size : p.max_length;
     if (threadIdx.x < num_vectors) {
         const int64_t token = first + threadIdx.x;
-        int64_t place = -1;
+        int64_t slot = -1;
         if (token < args.num_tokens)
-            place = args.slot_mapping.data ? static_cast<const int64_t *>(hattn_address(args.slot_mapping))[token] : token;
-        places[threadIdx.x] = place < 0 ? Place{-1, 0} : Place{place / slots, static_cast<int32_t>(place % slots)};
+            slot = args.slot_mapping.data ? static_cast<const int64_t *>(hattn_address(args.slot_mapping))[token] : token;
+        places[threadIdx.x] = place_of_slot(p, slot);
     }
     __syncthreads();
     load_keys(p, p.k_new.dtype, hattn_kv_scale(&p, args.k_scale, kv_head), space, places,
@@ -167,6 +160,8 @@ cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_e
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
 {
     using namespace hattn;
+    if (params->encodes_keys_by_mma)
+        return launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
     const Blocks blocks(params->problem, args->num_tokens);
     return with_float_dtype(params->problem.key_map.dtype, [&](auto w) {
         encode_keys_kernel<value_of<decltype(w)>>

@@ -14,6 +14,23 @@ namespace hattn {
 constexpr int kVectors = 4;       /* of one block at most: more would cost scoring kernels their registers */
 constexpr int kPartFloats = 8192; /* partial sums that fit beside the rest: 32 KiB */
 
+/* Where one key's code (and norm) goes; page < 0: nowhere. */
+struct Place {
+    int64_t page;
+    int32_t slot;
+};
+
+/* Of a slot number of hattn_encode_keys, negative ones included. 32 bits where they do: a division of 64 is ten times as long. */
+__device__ inline Place place_of_slot(const hattn_problem &p, int64_t slot)
+{
+    const uint32_t slots = static_cast<uint32_t>(p.page_size ? p.page_size : p.max_length);
+    if (slot < 0)
+        return {-1, 0};
+    if (slot <= UINT32_MAX)
+        return {static_cast<uint32_t>(slot) / slots, static_cast<int32_t>(static_cast<uint32_t>(slot) % slots)};
+    return {slot / slots, static_cast<int32_t>(slot % slots)};
+}
+
 /* Shared memory of a block that encodes. */
 struct EncodeSpace {
     int num_vectors;  /* 1 or 4 */

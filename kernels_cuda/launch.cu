@@ -57,6 +57,7 @@ int hattn_cuda_load(const hattn_cuda_params *params)
     using namespace hattn;
     return first_error({
         load_encode(*params),
+        params->encodes_keys_by_mma ? load_encode_keys_mma(*params) : cudaSuccess,
         load_score(*params),
         load_topk(*params),
         params->tensor_cores ? load_attend_mma(*params) : load_attend_plain(*params),

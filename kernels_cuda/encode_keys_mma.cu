@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Encoding many keys on tensor cores: the instances and their launch.
+ */
+#include "kernels_cuda/encode_keys_mma.cuh"
+
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+namespace {
+
+/* Blocks that fit a multiprocessor beside each other: registers of the map decide. */
+template <class T, int kSteps, int kBlocks>
+constexpr int kResident = kSteps * kBlocks <= 32 ? 2 : 1;
+
+template <class T, int kSteps, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kResident<T, kSteps, kBlocks>)
+    encode_keys_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_encode_keys_args args)
+{
+    extern __shared__ __align__(128) char shared[];
+    using Tile = KeyTile<T, kSteps, kBlocks>;
+    const int combination = static_cast<int>(blockIdx.x), heads = params.problem.num_code_heads;
+    const int first_bit = combination / heads * Tile::kBits;
+    const KeyShare share = {combination % heads,
+                            first_bit,
+                            min(Tile::kBits, params.problem.code_bits - first_bit),
+                            static_cast<int>(blockIdx.y),
+                            static_cast<int>(gridDim.y),
+                            static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
+    KeyEncoder<T, kSteps, kBlocks>(params.problem, args, share, *reinterpret_cast<typename Tile::Space *>(shared)).run();
+}
+
+/* Calls f with a kernel's type, steps and blocks as types: the fewest steps that hold the dims, and as many bits a warp as its
+ * registers allow. */
+template <class T, int kSteps, int kBlocks>
+struct Instance {
+    using Type = T;
+    using Tile = KeyTile<T, kSteps, kBlocks>;
+    static constexpr int kMost = kResident<T, kSteps, kBlocks>;
+    static constexpr auto kernel = encode_keys_mma_kernel<T, kSteps, kBlocks>;
+};
+
+template <class T, class F>
+auto with_steps(int dim, F f)
+{
+    if (dim <= 64)
+        return f(Instance<T, 4, 4>());
+    if (dim <= 128)
+        return f(Instance<T, 8, 4>());
+    if (dim <= 192)
+        return f(Instance<T, 12, 4>());
+    if (dim <= 256)
+        return f(Instance<T, 16, 4>());
+    return f(Instance<T, 36, 2>());
+}
+
+template <class F>
+auto with_instance(const hattn_problem &p, F f)
+{
+    return p.k_new.dtype == HATTN_F16 ? with_steps<__half>(p.head_dim_qk, f) : with_steps<__nv_bfloat16>(p.head_dim_qk, f);
+}
+
+} // namespace
+
+cudaError_t load_encode_keys_mma(const hattn_cuda_params &params)
+{
+    return with_instance(params.problem, [](auto instance) {
+        using Chosen = decltype(instance);
+        return prepare(Chosen::kernel, sizeof(typename Chosen::Tile::Space));
+    });
+}
+
+cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream)
+{
+    return with_instance(params.problem, [&](auto instance) {
+        using Chosen = decltype(instance);
+        constexpr int kTokens = Chosen::Tile::kTokens, kBits = Chosen::Tile::kBits;
+        const int groups = (params.problem.code_bits + kBits - 1) / kBits, combinations = groups * params.problem.num_code_heads;
+        const int64_t tiles = (args.num_tokens + static_cast<int64_t>(kTokens) - 1) / kTokens;
+        /* One wave, if that many blocks are enough for all heads; else four or more, so that the last one weighs little. */
+        const int resident = Chosen::kMost * params.num_multiprocessors;
+        const int64_t wanted = combinations <= resident ? resident / combinations : 4, splits = wanted < tiles ? wanted : tiles;
+        Chosen::kernel<<<dim3(combinations, static_cast<unsigned>(splits)), kThreads, sizeof(typename Chosen::Tile::Space), stream>>>(params, args);
+        return cudaGetLastError();
+    });
+}
+
+} // namespace hattn
