@@ -121,6 +121,22 @@ static int encodes_keys_by_mma(const hattn_problem *p)
            p->k_new.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
 }
 
+/* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between 16-byte steps. */
+static void choose_topk(const cuda_device *device, hattn_cuda_params *params, uint64_t *used)
+{
+    const hattn_problem *p = &params->problem;
+    const int64_t tasks = (int64_t)p->max_rows * p->num_selection_heads, keys = (int64_t)p->max_length + 7;
+    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
+    if (tasks > HATTN_CUDA_HISTOGRAMS || tiles == 1)
+        return;
+    params->num_topk_passes = p->key_norms ? 3 : params->digit_shift ? 2 : 1;
+    params->topk_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
+    params->num_topk_chunks = (int32_t)divide_up(keys, params->topk_chunk);
+    params->topk_states = hattn_carve(used, (uint64_t)tasks * sizeof(hattn_cuda_topk_state));
+    params->topk_counts =
+        hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) * (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
+}
+
 static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
 {
     const int64_t rows = p->max_rows, score_tasks = rows * p->num_selection_heads;
@@ -164,7 +180,10 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
         hattn_carve(&used, params->counts_tiles ? (uint64_t)(score_tasks * tiles) * ((uint64_t)params->num_bins + 1) * sizeof(uint16_t) : 0);
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));
-    params->workspace_size = used;
+    uint64_t topk = 0;
+    hattn_carve(&topk, sizeof(hattn_cuda_control));
+    choose_topk(device, params, &topk);
+    params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 
 /* What CUDA's launch limits rule out. */
@@ -252,7 +271,7 @@ static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, 
 
 static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_topk(params, args, exec->stream));
+    ON_DEVICE(hattn_cuda_topk(params, args, exec->workspace, exec->stream));
 }
 
 static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)

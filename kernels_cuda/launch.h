@@ -29,7 +29,7 @@ int hattn_cuda_load(const hattn_cuda_params *params);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);
-int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, void *stream);
+int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
 int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
 int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
 int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);

@@ -24,6 +24,13 @@ typedef struct hattn_cuda_control {
  * Selecting blocks read two entries a tile and so know which tiles hold their ranks. */
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block scores with all loads in flight, and the counts' unit */
 
+/* What passes of the stand-alone top-k leave to the next: where the last kept key of a row is known to be. */
+typedef struct hattn_cuda_topk_state {
+    uint32_t key, ties; /* as far as its digits are known; how many of its equals are kept */
+    uint32_t bin[3];    /* its digits */
+    uint32_t is_open;   /* the last bin holds different keys: scores that the problem's weights cannot give */
+} hattn_cuda_topk_state;
+
 typedef struct hattn_cuda_params {
     hattn_problem problem;
     int32_t group, dense_group;           /* query heads that share a selection, or K and V */
@@ -31,6 +38,8 @@ typedef struct hattn_cuda_params {
     int32_t num_bins;                     /* of that digit */
     int32_t score_chunk, num_score_chunks; /* keys of one score block: whole tiles */
     int32_t num_tiles;                    /* of max_length */
+    int32_t topk_chunk, num_topk_chunks;  /* of one row over blocks of the stand-alone top-k; 0: a block a row */
+    int32_t num_topk_passes;              /* digits of a key there */
     int32_t num_splits, num_dense_splits; /* of one selection over attend blocks */
     int32_t num_splits_max;               /* of the two: what the partial results are laid out for */
     int32_t encodes_in_score;             /* decode: each score block encodes its own query; 0: a kernel before it does */
@@ -42,6 +51,7 @@ typedef struct hattn_cuda_params {
     int32_t tensor_cores;                 /* attention by MmaEngine */
     int32_t has_dependent_launch;         /* sm_90: the attend kernel may start while the score kernel ends */
     uint64_t weights, scores, tile_counts, part_out, part_lse; /* offsets in the workspace, behind the control region */
+    uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/topk_split.cuh */
     uint64_t workspace_size;
 } hattn_cuda_params;
 
