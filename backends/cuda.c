@@ -121,6 +121,15 @@ static int encodes_keys_by_mma(const hattn_problem *p)
            p->k_new.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
 }
 
+/* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. Partial sums of 8 rows are within 136 KiB. */
+static int appends_by_mma(const hattn_problem *p)
+{
+    const hattn_map *map = &p->key_map;
+    return p->map_kind == HATTN_MAP_LINEAR && p->k_cache.dtype != HATTN_F32 && p->k_cache.dtype == map->dtype && p->head_dim_qk % 16 == 0 &&
+           p->code_bits % 64 == 0 && p->k_cache.stride[0] % 8 == 0 && p->k_cache.stride[1] % 8 == 0 && p->k_cache.stride[2] % 8 == 0 &&
+           map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+}
+
 /* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between 16-byte steps. */
 static void choose_topk(const cuda_device *device, hattn_cuda_params *params, uint64_t *used)
 {
@@ -150,6 +159,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->tensor_cores = fits_tensor_cores(p);
     params->encodes_by_mma = encodes_by_mma(p, params->group);
     params->encodes_keys_by_mma = encodes_keys_by_mma(p);
+    params->appends_by_mma = appends_by_mma(p);
 
     /* About four blocks a multiprocessor in all. */
     const int64_t tiles = divide_up(p->max_length, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, score_tasks));

@@ -345,6 +345,16 @@ __device__ inline void load_streamed(uint32_t (&words)[2], const void *address)
     words[1] = v.y;
 }
 
+/* Asks for the 128 bytes around an address. */
+__device__ inline void prefetch_l2(const void *address)
+{
+#ifndef HATTN_PORTABLE
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#else
+    static_cast<void>(address);
+#endif
+}
+
 /* 16 bytes into shared memory while this thread goes on; zeros, and nothing read, where not `is_read`. */
 __device__ inline void copy_async16(void *shared, const void *global, bool is_read)
 {

@@ -249,29 +249,30 @@ __host__ __device__ inline int mma_row(int code_bits)
     return code_bits + 8;
 }
 
-/* The same for a linear map of q's own 16-bit type and at most 8 heads, on tensor cores: a warp takes 16 inputs at a time and all
- * outputs, as attention does its values: W^T through byte permutes, q as the columns. Few instructions: a block that scores for a few
- * microseconds runs each of them once, from a cold instruction cache. */
-template <class W>
-__device__ inline void sum_query_mma(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *parts,
-                                     QueryCode &code)
+/* Where bit r lies in such a row. */
+__device__ inline int mma_place(int r)
 {
-    const hattn_problem &p = params.problem;
-    const int g = lane_id() / 4, t = lane_id() % 4, group = params.group, stride_part = mma_row(p.code_bits);
-    const int64_t stride = p.query_map.weight_stride[0][1];
-    const W *weight = static_cast<const W *>(hattn_address(buffers.weight[0])) +
-                      head * p.num_code_heads / p.num_selection_heads * p.query_map.weight_stride[0][0] + 2 * t * stride + g * 8;
-    const W *query = reinterpret_cast<const W *>(hattn_element(&p.q, q, row, head * group + min(g, group - 1), 0)) + 2 * t;
-    for (int first = 0; first < p.code_bits; first += 64) {
+    return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
+}
+
+/* A linear map times at most 8 vectors of its own 16-bit type, on tensor cores: a warp takes 16 inputs at a time and all outputs, as
+ * attention does its values: W^T through byte permutes, the vectors as columns. Few instructions: a block that works for a few
+ * microseconds runs each of them once, from a cold instruction cache. `vector` is that of lanes 4 * column..4 * column + 3, NULL: zero.
+ * parts[(warp * num_columns + column) * mma_row + mma_place(r)] sum up to bit r's output, after a barrier. */
+template <class W>
+__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs, const W *vector, int num_columns, float *parts)
+{
+    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(num_outputs);
+    for (int first = 0; first < num_outputs; first += 64) {
         float z[4][4] = {};
 #pragma unroll 1
-        for (int i = warp_id() * 16; i < p.head_dim_qk; i += kWarps * 16) {
-            const W *w = weight + i * stride + first;
+        for (int i = warp_id() * 16; i < num_inputs; i += kWarps * 16) {
+            const W *w = weight + (i + 2 * t) * stride + g * 8 + first;
             const uint4 v0 = load_row16(w), v1 = load_row16(w + stride), v2 = load_row16(w + 8 * stride), v3 = load_row16(w + 9 * stride);
             uint32_t b0 = 0, b1 = 0;
-            if (g < group) {
-                memcpy(&b0, query + i, sizeof(b0));
-                memcpy(&b1, query + i + 8, sizeof(b1));
+            if (vector) {
+                memcpy(&b0, vector + i + 2 * t, sizeof(b0));
+                memcpy(&b1, vector + i + 2 * t + 8, sizeof(b1));
             }
             const uint32_t *x0 = &v0.x, *x1 = &v1.x, *x2 = &v2.x, *x3 = &v3.x;
 #pragma unroll
@@ -281,21 +282,40 @@ __device__ inline void sum_query_mma(const hattn_cuda_params &params, hattn_buff
         }
 #pragma unroll
         for (int c = 0; c < 2; c++)
-            if (2 * t + c < group)
+            if (2 * t + c < num_columns)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(&parts[(warp_id() * group + 2 * t + c) * stride_part + first + j * 16 + 2 * g]) = make_float2(z[j][c], z[j][c + 2]);
+                    *reinterpret_cast<float2 *>(&parts[(warp_id() * num_columns + 2 * t + c) * stride_part + first + j * 16 + 2 * g]) =
+                        make_float2(z[j][c], z[j][c + 2]);
     }
+}
+
+/* The sum of a column's parts for bit r. */
+__device__ inline float sum_parts(const float *parts, int num_columns, int num_outputs, int column, int r)
+{
+    float z = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++)
+        z += parts[(w * num_columns + column) * mma_row(num_outputs) + mma_place(r)];
+    return z;
+}
+
+/* sum_query_any for a linear map of q's own 16-bit type and at most 8 heads. */
+template <class W>
+__device__ inline void sum_query_mma(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *parts,
+                                     QueryCode &code)
+{
+    const hattn_problem &p = params.problem;
+    const int column = lane_id() / 4, group = params.group;
+    const W *weight = static_cast<const W *>(hattn_address(buffers.weight[0])) + head * p.num_code_heads / p.num_selection_heads * p.query_map.weight_stride[0][0];
+    const W *query = column < group ? reinterpret_cast<const W *>(hattn_element(&p.q, q, row, head * group + column, 0)) : nullptr;
+    multiply_mma(weight, p.query_map.weight_stride[0][1], p.head_dim_qk, p.code_bits, query, group, parts);
     __syncthreads();
     const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads) {
-        const int place = r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
         float sum = 0.0f;
         for (int v = 0; v < group; v++) {
-            float z = 0.0f;
-#pragma unroll
-            for (int w = 0; w < kWarps; w++)
-                z += parts[(w * group + v) * stride_part + place];
+            const float z = sum_parts(parts, group, p.code_bits, v, r);
             sum += weighted ? z : z > 0.0f ? 1.0f : -1.0f;
         }
         code.sums[r] = sum;
