@@ -20,12 +20,14 @@ struct Place {
     int32_t slot;
 };
 
-/* Of a slot number of hattn_encode_keys, negative ones included. 32 bits where they do: a division of 64 is ten times as long. */
+/* Of a slot number of hattn_encode_keys, negative ones included. Shifts and 32 bits where they do: a division of 64 is ten times as long. */
 __device__ inline Place place_of_slot(const hattn_problem &p, int64_t slot)
 {
     const uint32_t slots = static_cast<uint32_t>(p.page_size ? p.page_size : p.max_length);
     if (slot < 0)
         return {-1, 0};
+    if ((slots & (slots - 1)) == 0)
+        return {slot >> __popc(slots - 1), static_cast<int32_t>(slot & (slots - 1))};
     if (slot <= UINT32_MAX)
         return {static_cast<uint32_t>(slot) / slots, static_cast<int32_t>(static_cast<uint32_t>(slot) % slots)};
     return {slot / slots, static_cast<int32_t>(slot % slots)};

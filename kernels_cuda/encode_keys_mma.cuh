@@ -23,8 +23,8 @@ namespace hattn {
 
 template <class T, int kSteps, int kBlocks>
 struct KeyTile {
-    static constexpr int kTokens = kSteps <= 4 ? 128 : kSteps <= 8 ? 64 : 32;
-    static constexpr int kStages = kSteps <= 16 ? 4 : 3;
+    static constexpr int kTokens = kSteps <= 8 ? 128 : kSteps <= 16 ? 64 : 32;
+    static constexpr int kStages = kSteps <= 4 ? 4 : 3;
     static constexpr int kSlotRing = 2 * kStages;
     static constexpr int kDims = kSteps * 16; /* head_dim_qk, rounded up */
     static constexpr int kChunks = kDims / 8; /* of 16 bytes a key */
@@ -77,11 +77,16 @@ class KeyEncoder
 public:
     using Tile = KeyTile<T, kSteps, kBlocks>;
     using Space = typename Tile::Space;
+    static constexpr int kRows = kThreads / 8; /* of a tile that are fetched side by side */
     static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kStages = Tile::kStages, kSlotRing = Tile::kSlotRing;
 
     __device__ KeyEncoder(const hattn_problem &p, const hattn_encode_keys_args &args, const KeyShare &share, Space &space)
-        : p_(p), args_(args), share_(share), space_(space), kv_head_(share.head * p.num_kv_heads / p.num_code_heads)
+        : p_(p), args_(args), share_(share), space_(space)
     {
+        const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
+        lane_keys_ = static_cast<const T *>(hattn_address(args.k_new)) + share.head * p.num_kv_heads / p.num_code_heads * p.k_new.stride[1] +
+                     row * p.k_new.stride[0] + chunk * 8;
+        lane_place_ = Tile::place(row, chunk);
     }
 
     __device__ void run()
@@ -143,16 +148,22 @@ private:
         return token < args_.num_tokens ? token : -1;
     }
 
-    /* Keys that are skipped are not read. */
+    /* 8 lanes take 128 bytes of a key at a time. Keys that are skipped are not read. */
     __device__ void fetch_keys(int n)
     {
-        const T *keys = reinterpret_cast<const T *>(hattn_element(&p_.k_new, args_.k_new, 0, kv_head_, 0));
         const int64_t first = first_token(n);
-#pragma unroll 1 /* registers are the map's */
-        for (int i = threadIdx.x; i < kTokens * kChunks; i += kThreads) {
-            const int row = i / kChunks, chunk = i % kChunks;
-            const bool is_read = slot_of(n, row) >= 0 && chunk * 8 < p_.head_dim_qk;
-            copy_async16(&space_.keys[n % kStages][Tile::place(row, chunk)], is_read ? keys + (first + row) * p_.k_new.stride[0] + chunk * 8 : keys, is_read);
+        const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
+        const int num_rows = static_cast<int>(min(static_cast<int64_t>(kTokens), args_.num_tokens - first));
+        const bool is_mapped = args_.slot_mapping.data;
+        const T *from = lane_keys_ + first * p_.k_new.stride[0];
+        uint4 *to = &space_.keys[n % kStages][lane_place_];
+#pragma unroll
+        for (int i = 0; i < kTokens / kRows; i++) {
+            const bool is_kept = is_mapped ? space_.slots[n % kSlotRing][row + i * kRows] >= 0 : row + i * kRows < num_rows;
+#pragma unroll
+            for (int j = 0; j < kChunks / 8; j++)
+                copy_async16(to + i * kRows * kChunks + j * 8, from + j * 64, is_kept && (chunk + j * 8) * 8 < p_.head_dim_qk);
+            from += kRows * p_.k_new.stride[0];
         }
     }
 
@@ -249,21 +260,28 @@ private:
     {
         const int num_words = (share_.num_bits + 31) / 32, first_word = share_.first_bit / 32;
         const int64_t all = num_words | first_word | p_.codes.stride[0] | p_.codes.stride[1] | p_.codes.stride[2];
-        const int width = all % 4 == 0 ? 4 : all % 2 == 0 ? 2 : 1, parts = num_words / width;
-        for (int i = threadIdx.x; i < kTokens * parts; i += kThreads) {
-            const int row = parts == 1 ? i : i / parts, word = parts == 1 ? 0 : i % parts * width;
+        uint32_t *codes = static_cast<uint32_t *>(hattn_address(args_.codes)) + share_.head * p_.codes.stride[2] + first_word;
+        if (all % 4 == 0)
+            store_words<uint4>(n, codes, num_words / 4);
+        else if (all % 2 == 0)
+            store_words<uint2>(n, codes, num_words / 2);
+        else
+            store_words<uint32_t>(n, codes, num_words);
+    }
+
+    template <class Words>
+    __device__ void store_words(int n, uint32_t *codes, int num_parts) const
+    {
+        constexpr int kWords = sizeof(Words) / 4;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < kTokens * num_parts; i += kThreads) {
+            const int row = num_parts == 1 ? i : i / num_parts, word = num_parts == 1 ? 0 : i % num_parts * kWords;
             const int64_t slot = slot_of(n, row);
             if (slot < 0)
                 continue;
             const Place place = place_of_slot(p_, slot);
-            uint32_t *to = reinterpret_cast<uint32_t *>(hattn_element(&p_.codes, args_.codes, place.page, place.slot, share_.head)) + first_word + word;
-            const uint32_t *from = &space_.codes[n % 2][row * (Tile::kBits / 32) + word];
-            if (width == 4)
-                *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(from);
-            else if (width == 2)
-                *reinterpret_cast<uint2 *>(to) = *reinterpret_cast<const uint2 *>(from);
-            else
-                *to = *from;
+            *reinterpret_cast<Words *>(codes + place.page * p_.codes.stride[0] + place.slot * p_.codes.stride[1] + word) =
+                *reinterpret_cast<const Words *>(&space_.codes[n % 2][row * (Tile::kBits / 32) + word]);
         }
     }
 
@@ -285,7 +303,8 @@ private:
             const int64_t slot = slot_of(n, row);
             if (lane_id() < 8 && slot >= 0) {
                 const Place place = place_of_slot(p_, slot);
-                *reinterpret_cast<__half *>(hattn_element(&p_.norms, args_.norms, place.page, place.slot, share_.head)) = __float2half_rn(sqrtf(sum));
+                static_cast<__half *>(hattn_address(args_.norms))[place.page * p_.norms.stride[0] + place.slot * p_.norms.stride[1] + share_.head * p_.norms.stride[2]] =
+                    __float2half_rn(sqrtf(sum));
             }
         }
     }
@@ -294,7 +313,8 @@ private:
     const hattn_encode_keys_args &args_;
     const KeyShare &share_;
     Space &space_;
-    const int64_t kv_head_;
+    const T *lane_keys_; /* of this thread: where its 16 bytes of the first keys are, and where they go */
+    int lane_place_;
     int warp_column_, warp_row_, warp_rows_; /* which bits, and which 16 tokens of a tile: the first, and the step */
     uint32_t map_[kSteps][kBlocks][2];
 };
