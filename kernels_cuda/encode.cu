@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 4 vectors of one code head.
+ * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 8 vectors of one code head.
  */
 #include "kernels_cuda/encode.cuh"
 
@@ -13,7 +13,10 @@ template <class W>
 __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &map, int64_t code_head, const EncodeSpace &space, const Place *places,
                              hattn_buffer codes, hattn_buffer norms)
 {
-    project<W>(p, p.key_map, map, code_head, space);
+    if (space.num_vectors == kKeyVectors)
+        project<kKeyVectors, W>(p, p.key_map, map, code_head, space);
+    else
+        project<W>(p, p.key_map, map, code_head, space);
     const int num_words = (p.code_bits + 31) / 32;
     for (int i = warp_id(); i < space.num_vectors * num_words; i += kWarps) {
         const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
@@ -22,7 +25,7 @@ __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &ma
             reinterpret_cast<uint32_t *>(hattn_element(&p.codes, codes, places[v].page, places[v].slot, code_head))[word] = bits;
     }
     if (p.key_norms && warp_id() < space.num_vectors && places[warp_id()].page >= 0) {
-        static_assert(kVectors <= kWarps, "a warp a norm");
+        static_assert(kKeyVectors <= kWarps, "a warp a norm");
         float sum = 0.0f;
         for (int i = lane_id(); i < p.head_dim_qk; i += 32)
             sum = fmaf(space.x[warp_id() * p.head_dim_qk + i], space.x[warp_id() * p.head_dim_qk + i], sum);
@@ -48,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) encode_keys_kernel(const __grid_cons
                                                                int num_vectors)
 {
     extern __shared__ float shared[];
-    __shared__ Place places[kVectors];
+    __shared__ Place places[kKeyVectors];
     const hattn_problem &p = params.problem;
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
@@ -86,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
                                                           int num_vectors)
 {
     extern __shared__ float shared[];
-    __shared__ Place places[kVectors];
+    __shared__ Place places[kKeyVectors];
     const hattn_problem &p = params.problem;
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
@@ -166,14 +169,14 @@ size_t append_mma_bytes(const hattn_problem &p, int num_columns)
     return kWarps * static_cast<size_t>(num_columns) * mma_row(p.code_bits) * sizeof(float);
 }
 
-/* Blocks of a launch: as many vectors each as there are, up to 4. */
+/* Blocks of a launch: as many vectors each as there are, up to 8. */
 struct Blocks {
     int num_vectors;
     dim3 grid;
     size_t shared_bytes;
 
     Blocks(const hattn_problem &p, int64_t vectors)
-        : num_vectors(vectors_of(static_cast<int>(vectors < kVectors ? vectors : kVectors))),
+        : num_vectors(vectors > kVectors ? kKeyVectors : vectors_of(static_cast<int>(vectors))),
           grid(static_cast<unsigned>((vectors + num_vectors - 1) / num_vectors), p.num_code_heads), shared_bytes(encode_space_bytes(p, p.key_map, num_vectors))
     {
     }
@@ -184,7 +187,7 @@ struct Blocks {
 cudaError_t load_encode(const hattn_cuda_params &params)
 {
     const hattn_problem &p = params.problem;
-    const size_t key_bytes = encode_space_bytes(p, p.key_map, kVectors);
+    const size_t key_bytes = encode_space_bytes(p, p.key_map, kKeyVectors);
     return first_error({
         with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
         params.appends_by_mma ? with_append_mma(p, [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, 8)); })
