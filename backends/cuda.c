@@ -117,8 +117,10 @@ static int encodes_by_mma(const hattn_problem *p, int group)
 static int encodes_keys_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
-    return p->map_kind == HATTN_MAP_LINEAR && p->k_new.dtype != HATTN_F32 && p->k_new.dtype == map->dtype && p->k_new.stride[0] % 8 == 0 &&
-           p->k_new.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+    const int is_fp8 = p->k_new.dtype == HATTN_F8_E4M3, chunk = is_fp8 ? 16 : 8; /* elements of 16 bytes */
+    return p->map_kind == HATTN_MAP_LINEAR && p->k_new.dtype != HATTN_F32 && map->dtype == (is_fp8 ? HATTN_F16 : p->k_new.dtype) &&
+           p->head_dim_qk % chunk == 0 && p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0 && map->weight_stride[0][0] % 8 == 0 &&
+           map->weight_stride[0][1] % 8 == 0;
 }
 
 /* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. Partial sums of 8 rows are within 136 KiB. */

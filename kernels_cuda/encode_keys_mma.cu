@@ -9,15 +9,15 @@ namespace hattn {
 namespace {
 
 /* Blocks that fit a multiprocessor beside each other: registers of the map decide. */
-template <class T, int kSteps, int kBlocks>
+template <int kSteps, int kBlocks>
 constexpr int kResident = kSteps * kBlocks <= 32 ? 2 : 1;
 
-template <class T, int kSteps, int kBlocks>
-__global__ void __launch_bounds__(kThreads, kResident<T, kSteps, kBlocks>)
+template <class K, class T, int kSteps, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kResident<kSteps, kBlocks>)
     encode_keys_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_encode_keys_args args)
 {
     extern __shared__ __align__(128) char shared[];
-    using Tile = KeyTile<T, kSteps, kBlocks>;
+    using Tile = KeyTile<K, kSteps, kBlocks>;
     const int combination = static_cast<int>(blockIdx.x), heads = params.problem.num_code_heads;
     const int first_bit = combination / heads * Tile::kBits;
     const KeyShare share = {combination % heads,
@@ -26,37 +26,40 @@ __global__ void __launch_bounds__(kThreads, kResident<T, kSteps, kBlocks>)
                             static_cast<int>(blockIdx.y),
                             static_cast<int>(gridDim.y),
                             static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
-    KeyEncoder<T, kSteps, kBlocks>(params.problem, args, share, *reinterpret_cast<typename Tile::Space *>(shared)).run();
+    KeyEncoder<K, T, kSteps, kBlocks>(params.problem, args, share, *reinterpret_cast<typename Tile::Space *>(shared)).run();
 }
 
 /* Calls f with a kernel's type, steps and blocks as types: the fewest steps that hold the dims, and as many bits a warp as its
  * registers allow. */
-template <class T, int kSteps, int kBlocks>
+template <class K, class T, int kSteps, int kBlocks>
 struct Instance {
-    using Type = T;
-    using Tile = KeyTile<T, kSteps, kBlocks>;
-    static constexpr int kMost = kResident<T, kSteps, kBlocks>;
-    static constexpr auto kernel = encode_keys_mma_kernel<T, kSteps, kBlocks>;
+    using Tile = KeyTile<K, kSteps, kBlocks>;
+    static constexpr int kMost = kResident<kSteps, kBlocks>;
+    static constexpr auto kernel = encode_keys_mma_kernel<K, T, kSteps, kBlocks>;
 };
 
-template <class T, class F>
+template <class K, class T, class F>
 auto with_steps(int dim, F f)
 {
     if (dim <= 64)
-        return f(Instance<T, 4, 4>());
+        return f(Instance<K, T, 4, 4>());
     if (dim <= 128)
-        return f(Instance<T, 8, 4>());
+        return f(Instance<K, T, 8, 4>());
     if (dim <= 192)
-        return f(Instance<T, 12, 4>());
+        return f(Instance<K, T, 12, 4>());
     if (dim <= 256)
-        return f(Instance<T, 16, 4>());
-    return f(Instance<T, 36, 2>());
+        return f(Instance<K, T, 16, 4>());
+    return f(Instance<K, T, 36, 2>());
 }
 
 template <class F>
 auto with_instance(const hattn_problem &p, F f)
 {
-    return p.k_new.dtype == HATTN_F16 ? with_steps<__half>(p.head_dim_qk, f) : with_steps<__nv_bfloat16>(p.head_dim_qk, f);
+    switch (p.k_new.dtype) {
+    case HATTN_F16: return with_steps<__half, __half>(p.head_dim_qk, f);
+    case HATTN_BF16: return with_steps<__nv_bfloat16, __nv_bfloat16>(p.head_dim_qk, f);
+    default: return with_steps<fp8_e4m3, __half>(p.head_dim_qk, f);
+    }
 }
 
 } // namespace

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Codes of many keys by a linear map of the keys' own 16-bit type, on tensor cores.
+ * Codes of many keys by a linear map, on tensor cores: keys and map of one 16-bit type, or fp8 keys and an fp16 map.
  *
  * z = K W: tokens are the rows of A, bits the columns of B, so that a lane of the result holds bits of two keys. A warp owns
  * 8 * kBlocks bits and keeps their part of the map in registers (kSteps * kBlocks * 2 of them) for as long as it lives; a block
@@ -21,13 +21,15 @@
 
 namespace hattn {
 
-template <class T, int kSteps, int kBlocks>
+/* K: of keys, T: of the map and of tensor cores. */
+template <class K, int kSteps, int kBlocks>
 struct KeyTile {
     static constexpr int kTokens = kSteps <= 8 ? 128 : kSteps <= 16 ? 64 : 32;
     static constexpr int kStages = kSteps <= 4 ? 4 : 3;
     static constexpr int kSlotRing = 2 * kStages;
     static constexpr int kDims = kSteps * 16; /* head_dim_qk, rounded up */
-    static constexpr int kChunks = kDims / 8; /* of 16 bytes a key */
+    static constexpr int kChunks = kDims * sizeof(K) / 16; /* of 16 bytes a key: a multiple of 4 */
+    static constexpr int kLanes = kChunks % 8 ? 4 : 8;     /* that take a key together */
     static constexpr int kWarpBits = 8 * kBlocks;
     static constexpr int kBits = kWarps * kWarpBits; /* of a block */
 
@@ -35,13 +37,13 @@ struct KeyTile {
         uint4 keys[kStages][kTokens * kChunks];
         uint32_t codes[2][kTokens * (kBits / 32)];
         int64_t slots[kSlotRing][kTokens]; /* with a slot mapping: asked for kStages - 1 tiles before the keys */
-        float bias[kBits];
+        float thresholds[kBits]; /* minus the bias: z + bias > 0 and z > -bias are the same, in fp32 too */
     };
 
     /* Chunks of a row are permuted so that eight rows' same chunk lies in eight different banks. */
     static __device__ int place(int row, int chunk)
     {
-        return row * kChunks + (chunk ^ (row & 7));
+        return row * kChunks + (chunk ^ (kLanes == 8 ? row & 7 : row / 2 & 3));
     }
 };
 
@@ -51,6 +53,13 @@ struct KeyShare {
     int first_bit, num_bits;
     int first_tile, tile_step, num_tiles;
 };
+
+/* Bytes 2i, 2i+1 of four fp8 numbers as fp16, times 2^-8: exact, NaN aside. See to_float. */
+__device__ inline uint32_t halves_of_fp8(uint32_t x, int i)
+{
+    const uint32_t shifted = __byte_perm(x, 0, i ? 0x3424 : 0x1404) >> 1; /* the sign is one place too low */
+    return shifted + (shifted & 0x40004000u);
+}
 
 /* Words j of kBlocks: bits 2j, 2j+1 of one input's outputs from `bit` on; zero where the map has none. */
 template <int kBlocks, class T>
@@ -71,21 +80,24 @@ __device__ inline void load_map_pairs(uint32_t (&pairs)[kBlocks], const T *row, 
     }
 }
 
-template <class T, int kSteps, int kBlocks>
+template <class K, class T, int kSteps, int kBlocks>
 class KeyEncoder
 {
 public:
-    using Tile = KeyTile<T, kSteps, kBlocks>;
+    using Tile = KeyTile<K, kSteps, kBlocks>;
     using Space = typename Tile::Space;
-    static constexpr int kRows = kThreads / 8; /* of a tile that are fetched side by side */
+    static constexpr bool kIsFp8 = std::is_same_v<K, fp8_e4m3>;
+    static constexpr int kLanes = Tile::kLanes, kRows = kThreads / kLanes; /* of a tile that are fetched side by side */
+    static constexpr int kPerChunk = 16 / sizeof(K);
     static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kStages = Tile::kStages, kSlotRing = Tile::kSlotRing;
 
     __device__ KeyEncoder(const hattn_problem &p, const hattn_encode_keys_args &args, const KeyShare &share, Space &space)
         : p_(p), args_(args), share_(share), space_(space)
     {
-        const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
-        lane_keys_ = static_cast<const T *>(hattn_address(args.k_new)) + share.head * p.num_kv_heads / p.num_code_heads * p.k_new.stride[1] +
-                     row * p.k_new.stride[0] + chunk * 8;
+        const int row = static_cast<int>(threadIdx.x) / kLanes, chunk = static_cast<int>(threadIdx.x) % kLanes;
+        const int64_t kv_head = share.head * p.num_kv_heads / p.num_code_heads;
+        lane_keys_ = static_cast<const K *>(hattn_address(args.k_new)) + kv_head * p.k_new.stride[1] + row * p.k_new.stride[0] + chunk * kPerChunk;
+        scale_ = kIsFp8 ? hattn_kv_scale(&p, args.k_scale, kv_head) * 256.0f : 1.0f; /* 2^8 for what halves_of_fp8 leaves out */
         lane_place_ = Tile::place(row, chunk);
     }
 
@@ -148,21 +160,21 @@ private:
         return token < args_.num_tokens ? token : -1;
     }
 
-    /* 8 lanes take 128 bytes of a key at a time. Keys that are skipped are not read. */
+    /* 8 lanes take 128 bytes of a key at a time, or 4 take 64. Keys that are skipped are not read. */
     __device__ void fetch_keys(int n)
     {
         const int64_t first = first_token(n);
-        const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
+        const int row = static_cast<int>(threadIdx.x) / kLanes, chunk = static_cast<int>(threadIdx.x) % kLanes;
         const int num_rows = static_cast<int>(min(static_cast<int64_t>(kTokens), args_.num_tokens - first));
         const bool is_mapped = args_.slot_mapping.data;
-        const T *from = lane_keys_ + first * p_.k_new.stride[0];
+        const K *from = lane_keys_ + first * p_.k_new.stride[0];
         uint4 *to = &space_.keys[n % kStages][lane_place_];
 #pragma unroll
         for (int i = 0; i < kTokens / kRows; i++) {
             const bool is_kept = is_mapped ? space_.slots[n % kSlotRing][row + i * kRows] >= 0 : row + i * kRows < num_rows;
 #pragma unroll
-            for (int j = 0; j < kChunks / 8; j++)
-                copy_async16(to + i * kRows * kChunks + j * 8, from + j * 64, is_kept && (chunk + j * 8) * 8 < p_.head_dim_qk);
+            for (int j = 0; j < kChunks / kLanes; j++)
+                copy_async16(to + i * kRows * kChunks + j * kLanes, from + j * kLanes * kPerChunk, is_kept && (chunk + j * kLanes) * kPerChunk < p_.head_dim_qk);
             from += kRows * p_.k_new.stride[0];
         }
     }
@@ -174,13 +186,18 @@ private:
         warp_column_ = warp_id() % num_warps;
         warp_row_ = warp_id() / num_warps;
         warp_rows_ = kWarps / num_warps;
+        if (warp_row_ >= warp_rows_)
+            warp_row_ = kTokens; /* one of the warps that are left over */
+        lane_fragment_ = 16 * Tile::place(lane_id() % 16, lane_id() / 16);
+        const int row_words = Tile::kBits / 32, row = g + t % 2 * 8; /* of what this lane stores */
+        lane_code_ = kBlocks == 8 ? row * row_words + warp_column_ * 2 + t / 2 : kBlocks == 4 ? row * row_words + warp_column_ : row * row_words * 2 + warp_column_;
         const T *weight = static_cast<const T *>(hattn_address(args_.key_map.weight[0])) + share_.head * p_.key_map.weight_stride[0][0] + share_.first_bit;
         const int bit = warp_column_ * Tile::kWarpBits + 2 * kBlocks * (g / 2);
 #pragma unroll
         for (int step = 0; step < kSteps; step++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int input = step * 16 + half * 8 + 2 * t;
+                const int input = step * 16 + (kIsFp8 ? 4 * t + half * 2 : half * 8 + 2 * t);
                 const T *row = weight + input * p_.key_map.weight_stride[0][1];
                 uint32_t low[kBlocks], high[kBlocks];
                 load_map_pairs(low, row, input < p_.head_dim_qk, bit, share_.num_bits);
@@ -193,65 +210,98 @@ private:
                             ? static_cast<const T *>(hattn_address(args_.key_map.bias[0])) + share_.head * p_.key_map.bias_stride[0] + share_.first_bit
                             : nullptr;
         for (int r = threadIdx.x; r < Tile::kBits; r += kThreads)
-            space_.bias[r] = bias && r < share_.num_bits ? to_float(bias[r]) : 0.0f;
+            space_.thresholds[r] = bias && r < share_.num_bits ? -to_float(bias[r]) : 0.0f;
     }
 
     /* Codes of tile n into shared memory. */
     __device__ void encode(int n)
     {
-        const int t = lane_id() % 4;
-        const uint4 *keys = space_.keys[n % kStages];
-        for (int tile = warp_row_; tile < kTokens / 16 && warp_row_ < warp_rows_; tile += warp_rows_) {
-            float z[kBlocks][4];
-            const float2 *bias = reinterpret_cast<const float2 *>(&space_.bias[warp_column_ * Tile::kWarpBits + 2 * kBlocks * t]);
-#pragma unroll
-            for (int j = 0; j < kBlocks; j++) {
-                z[j][0] = z[j][2] = bias[j].x;
-                z[j][1] = z[j][3] = bias[j].y;
-            }
-            const int row = tile * 16 + lane_id() % 16, high = lane_id() / 16;
-            uint32_t a[2][4];
-            load_fragment(a[0], &keys[Tile::place(row, high)]);
+        const char *keys = reinterpret_cast<const char *>(space_.keys[n % kStages]);
+        uint32_t *codes = space_.codes[n % 2];
+#pragma unroll 1
+        for (int tile = warp_row_; tile < kTokens / 16; tile += warp_rows_) {
+            float z[kBlocks][4] = {};
+            float nan[2] = {0.0f, 0.0f};
+            multiply(keys + tile * 16 * kChunks * 16, z, nan);
+            pack(codes + tile * 16 * (Tile::kBits / 32), z, nan);
+        }
+    }
+
+    /* The fragment of 16 rows from chunks 2 * pair and 2 * pair + 1 on. Only the low bits of a chunk are permuted, so that lanes
+     * compute few different offsets. */
+    __device__ void load_chunks(uint32_t (&a)[4], const char *keys, int pair) const
+    {
+        constexpr int kLow = kLanes * 16 - 1;
+        load_fragment(a, keys + (lane_fragment_ ^ (pair * 32 & kLow)) + (pair * 32 & ~kLow));
+    }
+
+    __device__ void multiply(const char *keys, float (&z)[kBlocks][4], float (&nan)[2]) const
+    {
+        uint32_t a[2][4];
+        load_chunks(a[0], keys, 0);
+        if constexpr (!kIsFp8) {
 #pragma unroll
             for (int step = 0; step < kSteps; step++) {
                 if (step + 1 < kSteps)
-                    load_fragment(a[(step + 1) % 2], &keys[Tile::place(row, 2 * (step + 1) + high)]);
+                    load_chunks(a[(step + 1) % 2], keys, step + 1);
 #pragma unroll
                 for (int j = 0; j < kBlocks; j++)
                     mma_16816<T>(z[j], a[step % 2][0], a[step % 2][1], a[step % 2][2], a[step % 2][3], map_[step][j][0], map_[step][j][1]);
             }
-            pack(n, tile, z);
+        } else { /* a fragment of bytes is two of halves: lane t has inputs 4t..4t+3, and so has the map */
+            uint32_t seen[2] = {0, 0};
+#pragma unroll
+            for (int step = 0; step < kSteps; step++) {
+                const int now = step / 2 % 2;
+                if (step % 2 == 0 && step + 2 < kSteps)
+                    load_chunks(a[1 - now], keys, step / 2 + 1);
+                const uint32_t x = a[now][step % 2 * 2], y = a[now][step % 2 * 2 + 1];
+                seen[0] |= (x & 0x7f7f7f7fu) + 0x01010101u; /* carries into bit 7 of NaN's bytes alone */
+                seen[1] |= (y & 0x7f7f7f7fu) + 0x01010101u;
+                const uint32_t a0 = halves_of_fp8(x, 0), a1 = halves_of_fp8(y, 0), a2 = halves_of_fp8(x, 1), a3 = halves_of_fp8(y, 1);
+#pragma unroll
+                for (int j = 0; j < kBlocks; j++)
+                    mma_16816<T>(z[j], a0, a1, a2, a3, map_[step][j][0], map_[step][j][1]);
+            }
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                seen[i] |= __shfl_xor_sync(kFullMask, seen[i], 1);
+                seen[i] |= __shfl_xor_sync(kFullMask, seen[i], 2);
+                nan[i] = seen[i] & 0x80808080u ? NAN : 0.0f;
+            }
         }
     }
 
-    /* Signs of rows g and g + 8 of the 16. */
-    __device__ void pack(int n, int tile, const float (&z)[kBlocks][4])
+    /* Signs of rows g and g + 8 of the 16. A NaN anywhere in a row makes all of its sums NaN. */
+    __device__ void pack(uint32_t *codes, const float (&z)[kBlocks][4], const float (&nan)[2]) const
     {
-        constexpr int kLaneBits = 2 * kBlocks, kLanes = kLaneBits == 16 ? 2 : 4; /* that make a word, or the warp's 16 bits */
-        const int g = lane_id() / 4, t = lane_id() % 4;
+        constexpr int kLaneBits = 2 * kBlocks, kPackLanes = kLaneBits == 16 ? 2 : 4; /* that make a word, or the warp's 16 bits */
+        const int t = lane_id() % 4;
+        const float2 *thresholds = reinterpret_cast<const float2 *>(&space_.thresholds[warp_column_ * Tile::kWarpBits + kLaneBits * t]);
         uint32_t code[2] = {0, 0};
 #pragma unroll
-        for (int j = 0; j < kBlocks; j++)
+        for (int j = 0; j < kBlocks; j++) {
+            const float2 threshold = thresholds[j];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                if (z[j][i] > 0.0f)
+                if ((kIsFp8 ? fmaf(z[j][i], scale_, nan[i / 2]) : z[j][i]) > (i % 2 ? threshold.y : threshold.x))
                     code[i / 2] |= 1u << (2 * j + i % 2);
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            code[i] <<= kLaneBits * (t % kLanes);
+            code[i] <<= kLaneBits * (t % kPackLanes);
 #pragma unroll
-            for (int offset = 1; offset < kLanes; offset *= 2)
+            for (int offset = 1; offset < kPackLanes; offset *= 2)
                 code[i] |= __shfl_xor_sync(kFullMask, code[i], offset);
         }
-        uint32_t *codes = &space_.codes[n % 2][(tile * 16 + g + t % 2 * 8) * (Tile::kBits / 32)];
         const uint32_t mine = t % 2 ? code[1] : code[0];
         if constexpr (kBlocks == 8)
-            codes[warp_column_ * 2 + t / 2] = mine;
+            codes[lane_code_] = mine;
         else if constexpr (kBlocks == 4) {
             if (t < 2)
-                codes[warp_column_] = mine;
+                codes[lane_code_] = mine;
         } else if (t < 2) {
-            reinterpret_cast<uint16_t *>(codes)[warp_column_] = static_cast<uint16_t>(mine);
+            reinterpret_cast<uint16_t *>(codes)[lane_code_] = static_cast<uint16_t>(mine);
         }
     }
 
@@ -275,7 +325,7 @@ private:
         constexpr int kWords = sizeof(Words) / 4;
 #pragma unroll 1
         for (int i = threadIdx.x; i < kTokens * num_parts; i += kThreads) {
-            const int row = num_parts == 1 ? i : i / num_parts, word = num_parts == 1 ? 0 : i % num_parts * kWords;
+            const int row = i % kTokens, word = i / kTokens * kWords;
             const int64_t slot = slot_of(n, row);
             if (slot < 0)
                 continue;
@@ -292,10 +342,10 @@ private:
             float sum = 0.0f;
 #pragma unroll 1
             for (int chunk = lane_id() / 8; chunk < kChunks; chunk += 4) {
-                T x[8];
+                K x[kPerChunk];
                 memcpy(x, &space_.keys[n % kStages][Tile::place(row, chunk)], sizeof(x));
 #pragma unroll
-                for (int i = 0; i < 8; i++)
+                for (int i = 0; i < kPerChunk; i++)
                     sum = fmaf(to_float(x[i]), to_float(x[i]), sum);
             }
             sum += __shfl_xor_sync(kFullMask, sum, 8);
@@ -304,7 +354,7 @@ private:
             if (lane_id() < 8 && slot >= 0) {
                 const Place place = place_of_slot(p_, slot);
                 static_cast<__half *>(hattn_address(args_.norms))[place.page * p_.norms.stride[0] + place.slot * p_.norms.stride[1] + share_.head * p_.norms.stride[2]] =
-                    __float2half_rn(sqrtf(sum));
+                    __float2half_rn(kIsFp8 ? sqrtf(sum) * fabsf(scale_ / 256.0f) : sqrtf(sum));
             }
         }
     }
@@ -313,9 +363,11 @@ private:
     const hattn_encode_keys_args &args_;
     const KeyShare &share_;
     Space &space_;
-    const T *lane_keys_; /* of this thread: where its 16 bytes of the first keys are, and where they go */
+    float scale_;        /* of fp8 keys */
+    const K *lane_keys_; /* of this thread: where its 16 bytes of the first keys are, and where they go */
     int lane_place_;
     int warp_column_, warp_row_, warp_rows_; /* which bits, and which 16 tokens of a tile: the first, and the step */
+    int lane_fragment_, lane_code_;          /* bytes to this lane's row of a fragment; where its code goes */
     uint32_t map_[kSteps][kBlocks][2];
 };
 

@@ -44,7 +44,7 @@ typedef struct hattn_cuda_params {
     int32_t num_splits_max;               /* of the two: what the partial results are laid out for */
     int32_t encodes_in_score;             /* decode: each score block encodes its own query; 0: a kernel before it does */
     int32_t encodes_by_mma;               /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
-    int32_t encodes_keys_by_mma;          /* keys of hattn_encode_keys and their map are of one 16-bit type, linear and aligned */
+    int32_t encodes_keys_by_mma;          /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
     int32_t appends_by_mma;               /* the same of keys in the cache and the keys' map */
     int32_t counts_in_score;              /* decode: score blocks fill the histograms */
     int32_t counts_tiles;                 /* decode: and leave a row of counts for each tile; only where one digit is the whole key */

@@ -88,12 +88,13 @@ __global__ void __launch_bounds__(kThreads) topk_count_kernel(const __grid_const
     for (int i = 0; i < TopkBins::kMost; i++) {
         at_least += mine.count[i];
         if (mine.has(i))
-            counts[mine.top - i] = at_least;
+            histogram[mine.top - i] = at_least;
         if (mine.count[i])
             atomicAdd(&total[mine.top - i], mine.count[i]);
     }
-    if (threadIdx.x == 0)
-        counts[pass.num_bins] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i <= pass.num_bins; i += kThreads) /* whole lines, which a thread's own bins are not */
+        counts[i] = i < pass.num_bins ? histogram[i] : 0;
     if (!arrive_last(&control->arrived[task], static_cast<uint32_t>(chunk.num_chunks)))
         return;
     TopkBins all(pass.num_bins, sums[1], [&](int bin) { return total[bin]; });
@@ -137,31 +138,35 @@ __global__ void __launch_bounds__(kThreads) topk_compact_kernel(const __grid_con
     if (row.wanted(p) <= 0 || index >= chunk.num_chunks)
         return;
 
-    wait_for_previous();
     char *base = static_cast<char *>(hattn_address(workspace));
     const TopkState *state = reinterpret_cast<const TopkState *>(base + params.topk_states) + task;
-    const uint32_t threshold = state->key, ties = state->ties;
-    if (state->is_open) { /* rare and slow: the row's threshold is looked for again, in all of its digits */
+    bool is_open;
+    auto get_start = [&] {
+        wait_for_previous();
+        TopkStart start = {state->key, state->ties, 0, 0};
+        is_open = state->is_open;
+        uint32_t above = 0, equal = 0;
+        for (int before = threadIdx.x; before < index; before += kThreads)
+            for (int pass = 0; pass < params.num_topk_passes; pass++) {
+                const uint32_t *counts = topk_counts(params, base, task, before, pass) + state->bin[pass];
+                above += counts[1];
+                equal = pass + 1 < params.num_topk_passes ? equal : equal + counts[0] - counts[1];
+            }
+        block_scan(above, space.sums[0], &start.above);
+        block_scan(equal, space.sums[1], &start.equal);
+        __syncthreads();
+        if (is_open) /* nothing is above, nothing is kept */
+            start.threshold = UINT32_MAX, start.ties = 0;
+        return start;
+    };
+    compact_topk_chunk(chunk, space.sums, get_start,
+                       [&](uint32_t rank, int position) { row.indices[p.num_sink + static_cast<int>(rank)] = position; });
+    if (is_open && index == 0) { /* rare and slow: the row's threshold is looked for again, in all of its digits */
         hattn_cuda_params any = params;
         any.digit_shift = 5;
         any.num_bins = HATTN_CUDA_BINS;
-        if (index == 0)
-            select_row(any, row, space.select);
-        return;
+        select_row(any, row, space.select);
     }
-    uint32_t above = 0, equal = 0;
-    for (int before = threadIdx.x; before < index; before += kThreads)
-        for (int pass = 0; pass < params.num_topk_passes; pass++) {
-            const uint32_t *counts = topk_counts(params, base, task, before, pass) + state->bin[pass];
-            above += counts[1];
-            equal = pass + 1 < params.num_topk_passes ? equal : equal + counts[0] - counts[1];
-        }
-    uint32_t above_before, equal_before;
-    block_scan(above, space.sums[0], &above_before);
-    block_scan(equal, space.sums[1], &equal_before);
-    __syncthreads();
-    compact_topk_chunk(chunk, threshold, ties, above_before, equal_before, space.sums,
-                       [&](uint32_t rank, int position) { row.indices[p.num_sink + static_cast<int>(rank)] = position; });
 }
 
 template <class Key>

@@ -144,63 +144,74 @@ __device__ inline void count_topk_chunk(const TopkChunk<Key> &chunk, const TopkP
         chunk.load(group, keys, valid);
 #pragma unroll
         for (int j = 0; j < kInFlight; j++)
+            if (valid[j])
 #pragma unroll
-            for (int i = 0; i < kGroup; i++) {
-                const uint32_t key = ordered_key(keys[j][i]);
-                if (valid[j] >> i & 1 && pass.matches(key, known))
-                    atomicAdd(&histogram[pass.bin(key)], 1u);
-            }
+                for (int i = 0; i < kGroup; i++) {
+                    const uint32_t key = ordered_key(keys[j][i]);
+                    if (valid[j] >> i & 1 && pass.matches(key, known))
+                        atomicAdd(&histogram[pass.bin(key)], 1u);
+                }
     }
     __syncthreads();
 }
 
-/* Calls sink(rank, position) for the kept positions of a chunk, given how many keys before it are above the threshold and equal to it. */
-template <class Key, class Sink>
-__device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t threshold, uint32_t ties, uint32_t above_before, uint32_t equal_before, uint32_t (*sums)[kWarps],
-                                          Sink sink)
+/* What a chunk needs to know of its row: the last kept key, how many of its equals are kept, and how many keys of the chunks before are
+ * above it and equal to it. */
+struct TopkStart {
+    uint32_t threshold, ties, above, equal;
+};
+
+/* Calls sink(rank, position) for the kept positions of a chunk. The first keys are asked for before start() is called, which waits. */
+template <class Key, class GetStart, class Sink>
+__device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t (*sums)[kWarps], GetStart get_start, Sink sink)
 {
     constexpr int kTiles = sizeof(Key) == 2 ? 4 : 2;
+    Key keys[kTiles][kGroup];
+    uint32_t valid[kTiles];
+    chunk.load(chunk.group + static_cast<int>(threadIdx.x), keys, valid);
+    TopkStart start = get_start();
     for (int first = chunk.group; first < chunk.last; first += kTiles * kThreads) {
-        Key keys[kTiles][kGroup];
-        uint32_t valid[kTiles], above[kTiles], equal[kTiles], scans[kTiles];
-        chunk.load(first + static_cast<int>(threadIdx.x), keys, valid);
+        if (first > chunk.group)
+            chunk.load(first + static_cast<int>(threadIdx.x), keys, valid);
+        uint32_t above[kTiles], equal[kTiles], scans[kTiles];
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
+            if (first + tile * kThreads >= chunk.last)
+                break;
             above[tile] = equal[tile] = 0;
 #pragma unroll
             for (int i = 0; i < kGroup; i++) {
                 const uint32_t key = ordered_key(keys[tile][i]);
-                above[tile] |= (key > threshold ? 1u : 0u) << i;
-                equal[tile] |= (key == threshold ? 1u : 0u) << i;
+                above[tile] |= (key > start.threshold ? 1u : 0u) << i;
+                equal[tile] |= (key == start.threshold ? 1u : 0u) << i;
             }
             above[tile] &= valid[tile];
             equal[tile] &= valid[tile];
-        }
-#pragma unroll
-        for (int tile = 0; tile < kTiles; tile++) { /* both counts in one scan: a tile has 2048 keys */
-            scans[tile] = warp_scan(__popc(above[tile]) | __popc(equal[tile]) << 16);
+            scans[tile] = warp_scan(__popc(above[tile]) | __popc(equal[tile]) << 16); /* both counts at once: a tile has 2048 keys */
             if (lane_id() == 31)
                 sums[tile][warp_id()] = scans[tile];
         }
         __syncthreads();
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
+            if (first + tile * kThreads >= chunk.last)
+                break;
             uint32_t before = scans[tile] - (__popc(above[tile]) | __popc(equal[tile]) << 16), total = 0;
             for (int w = 0; w < kWarps; w++) {
                 before += w < warp_id() ? sums[tile][w] : 0;
                 total += sums[tile][w];
             }
-            uint32_t num_above = above_before + (before & 0xffff), num_equal = equal_before + (before >> 16);
+            uint32_t num_above = start.above + (before & 0xffff), num_equal = start.equal + (before >> 16);
             for (uint32_t left = above[tile] | equal[tile]; left; left &= left - 1) {
                 const int i = __ffs(static_cast<int>(left)) - 1;
                 const bool is_above = above[tile] >> i & 1;
-                if (is_above || num_equal < ties)
-                    sink(num_above + min(num_equal, ties), chunk.position(first + tile * kThreads + static_cast<int>(threadIdx.x)) + i);
+                if (is_above || num_equal < start.ties)
+                    sink(num_above + min(num_equal, start.ties), chunk.position(first + tile * kThreads + static_cast<int>(threadIdx.x)) + i);
                 num_above += is_above;
                 num_equal += !is_above;
             }
-            above_before += total & 0xffff;
-            equal_before += total >> 16;
+            start.above += total & 0xffff;
+            start.equal += total >> 16;
         }
         __syncthreads();
     }
