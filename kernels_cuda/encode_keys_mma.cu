@@ -10,23 +10,26 @@ namespace {
 
 /* Blocks that fit a multiprocessor beside each other: registers of the map decide. */
 template <int kSteps, int kBlocks>
-constexpr int kResident = kSteps * kBlocks <= 32 ? 2 : 1;
+constexpr int kResident = kSteps *kBlocks <= 32 ? 2 : 1;
 
 template <class K, class T, int kSteps, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kResident<kSteps, kBlocks>)
-    encode_keys_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_encode_keys_args args)
+    encode_keys_mma_kernel(const __grid_constant__ hattn_cuda_params params,
+                           const __grid_constant__ hattn_encode_keys_args args)
 {
     extern __shared__ __align__(128) char shared[];
     using Tile = KeyTile<K, kSteps, kBlocks>;
     const int combination = static_cast<int>(blockIdx.x), heads = params.problem.num_code_heads;
     const int first_bit = combination / heads * Tile::kBits;
-    const KeyShare share = {combination % heads,
-                            first_bit,
-                            min(Tile::kBits, params.problem.code_bits - first_bit),
-                            static_cast<int>(blockIdx.y),
-                            static_cast<int>(gridDim.y),
-                            static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
-    KeyEncoder<K, T, kSteps, kBlocks>(params.problem, args, share, *reinterpret_cast<typename Tile::Space *>(shared)).run();
+    const KeyShare share = {
+        combination % heads,
+        first_bit,
+        min(Tile::kBits, params.problem.code_bits - first_bit),
+        static_cast<int>(blockIdx.y),
+        static_cast<int>(gridDim.y),
+        static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
+    KeyEncoder<K, T, kSteps, kBlocks>(params.problem, args, share, *reinterpret_cast<typename Tile::Space *>(shared))
+        .run();
 }
 
 /* Calls f with a kernel's type, steps and blocks as types: the fewest steps that hold the dims, and as many bits a warp as its
@@ -72,17 +75,21 @@ cudaError_t load_encode_keys_mma(const hattn_cuda_params &params)
     });
 }
 
-cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream)
+cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   cudaStream_t stream)
 {
     return with_instance(params.problem, [&](auto instance) {
         using Chosen = decltype(instance);
         constexpr int kTokens = Chosen::Tile::kTokens, kBits = Chosen::Tile::kBits;
-        const int groups = (params.problem.code_bits + kBits - 1) / kBits, combinations = groups * params.problem.num_code_heads;
+        const int groups = (params.problem.code_bits + kBits - 1) / kBits,
+                  combinations = groups * params.problem.num_code_heads;
         const int64_t tiles = (args.num_tokens + static_cast<int64_t>(kTokens) - 1) / kTokens;
         /* One wave, if that many blocks are enough for all heads; else four or more, so that the last one weighs little. */
         const int resident = Chosen::kMost * params.num_multiprocessors;
-        const int64_t wanted = combinations <= resident ? resident / combinations : 4, splits = wanted < tiles ? wanted : tiles;
-        Chosen::kernel<<<dim3(combinations, static_cast<unsigned>(splits)), kThreads, sizeof(typename Chosen::Tile::Space), stream>>>(params, args);
+        const int64_t wanted = combinations <= resident ? resident / combinations : 4,
+                      splits = wanted < tiles ? wanted : tiles;
+        Chosen::kernel<<<dim3(combinations, static_cast<unsigned>(splits)), kThreads,
+                         sizeof(typename Chosen::Tile::Space), stream>>>(params, args);
         return cudaGetLastError();
     });
 }

@@ -27,7 +27,7 @@ struct KeyTile {
     static constexpr int kTokens = kSteps <= 8 ? 128 : kSteps <= 16 ? 64 : 32;
     static constexpr int kStages = kSteps <= 4 ? 4 : 3;
     static constexpr int kSlotRing = 2 * kStages;
-    static constexpr int kDims = kSteps * 16; /* head_dim_qk, rounded up */
+    static constexpr int kDims = kSteps * 16;              /* head_dim_qk, rounded up */
     static constexpr int kChunks = kDims * sizeof(K) / 16; /* of 16 bytes a key: a multiple of 4 */
     static constexpr int kLanes = kChunks % 8 ? 4 : 8;     /* that take a key together */
     static constexpr int kWarpBits = 8 * kBlocks;
@@ -37,7 +37,7 @@ struct KeyTile {
         uint4 keys[kStages][kTokens * kChunks];
         uint32_t codes[2][kTokens * (kBits / 32)];
         int64_t slots[kSlotRing][kTokens]; /* with a slot mapping: asked for kStages - 1 tiles before the keys */
-        float thresholds[kBits]; /* minus the bias: z + bias > 0 and z > -bias are the same, in fp32 too */
+        float thresholds[kBits];           /* minus the bias: z + bias > 0 and z > -bias are the same, in fp32 too */
     };
 
     /* Chunks of a row are permuted so that eight rows' same chunk lies in eight different banks. */
@@ -89,21 +89,27 @@ public:
     static constexpr bool kIsFp8 = std::is_same_v<K, fp8_e4m3>;
     static constexpr int kLanes = Tile::kLanes, kRows = kThreads / kLanes; /* of a tile that are fetched side by side */
     static constexpr int kPerChunk = 16 / sizeof(K);
-    static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kStages = Tile::kStages, kSlotRing = Tile::kSlotRing;
+    static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kStages = Tile::kStages,
+                         kSlotRing = Tile::kSlotRing;
 
-    __device__ KeyEncoder(const hattn_problem &p, const hattn_encode_keys_args &args, const KeyShare &share, Space &space)
+    __device__ KeyEncoder(const hattn_problem &p, const hattn_encode_keys_args &args, const KeyShare &share,
+                          Space &space)
         : p_(p), args_(args), share_(share), space_(space)
     {
         const int row = static_cast<int>(threadIdx.x) / kLanes, chunk = static_cast<int>(threadIdx.x) % kLanes;
         const int64_t kv_head = share.head * p.num_kv_heads / p.num_code_heads;
-        lane_keys_ = static_cast<const K *>(hattn_address(args.k_new)) + kv_head * p.k_new.stride[1] + row * p.k_new.stride[0] + chunk * kPerChunk;
-        scale_ = kIsFp8 ? hattn_kv_scale(&p, args.k_scale, kv_head) * 256.0f : 1.0f; /* 2^8 for what halves_of_fp8 leaves out */
+        lane_keys_ = static_cast<const K *>(hattn_address(args.k_new)) + kv_head * p.k_new.stride[1] +
+                     row * p.k_new.stride[0] + chunk * kPerChunk;
+        scale_ = kIsFp8 ? hattn_kv_scale(&p, args.k_scale, kv_head) * 256.0f
+                        : 1.0f; /* 2^8 for what halves_of_fp8 leaves out */
         lane_place_ = Tile::place(row, chunk);
     }
 
     __device__ void run()
     {
-        const int count = share_.first_tile < share_.num_tiles ? (share_.num_tiles - share_.first_tile + share_.tile_step - 1) / share_.tile_step : 0;
+        const int count = share_.first_tile < share_.num_tiles
+                              ? (share_.num_tiles - share_.first_tile + share_.tile_step - 1) / share_.tile_step
+                              : 0;
         for (int n = 0; n < 2 * (kStages - 1); n++)
             fetch_slots(n);
         commit_copies();
@@ -171,10 +177,12 @@ private:
         uint4 *to = &space_.keys[n % kStages][lane_place_];
 #pragma unroll
         for (int i = 0; i < kTokens / kRows; i++) {
-            const bool is_kept = is_mapped ? space_.slots[n % kSlotRing][row + i * kRows] >= 0 : row + i * kRows < num_rows;
+            const bool is_kept =
+                is_mapped ? space_.slots[n % kSlotRing][row + i * kRows] >= 0 : row + i * kRows < num_rows;
 #pragma unroll
             for (int j = 0; j < kChunks / kLanes; j++)
-                copy_async16(to + i * kRows * kChunks + j * kLanes, from + j * kLanes * kPerChunk, is_kept && (chunk + j * kLanes) * kPerChunk < p_.head_dim_qk);
+                copy_async16(to + i * kRows * kChunks + j * kLanes, from + j * kLanes * kPerChunk,
+                             is_kept && (chunk + j * kLanes) * kPerChunk < p_.head_dim_qk);
             from += kRows * p_.k_new.stride[0];
         }
     }
@@ -182,7 +190,8 @@ private:
     /* This warp's part of the map into registers, and the bias into shared memory. */
     __device__ void load_map()
     {
-        const int g = lane_id() / 4, t = lane_id() % 4, num_warps = ((share_.num_bits + 31) / 32 * 32 + Tile::kWarpBits - 1) / Tile::kWarpBits;
+        const int g = lane_id() / 4, t = lane_id() % 4,
+                  num_warps = ((share_.num_bits + 31) / 32 * 32 + Tile::kWarpBits - 1) / Tile::kWarpBits;
         warp_column_ = warp_id() % num_warps;
         warp_row_ = warp_id() / num_warps;
         warp_rows_ = kWarps / num_warps;
@@ -190,8 +199,11 @@ private:
             warp_row_ = kTokens; /* one of the warps that are left over */
         lane_fragment_ = 16 * Tile::place(lane_id() % 16, lane_id() / 16);
         const int row_words = Tile::kBits / 32, row = g + t % 2 * 8; /* of what this lane stores */
-        lane_code_ = kBlocks == 8 ? row * row_words + warp_column_ * 2 + t / 2 : kBlocks == 4 ? row * row_words + warp_column_ : row * row_words * 2 + warp_column_;
-        const T *weight = static_cast<const T *>(hattn_address(args_.key_map.weight[0])) + share_.head * p_.key_map.weight_stride[0][0] + share_.first_bit;
+        lane_code_ = kBlocks == 8   ? row * row_words + warp_column_ * 2 + t / 2
+                     : kBlocks == 4 ? row * row_words + warp_column_
+                                    : row * row_words * 2 + warp_column_;
+        const T *weight = static_cast<const T *>(hattn_address(args_.key_map.weight[0])) +
+                          share_.head * p_.key_map.weight_stride[0][0] + share_.first_bit;
         const int bit = warp_column_ * Tile::kWarpBits + 2 * kBlocks * (g / 2);
 #pragma unroll
         for (int step = 0; step < kSteps; step++)
@@ -201,14 +213,15 @@ private:
                 const T *row = weight + input * p_.key_map.weight_stride[0][1];
                 uint32_t low[kBlocks], high[kBlocks];
                 load_map_pairs(low, row, input < p_.head_dim_qk, bit, share_.num_bits);
-                load_map_pairs(high, row + p_.key_map.weight_stride[0][1], input < p_.head_dim_qk, bit, share_.num_bits);
+                load_map_pairs(high, row + p_.key_map.weight_stride[0][1], input < p_.head_dim_qk, bit,
+                               share_.num_bits);
 #pragma unroll
                 for (int j = 0; j < kBlocks; j++)
                     map_[step][j][half] = __byte_perm(low[j], high[j], g % 2 ? 0x7632 : 0x5410);
             }
-        const T *bias = args_.key_map.bias[0].data
-                            ? static_cast<const T *>(hattn_address(args_.key_map.bias[0])) + share_.head * p_.key_map.bias_stride[0] + share_.first_bit
-                            : nullptr;
+        const T *bias = args_.key_map.bias[0].data ? static_cast<const T *>(hattn_address(args_.key_map.bias[0])) +
+                                                         share_.head * p_.key_map.bias_stride[0] + share_.first_bit
+                                                   : nullptr;
         for (int r = threadIdx.x; r < Tile::kBits; r += kThreads)
             space_.thresholds[r] = bias && r < share_.num_bits ? -to_float(bias[r]) : 0.0f;
     }
@@ -246,7 +259,8 @@ private:
                     load_chunks(a[(step + 1) % 2], keys, step + 1);
 #pragma unroll
                 for (int j = 0; j < kBlocks; j++)
-                    mma_16816<T>(z[j], a[step % 2][0], a[step % 2][1], a[step % 2][2], a[step % 2][3], map_[step][j][0], map_[step][j][1]);
+                    mma_16816<T>(z[j], a[step % 2][0], a[step % 2][1], a[step % 2][2], a[step % 2][3], map_[step][j][0],
+                                 map_[step][j][1]);
             }
         } else { /* a fragment of bytes is two of halves: lane t has inputs 4t..4t+3, and so has the map */
             uint32_t seen[2] = {0, 0};
@@ -258,7 +272,8 @@ private:
                 const uint32_t x = a[now][step % 2 * 2], y = a[now][step % 2 * 2 + 1];
                 seen[0] |= (x & 0x7f7f7f7fu) + 0x01010101u; /* carries into bit 7 of NaN's bytes alone */
                 seen[1] |= (y & 0x7f7f7f7fu) + 0x01010101u;
-                const uint32_t a0 = halves_of_fp8(x, 0), a1 = halves_of_fp8(y, 0), a2 = halves_of_fp8(x, 1), a3 = halves_of_fp8(y, 1);
+                const uint32_t a0 = halves_of_fp8(x, 0), a1 = halves_of_fp8(y, 0), a2 = halves_of_fp8(x, 1),
+                               a3 = halves_of_fp8(y, 1);
 #pragma unroll
                 for (int j = 0; j < kBlocks; j++)
                     mma_16816<T>(z[j], a0, a1, a2, a3, map_[step][j][0], map_[step][j][1]);
@@ -275,9 +290,11 @@ private:
     /* Signs of rows g and g + 8 of the 16. A NaN anywhere in a row makes all of its sums NaN. */
     __device__ void pack(uint32_t *codes, const float (&z)[kBlocks][4], const float (&nan)[2]) const
     {
-        constexpr int kLaneBits = 2 * kBlocks, kPackLanes = kLaneBits == 16 ? 2 : 4; /* that make a word, or the warp's 16 bits */
+        constexpr int kLaneBits = 2 * kBlocks,
+                      kPackLanes = kLaneBits == 16 ? 2 : 4; /* that make a word, or the warp's 16 bits */
         const int t = lane_id() % 4;
-        const float2 *thresholds = reinterpret_cast<const float2 *>(&space_.thresholds[warp_column_ * Tile::kWarpBits + kLaneBits * t]);
+        const float2 *thresholds =
+            reinterpret_cast<const float2 *>(&space_.thresholds[warp_column_ * Tile::kWarpBits + kLaneBits * t]);
         uint32_t code[2] = {0, 0};
 #pragma unroll
         for (int j = 0; j < kBlocks; j++) {
@@ -310,7 +327,8 @@ private:
     {
         const int num_words = (share_.num_bits + 31) / 32, first_word = share_.first_bit / 32;
         const int64_t all = num_words | first_word | p_.codes.stride[0] | p_.codes.stride[1] | p_.codes.stride[2];
-        uint32_t *codes = static_cast<uint32_t *>(hattn_address(args_.codes)) + share_.head * p_.codes.stride[2] + first_word;
+        uint32_t *codes =
+            static_cast<uint32_t *>(hattn_address(args_.codes)) + share_.head * p_.codes.stride[2] + first_word;
         if (all % 4 == 0)
             store_words<uint4>(n, codes, num_words / 4);
         else if (all % 2 == 0)
@@ -330,7 +348,8 @@ private:
             if (slot < 0)
                 continue;
             const Place place = place_of_slot(p_, slot);
-            *reinterpret_cast<Words *>(codes + place.page * p_.codes.stride[0] + place.slot * p_.codes.stride[1] + word) =
+            *reinterpret_cast<Words *>(codes + place.page * p_.codes.stride[0] + place.slot * p_.codes.stride[1] +
+                                       word) =
                 *reinterpret_cast<const Words *>(&space_.codes[n % 2][row * (Tile::kBits / 32) + word]);
         }
     }
@@ -353,7 +372,9 @@ private:
             const int64_t slot = slot_of(n, row);
             if (lane_id() < 8 && slot >= 0) {
                 const Place place = place_of_slot(p_, slot);
-                static_cast<__half *>(hattn_address(args_.norms))[place.page * p_.norms.stride[0] + place.slot * p_.norms.stride[1] + share_.head * p_.norms.stride[2]] =
+                static_cast<__half *>(
+                    hattn_address(args_.norms))[place.page * p_.norms.stride[0] + place.slot * p_.norms.stride[1] +
+                                                share_.head * p_.norms.stride[2]] =
                     __float2half_rn(kIsFp8 ? sqrtf(sum) * fabsf(scale_ / 256.0f) : sqrtf(sum));
             }
         }

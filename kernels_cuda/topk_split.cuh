@@ -61,10 +61,7 @@ struct TopkChunk {
         num_chunks = (skew + end + params.topk_chunk - 1) / params.topk_chunk;
     }
 
-    __device__ int position(int at) const
-    {
-        return at * kGroup - skew;
-    }
+    __device__ int position(int at) const { return at * kGroup - skew; }
 
     /* kNum groups, kThreads apart: all of them are asked for before one is waited for. valid[j]: the ranked ones, a bit each. */
     template <int kNum>
@@ -112,7 +109,8 @@ struct TopkBins {
 
     /* All threads; `sums` is kWarps words of shared memory. */
     template <class Count>
-    __device__ TopkBins(int num_bins, uint32_t *sums, Count count_of) : per_thread((num_bins + kThreads - 1) / kThreads), num_bins(num_bins)
+    __device__ TopkBins(int num_bins, uint32_t *sums, Count count_of)
+        : per_thread((num_bins + kThreads - 1) / kThreads), num_bins(num_bins)
     {
         top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
         uint32_t mine = 0, total;
@@ -132,7 +130,8 @@ struct TopkBins {
 
 /* One digit of one chunk. All threads. */
 template <class Key>
-__device__ inline void count_topk_chunk(const TopkChunk<Key> &chunk, const TopkPass &pass, uint32_t known, uint32_t *histogram)
+__device__ inline void count_topk_chunk(const TopkChunk<Key> &chunk, const TopkPass &pass, uint32_t known,
+                                        uint32_t *histogram)
 {
     constexpr int kInFlight = sizeof(Key) == 2 ? 4 : 2;
     for (int i = threadIdx.x; i < pass.num_bins; i += kThreads)
@@ -163,7 +162,8 @@ struct TopkStart {
 
 /* Calls sink(rank, position) for the kept positions of a chunk. The first keys are asked for before start() is called, which waits. */
 template <class Key, class GetStart, class Sink>
-__device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t (*sums)[kWarps], GetStart get_start, Sink sink)
+__device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t (*sums)[kWarps], GetStart get_start,
+                                          Sink sink)
 {
     constexpr int kTiles = sizeof(Key) == 2 ? 4 : 2;
     Key keys[kTiles][kGroup];
@@ -187,7 +187,8 @@ __device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t 
             }
             above[tile] &= valid[tile];
             equal[tile] &= valid[tile];
-            scans[tile] = warp_scan(__popc(above[tile]) | __popc(equal[tile]) << 16); /* both counts at once: a tile has 2048 keys */
+            scans[tile] = warp_scan(__popc(above[tile]) | __popc(equal[tile])
+                                                              << 16); /* both counts at once: a tile has 2048 keys */
             if (lane_id() == 31)
                 sums[tile][warp_id()] = scans[tile];
         }
@@ -206,7 +207,8 @@ __device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t 
                 const int i = __ffs(static_cast<int>(left)) - 1;
                 const bool is_above = above[tile] >> i & 1;
                 if (is_above || num_equal < start.ties)
-                    sink(num_above + min(num_equal, start.ties), chunk.position(first + tile * kThreads + static_cast<int>(threadIdx.x)) + i);
+                    sink(num_above + min(num_equal, start.ties),
+                         chunk.position(first + tile * kThreads + static_cast<int>(threadIdx.x)) + i);
                 num_above += is_above;
                 num_equal += !is_above;
             }
