@@ -18,25 +18,19 @@ __global__ void __launch_bounds__(kThreads, kResident<kSteps, kBlocks>)
                            const __grid_constant__ hattn_encode_keys_args args)
 {
     extern __shared__ __align__(128) char shared[];
-    using Tile = KeyTile<K, kSteps, kBlocks>;
+    using Encoder = KeyEncoder<K, T, kSteps, kBlocks>;
     const int combination = static_cast<int>(blockIdx.x), heads = params.problem.num_code_heads;
-    const int first_bit = combination / heads * Tile::kBits;
-    const KeyShare share = {
-        combination % heads,
-        first_bit,
-        min(Tile::kBits, params.problem.code_bits - first_bit),
-        static_cast<int>(blockIdx.y),
-        static_cast<int>(gridDim.y),
-        static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
-    KeyEncoder<K, T, kSteps, kBlocks>(params.problem, args, share, *reinterpret_cast<typename Tile::Space *>(shared))
-        .run();
+    const int first_bit = combination / heads * Encoder::kBits;
+    const KeyShare share = share_of_block<typename Encoder::Tile>(
+        args, combination % heads, first_bit, min(Encoder::kBits, params.problem.code_bits - first_bit));
+    Encoder(params.problem, args, share, *reinterpret_cast<typename Encoder::Space *>(shared)).run();
 }
 
 /* Calls f with a kernel's type, steps and blocks as types: the fewest steps that hold the dims, and as many bits a warp as its
  * registers allow. */
 template <class K, class T, int kSteps, int kBlocks>
 struct Instance {
-    using Tile = KeyTile<K, kSteps, kBlocks>;
+    using Encoder = KeyEncoder<K, T, kSteps, kBlocks>;
     static constexpr int kMost = kResident<kSteps, kBlocks>;
     static constexpr auto kernel = encode_keys_mma_kernel<K, T, kSteps, kBlocks>;
 };
@@ -71,7 +65,7 @@ cudaError_t load_encode_keys_mma(const hattn_cuda_params &params)
 {
     return with_instance(params.problem, [](auto instance) {
         using Chosen = decltype(instance);
-        return prepare(Chosen::kernel, sizeof(typename Chosen::Tile::Space));
+        return prepare(Chosen::kernel, sizeof(typename Chosen::Encoder::Space));
     });
 }
 
@@ -80,7 +74,7 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
 {
     return with_instance(params.problem, [&](auto instance) {
         using Chosen = decltype(instance);
-        constexpr int kTokens = Chosen::Tile::kTokens, kBits = Chosen::Tile::kBits;
+        constexpr int kTokens = Chosen::Encoder::kTokens, kBits = Chosen::Encoder::kBits;
         const int groups = (params.problem.code_bits + kBits - 1) / kBits,
                   combinations = groups * params.problem.num_code_heads;
         const int64_t tiles = (args.num_tokens + static_cast<int64_t>(kTokens) - 1) / kTokens;
@@ -89,7 +83,7 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
         const int64_t wanted = combinations <= resident ? resident / combinations : 4,
                       splits = wanted < tiles ? wanted : tiles;
         Chosen::kernel<<<dim3(combinations, static_cast<unsigned>(splits)), kThreads,
-                         sizeof(typename Chosen::Tile::Space), stream>>>(params, args);
+                         sizeof(typename Chosen::Encoder::Space), stream>>>(params, args);
         return cudaGetLastError();
     });
 }

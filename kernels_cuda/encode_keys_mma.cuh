@@ -17,42 +17,9 @@
 #ifndef HATTN_KERNELS_CUDA_ENCODE_KEYS_MMA_CUH
 #define HATTN_KERNELS_CUDA_ENCODE_KEYS_MMA_CUH
 
-#include "kernels_cuda/encode.cuh"
+#include "kernels_cuda/encode_tiles.cuh"
 
 namespace hattn {
-
-/* K: of keys, T: of the map and of tensor cores. */
-template <class K, int kSteps, int kBlocks>
-struct KeyTile {
-    static constexpr int kTokens = kSteps <= 8 ? 128 : kSteps <= 16 ? 64 : 32;
-    static constexpr int kStages = kSteps <= 4 ? 4 : 3;
-    static constexpr int kSlotRing = 2 * kStages;
-    static constexpr int kDims = kSteps * 16;              /* head_dim_qk, rounded up */
-    static constexpr int kChunks = kDims * sizeof(K) / 16; /* of 16 bytes a key: a multiple of 4 */
-    static constexpr int kLanes = kChunks % 8 ? 4 : 8;     /* that take a key together */
-    static constexpr int kWarpBits = 8 * kBlocks;
-    static constexpr int kBits = kWarps * kWarpBits; /* of a block */
-
-    struct Space {
-        uint4 keys[kStages][kTokens * kChunks];
-        uint32_t codes[2][kTokens * (kBits / 32)];
-        int64_t slots[kSlotRing][kTokens]; /* with a slot mapping: asked for kStages - 1 tiles before the keys */
-        float thresholds[kBits];           /* minus the bias: z + bias > 0 and z > -bias are the same, in fp32 too */
-    };
-
-    /* Chunks of a row are permuted so that eight rows' same chunk lies in eight different banks. */
-    static __device__ int place(int row, int chunk)
-    {
-        return row * kChunks + (chunk ^ (kLanes == 8 ? row & 7 : row / 2 & 3));
-    }
-};
-
-/* The bits and tiles of one block: blocks of all heads go through the tokens together. */
-struct KeyShare {
-    int64_t head;
-    int first_bit, num_bits;
-    int first_tile, tile_step, num_tiles;
-};
 
 /* Bytes 2i, 2i+1 of four fp8 numbers as fp16, times 2^-8: exact, NaN aside. See to_float. */
 __device__ inline uint32_t halves_of_fp8(uint32_t x, int i)
@@ -61,150 +28,58 @@ __device__ inline uint32_t halves_of_fp8(uint32_t x, int i)
     return shifted + (shifted & 0x40004000u);
 }
 
-/* Words j of kBlocks: bits 2j, 2j+1 of one input's outputs from `bit` on; zero where the map has none. */
-template <int kBlocks, class T>
-__device__ inline void load_map_pairs(uint32_t (&pairs)[kBlocks], const T *row, bool is_input, int bit, int num_bits)
-{
-#pragma unroll
-    for (int j = 0; j < kBlocks; j++)
-        pairs[j] = 0;
-    if constexpr (kBlocks >= 4) {
-#pragma unroll
-        for (int j = 0; j < kBlocks; j += 4)
-            if (is_input && bit + 2 * j < num_bits) {
-                const uint4 v = load_row16(row + bit + 2 * j);
-                pairs[j] = v.x, pairs[j + 1] = v.y, pairs[j + 2] = v.z, pairs[j + 3] = v.w;
-            }
-    } else if (is_input && bit < num_bits) {
-        memcpy(pairs, __builtin_assume_aligned(row + bit, 8), sizeof(pairs));
-    }
-}
-
+/* K: of keys, T: of the map and of tensor cores. */
 template <class K, class T, int kSteps, int kBlocks>
 class KeyEncoder
 {
 public:
-    using Tile = KeyTile<K, kSteps, kBlocks>;
-    using Space = typename Tile::Space;
-    static constexpr bool kIsFp8 = std::is_same_v<K, fp8_e4m3>;
-    static constexpr int kLanes = Tile::kLanes, kRows = kThreads / kLanes; /* of a tile that are fetched side by side */
-    static constexpr int kPerChunk = 16 / sizeof(K);
-    static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kStages = Tile::kStages,
-                         kSlotRing = Tile::kSlotRing;
+    static constexpr int kWarpBits = 8 * kBlocks, kBits = kWarps * kWarpBits; /* of a block */
+    using Tile = KeyTile<K, kSteps * sizeof(K),
+                         kSteps <= 8    ? 128
+                         : kSteps <= 16 ? 64
+                                        : 32,
+                         kSteps <= 4 ? 4 : 3, kBits / 32>;
+    static constexpr bool kIsFp8 = Tile::kIsFp8;
+    static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kLanes = Tile::kLanes;
+
+    struct Space {
+        typename Tile::Space tiles;
+        float thresholds[kBits]; /* minus the bias: z + bias > 0 and z > -bias are the same, in fp32 too */
+    };
 
     __device__ KeyEncoder(const hattn_problem &p, const hattn_encode_keys_args &args, const KeyShare &share,
                           Space &space)
         : p_(p), args_(args), share_(share), space_(space)
     {
-        const int row = static_cast<int>(threadIdx.x) / kLanes, chunk = static_cast<int>(threadIdx.x) % kLanes;
-        const int64_t kv_head = share.head * p.num_kv_heads / p.num_code_heads;
-        lane_keys_ = static_cast<const K *>(hattn_address(args.k_new)) + kv_head * p.k_new.stride[1] +
-                     row * p.k_new.stride[0] + chunk * kPerChunk;
-        scale_ = kIsFp8 ? hattn_kv_scale(&p, args.k_scale, kv_head) * 256.0f
-                        : 1.0f; /* 2^8 for what halves_of_fp8 leaves out */
-        lane_place_ = Tile::place(row, chunk);
     }
 
     __device__ void run()
     {
-        const int count = share_.first_tile < share_.num_tiles
-                              ? (share_.num_tiles - share_.first_tile + share_.tile_step - 1) / share_.tile_step
-                              : 0;
-        for (int n = 0; n < 2 * (kStages - 1); n++)
-            fetch_slots(n);
-        commit_copies();
-        load_map();
-        wait_for_copies<0>();
-        __syncthreads();
-        for (int n = 0; n < kStages - 1; n++) {
-            if (n < count)
-                fetch_keys(n);
-            commit_copies();
-        }
-        for (int n = 0; n < count; n++) {
-            wait_for_copies<kStages - 2>();
-            __syncthreads(); /* tile n is there, and tile n - 1 is no longer read */
-            if (n + kStages - 1 < count)
-                fetch_keys(n + kStages - 1);
-            fetch_slots(n + 2 * (kStages - 1));
-            commit_copies();
-            if (n > 0)
-                store_codes(n - 1);
-            if (p_.key_norms && share_.first_bit == 0)
-                store_norms(n);
-            encode(n);
-        }
-        __syncthreads();
-        if (count > 0)
-            store_codes(count - 1);
+        KeyTiles<Tile> tiles(p_, args_, share_, space_.tiles);
+        scale_ = tiles.scale * 256.0f; /* 2^8 for what halves_of_fp8 leaves out */
+        tiles.walk([&] { load_map(); },
+                   [&](const uint4 *keys, uint32_t *codes) { encode(reinterpret_cast<const char *>(keys), codes); });
     }
 
 private:
-    __device__ int64_t first_token(int n) const
-    {
-        return (share_.first_tile + static_cast<int64_t>(n) * share_.tile_step) * kTokens;
-    }
-
-    __device__ void fetch_slots(int n)
-    {
-        if (!args_.slot_mapping.data || threadIdx.x >= kTokens)
-            return;
-        const int64_t token = first_token(n) + threadIdx.x;
-        int64_t *slot = &space_.slots[n % kSlotRing][threadIdx.x];
-        if (token < args_.num_tokens)
-            copy_async8(slot, static_cast<const int64_t *>(hattn_address(args_.slot_mapping)) + token);
-        else
-            *slot = -1;
-    }
-
-    /* Of a token of tile n; negative: skipped. */
-    __device__ int64_t slot_of(int n, int row) const
-    {
-        if (args_.slot_mapping.data)
-            return space_.slots[n % kSlotRing][row];
-        const int64_t token = first_token(n) + row;
-        return token < args_.num_tokens ? token : -1;
-    }
-
-    /* 8 lanes take 128 bytes of a key at a time, or 4 take 64. Keys that are skipped are not read. */
-    __device__ void fetch_keys(int n)
-    {
-        const int64_t first = first_token(n);
-        const int row = static_cast<int>(threadIdx.x) / kLanes, chunk = static_cast<int>(threadIdx.x) % kLanes;
-        const int num_rows = static_cast<int>(min(static_cast<int64_t>(kTokens), args_.num_tokens - first));
-        const bool is_mapped = args_.slot_mapping.data;
-        const K *from = lane_keys_ + first * p_.k_new.stride[0];
-        uint4 *to = &space_.keys[n % kStages][lane_place_];
-#pragma unroll
-        for (int i = 0; i < kTokens / kRows; i++) {
-            const bool is_kept =
-                is_mapped ? space_.slots[n % kSlotRing][row + i * kRows] >= 0 : row + i * kRows < num_rows;
-#pragma unroll
-            for (int j = 0; j < kChunks / kLanes; j++)
-                copy_async16(to + i * kRows * kChunks + j * kLanes, from + j * kLanes * kPerChunk,
-                             is_kept && (chunk + j * kLanes) * kPerChunk < p_.head_dim_qk);
-            from += kRows * p_.k_new.stride[0];
-        }
-    }
-
     /* This warp's part of the map into registers, and the bias into shared memory. */
     __device__ void load_map()
     {
         const int g = lane_id() / 4, t = lane_id() % 4,
-                  num_warps = ((share_.num_bits + 31) / 32 * 32 + Tile::kWarpBits - 1) / Tile::kWarpBits;
+                  num_warps = ((share_.num_bits + 31) / 32 * 32 + kWarpBits - 1) / kWarpBits;
         warp_column_ = warp_id() % num_warps;
         warp_row_ = warp_id() / num_warps;
         warp_rows_ = kWarps / num_warps;
         if (warp_row_ >= warp_rows_)
             warp_row_ = kTokens; /* one of the warps that are left over */
         lane_fragment_ = 16 * Tile::place(lane_id() % 16, lane_id() / 16);
-        const int row_words = Tile::kBits / 32, row = g + t % 2 * 8; /* of what this lane stores */
+        const int row_words = kBits / 32, row = g + t % 2 * 8; /* of what this lane stores */
         lane_code_ = kBlocks == 8   ? row * row_words + warp_column_ * 2 + t / 2
                      : kBlocks == 4 ? row * row_words + warp_column_
                                     : row * row_words * 2 + warp_column_;
         const T *weight = static_cast<const T *>(hattn_address(args_.key_map.weight[0])) +
                           share_.head * p_.key_map.weight_stride[0][0] + share_.first_bit;
-        const int bit = warp_column_ * Tile::kWarpBits + 2 * kBlocks * (g / 2);
+        const int bit = warp_column_ * kWarpBits + 2 * kBlocks * (g / 2);
 #pragma unroll
         for (int step = 0; step < kSteps; step++)
 #pragma unroll
@@ -222,21 +97,18 @@ private:
         const T *bias = args_.key_map.bias[0].data ? static_cast<const T *>(hattn_address(args_.key_map.bias[0])) +
                                                          share_.head * p_.key_map.bias_stride[0] + share_.first_bit
                                                    : nullptr;
-        for (int r = threadIdx.x; r < Tile::kBits; r += kThreads)
+        for (int r = threadIdx.x; r < kBits; r += kThreads)
             space_.thresholds[r] = bias && r < share_.num_bits ? -to_float(bias[r]) : 0.0f;
     }
 
-    /* Codes of tile n into shared memory. */
-    __device__ void encode(int n)
+    __device__ void encode(const char *keys, uint32_t *codes) const
     {
-        const char *keys = reinterpret_cast<const char *>(space_.keys[n % kStages]);
-        uint32_t *codes = space_.codes[n % 2];
 #pragma unroll 1
         for (int tile = warp_row_; tile < kTokens / 16; tile += warp_rows_) {
             float z[kBlocks][4] = {};
             float nan[2] = {0.0f, 0.0f};
             multiply(keys + tile * 16 * kChunks * 16, z, nan);
-            pack(codes + tile * 16 * (Tile::kBits / 32), z, nan);
+            pack(codes + tile * 16 * (kBits / 32), z, nan);
         }
     }
 
@@ -294,7 +166,7 @@ private:
                       kPackLanes = kLaneBits == 16 ? 2 : 4; /* that make a word, or the warp's 16 bits */
         const int t = lane_id() % 4;
         const float2 *thresholds =
-            reinterpret_cast<const float2 *>(&space_.thresholds[warp_column_ * Tile::kWarpBits + kLaneBits * t]);
+            reinterpret_cast<const float2 *>(&space_.thresholds[warp_column_ * kWarpBits + kLaneBits * t]);
         uint32_t code[2] = {0, 0};
 #pragma unroll
         for (int j = 0; j < kBlocks; j++) {
@@ -322,71 +194,11 @@ private:
         }
     }
 
-    /* Codes of tile n from shared memory to their slots, as many words at once as they and their strides allow. */
-    __device__ void store_codes(int n) const
-    {
-        const int num_words = (share_.num_bits + 31) / 32, first_word = share_.first_bit / 32;
-        const int64_t all = num_words | first_word | p_.codes.stride[0] | p_.codes.stride[1] | p_.codes.stride[2];
-        uint32_t *codes =
-            static_cast<uint32_t *>(hattn_address(args_.codes)) + share_.head * p_.codes.stride[2] + first_word;
-        if (all % 4 == 0)
-            store_words<uint4>(n, codes, num_words / 4);
-        else if (all % 2 == 0)
-            store_words<uint2>(n, codes, num_words / 2);
-        else
-            store_words<uint32_t>(n, codes, num_words);
-    }
-
-    template <class Words>
-    __device__ void store_words(int n, uint32_t *codes, int num_parts) const
-    {
-        constexpr int kWords = sizeof(Words) / 4;
-#pragma unroll 1
-        for (int i = threadIdx.x; i < kTokens * num_parts; i += kThreads) {
-            const int row = i % kTokens, word = i / kTokens * kWords;
-            const int64_t slot = slot_of(n, row);
-            if (slot < 0)
-                continue;
-            const Place place = place_of_slot(p_, slot);
-            *reinterpret_cast<Words *>(codes + place.page * p_.codes.stride[0] + place.slot * p_.codes.stride[1] +
-                                       word) =
-                *reinterpret_cast<const Words *>(&space_.codes[n % 2][row * (Tile::kBits / 32) + word]);
-        }
-    }
-
-    /* A quarter of a key a lane, in fp32. */
-    __device__ void store_norms(int n) const
-    {
-        for (int row = warp_id() * 8 + lane_id() % 8; row < kTokens; row += kWarps * 8) {
-            float sum = 0.0f;
-#pragma unroll 1
-            for (int chunk = lane_id() / 8; chunk < kChunks; chunk += 4) {
-                K x[kPerChunk];
-                memcpy(x, &space_.keys[n % kStages][Tile::place(row, chunk)], sizeof(x));
-#pragma unroll
-                for (int i = 0; i < kPerChunk; i++)
-                    sum = fmaf(to_float(x[i]), to_float(x[i]), sum);
-            }
-            sum += __shfl_xor_sync(kFullMask, sum, 8);
-            sum += __shfl_xor_sync(kFullMask, sum, 16);
-            const int64_t slot = slot_of(n, row);
-            if (lane_id() < 8 && slot >= 0) {
-                const Place place = place_of_slot(p_, slot);
-                static_cast<__half *>(
-                    hattn_address(args_.norms))[place.page * p_.norms.stride[0] + place.slot * p_.norms.stride[1] +
-                                                share_.head * p_.norms.stride[2]] =
-                    __float2half_rn(kIsFp8 ? sqrtf(sum) * fabsf(scale_ / 256.0f) : sqrtf(sum));
-            }
-        }
-    }
-
     const hattn_problem &p_;
     const hattn_encode_keys_args &args_;
     const KeyShare &share_;
     Space &space_;
-    float scale_;        /* of fp8 keys */
-    const K *lane_keys_; /* of this thread: where its 16 bytes of the first keys are, and where they go */
-    int lane_place_;
+    float scale_;                            /* of fp8 keys */
     int warp_column_, warp_row_, warp_rows_; /* which bits, and which 16 tokens of a tile: the first, and the step */
     int lane_fragment_, lane_code_;          /* bytes to this lane's row of a fragment; where its code goes */
     uint32_t map_[kSteps][kBlocks][2];
