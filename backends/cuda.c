@@ -113,14 +113,18 @@ static int encodes_by_mma(const hattn_problem *p, int group)
            map->weight_stride[0][1] % 8 == 0;
 }
 
-/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode_keys_mma.cuh. */
+/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
 static int encodes_keys_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
-    const int is_fp8 = p->k_new.dtype == HATTN_F8_E4M3, chunk = is_fp8 ? 16 : 8; /* elements of 16 bytes */
-    return p->map_kind == HATTN_MAP_LINEAR && p->k_new.dtype != HATTN_F32 && map->dtype == (is_fp8 ? HATTN_F16 : p->k_new.dtype) &&
-           p->head_dim_qk % chunk == 0 && p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0 && map->weight_stride[0][0] % 8 == 0 &&
-           map->weight_stride[0][1] % 8 == 0;
+    const int is_mlp = p->map_kind == HATTN_MAP_MLP, is_fp8 = p->k_new.dtype == HATTN_F8_E4M3, chunk = is_fp8 ? 16 : 8; /* elements of 16 bytes */
+    if (is_mlp && (is_fp8 || p->head_dim_qk > 128 || map->hidden[0] > 128 || map->hidden[1] > 128 || p->code_bits > 128))
+        return 0;
+    for (int layer = 0; layer < (is_mlp ? 3 : 1); layer++)
+        if (map->weight_stride[layer][0] % 8 || map->weight_stride[layer][1] % 8)
+            return 0;
+    return p->k_new.dtype != HATTN_F32 && map->dtype == (is_fp8 ? HATTN_F16 : p->k_new.dtype) && p->head_dim_qk % chunk == 0 &&
+           p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0;
 }
 
 /* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. Partial sums of 8 rows are within 136 KiB. */

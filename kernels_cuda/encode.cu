@@ -229,7 +229,8 @@ int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_k
 {
     using namespace hattn;
     if (params->encodes_keys_by_mma)
-        return launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
+        return params->problem.map_kind == HATTN_MAP_MLP ? launch_encode_keys_mlp(*params, *args, static_cast<cudaStream_t>(stream))
+                                                         : launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
     const Blocks blocks(params->problem, args->num_tokens);
     return with_float_dtype(params->problem.key_map.dtype, [&](auto w) {
         encode_keys_kernel<value_of<decltype(w)>>

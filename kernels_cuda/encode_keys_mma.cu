@@ -77,13 +77,8 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
         constexpr int kTokens = Chosen::Encoder::kTokens, kBits = Chosen::Encoder::kBits;
         const int groups = (params.problem.code_bits + kBits - 1) / kBits,
                   combinations = groups * params.problem.num_code_heads;
-        const int64_t tiles = (args.num_tokens + static_cast<int64_t>(kTokens) - 1) / kTokens;
-        /* One wave, if that many blocks are enough for all heads; else four or more, so that the last one weighs little. */
-        const int resident = Chosen::kMost * params.num_multiprocessors;
-        const int64_t wanted = combinations <= resident ? resident / combinations : 4,
-                      splits = wanted < tiles ? wanted : tiles;
-        Chosen::kernel<<<dim3(combinations, static_cast<unsigned>(splits)), kThreads,
-                         sizeof(typename Chosen::Encoder::Space), stream>>>(params, args);
+        const dim3 grid = key_grid(args, kTokens, combinations, Chosen::kMost * params.num_multiprocessors);
+        Chosen::kernel<<<grid, kThreads, sizeof(typename Chosen::Encoder::Space), stream>>>(params, args);
         return cudaGetLastError();
     });
 }

@@ -28,6 +28,15 @@ __device__ inline KeyShare share_of_block(const hattn_encode_keys_args &args, in
             static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
 }
 
+/* One wave, if as many blocks as are resident are enough for all combinations of heads and bits; else four or more, so that the last
+ * one weighs little. */
+inline dim3 key_grid(const hattn_encode_keys_args &args, int tile_tokens, int combinations, int resident)
+{
+    const int64_t tiles = (args.num_tokens + static_cast<int64_t>(tile_tokens) - 1) / tile_tokens;
+    const int64_t wanted = combinations <= resident ? resident / combinations : 4;
+    return dim3(combinations, static_cast<unsigned>(wanted < tiles ? wanted : tiles));
+}
+
 /* kTokens keys of kChunks times 16 bytes, a multiple of 4; kWords words of a code. */
 template <class K, int kChunks_, int kTokens_, int kStages_, int kWords_>
 struct KeyTile {

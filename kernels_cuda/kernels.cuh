@@ -36,6 +36,7 @@ inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
 
 cudaError_t load_encode(const hattn_cuda_params &params);
 cudaError_t load_encode_keys_mma(const hattn_cuda_params &params);
+cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);
 cudaError_t load_score(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
 cudaError_t load_attend_mma(const hattn_cuda_params &params);
@@ -45,6 +46,7 @@ cudaError_t load_decode_attend_plain(const hattn_cuda_params &params);
 cudaError_t load_merge();
 
 cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
+cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
 cudaError_t launch_decode_score(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);

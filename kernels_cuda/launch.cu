@@ -57,7 +57,9 @@ int hattn_cuda_load(const hattn_cuda_params *params)
     using namespace hattn;
     return first_error({
         load_encode(*params),
-        params->encodes_keys_by_mma ? load_encode_keys_mma(*params) : cudaSuccess,
+        !params->encodes_keys_by_mma                     ? cudaSuccess
+        : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
+                                                    : load_encode_keys_mma(*params),
         load_score(*params),
         load_topk(*params),
         params->tensor_cores ? load_attend_mma(*params) : load_attend_plain(*params),
