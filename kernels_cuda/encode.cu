@@ -187,7 +187,11 @@ struct Blocks {
 cudaError_t load_encode(const hattn_cuda_params &params)
 {
     const hattn_problem &p = params.problem;
-    const size_t key_bytes = encode_space_bytes(p, p.key_map, kKeyVectors);
+    size_t key_bytes = 0; /* fewer vectors may take more: partial sums are of layers that fit */
+    for (const int num_vectors : {1, kVectors, kKeyVectors}) {
+        const size_t bytes = encode_space_bytes(p, p.key_map, num_vectors);
+        key_bytes = bytes > key_bytes ? bytes : key_bytes;
+    }
     return first_error({
         with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
         params.appends_by_mma ? with_append_mma(p, [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, 8)); })

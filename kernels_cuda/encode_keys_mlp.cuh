@@ -32,7 +32,7 @@ public:
     static constexpr int kDims = 128, kParts = 3, kTokens = 64;
     static constexpr int kChunks = kDims * 2 / 16;
     static constexpr int kWeightParts = std::is_same_v<T, __half> ? 2 : 1;
-    using Tile = KeyTile<T, kChunks, kTokens, 3, kDims / 32>;
+    using Tile = KeyTile<T, kChunks, kTokens, 3, kDims / 32, kWarps>;
 
     struct Space {
         typename Tile::Space tiles;

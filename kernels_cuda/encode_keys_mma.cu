@@ -8,17 +8,13 @@
 namespace hattn {
 namespace {
 
-/* Blocks that fit a multiprocessor beside each other: registers of the map decide. */
-template <int kSteps, int kBlocks>
-constexpr int kResident = kSteps *kBlocks <= 32 ? 2 : 1;
-
-template <class K, class T, int kSteps, int kBlocks>
-__global__ void __launch_bounds__(kThreads, kResident<kSteps, kBlocks>)
+template <class K, class T, int kSteps, int kBlocks, int kNumWarps, int kResident>
+__global__ void __launch_bounds__(32 * kNumWarps, kResident)
     encode_keys_mma_kernel(const __grid_constant__ hattn_cuda_params params,
                            const __grid_constant__ hattn_encode_keys_args args)
 {
     extern __shared__ __align__(128) char shared[];
-    using Encoder = KeyEncoder<K, T, kSteps, kBlocks>;
+    using Encoder = KeyEncoder<K, T, kSteps, kBlocks, kNumWarps>;
     const int combination = static_cast<int>(blockIdx.x), heads = params.problem.num_code_heads;
     const int first_bit = combination / heads * Encoder::kBits;
     const KeyShare share = share_of_block<typename Encoder::Tile>(
@@ -26,27 +22,27 @@ __global__ void __launch_bounds__(kThreads, kResident<kSteps, kBlocks>)
     Encoder(params.problem, args, share, *reinterpret_cast<typename Encoder::Space *>(shared)).run();
 }
 
-/* Calls f with a kernel's type, steps and blocks as types: the fewest steps that hold the dims, and as many bits a warp as its
- * registers allow. */
-template <class K, class T, int kSteps, int kBlocks>
+/* kMost blocks of kNumWarps fit a multiprocessor: registers of the map decide. */
+template <class K, class T, int kSteps, int kBlocks, int kNumWarps, int kResident>
 struct Instance {
-    using Encoder = KeyEncoder<K, T, kSteps, kBlocks>;
-    static constexpr int kMost = kResident<kSteps, kBlocks>;
-    static constexpr auto kernel = encode_keys_mma_kernel<K, T, kSteps, kBlocks>;
+    using Encoder = KeyEncoder<K, T, kSteps, kBlocks, kNumWarps>;
+    static constexpr int kMost = kResident, kThreads = 32 * kNumWarps;
+    static constexpr auto kernel = encode_keys_mma_kernel<K, T, kSteps, kBlocks, kNumWarps, kResident>;
 };
 
+/* Calls f with the instance of the fewest steps that hold the dims. */
 template <class K, class T, class F>
 auto with_steps(int dim, F f)
 {
     if (dim <= 64)
-        return f(Instance<K, T, 4, 4>());
+        return f(Instance<K, T, 4, 8, 4, 3>());
     if (dim <= 128)
-        return f(Instance<K, T, 8, 4>());
+        return f(Instance<K, T, 8, 8, 4, 2>());
     if (dim <= 192)
-        return f(Instance<K, T, 12, 4>());
+        return f(Instance<K, T, 12, 4, 8, 1>());
     if (dim <= 256)
-        return f(Instance<K, T, 16, 4>());
-    return f(Instance<K, T, 36, 2>());
+        return f(Instance<K, T, 16, 4, 8, 1>());
+    return f(Instance<K, T, 36, 2, 8, 1>());
 }
 
 template <class F>
@@ -78,7 +74,7 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
         const int groups = (params.problem.code_bits + kBits - 1) / kBits,
                   combinations = groups * params.problem.num_code_heads;
         const dim3 grid = key_grid(args, kTokens, combinations, Chosen::kMost * params.num_multiprocessors);
-        Chosen::kernel<<<grid, kThreads, sizeof(typename Chosen::Encoder::Space), stream>>>(params, args);
+        Chosen::kernel<<<grid, Chosen::kThreads, sizeof(typename Chosen::Encoder::Space), stream>>>(params, args);
         return cudaGetLastError();
     });
 }

@@ -29,16 +29,17 @@ __device__ inline uint32_t halves_of_fp8(uint32_t x, int i)
 }
 
 /* K: of keys, T: of the map and of tensor cores. */
-template <class K, class T, int kSteps, int kBlocks>
+template <class K, class T, int kSteps, int kBlocks, int kNumWarps>
 class KeyEncoder
 {
 public:
-    static constexpr int kWarpBits = 8 * kBlocks, kBits = kWarps * kWarpBits; /* of a block */
+    static constexpr int kWarpBits = 8 * kBlocks, kBits = kNumWarps * kWarpBits; /* of a block */
+    /* Tiles of about 16 KiB, of as many tokens as the block fetches side by side at least. */
     using Tile = KeyTile<K, kSteps * sizeof(K),
-                         kSteps <= 8    ? 128
-                         : kSteps <= 16 ? 64
-                                        : 32,
-                         kSteps <= 4 ? 4 : 3, kBits / 32>;
+                         kSteps <= 8                      ? 128
+                         : kSteps <= 16 || sizeof(K) == 1 ? 64
+                                                          : 32,
+                         3, kBits / 32, kNumWarps>;
     static constexpr bool kIsFp8 = Tile::kIsFp8;
     static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kLanes = Tile::kLanes;
 
@@ -69,7 +70,7 @@ private:
                   num_warps = ((share_.num_bits + 31) / 32 * 32 + kWarpBits - 1) / kWarpBits;
         warp_column_ = warp_id() % num_warps;
         warp_row_ = warp_id() / num_warps;
-        warp_rows_ = kWarps / num_warps;
+        warp_rows_ = kNumWarps / num_warps;
         if (warp_row_ >= warp_rows_)
             warp_row_ = kTokens; /* one of the warps that are left over */
         lane_fragment_ = 16 * Tile::place(lane_id() % 16, lane_id() / 16);
@@ -97,7 +98,7 @@ private:
         const T *bias = args_.key_map.bias[0].data ? static_cast<const T *>(hattn_address(args_.key_map.bias[0])) +
                                                          share_.head * p_.key_map.bias_stride[0] + share_.first_bit
                                                    : nullptr;
-        for (int r = threadIdx.x; r < kBits; r += kThreads)
+        for (int r = threadIdx.x; r < kBits; r += 32 * kNumWarps)
             space_.thresholds[r] = bias && r < share_.num_bits ? -to_float(bias[r]) : 0.0f;
     }
 

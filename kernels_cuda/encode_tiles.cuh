@@ -37,14 +37,15 @@ inline dim3 key_grid(const hattn_encode_keys_args &args, int tile_tokens, int co
     return dim3(combinations, static_cast<unsigned>(wanted < tiles ? wanted : tiles));
 }
 
-/* kTokens keys of kChunks times 16 bytes, a multiple of 4; kWords words of a code. */
-template <class K, int kChunks_, int kTokens_, int kStages_, int kWords_>
+/* kTokens keys of kChunks times 16 bytes, a multiple of 4; kWords words of a code; for a block of kNumWarps. */
+template <class K, int kChunks_, int kTokens_, int kStages_, int kWords_, int kNumWarps_>
 struct KeyTile {
     using Key = K;
-    static constexpr int kChunks = kChunks_, kTokens = kTokens_, kStages = kStages_, kWords = kWords_;
+    static constexpr int kChunks = kChunks_, kTokens = kTokens_, kStages = kStages_, kWords = kWords_,
+                         kNumWarps = kNumWarps_, kNumThreads = 32 * kNumWarps;
     static constexpr int kPerChunk = 16 / sizeof(K);
     static constexpr int kLanes = kChunks % 8 ? 4 : 8; /* that take a key together */
-    static constexpr int kRows = kThreads / kLanes;    /* that are fetched side by side */
+    static constexpr int kRows = kNumThreads / kLanes; /* that are fetched side by side */
     static constexpr int kSlotRing = 2 * kStages;
     static constexpr bool kIsFp8 = std::is_same_v<K, fp8_e4m3>;
 
@@ -69,6 +70,8 @@ public:
     static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kStages = Tile::kStages;
     static constexpr int kLanes = Tile::kLanes, kRows = Tile::kRows, kPerChunk = Tile::kPerChunk,
                          kSlotRing = Tile::kSlotRing;
+    static constexpr int kNumWarps = Tile::kNumWarps, kNumThreads = Tile::kNumThreads;
+    static_assert(kTokens % kRows == 0 && kTokens <= kNumThreads, "whole rounds of fetches, a slot a thread");
 
     __device__ KeyTiles(const hattn_problem &p, const hattn_encode_keys_args &args, const KeyShare &share,
                         typename Tile::Space &space)
@@ -188,7 +191,7 @@ private:
     {
         constexpr int kWords = sizeof(Words) / 4;
 #pragma unroll 1
-        for (int i = threadIdx.x; i < kTokens * num_parts; i += kThreads) {
+        for (int i = threadIdx.x; i < kTokens * num_parts; i += kNumThreads) {
             const int row = i % kTokens, word = i / kTokens * kWords;
             const int64_t slot = slot_of(n, row);
             if (slot < 0)
@@ -203,7 +206,7 @@ private:
     /* A quarter of a key a lane, in fp32. */
     __device__ void store_norms(int n) const
     {
-        for (int row = warp_id() * 8 + lane_id() % 8; row < kTokens; row += kWarps * 8) {
+        for (int row = warp_id() * 8 + lane_id() % 8; row < kTokens; row += kNumWarps * 8) {
             float sum = 0.0f;
 #pragma unroll 1
             for (int chunk = lane_id() / 8; chunk < kChunks; chunk += 4) {

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
 }
 
 template <class Key>
-__global__ void __launch_bounds__(kThreads) topk_count_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+__global__ void __launch_bounds__(kThreads, 4) topk_count_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
                                                               hattn_buffer workspace, int pass_index)
 {
     __shared__ uint32_t histogram[HATTN_CUDA_BINS];
@@ -82,7 +82,13 @@ __global__ void __launch_bounds__(kThreads) topk_count_kernel(const __grid_const
 
     hattn_cuda_control *control = reinterpret_cast<hattn_cuda_control *>(base);
     uint32_t *counts = topk_counts(params, base, task, index, pass_index), *total = control->histogram[task];
-    const TopkBins mine(pass.num_bins, sums[0], [&](int bin) { return histogram[bin]; });
+    const int copies = num_histograms(pass);
+    const TopkBins mine(pass.num_bins, sums[0], [&](int bin) {
+        uint32_t sum = 0;
+        for (int copy = 0; copy < copies; copy++)
+            sum += histogram[copy * pass.num_bins + bin];
+        return sum;
+    });
     uint32_t at_least = mine.above;
 #pragma unroll
     for (int i = 0; i < TopkBins::kMost; i++) {
@@ -114,12 +120,12 @@ __global__ void __launch_bounds__(kThreads) topk_count_kernel(const __grid_const
 }
 
 template <class Key>
-__global__ void __launch_bounds__(kThreads) topk_compact_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+__global__ void __launch_bounds__(kThreads, 4) topk_compact_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
                                                                 hattn_buffer workspace)
 {
     __shared__ union Space {
         SelectSpace select;
-        uint32_t sums[4][kWarps];
+        uint32_t sums[2][kWarps];
     } space;
     const hattn_problem &p = params.problem;
     const int64_t task = blockIdx.y;

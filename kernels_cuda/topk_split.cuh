@@ -128,14 +128,22 @@ struct TopkBins {
     }
 };
 
+/* Histograms of few bins are kept several times, for lanes that would wait for each other: scores crowd around their mean. */
+__device__ inline int num_histograms(const TopkPass &pass)
+{
+    return min(HATTN_CUDA_BINS / pass.num_bins, 8);
+}
+
 /* One digit of one chunk. All threads. */
 template <class Key>
 __device__ inline void count_topk_chunk(const TopkChunk<Key> &chunk, const TopkPass &pass, uint32_t known,
-                                        uint32_t *histogram)
+                                        uint32_t *histograms)
 {
     constexpr int kInFlight = sizeof(Key) == 2 ? 4 : 2;
-    for (int i = threadIdx.x; i < pass.num_bins; i += kThreads)
-        histogram[i] = 0;
+    const int copies = num_histograms(pass);
+    for (int i = threadIdx.x; i < copies * pass.num_bins; i += kThreads)
+        histograms[i] = 0;
+    uint32_t *histogram = histograms + lane_id() % copies * pass.num_bins;
     __syncthreads();
     for (int group = chunk.group + static_cast<int>(threadIdx.x); group < chunk.last; group += kInFlight * kThreads) {
         Key keys[kInFlight][kGroup];
@@ -165,7 +173,7 @@ template <class Key, class GetStart, class Sink>
 __device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t (*sums)[kWarps], GetStart get_start,
                                           Sink sink)
 {
-    constexpr int kTiles = sizeof(Key) == 2 ? 4 : 2;
+    constexpr int kTiles = 2;
     Key keys[kTiles][kGroup];
     uint32_t valid[kTiles];
     chunk.load(chunk.group + static_cast<int>(threadIdx.x), keys, valid);
