@@ -13,7 +13,7 @@
 
 typedef struct cuda_device {
     hattn_device base;
-    int32_t index, major, num_multiprocessors;
+    int32_t index, major, num_multiprocessors, shared_bytes, block_shared_bytes;
 } cuda_device;
 
 typedef struct cuda_plan {
@@ -48,6 +48,8 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     made->index = options->index;
     made->major = properties.major;
     made->num_multiprocessors = properties.num_multiprocessors;
+    made->shared_bytes = properties.shared_bytes;
+    made->block_shared_bytes = properties.block_shared_bytes;
     made->base.backend = &hattn_cuda_backend;
     snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
     snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
@@ -127,7 +129,7 @@ static int encodes_keys_by_mma(const hattn_problem *p)
            p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0;
 }
 
-/* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. Partial sums of 8 rows are within 136 KiB. */
+/* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. */
 static int appends_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
@@ -159,12 +161,13 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;
+    params->shared_bytes = device->shared_bytes;
     params->has_dependent_launch = device->major >= 9;
     params->digit_shift = max_score(p, params->group) < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)max_score(p, params->group) + 1;
     params->tensor_cores = fits_tensor_cores(p);
     params->encodes_by_mma = encodes_by_mma(p, params->group);
-    params->encodes_keys_by_mma = encodes_keys_by_mma(p);
+    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared_bytes;
     params->appends_by_mma = appends_by_mma(p);
 
     /* About four blocks a multiprocessor in all. */

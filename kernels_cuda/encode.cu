@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 8 vectors of one code head.
+ * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 4 vectors of one code head.
  */
 #include "kernels_cuda/encode.cuh"
 
@@ -13,10 +13,7 @@ template <class W>
 __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &map, int64_t code_head, const EncodeSpace &space, const Place *places,
                              hattn_buffer codes, hattn_buffer norms)
 {
-    if (space.num_vectors == kKeyVectors)
-        project<kKeyVectors, W>(p, p.key_map, map, code_head, space);
-    else
-        project<W>(p, p.key_map, map, code_head, space);
+    project<W>(p, p.key_map, map, code_head, space);
     const int num_words = (p.code_bits + 31) / 32;
     for (int i = warp_id(); i < space.num_vectors * num_words; i += kWarps) {
         const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
@@ -25,7 +22,7 @@ __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &ma
             reinterpret_cast<uint32_t *>(hattn_element(&p.codes, codes, places[v].page, places[v].slot, code_head))[word] = bits;
     }
     if (p.key_norms && warp_id() < space.num_vectors && places[warp_id()].page >= 0) {
-        static_assert(kKeyVectors <= kWarps, "a warp a norm");
+        static_assert(kVectors <= kWarps, "a warp a norm");
         float sum = 0.0f;
         for (int i = lane_id(); i < p.head_dim_qk; i += 32)
             sum = fmaf(space.x[warp_id() * p.head_dim_qk + i], space.x[warp_id() * p.head_dim_qk + i], sum);
@@ -51,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) encode_keys_kernel(const __grid_cons
                                                                int num_vectors)
 {
     extern __shared__ float shared[];
-    __shared__ Place places[kKeyVectors];
+    __shared__ Place places[kVectors];
     const hattn_problem &p = params.problem;
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
@@ -89,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
                                                           int num_vectors)
 {
     extern __shared__ float shared[];
-    __shared__ Place places[kKeyVectors];
+    __shared__ Place places[kVectors];
     const hattn_problem &p = params.problem;
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
@@ -164,19 +161,26 @@ cudaError_t with_append_mma(const hattn_problem &p, F f)
     return p.key_map.dtype == HATTN_F16 ? f(append_mma_kernel<__half>) : f(append_mma_kernel<__nv_bfloat16>);
 }
 
+/* Rows of one block: 8 columns, or as many as leave a small multiprocessor its shared memory. */
+int append_columns(const hattn_problem &p, int num_rows)
+{
+    const int most = p.code_bits > 256 ? 4 : 8;
+    return num_rows < most ? num_rows : most;
+}
+
 size_t append_mma_bytes(const hattn_problem &p, int num_columns)
 {
     return kWarps * static_cast<size_t>(num_columns) * mma_row(p.code_bits) * sizeof(float);
 }
 
-/* Blocks of a launch: as many vectors each as there are, up to 8. */
+/* Blocks of a launch: as many vectors each as there are, up to 4. */
 struct Blocks {
     int num_vectors;
     dim3 grid;
     size_t shared_bytes;
 
     Blocks(const hattn_problem &p, int64_t vectors)
-        : num_vectors(vectors > kVectors ? kKeyVectors : vectors_of(static_cast<int>(vectors))),
+        : num_vectors(vectors_of(static_cast<int>(vectors < kVectors ? vectors : kVectors))),
           grid(static_cast<unsigned>((vectors + num_vectors - 1) / num_vectors), p.num_code_heads), shared_bytes(encode_space_bytes(p, p.key_map, num_vectors))
     {
     }
@@ -187,14 +191,10 @@ struct Blocks {
 cudaError_t load_encode(const hattn_cuda_params &params)
 {
     const hattn_problem &p = params.problem;
-    size_t key_bytes = 0; /* fewer vectors may take more: partial sums are of layers that fit */
-    for (const int num_vectors : {1, kVectors, kKeyVectors}) {
-        const size_t bytes = encode_space_bytes(p, p.key_map, num_vectors);
-        key_bytes = bytes > key_bytes ? bytes : key_bytes;
-    }
+    const size_t key_bytes = encode_space_bytes(p, p.key_map, kVectors);
     return first_error({
         with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
-        params.appends_by_mma ? with_append_mma(p, [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, 8)); })
+        params.appends_by_mma ? with_append_mma(p, [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, append_columns(p, 8))); })
                               : with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(append_kernel<value_of<decltype(w)>>, key_bytes); }),
         with_float_dtype(p.query_map.dtype, [&](auto w) { return prepare(encode_queries_kernel<value_of<decltype(w)>>, query_space_bytes(params)); }),
     });
@@ -203,7 +203,7 @@ cudaError_t load_encode(const hattn_cuda_params &params)
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream)
 {
     if (params.appends_by_mma) {
-        const int rows = args.batch.num_rows, columns = rows < 8 ? rows : 8;
+        const int rows = args.batch.num_rows, columns = append_columns(params.problem, rows);
         const dim3 grid((rows + columns - 1) / columns, params.problem.num_code_heads);
         return with_append_mma(params.problem, [&](auto kernel) {
             kernel<<<grid, kThreads, append_mma_bytes(params.problem, columns), stream>>>(params, args, columns);
@@ -228,6 +228,12 @@ cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_e
 }
 
 } // namespace hattn
+
+int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params)
+{
+    using namespace hattn;
+    return static_cast<int32_t>(params->problem.map_kind == HATTN_MAP_MLP ? encode_keys_mlp_bytes(*params) : encode_keys_mma_bytes(*params));
+}
 
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
 {

@@ -12,7 +12,6 @@
 namespace hattn {
 
 constexpr int kVectors = 4;       /* of one block at most: more would cost scoring kernels their registers */
-constexpr int kKeyVectors = 8;    /* of kernels that do nothing but encode keys */
 constexpr int kPartFloats = 8192; /* partial sums that fit beside the rest: 32 KiB */
 
 /* Where one key's code (and norm) goes; page < 0: nowhere. */

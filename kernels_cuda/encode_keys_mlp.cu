@@ -23,12 +23,17 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 /* Calls f with a null pointer of the map's type. */
 template <class F>
-cudaError_t with_type(const hattn_problem &p, F f)
+auto with_type(const hattn_problem &p, F f)
 {
     return p.key_map.dtype == HATTN_F16 ? f(static_cast<__half *>(nullptr)) : f(static_cast<__nv_bfloat16 *>(nullptr));
 }
 
 } // namespace
+
+size_t encode_keys_mlp_bytes(const hattn_cuda_params &params)
+{
+    return with_type(params.problem, [](auto t) { return sizeof(typename MlpEncoder<value_of<decltype(t)>>::Space); });
+}
 
 cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params)
 {
@@ -43,9 +48,10 @@ cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_
 {
     return with_type(params.problem, [&](auto t) {
         using T = value_of<decltype(t)>;
-        const dim3 grid = key_grid(args, MlpEncoder<T>::kTokens, params.problem.num_code_heads,
-                                   kResident * params.num_multiprocessors);
-        encode_keys_mlp_kernel<T><<<grid, kThreads, sizeof(typename MlpEncoder<T>::Space), stream>>>(params, args);
+        constexpr size_t kBytes = sizeof(typename MlpEncoder<T>::Space);
+        const dim3 grid =
+            key_grid(params, args, MlpEncoder<T>::kTokens, params.problem.num_code_heads, kResident, kBytes);
+        encode_keys_mlp_kernel<T><<<grid, kThreads, kBytes, stream>>>(params, args);
         return cudaGetLastError();
     });
 }

@@ -57,6 +57,12 @@ auto with_instance(const hattn_problem &p, F f)
 
 } // namespace
 
+size_t encode_keys_mma_bytes(const hattn_cuda_params &params)
+{
+    return with_instance(params.problem,
+                         [](auto instance) { return sizeof(typename decltype(instance)::Encoder::Space); });
+}
+
 cudaError_t load_encode_keys_mma(const hattn_cuda_params &params)
 {
     return with_instance(params.problem, [](auto instance) {
@@ -73,8 +79,9 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
         constexpr int kTokens = Chosen::Encoder::kTokens, kBits = Chosen::Encoder::kBits;
         const int groups = (params.problem.code_bits + kBits - 1) / kBits,
                   combinations = groups * params.problem.num_code_heads;
-        const dim3 grid = key_grid(args, kTokens, combinations, Chosen::kMost * params.num_multiprocessors);
-        Chosen::kernel<<<grid, Chosen::kThreads, sizeof(typename Chosen::Encoder::Space), stream>>>(params, args);
+        constexpr size_t kBytes = sizeof(typename Chosen::Encoder::Space);
+        const dim3 grid = key_grid(params, args, kTokens, combinations, Chosen::kMost, kBytes);
+        Chosen::kernel<<<grid, Chosen::kThreads, kBytes, stream>>>(params, args);
         return cudaGetLastError();
     });
 }

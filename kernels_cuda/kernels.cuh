@@ -34,6 +34,9 @@ inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
     return cudaSuccess;
 }
 
+size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
+size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
+
 cudaError_t load_encode(const hattn_cuda_params &params);
 cudaError_t load_encode_keys_mma(const hattn_cuda_params &params);
 cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);

@@ -31,6 +31,8 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     properties->major = found.major;
     properties->minor = found.minor;
     properties->num_multiprocessors = found.multiProcessorCount;
+    properties->shared_bytes = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
+    properties->block_shared_bytes = static_cast<int32_t>(found.sharedMemPerBlockOptin);
     return cudaSuccess;
 }
 

@@ -16,6 +16,7 @@ int hattn_cuda_device_count(int *count);
 typedef struct hattn_cuda_properties {
     char name[128];
     int32_t major, minor, num_multiprocessors;
+    int32_t shared_bytes, block_shared_bytes; /* of a multiprocessor, and what one block may have of it */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
@@ -26,6 +27,8 @@ int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 /* ---- kernels: enqueue, return the launch's error ---- */
 /* Loads every kernel and raises shared memory limits, so that a first run may be captured. */
 int hattn_cuda_load(const hattn_cuda_params *params);
+/* Shared memory that encoding many keys on tensor cores takes. */
+int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);

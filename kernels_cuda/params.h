@@ -48,7 +48,7 @@ typedef struct hattn_cuda_params {
     int32_t appends_by_mma;               /* the same of keys in the cache and the keys' map */
     int32_t counts_in_score;              /* decode: score blocks fill the histograms */
     int32_t counts_tiles;                 /* decode: and leave a row of counts for each tile; only where one digit is the whole key */
-    int32_t num_multiprocessors;
+    int32_t num_multiprocessors, shared_bytes; /* of the device; of one multiprocessor */
     int32_t tensor_cores;                 /* attention by MmaEngine */
     int32_t has_dependent_launch;         /* sm_90: the attend kernel may start while the score kernel ends */
     uint64_t weights, scores, tile_counts, part_out, part_lse; /* offsets in the workspace, behind the control region */
