@@ -114,6 +114,17 @@ void add_lengths(ProblemList &list)
         p.num_sink = 4;
         p.num_recent = 64;
     });
+    list.add("long_weighted_8_bits", [](Problem &p) { /* scores of 16 bits */
+        p.tag = Tag::MEDIUM;
+        p.lengths = {9001, 2050, 4099};
+        p.k = 700;
+        p.head_dim_qk = 32;
+        p.num_kv_heads = 1;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.weight_bits = 8;
+        p.num_sink = 3;
+        p.budgets = Budgets::PER_HEAD;
+    });
 }
 
 void add_budgets(ProblemList &list)

@@ -46,7 +46,12 @@ cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(attributes.sharedSizeBytes));
 }
 
+size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
+size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
+
 cudaError_t load_encode(const hattn_cuda_params &params);
+cudaError_t load_encode_keys_mma(const hattn_cuda_params &params);
+cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);
 cudaError_t load_score(const hattn_cuda_params &params);
 cudaError_t load_score_regions(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
@@ -60,6 +65,8 @@ cudaError_t load_merge();
 cudaError_t load_join();
 cudaError_t launch_join(const hattn_cuda_params &params, const Inputs &in, int num_rows, int num_splits, cudaStream_t stream);
 
+cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
+cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);

@@ -98,6 +98,9 @@ int hattn_cuda_load(hattn_cuda_params *params)
     return first_error({
         find_dependent_launch(params),
         load_encode(*params),
+        !params->encodes_keys_by_mma                     ? cudaSuccess
+        : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
+                                                    : load_encode_keys_mma(*params),
         load_score(*params),
         params->by_regions ? load_score_regions(*params) : cudaSuccess,
         load_topk(*params),
