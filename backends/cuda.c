@@ -10,10 +10,12 @@
 #include "backends/rows.h"
 #include "backends/workspace.h"
 #include "kernels_cuda/launch.h"
+#include "kernels_cuda/wide_layout.h"
 
 typedef struct cuda_device {
     hattn_device base;
-    int32_t index, major, num_multiprocessors;
+    int32_t index;
+    hattn_cuda_properties properties;
 } cuda_device;
 
 typedef struct cuda_plan {
@@ -46,8 +48,7 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
     made->index = options->index;
-    made->major = properties.major;
-    made->num_multiprocessors = properties.num_multiprocessors;
+    made->properties = properties;
     made->base.backend = &hattn_cuda_backend;
     snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
     snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
@@ -89,28 +90,80 @@ static int32_t num_splits(const cuda_device *device, int64_t tasks, int64_t coun
 {
     if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
         return 1;
-    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
+    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->properties.num_multiprocessors / tasks, most), count / 32));
 }
 
-/* Whether K, V and q are of one 16-bit type, of dims that there are tensor core kernels for, with rows that start at 16 bytes. */
-static int fits_tensor_cores(const hattn_problem *p)
+/* Whether all rows of a tensor start at 16 bytes, strides of that unit fitting 32 bits. */
+static int is_aligned(const hattn_tensor *tensor)
 {
-    const hattn_tensor *tensors[] = {&p->q, &p->k_cache, &p->v_cache};
+    for (int i = 0; i < 3; i++) {
+        const int64_t bytes = tensor->stride[i] * hattn_dtype_size(tensor->dtype);
+        if (bytes % 16 || bytes / 16 > UINT32_MAX)
+            return 0;
+    }
+    return 1;
+}
+
+/* Query heads of one attend block that serves groups of `group`. */
+static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
+{
+    if (engine == HATTN_CUDA_WIDE)
+        return group <= 8 || p->q.dtype == HATTN_F32 ? 8 : 16;
+    return group == 1 ? 1 : group <= 4 ? 4 : 8;
+}
+
+/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32 rows, so that two blocks run
+ * there, else what a block may have. Only a run knows whether V is inside K: sized for that where it can be, with room for the other case. */
+static int32_t wide_shared(const cuda_device *device, const hattn_problem *p, int32_t heads)
+{
+    const hattn_cuda_properties *d = &device->properties;
+    const int64_t most = d->block_shared - HATTN_WIDE_STATIC;
+    const int64_t limits[] = {smaller(most, d->multiprocessor_shared / 2 - d->reserved_shared - HATTN_WIDE_STATIC), most};
+    const int32_t columns = p->q.dtype == HATTN_F32 ? 2 * heads : heads;
+    int is_inside = p->head_dim_v <= p->head_dim_qk;
     for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++)
-            if (tensors[i]->stride[j] % 8 || tensors[i]->stride[j] / 8 > UINT32_MAX)
-                return 0;
-    return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype && p->head_dim_qk == p->head_dim_v &&
-           (p->head_dim_qk == 64 || p->head_dim_qk == 128);
+        is_inside &= p->k_cache.stride[i] == p->v_cache.stride[i];
+    for (int i = 0; i < 2; i++) {
+        const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)limits[i]);
+        if (l.num_tiles >= 2 && l.tile_rows >= (i ? 16 : 32) && hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= 2)
+            return l.used;
+    }
+    return 0;
+}
+
+/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, at most 8 heads that share rows.
+ * WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that
+ * do not start at 16 bytes or have no multiple of 16 bytes. */
+static int32_t choose_engine(const hattn_problem *p, int group)
+{
+    const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16, is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
+    const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;
+    if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
+        return HATTN_CUDA_PLAIN;
+    if (is_one_type && is_aligned(&p->q) && p->head_dim_qk == p->head_dim_v && (p->head_dim_qk == 64 || p->head_dim_qk == 128) && group <= 8)
+        return HATTN_CUDA_MMA;
+    const int has_whole_chunks = is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0 : 1;
+    return (is_one_type || is_half || is_f8) && has_whole_chunks ? HATTN_CUDA_WIDE : HATTN_CUDA_PLAIN;
+}
+
+static void choose_attention(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
+{
+    params->engine = choose_engine(p, params->group);
+    if (params->engine == HATTN_CUDA_WIDE) {
+        params->attend_shared = wide_shared(device, p, block_heads(HATTN_CUDA_WIDE, p, params->dense_group)); /* group divides it */
+        if (!params->attend_shared)
+            params->engine = HATTN_CUDA_PLAIN;
+    }
+    params->block_heads = block_heads(params->engine, p, params->group);
+    params->dense_block_heads = block_heads(params->engine, p, params->dense_group);
 }
 
 /* Whether queries can be encoded on tensor cores: see kernels_cuda/encode.cuh. 8192 floats of partial sums leave room for codes. */
-static int encodes_by_mma(const hattn_problem *p, int group)
+static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
     return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 &&
-           group <= 8 && group * p->code_bits <= 1024 && p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
-           map->weight_stride[0][1] % 8 == 0;
+           p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
 }
 
 /* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Codes are loaded 16 bytes at a time. */
@@ -138,14 +191,14 @@ static hattn_cuda_divisor make_divisor(uint32_t divisor)
     return d;
 }
 
-/* Chunks, ranges and regions of a decode, about three score blocks a multiprocessor in one wave. A row is written for each region, so
+/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
 static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_params *params)
 {
     enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
     const hattn_problem *p = &params->problem;
     const int64_t words = (p->code_bits + 31) / 32, step = (words < 4 ? 512 : 1024) / words;
-    const int64_t blocks = larger(1, 3 * (int64_t)device->num_multiprocessors / tasks);
+    const int64_t blocks = larger(1, 2 * (int64_t)device->properties.num_multiprocessors / tasks);
     const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
     int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
     params->is_sampled = range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k;
@@ -153,7 +206,6 @@ static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_par
         region = range;
     while (region < 4 * params->num_levels && range % (2 * region) == 0)
         region *= 2;
-    params->score_step = (int32_t)step;
     params->score_chunk = (int32_t)(range * WARPS);
     params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     params->region = (int32_t)region;
@@ -168,10 +220,9 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
-    params->num_multiprocessors = device->num_multiprocessors;
-    params->has_dependent_launch = device->major >= 9;
-    params->tensor_cores = fits_tensor_cores(p);
-    params->encodes_by_mma = encodes_by_mma(p, params->group);
+    params->num_multiprocessors = device->properties.num_multiprocessors;
+    choose_attention(device, p, params);
+    params->encodes_by_mma = encodes_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
@@ -182,19 +233,19 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
         params->num_levels = (int32_t)levels;
         params->row_size = (int32_t)round_up(levels, 8);
         cut_regions(device, tasks, params);
-        /* A map that every score block reads must be small beside the codes that it scores. */
-        params->encodes_in_score = params->encodes_by_mma && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
+        /* A map that every score block reads, once for 8 heads, must be small beside the codes that it scores. */
+        params->encodes_in_score = params->encodes_by_mma && params->group <= 16 && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
     } else {
         /* About four blocks a multiprocessor. */
-        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
+        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
         params->score_chunk = (int32_t)(2048 * divide_up(tiles, wanted));
         params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     }
 
     const int64_t kept = smaller(p->k, p->max_length);
-    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, HATTN_CUDA_GROUP_BLOCK), kept, 16);
+    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 16);
     params->num_dense_splits =
-        num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, HATTN_CUDA_GROUP_BLOCK), p->max_length, 64);
+        num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
     const uint64_t parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;

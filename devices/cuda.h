@@ -6,6 +6,7 @@
 
 #include "devices/memory.h"
 #include "devices/probe.h"
+#include "devices/streams.h"
 #include "devices/timing.h"
 
 namespace devices {
@@ -13,6 +14,8 @@ namespace devices {
 const Memory *cuda_memory();
 const Probe *cuda_probe();
 std::unique_ptr<Stopwatch> cuda_stopwatch();
+const Streams *cuda_streams();
+const Memory *cuda_pinned_memory();
 
 } // namespace devices
 #endif

@@ -7,6 +7,7 @@
 
 #include "devices/cuda.h"
 #include "devices/probe.h"
+#include "devices/streams.h"
 #include "devices/timing.h"
 
 namespace devices {
@@ -55,6 +56,26 @@ const Probe *probe_of(const std::string &backend)
 #ifdef HATTN_BUILD_CUDA
     if (backend == "cuda")
         return cuda_probe();
+#endif
+    (void)backend;
+    return nullptr;
+}
+
+const Streams *streams_of(const std::string &backend)
+{
+#ifdef HATTN_BUILD_CUDA
+    if (backend == "cuda")
+        return cuda_streams();
+#endif
+    (void)backend;
+    return nullptr;
+}
+
+const Memory *pinned_memory_of(const std::string &backend)
+{
+#ifdef HATTN_BUILD_CUDA
+    if (backend == "cuda")
+        return cuda_pinned_memory();
 #endif
     (void)backend;
     return nullptr;

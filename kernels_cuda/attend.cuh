@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one, or
- * attend_mma.cuh's) takes up to 8 query heads that share rows: start, add_rows as often as there are, finish, each_value and lse.
+ * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one,
+ * attend_mma.cuh's or attend_wide.cuh's) takes up to 8 or 16 query heads that share rows: start, add_rows as often as there are, finish,
+ * each_value and lse.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_CUH
@@ -20,6 +21,7 @@ struct AttendTask {
     int count; /* of query heads */
     float k_scale, v_scale;
     const void *k_cache, *v_cache;
+    int dynamic_bytes; /* of shared memory */
 };
 
 /* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column. fp32. */
@@ -128,6 +130,7 @@ private:
             space_.logits[g][lane_id()] = e0;
             space_.logits[g][lane_id() + 32] = e1;
             const float sum = warp_sum(e0 + e1), decay = expf(old_max - base);
+            __syncwarp(); /* all lanes have read the old maximum */
             if (lane_id() == 0) {
                 space_.max[g] = max;
                 space_.sum[g] = space_.sum[g] * decay + sum;

@@ -38,9 +38,9 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
 }
 
 template <class Engines, class F>
-cudaError_t with_attend_kernel(const hattn_cuda_params &params, int group, F f)
+cudaError_t with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 {
-    return Engines::choose(params.problem, group, [&](auto engine) {
+    return Engines::choose(params.problem, heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
         return f(attend_kernel<Engine, Engine::kHeads>);
     });
@@ -49,20 +49,21 @@ cudaError_t with_attend_kernel(const hattn_cuda_params &params, int group, F f)
 template <class Engines>
 cudaError_t load_attend(const hattn_cuda_params &params)
 {
-    auto load = [](auto kernel) { return prepare(kernel, 0); };
-    return first_error({with_attend_kernel<Engines>(params, params.group, load), with_attend_kernel<Engines>(params, params.dense_group, load)});
+    auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
+    return first_error({with_attend_kernel<Engines>(params, params.block_heads, load), with_attend_kernel<Engines>(params, params.dense_block_heads, load)});
 }
 
 template <class Engines>
 cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const bool dense = !args.indices.data;
-    const int group = dense ? params.dense_group : params.group;
-    const dim3 grid = attend_grid(params.problem, args.batch.num_rows, group, dense ? params.num_dense_splits : params.num_splits);
-    return with_attend_kernel<Engines>(params, group, [&](auto kernel) {
-        kernel<<<grid, kThreads, 0, stream>>>(params, args, workspace);
+    const int group = dense ? params.dense_group : params.group, heads = dense ? params.dense_block_heads : params.block_heads;
+    const int num_splits = dense ? params.num_dense_splits : params.num_splits;
+    const cudaError_t error = with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
+        kernel<<<attend_grid(params.problem, args.batch.num_rows, group, heads, num_splits), kThreads, params.attend_shared, stream>>>(params, args, workspace);
         return cudaGetLastError();
     });
+    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, group, heads, num_splits, stream);
 }
 
 } // namespace hattn

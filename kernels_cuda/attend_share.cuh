@@ -1,22 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One block's share of an attention: up to 8 query heads that share rows, and an even part of those rows. The last block of a task to
+ * One block's share of an attention: up to 16 query heads that share rows, and an even part of those rows. The last block of a task to
  * finish joins the parts.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 
+#include <algorithm>
+
 #include "kernels_cuda/attend_mma.cuh"
+#include "kernels_cuda/attend_wide.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
 
-/* Arguments that attend and decode have in common. */
-struct Inputs {
-    hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
-};
-
 template <class Args>
-__device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
+__host__ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
 {
     return {args.q, args.k_cache, args.v_cache, args.k_scale, args.v_scale, args.sink_logits, args.out, args.lse, workspace};
 }
@@ -24,6 +22,7 @@ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
 /* Which part of the work a block has: heads first_head..first_head+count of a row, share `split` of num_splits. */
 struct Share {
     int32_t row, first_head, count, split, num_splits, counter;
+    int32_t heads; /* of the largest block */
 };
 
 /* The grid is (row, blocks of heads, split): no divisions of large numbers. */
@@ -38,6 +37,7 @@ __device__ inline Share share_of(int group, int block_group)
     const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks, which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
     share.first_head = which * group + of_group * block_group;
     share.count = min(block_group, group - of_group * block_group);
+    share.heads = min(block_group, group);
     return share;
 }
 
@@ -100,6 +100,48 @@ __device__ inline void join_parts(const Share &share, int stride, int dim, const
     }
 }
 
+/* Whether a kernel of its own joins the parts of blocks of `heads` (join.cu): reading 2048 floats a part takes one block about as long as
+ * another kernel does. */
+__host__ __device__ inline bool joins_apart(const hattn_problem &p, int heads)
+{
+    return heads * p.head_dim_v > 2048;
+}
+
+/* Where a share's parts are, [head, part], and its results. */
+struct ShareParts {
+    __device__ ShareParts(const hattn_cuda_params &params, const Inputs &in, const Share &share)
+    {
+        const int64_t first = (static_cast<int64_t>(share.row) * params.problem.num_q_heads + share.first_head) * params.num_splits_max;
+        char *workspace = static_cast<char *>(hattn_address(in.workspace));
+        out = reinterpret_cast<float *>(workspace + params.part_out) + first * params.problem.head_dim_v;
+        lse = reinterpret_cast<float *>(workspace + params.part_lse) + first;
+    }
+
+    float *out, *lse;
+};
+
+__device__ inline int64_t out_place(const hattn_problem &p, const Share &share, int g)
+{
+    return share.row * p.out.stride[0] + (share.first_head + g) * p.out.stride[1];
+}
+
+__device__ inline void write_lse(const hattn_problem &p, const Inputs &in, const Share &share, int g, float lse)
+{
+    if (in.lse.data)
+        static_cast<float *>(hattn_address(in.lse))[share.row * p.lse.stride[0] + (share.first_head + g) * p.lse.stride[1]] = lse;
+}
+
+__device__ inline void join_share(const hattn_cuda_params &params, const Inputs &in, const Share &share)
+{
+    const hattn_problem &p = params.problem;
+    const ShareParts parts(params, in, share);
+    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
+    join_parts(
+        share, params.num_splits_max, p.head_dim_v, parts.lse, parts.out, sinks,
+        [&](int g, int column, float4 value) { store_elements(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value); },
+        [&](int g, float lse) { write_lse(p, in, share, g, lse); });
+}
+
 /* Attends to a share. ready() is called when the queries are on their way and returns the number of rows of all shares;
  * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
  * results. */
@@ -108,11 +150,14 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
-    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache)};
+    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache), params.attend_shared};
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
-    engine.start([&](int g) { return hattn_element(&p.q, in.q, share.row, share.first_head + g, 0); });
+    const int q_size = p.q.dtype == HATTN_F32 ? 4 : 2;
+    engine.start([&](int g) {
+        return static_cast<const char *>(hattn_address(in.q)) + (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
+    });
     const int total = ready();
     const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
     const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);
@@ -125,31 +170,23 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     }
     engine.finish();
 
-    auto place = [&](int g) { return share.row * p.out.stride[0] + (share.first_head + g) * p.out.stride[1]; };
-    auto write_lse = [&](int g, float lse) {
-        if (in.lse.data)
-            *reinterpret_cast<float *>(hattn_element(&p.lse, in.lse, share.row, share.first_head + g, 0)) = lse;
-    };
     if (share.num_splits == 1 && !in.sink_logits.data) {
-        engine.each_value([&](int g, int column, float value) { store_element(hattn_address(in.out), p.out.dtype, place(g) + column, value); });
+        engine.each_value([&](int g, int column, float value) { store_element(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value); });
         if (threadIdx.x < share.count)
-            write_lse(threadIdx.x, engine.lse(threadIdx.x));
+            write_lse(p, in, share, threadIdx.x, engine.lse(threadIdx.x));
         return true;
     }
     /* Parts are normalised, so that joining them is one operation everywhere: [row, head, part]. */
-    const int64_t first_part = (static_cast<int64_t>(share.row) * p.num_q_heads + share.first_head) * params.num_splits_max;
-    float *part_out = reinterpret_cast<float *>(static_cast<char *>(hattn_address(in.workspace)) + params.part_out) + first_part * p.head_dim_v;
-    float *part_lse = reinterpret_cast<float *>(static_cast<char *>(hattn_address(in.workspace)) + params.part_lse) + first_part;
+    const ShareParts parts(params, in, share);
     auto part_of = [&](int g, int part) { return static_cast<int64_t>(g) * params.num_splits_max + part; };
-    engine.each_value([&](int g, int column, float value) { part_out[part_of(g, share.split) * p.head_dim_v + column] = value; });
+    engine.each_value([&](int g, int column, float value) { parts.out[part_of(g, share.split) * p.head_dim_v + column] = value; });
     if (threadIdx.x < share.count)
-        part_lse[part_of(threadIdx.x, share.split)] = engine.lse(threadIdx.x);
+        parts.lse[part_of(threadIdx.x, share.split)] = engine.lse(threadIdx.x);
     hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(in.workspace));
     if (!arrive_last(&control->arrived[share.counter], static_cast<uint32_t>(share.num_splits)))
         return false;
-    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
-    join_parts(share, params.num_splits_max, p.head_dim_v, part_lse, part_out, sinks,
-               [&](int g, int column, float4 value) { store_elements(hattn_address(in.out), p.out.dtype, place(g) + column, value); }, write_lse);
+    if (!joins_apart(p, share.heads))
+        join_share(params, in, share);
     return true;
 }
 
@@ -182,23 +219,23 @@ struct EngineType {
     using type = Engine;
 };
 
-/* Calls make with the number of heads of a block, as a constant. */
+/* Calls make with the number of heads of a block, as a constant: 1, 4 or 8. */
 template <class F>
-inline cudaError_t with_block_group(int group, F make)
+inline cudaError_t with_block_heads(int heads, F make)
 {
-    if (group == 1)
+    if (heads == 1)
         return make(std::integral_constant<int, 1>());
-    if (group <= 4)
+    if (heads == 4)
         return make(std::integral_constant<int, 4>());
-    return make(std::integral_constant<int, HATTN_CUDA_GROUP_BLOCK>());
+    return make(std::integral_constant<int, 8>());
 }
 
-/* The engines that a plan may choose. Each set is compiled in files of its own, to be built side by side. */
+/* The engines that a plan may choose (`heads` a block). Each set is compiled in files of its own, to be built side by side. */
 struct MmaEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int group, F f)
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
-        return with_block_group(group, [&](auto size) {
+        return with_block_heads(heads, [&](auto size) {
             constexpr int kGroup = decltype(size)::value;
             if (p.k_cache.dtype == HATTN_F16)
                 return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__half, 64, kGroup>>()) : f(EngineType<MmaEngine<__half, 128, kGroup>>());
@@ -209,23 +246,63 @@ struct MmaEngines {
 
 struct PlainEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int group, F f)
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
         return with_dtype(p.k_cache.dtype, [&](auto type) {
-            return with_block_group(group, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
+            return with_block_heads(heads, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
         });
     }
 };
 
-inline int block_group(int group)
+struct WideEngines {
+    template <class F>
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    {
+        if (p.k_cache.dtype == HATTN_BF16)
+            return heads == 8 ? f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 1, false>>())
+                              : f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 2, false>>());
+        return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
+    }
+
+private:
+    template <class Stored, class F>
+    static cudaError_t of_stored(const hattn_problem &p, int heads, F f)
+    {
+        if (p.q.dtype == HATTN_F32)
+            return f(EngineType<WideEngine<__half, Stored, 2, true>>());
+        return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>()) : f(EngineType<WideEngine<__half, Stored, 2, false>>());
+    }
+};
+
+/* For blocks of `heads`. */
+inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int heads, int num_splits)
 {
-    return group == 1 ? 1 : group <= 4 ? 4 : HATTN_CUDA_GROUP_BLOCK;
+    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + heads - 1) / heads)), static_cast<unsigned>(num_splits));
 }
 
-inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int num_splits)
+/* Launches a kernel that may start while the stream's previous one ends; it has a wait_for_previous. */
+template <class... Parameters, class... Arguments>
+cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid, size_t shared_bytes, cudaStream_t stream,
+                             const Arguments &...arguments)
 {
-    const int size = block_group(group);
-    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + size - 1) / size)), static_cast<unsigned>(num_splits));
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = kThreads;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = params.has_dependent_launch ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+/* What such blocks leave to a kernel of its own, if they do. */
+inline cudaError_t launch_join_of(const hattn_cuda_params &params, const Inputs &in, int num_rows, int group, int heads, int num_splits, cudaStream_t stream)
+{
+    const bool has_parts = num_splits > 1 || in.sink_logits.data;
+    return has_parts && joins_apart(params.problem, std::min(group, heads)) ? launch_join(params, in, num_rows, num_splits, stream) : cudaSuccess;
 }
 
 } // namespace hattn

@@ -11,7 +11,8 @@ namespace hattn {
 
 struct SelectEarly {
     Slot list[kList];
-    RegionSelection::Space select;
+    int32_t positions[kList];
+    RegionSpace select;
 };
 
 template <class Engine, int kGroup>
@@ -22,30 +23,42 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid
     const hattn_problem &p = params.problem;
     const Share share = share_of(params.group, kGroup);
     const int32_t head = share.first_head / params.group;
-    RegionSelection selection(params, args, run, share.row, head, space.early.select);
+    RegionSelection selection(run, share.row, head, space.early.select);
     const int32_t kept = selection.task().kept;
     const SlotFinder slots(params, args.batch, selection.task().row.sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
     const bool shows = share.first_head % params.group == 0;
-    int32_t *indices = shows && args.indices.data ? reinterpret_cast<int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0)) : nullptr;
+    int32_t *indices = nullptr;
+    if (shows && args.indices.data)
+        indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] + head * p.indices.stride[1];
+    bool is_found = true;
     auto ready = [&] {
         wait_for_previous();
-        selection.find();
+        is_found = selection.find();
+        if (!is_found)
+            score_anew(params, args, run, share.row, head, space.early.select);
         if (shows && share.split == 0) {
             for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
                 indices[i] = -1;
             if (threadIdx.x == 0 && args.counts.data)
-                *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)) = kept;
+                static_cast<int32_t *>(hattn_address(args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
         }
         return kept;
     };
     bool last = attend_share<Engine, SelectEarly>(params, inputs_of(args, workspace), share, space, ready, [&](int first, int end, Slot *list) {
-        selection.visit(first, end, [&](int rank, int position) {
-            list[rank - first] = slots.find(position);
+        int32_t *positions = space.early.positions;
+        if (is_found)
+            selection.visit(first, end, positions);
+        else
+            visit_anew(run, share.row, head, first, end, positions, space.early.select);
+#pragma unroll 1
+        for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
+            list[rank - first] = slots.find(positions[rank - first]);
             if (indices)
-                indices[rank] = position;
-        });
+                indices[rank] = positions[rank - first];
+        }
+        __syncthreads();
     });
     /* Every block of the task has read the histogram once the last one is here. */
     const uint32_t blocks = static_cast<uint32_t>((params.group + kGroup - 1) / kGroup);
@@ -60,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid
 template <class Engines, class F>
 cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 {
-    return Engines::choose(params.problem, params.group, [&](auto engine) {
+    return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
         return f(decode_attend_kernel<Engine, Engine::kHeads>);
     });
@@ -69,25 +82,18 @@ cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 template <class Engines>
 cudaError_t load_decode_attend(const hattn_cuda_params &params)
 {
-    return with_decode_kernel<Engines>(params, [](auto kernel) { return prepare(kernel, 0); });
+    return with_decode_kernel<Engines>(params, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
 template <class Engines>
 cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const RegionRun run = region_run(params, args, workspace);
-    return with_decode_kernel<Engines>(params, [&](auto kernel) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attribute.val.programmaticStreamSerializationAllowed = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = attend_grid(params.problem, args.batch.num_rows, params.group, params.num_splits);
-        config.blockDim = kThreads;
-        config.stream = stream;
-        config.attrs = &attribute;
-        config.numAttrs = params.has_dependent_launch ? 1 : 0;
-        return cudaLaunchKernelEx(&config, kernel, params, args, run, workspace);
+    const cudaError_t error = with_decode_kernel<Engines>(params, [&](auto kernel) {
+        const dim3 grid = attend_grid(params.problem, args.batch.num_rows, params.group, params.block_heads, params.num_splits);
+        return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });
+    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, params.group, params.block_heads, params.num_splits, stream);
 }
 
 } // namespace hattn

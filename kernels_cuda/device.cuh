@@ -86,12 +86,23 @@ __device__ inline float load_element(const void *data, int32_t dtype, int64_t in
 }
 
 /* Rounds to nearest even. */
+template <class T>
+__device__ inline T from_float(float x)
+{
+    if constexpr (std::is_same_v<T, __half>)
+        return __float2half_rn(x);
+    else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        return __float2bfloat16_rn(x);
+    else
+        return x;
+}
+
 __device__ inline void store_element(void *data, int32_t dtype, int64_t index, float value)
 {
     if (dtype == HATTN_F16)
-        static_cast<__half *>(data)[index] = __float2half_rn(value);
+        static_cast<__half *>(data)[index] = from_float<__half>(value);
     else if (dtype == HATTN_BF16)
-        static_cast<__nv_bfloat16 *>(data)[index] = __float2bfloat16_rn(value);
+        static_cast<__nv_bfloat16 *>(data)[index] = from_float<__nv_bfloat16>(value);
     else
         static_cast<float *>(data)[index] = value;
 }
@@ -257,6 +268,27 @@ __device__ inline uint32_t transpose_8x8(uint32_t x)
     return (low >> g % 2 * 16 & 0xffff) | (high >> g % 2 * 16) << 16;
 }
 
+template <int kCount>
+__device__ inline void load_matrices(uint32_t (&x)[kCount], const void *row)
+{
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    for (int i = 0; i < kCount; i++) {
+        const uint64_t address = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + g);
+        x[i] = reinterpret_cast<const uint32_t *>(address)[t];
+    }
+}
+
+template <int kCount>
+__device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
+{
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    for (int i = 0; i < kCount; i++) {
+        const uint64_t low = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + 2 * t);
+        const uint64_t high = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + 2 * t + 1);
+        x[i] = reinterpret_cast<const uint16_t *>(low)[g] | static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(high)[g]) << 16;
+    }
+}
+
 #else
 
 template <class T>
@@ -279,7 +311,56 @@ __device__ inline uint32_t transpose_8x8(uint32_t x)
     return y;
 }
 
+/* kCount matrices of 8 x 8 of 16 bits in shared memory, whose rows lanes 8i .. 8i+7 point at for matrix i: lane (g, t) gets elements
+ * (g, 2t), (g, 2t+1) of each ... */
+template <int kCount> /* 2 or 4 */
+__device__ inline void load_matrices(uint32_t (&x)[kCount], const void *row)
+{
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    if constexpr (kCount == 4)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(address)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+}
+
+/* ... or (2t, g), (2t+1, g). */
+template <int kCount>
+__device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
+{
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    if constexpr (kCount == 4)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(address)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+}
+
 #endif
+
+/* Two e4m3 values, the low 16 bits of x, as two fp16: exact, NaN stays NaN. */
+__device__ inline uint32_t half2_of_e4m3(uint32_t x)
+{
+    uint32_t y;
+#if !defined(HATTN_PORTABLE) && __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(y) : "h"(static_cast<uint16_t>(x)));
+#else
+    /* The byte at the top of each half; see to_float: 2^8 makes up for the bias. */
+    const uint32_t bytes = __byte_perm(x, 0, 0x1404), nan = __vcmpeq2(bytes & 0x7f007f00, 0x7f007f00);
+    const uint32_t moved = (bytes & 0x80008000) | (bytes & 0x7f007f00) >> 1, scale = 0x5c005c00;
+    __half2 value, factor;
+    memcpy(&value, &moved, sizeof(value));
+    memcpy(&factor, &scale, sizeof(factor));
+    value = __hmul2(value, factor);
+    memcpy(&y, &value, sizeof(y));
+    y |= nan;
+#endif
+    return y;
+}
 
 /* ---- popcounts of planes on tensor cores ----
  * m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words as chunk t of the
@@ -372,6 +453,50 @@ __device__ inline uint4 load_row16(const void *address)
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
 #endif
     return v;
+}
+
+/* 16 bytes of global memory into shared memory, without passing registers or L1; zeros (and no read) where not `present`. Copies since the last
+ * copy_commit are a group; copy_wait returns when all groups but the last `pending` (0, 1 or 2) have landed, for this thread. */
+__device__ inline void copy_async16(void *shared, const void *global, bool present)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint4 *>(shared) = present ? *static_cast<const uint4 *>(global) : uint4{};
+#else
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global),
+                 "r"(present ? 16 : 0)
+                 : "memory");
+#endif
+}
+
+/* The same for 4 bytes, through L1. */
+__device__ inline void copy_async4(void *shared, const void *global)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint32_t *>(shared) = *static_cast<const uint32_t *>(global);
+#else
+    asm volatile("cp.async.ca.shared.global [%0],[%1],4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+#endif
+}
+
+__device__ inline void copy_commit()
+{
+#ifndef HATTN_PORTABLE
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+__device__ inline void copy_wait(int pending)
+{
+#ifndef HATTN_PORTABLE
+    if (pending >= 2)
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
+    else if (pending == 1)
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+    else
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+#else
+    static_cast<void>(pending);
+#endif
 }
 
 /* Read once: not worth a place in L1. The address is aligned to the array's size. */

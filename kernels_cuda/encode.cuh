@@ -245,76 +245,93 @@ struct QueryRun {
     int32_t weight_max; /* of weighted scores; hamming: 0 */
 };
 
-/* The same for a linear map of q's own 16-bit type and at most 8 heads, on tensor cores: a warp takes 16 inputs at a time and all
- * outputs, as attention does its values: W^T through byte permutes, q as the columns. Few instructions: a block that scores for a few
- * microseconds runs each of them once, from a cold instruction cache. emit(r, sum) is called in the thread that has bit r: r is threadIdx.x,
- * and then every kThreads. */
-template <class W, class Emit>
-__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Emit emit)
+constexpr int kQueryHeads = 8; /* of one round of sum_query_mma: columns of its products */
+
+/* How sum_query_mma's warps share a map: 64 outputs each, in `shares` parts of the inputs. */
+struct QuerySplit {
+    int blocks, shares;
+
+    __host__ __device__ explicit QuerySplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks)
+    {
+    }
+};
+
+/* The same for a linear map of q's own 16-bit type, on tensor cores, 8 heads at a time: a warp takes 64 outputs and 16 inputs at a time, as
+ * attention does its values: W^T through byte permutes, q as the columns. Few instructions: a block that scores for a few
+ * microseconds runs each of them once, from a cold instruction cache. meanwhile() is called when the first loads are on their way;
+ * emit(r, sum) in the thread that has bit r: r is threadIdx.x, and then every kThreads. */
+template <class W, class Meanwhile, class Emit>
+__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile, Emit emit)
 {
-    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(run.code_bits);
-    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head + 2 * t * run.map_input + g * 8;
-    const W *query = static_cast<const W *>(run.q) + row * run.q_row + (static_cast<int64_t>(head) * run.group + min(g, run.group - 1)) * run.q_head + 2 * t;
+    const QuerySplit split(run.code_bits);
+    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(run.code_bits), share = warp_id() / split.blocks;
+    const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
+    const bool is_used = first < run.code_bits;
+    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head + 2 * t * run.map_input + first;
+    const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head + 2 * t;
+    const int part_heads = min(run.group, kQueryHeads);
+    float *sums = parts + split.shares * part_heads * stride_part;
 #pragma unroll 1
-    for (int first = g * 8; first < (run.code_bits + 63) / 64 * 64; first += 64) {
+    for (int first_head = 0; first_head < run.group; first_head += kQueryHeads) {
+        const int count = min(kQueryHeads, run.group - first_head);
+        const W *query = queries + (first_head + min(g, count - 1)) * run.q_head;
         float z[4][4] = {};
-        const W *column = weight + first - g * 8;
-#pragma unroll 1
-        for (int i = warp_id() * 16; i < run.head_dim; i += kWarps * 16) {
-            uint4 v[4] = {};
-            if (first < run.code_bits) {
-                const W *w = column + i * run.map_input;
-                v[0] = load_row16(w);
-                v[1] = load_row16(w + run.map_input);
-                v[2] = load_row16(w + 8 * run.map_input);
-                v[3] = load_row16(w + 9 * run.map_input);
-            }
-            uint32_t b0 = 0, b1 = 0;
-            if (g < run.group) {
-                memcpy(&b0, query + i, sizeof(b0));
-                memcpy(&b1, query + i + 8, sizeof(b1));
-            }
-            const uint32_t *x0 = &v[0].x, *x1 = &v[1].x, *x2 = &v[2].x, *x3 = &v[3].x;
+        for (int i = share * 16; i < run.head_dim || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
+            uint4 v[2][4] = {};
+            uint32_t b[2][2] = {};
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                             __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
+            for (int s = 0; s < 2; s++) {
+                const int input = i + s * step;
+                if (input < run.head_dim && is_used) {
+                    const W *w = weight + input * run.map_input;
+                    v[s][0] = load_row16(w);
+                    v[s][1] = load_row16(w + run.map_input);
+                    v[s][2] = load_row16(w + 8 * run.map_input);
+                    v[s][3] = load_row16(w + 9 * run.map_input);
+                }
+                if (input < run.head_dim && g < count) {
+                    memcpy(&b[s][0], query + input, sizeof(uint32_t));
+                    memcpy(&b[s][1], query + input + 8, sizeof(uint32_t));
+                }
+            }
+            if (first_head == 0 && i == share * 16)
+                meanwhile();
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+                const uint32_t *x0 = &v[s][0].x, *x1 = &v[s][1].x, *x2 = &v[s][2].x, *x3 = &v[s][3].x;
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
+                                 __byte_perm(x2[j], x3[j], 0x7632), b[s][0], b[s][1]);
+            }
         }
 #pragma unroll
         for (int c = 0; c < 2; c++)
-            if (2 * t + c < run.group && first < run.code_bits)
+            if (2 * t + c < count && is_used)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(&parts[(warp_id() * run.group + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) =
-                        make_float2(z[j][c], z[j][c + 2]);
-    }
-    __syncthreads();
+                    *reinterpret_cast<float2 *>(&parts[(share * part_heads + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) = make_float2(z[j][c], z[j][c + 2]);
+        __syncthreads();
 #pragma unroll 1
-    for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
-        float sum = 0.0f;
-        const float *part = parts + mma_place(r);
+        for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
+            float sum = first_head ? sums[r] : 0.0f;
+            const float *part = parts + mma_place(r);
 #pragma unroll 1
-        for (int v = 0; v < run.group; v++, part += stride_part) {
-            float z = 0.0f;
+            for (int v = 0; v < count; v++, part += stride_part) {
+                float z = 0.0f;
 #pragma unroll
-            for (int w = 0; w < kWarps; w++)
-                z += part[w * run.group * stride_part];
-            sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
+                for (int s = 0; s < kWarps; s++)
+                    z += s < split.shares ? part[s * part_heads * stride_part] : 0.0f;
+                sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
+            }
+            if (first_head + count < run.group)
+                sums[r] = sum;
+            else
+                emit(r, sum);
         }
-        emit(r, sum);
+        if (first_head + count < run.group)
+            __syncthreads();
     }
-}
-
-/* Asks for the map of a head, before anything is known of its row. */
-__device__ inline void prefetch_map(const QueryRun &run, int32_t head)
-{
-    const uint16_t *map = static_cast<const uint16_t *>(run.map) + head / run.heads_per_code * run.map_head;
-    const int lines = (run.code_bits + 63) / 64; /* of 128 bytes, of one input */
-#pragma unroll 1
-    for (int line = 0; line < lines; line++)
-#pragma unroll 1
-        for (int i = threadIdx.x; i < run.head_dim; i += kThreads)
-            prefetch_line(map + i * run.map_input + line * 64);
 }
 
 /* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
@@ -332,7 +349,7 @@ __device__ inline float finite_magnitude(float sum)
 
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
-    return params.encodes_by_mma ? kWarps * static_cast<size_t>(params.group) * mma_row(params.problem.code_bits) * sizeof(float)
+    return params.encodes_by_mma ? (QuerySplit(params.problem.code_bits).shares * static_cast<size_t>(params.group < kQueryHeads ? params.group : kQueryHeads) + 1) * mma_row(params.problem.code_bits) * sizeof(float)
                                  : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
 }
 
@@ -365,7 +382,7 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     bool done = false;
     if constexpr (sizeof(W) == 2)
         if ((done = params.encodes_by_mma))
-            sum_query_mma<W>(run, row, static_cast<int32_t>(head), shared, [&](int r, float sum) { code.sums[r] = sum; });
+            sum_query_mma<W>(run, row, static_cast<int32_t>(head), shared, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
     if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);
     __syncthreads();

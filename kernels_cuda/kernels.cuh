@@ -17,6 +17,11 @@ namespace hattn {
 template <class Pointer>
 using value_of = std::remove_const_t<std::remove_pointer_t<Pointer>>;
 
+/* Arguments that attend and decode have in common. */
+struct Inputs {
+    hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
+};
+
 inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
 {
     for (const cudaError_t error : errors)
@@ -47,17 +52,23 @@ cudaError_t load_score_regions(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
 cudaError_t load_attend_mma(const hattn_cuda_params &params);
 cudaError_t load_attend_plain(const hattn_cuda_params &params);
+cudaError_t load_attend_wide(const hattn_cuda_params &params);
 cudaError_t load_decode_attend_mma(const hattn_cuda_params &params);
 cudaError_t load_decode_attend_plain(const hattn_cuda_params &params);
+cudaError_t load_decode_attend_wide(const hattn_cuda_params &params);
 cudaError_t load_merge();
+cudaError_t load_join();
+cudaError_t launch_join(const hattn_cuda_params &params, const Inputs &in, int num_rows, int num_splits, cudaStream_t stream);
 
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_decode_attend_mma(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_decode_attend_plain(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_decode_attend_wide(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 
 } // namespace hattn
 

@@ -16,6 +16,7 @@ int hattn_cuda_device_count(int *count);
 typedef struct hattn_cuda_properties {
     char name[128];
     int32_t major, minor, num_multiprocessors;
+    int32_t block_shared, multiprocessor_shared, reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
@@ -24,8 +25,8 @@ void hattn_cuda_leave(int previous);
 int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 
 /* ---- kernels: enqueue, return the launch's error ---- */
-/* Loads every kernel and raises shared memory limits, so that a first run may be captured. */
-int hattn_cuda_load(const hattn_cuda_params *params);
+/* Loads every kernel and raises shared memory limits, so that a first run may be captured; sets has_dependent_launch. */
+int hattn_cuda_load(hattn_cuda_params *params);
 /* Codes of the rows' own keys. */
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);

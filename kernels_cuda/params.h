@@ -11,9 +11,11 @@ enum {
     HATTN_CUDA_BINS = 2048,               /* of one digit of a key */
     HATTN_CUDA_LEVELS = 1024,             /* the largest score of a decode by regions */
     HATTN_CUDA_HISTOGRAMS = 1024,         /* the most tasks of a decode by regions */
-    HATTN_CUDA_COUNTERS = 65536,          /* tasks that may be split over blocks */
-    HATTN_CUDA_GROUP_BLOCK = 8            /* query heads of one attend block */
+    HATTN_CUDA_COUNTERS = 65536           /* tasks that may be split over blocks */
 };
+
+/* Attention's engines: attend.cuh, attend_mma.cuh, attend_wide.cuh. */
+enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_WIDE };
 
 /* The control region, the same for every plan: plans share workspaces. */
 typedef struct hattn_cuda_control {
@@ -36,13 +38,14 @@ typedef struct hattn_cuda_params {
     int32_t num_splits_max;               /* of the two: what the partial results are laid out for */
     int32_t encodes_by_mma;               /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t num_multiprocessors;
-    int32_t tensor_cores;                 /* attention by MmaEngine */
-    int32_t has_dependent_launch;         /* sm_90: the attend kernel may start while the score kernel ends */
+    int32_t engine;                       /* HATTN_CUDA_PLAIN ... */
+    int32_t block_heads, dense_block_heads; /* query heads of one attend block: of a selection's, of a KV head's */
+    int32_t attend_shared;                /* bytes of dynamic shared memory of an attend block */
+    int32_t has_dependent_launch;         /* kernels compiled for sm_90: the attend kernel may start while the score kernel ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
     int32_t plane_blocks;                 /* pairs of planes that weights can need: 1 or 2 */
     int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */
-    int32_t score_step;                   /* keys that a warp loads at a time */
     int32_t region, num_regions;          /* keys of one; of max_length */
     int32_t num_levels, row_size;         /* the largest score, and the same rounded up to 8 */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */

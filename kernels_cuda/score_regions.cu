@@ -19,7 +19,6 @@ struct CodeRun {
     const int32_t *table;              /* NULL: contiguous */
     int64_t table_stride;
     hattn_cuda_divisor page_size;
-    bool shares_pages; /* a step touches at most 32: a lane each looks one up */
 };
 
 struct ScoreRun {
@@ -38,7 +37,7 @@ struct Step {
     static constexpr int kAll = kWords < 4 ? 4 : 8, kUnits = kAll / kLoads, kKeys = kUnits * kPerLoad, kSize = 32 * kKeys;
 };
 
-/* Codes of one sequence and head, a step at a time. */
+/* Codes of one sequence and head: key(u) for each unit of a step, the pages of all of them first. */
 template <int kWords>
 class CodeReader
 {
@@ -51,92 +50,62 @@ public:
         table_ = run.table + sequence * run.table_stride;
     }
 
-    /* Asks for a step's codes, as far as it is known where they are. */
-    __device__ void prefetch(int32_t first) const
-    {
-        const int32_t key = first + lane_id() * (S::kSize / 32);
-        if (!run_.table && key <= last_)
-            prefetch_line(base_ + static_cast<uint64_t>(key) * run_.slot_bytes);
-    }
+    /* Units of a lane: keys first, first + spacing, ... */
+    struct Units {
+        uint32_t first, spacing;
+    };
 
-    /* Must be called for every step, in order, before load. */
-    __device__ void look_up(int32_t first)
-    {
-        if (run_.table && run_.shares_pages) {
-            first_page_ = divide(first, run_.page_size);
-            page_ = table_[min(first_page_ + lane_id(), divide(last_, run_.page_size))];
-        }
-    }
+    __device__ static Units step(int32_t first) { return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad}; }
 
-    __device__ void load(uint32_t (&words)[S::kAll][4], int32_t first) const
-    {
-        auto key_of = [&](int u) { return min(first + (u * 32 + lane_id()) * S::kPerLoad, last_); };
-        if (run_.table && run_.shares_pages)
-            load_each(words, [&](int u) {
-                const uint32_t key = key_of(u), index = divide(key, run_.page_size);
-                return slot(__shfl_sync(kFullMask, page_, index - first_page_), key - index * run_.page_size.divisor);
-            });
-        else
-            load_keys(words, key_of);
-    }
-
-    /* Every warp of the block another part of a sample of kWarps * S::kSize keys of first..last. */
-    __device__ void prefetch_sample(int32_t first) const
-    {
-        constexpr int kLanes = 8 / S::kLoads; /* of a line */
-        if (!run_.table && lane_id() % kLanes == 0)
-#pragma unroll 1
-            for (int u = 0; u < S::kUnits; u++)
-                prefetch_line(base_ + static_cast<uint64_t>(sample_key(first, u)) * run_.slot_bytes);
-    }
-
-    __device__ void load_sample(uint32_t (&words)[S::kAll][4], int32_t first) const
-    {
-        load_keys(words, [&](int u) { return sample_key(first, u); });
-    }
-
-private:
-    /* Runs of 16 keys, spread evenly, so that clusters of keys are in the sample about as often as they are in the row. */
-    __device__ uint32_t sample_key(int32_t first, int u) const
+    /* A warp's part of a sample of kWarps * S::kSize keys of first..last: runs of 16 keys, spread evenly, so that clusters of keys are in it
+     * about as often as they are in the row. */
+    __device__ Units sample(int32_t first) const
     {
         constexpr int kLanes = 16 / S::kPerLoad, kRuns = 32 / kLanes; /* of a run; of a load */
-        const uint32_t run = (u * kWarps + warp_id()) * kRuns + lane_id() / kLanes, spread = (last_ - first) / (S::kUnits * kWarps * kRuns);
-        return min((first + run * spread) / S::kPerLoad * S::kPerLoad + lane_id() % kLanes * S::kPerLoad, last_);
+        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad * S::kPerLoad, run = warp_id() * kRuns + lane_id() / kLanes;
+        return {first / S::kPerLoad * S::kPerLoad + run * spread + lane_id() % kLanes * S::kPerLoad, kWarps * kRuns * spread};
     }
 
-    __device__ const char *slot(uint32_t page, uint32_t slot) const
+    /* Asks for codes, as far as it is known where they are. */
+    __device__ void prefetch(Units units) const
     {
-        return base_ + static_cast<uint64_t>(page) * run_.page_bytes + static_cast<uint64_t>(slot) * run_.slot_bytes;
+        if (!run_.table && lane_id() % (8 / S::kLoads) == 0) /* a line has 128 bytes */
+#pragma unroll 1
+            for (int u = 0; u < S::kUnits; u++, units.first += units.spacing)
+                prefetch_line(base_ + static_cast<uint64_t>(min(units.first, last_)) * run_.slot_bytes);
     }
 
-    template <class KeyOf>
-    __device__ void load_keys(uint32_t (&words)[S::kAll][4], KeyOf key_of) const
+    /* Before load, for the same units. */
+    __device__ void look_up(Units units)
     {
-        if (!run_.table)
-            load_each(words, [&](int u) { return base_ + static_cast<uint64_t>(key_of(u)) * run_.slot_bytes; });
-        else
-            load_each(words, [&](int u) {
-                const uint32_t key = key_of(u), index = divide(key, run_.page_size);
-                return slot(table_[index], key - index * run_.page_size.divisor);
-            });
+        if (run_.table)
+#pragma unroll
+            for (int u = 0; u < S::kUnits; u++)
+                page_[u] = table_[divide(min(units.first + u * units.spacing, last_), run_.page_size)];
     }
 
-    template <class Address>
-    __device__ static void load_each(uint32_t (&words)[S::kAll][4], Address address)
+    __device__ void load(uint32_t (&words)[S::kAll][4], Units units) const
     {
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
-            const char *code = address(u);
+            uint32_t slot = min(units.first + u * units.spacing, last_);
+            const char *code = base_;
+            if (run_.table) {
+                slot -= divide(slot, run_.page_size) * run_.page_size.divisor;
+                code += static_cast<uint64_t>(page_[u]) * run_.page_bytes;
+            }
+            code += static_cast<uint64_t>(slot) * run_.slot_bytes;
 #pragma unroll
             for (int i = 0; i < S::kLoads; i++)
                 load_streamed(words[u * S::kLoads + i], code + 16 * i);
         }
     }
 
+private:
     const CodeRun &run_;
     const char *base_;
     const int32_t *table_;
-    uint32_t last_, first_page_ = 0, page_ = 0;
+    uint32_t last_, page_[S::kUnits];
 };
 
 /* The words of key number `key` of a lane. */
@@ -155,9 +124,9 @@ struct Planes {
     float largest[kWarps];
 };
 
-/* All threads; ends with a barrier. */
-template <int kWords, int kBlocks, class W>
-__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool stores, float *parts, Planes<kWords> &planes)
+/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way. */
+template <int kWords, int kBlocks, class W, class Meanwhile>
+__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile)
 {
     int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
     constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
@@ -169,9 +138,10 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
             const int r = threadIdx.x + i * kThreads;
             weight[i] = r < code_bits ? weights[r] : 0;
         }
+        meanwhile();
     } else {
         float sums[kBits] = {}, largest = 0.0f;
-        sum_query_mma<W>(run.query, row, head, parts, [&](int r, float sum) {
+        sum_query_mma<W>(run.query, row, head, parts, meanwhile, [&](int r, float sum) {
             sums[kBits == 1 ? 0 : r / kThreads] = sum;
             largest = fmaxf(largest, finite_magnitude(sum));
         });
@@ -310,7 +280,7 @@ __device__ inline void list_candidates(const uint32_t *score, uint32_t bound, ui
 }
 
 template <int kWords, int kBlocks, class W, bool kSampled>
-__global__ void __launch_bounds__(kThreads, 3) score_regions_kernel(const __grid_constant__ ScoreRun run)
+__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
     using S = Step<kWords>;
     extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
@@ -320,30 +290,29 @@ __global__ void __launch_bounds__(kThreads, 3) score_regions_kernel(const __grid
     const int32_t row = blockIdx.x, head = blockIdx.y, chunk = blockIdx.z;
     const int stride = histogram_stride(regions.row_size);
     float *space = shared + (kSampled ? stride : 0);
-    if (run.encodes)
-        prefetch_map(run.query, head);
     const RegionTask task = resolve_task(regions, row, head);
     const bool shows = run.shows_weights && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
-    if (!shows && !scores_keys)
-        return;
     const int32_t begin = chunk * regions.chunk + warp_id() * regions.range, end = min(begin + regions.range, scores_keys ? task.end : 0);
-    CodeReader<kWords> reader(run.codes, task.row.sequence, head / run.query.heads_per_code, task.end - 1);
+    using Reader = CodeReader<kWords>;
+    Reader reader(run.codes, task.row.sequence, head / run.query.heads_per_code, task.end - 1);
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
-    if (kSampled && scores_keys) {
-        reader.prefetch_sample(task.first);
-        clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
-    }
-    if (begin < end)
-        reader.prefetch(begin);
-    make_planes<kWords, kBlocks, W>(run, row, head, shows || (kSampled && chunk == 0), space, planes);
+    make_planes<kWords, kBlocks, W>(run, row, head, shows || (kSampled && chunk == 0), space, planes, [&] {
+        if (kSampled)
+            clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
+        if (kSampled && scores_keys)
+            reader.prefetch(reader.sample(task.first));
+        if (begin < end)
+            reader.prefetch(Reader::step(begin));
+    });
     if (!scores_keys)
         return;
 
     uint32_t words[S::kAll][4], score[S::kKeys];
     const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, 2 * kBlocks);
     if (kSampled) {
-        reader.load_sample(words, task.first);
+        reader.look_up(reader.sample(task.first));
+        reader.load(words, reader.sample(task.first));
         score_step(score, words, counter);
         const SharedCounters counts(sample + 3);
 #pragma unroll
@@ -351,9 +320,9 @@ __global__ void __launch_bounds__(kThreads, 3) score_regions_kernel(const __grid
             counts.count(x);
     }
     if (begin < end) {
-        reader.look_up(begin);
-        reader.load(words, begin);
-        reader.look_up(begin + S::kSize);
+        reader.look_up(Reader::step(begin));
+        reader.load(words, Reader::step(begin));
+        reader.look_up(Reader::step(begin + S::kSize));
     }
     uint32_t *histogram = reinterpret_cast<uint32_t *>(space) + warp_id() * stride;
     clear(histogram + 4, regions.row_size, lane_id(), 32);
@@ -376,8 +345,8 @@ __global__ void __launch_bounds__(kThreads, 3) score_regions_kernel(const __grid
         score_step(score, words, counter);
         const int32_t next = first + S::kSize;
         if (next < end) {
-            reader.load(words, next);
-            reader.look_up(next + S::kSize);
+            reader.load(words, Reader::step(next));
+            reader.look_up(Reader::step(next + S::kSize));
         }
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
@@ -426,7 +395,6 @@ ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &arg
         run.codes.table = static_cast<const int32_t *>(hattn_address(args.batch.block_table));
         run.codes.table_stride = p.block_table.stride[0];
         run.codes.page_size = params.page_size;
-        run.codes.shares_pages = (params.score_step - 2) / p.page_size + 2 <= 32;
     }
     run.encodes = params.encodes_in_score;
     run.shows_weights = run.encodes && args.weights.data;

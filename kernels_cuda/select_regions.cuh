@@ -21,45 +21,89 @@ __device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold
     return (bits | bits >> 15) & 0xff;
 }
 
+struct RegionSpace {
+    uint32_t sums[2][kWarps];
+    int32_t num_hits;
+    union {
+        struct {
+            int32_t region;
+            uint32_t above, equal;
+        } hits[kList];
+        struct {
+            QueryCode query;
+            SelectSpace select;
+            Threshold threshold;
+        } anew;
+    };
+};
+
+/* ---- a bound that was too high ----
+ * Scores of the whole row, in the memory of its list, and a selection from these. All blocks of the task do and write the same. Apart from
+ * the rest, which must not pay for it in registers. */
+
+__device__ inline Selection<uint16_t> anew_selection(const RegionRun &run, const RegionTask &task, Threshold threshold)
+{
+    const uint16_t *scores = reinterpret_cast<const uint16_t *>(reinterpret_cast<const uint32_t *>(run.scores) + task.task * run.score_stride);
+    return {scores + run.num_sink, task.row.length, task.kept, run.num_sink, run.num_recent, threshold};
+}
+
+static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
+                                               RegionSpace &space)
+{
+    const RegionTask task = resolve_task(run, row, head);
+    QueryCode &query = space.anew.query;
+    const hattn_problem &p = params.problem;
+    const int8_t *weights = run.weights + row * run.weights_row + head * run.weights_head;
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        query.weights[r] = r < p.code_bits ? weights[r] : static_cast<int8_t>(0);
+    __syncthreads();
+    split_planes(query);
+    const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, task.row.sequence);
+    const int64_t code_head = static_cast<int64_t>(head) * p.num_code_heads / p.num_selection_heads;
+    Selection<uint16_t> selection = anew_selection(run, task, {});
+    uint16_t *scores = const_cast<uint16_t *>(selection.keys) - run.num_sink;
+    for (int32_t j = threadIdx.x; j < task.end; j += kThreads) {
+        int32_t slot;
+        const int64_t page = hattn_page(&pages, j, &slot);
+        scores[j] = static_cast<uint16_t>(
+            score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args.codes, page, slot, code_head)), (p.code_bits + 31) / 32));
+    }
+    __syncthreads();
+    selection.find(params, space.anew.select);
+    if (threadIdx.x == 0)
+        space.anew.threshold = selection.threshold;
+    __syncthreads();
+}
+
+static __device__ __noinline__ void visit_anew(const RegionRun &run, int32_t row, int32_t head, int first, int end, int32_t *positions, RegionSpace &space)
+{
+    anew_selection(run, resolve_task(run, row, head), space.anew.threshold).visit(first, end, space.anew.select, [&](int rank, int position) {
+        positions[rank - first] = position;
+    });
+}
+
 class RegionSelection
 {
 public:
-    struct Space {
-        uint32_t sums[2][kWarps];
-        int32_t num_hits;
-        union {
-            struct {
-                int32_t region;
-                uint32_t above, equal;
-            } hits[kList];
-            struct {
-                QueryCode query;
-                SelectSpace select;
-            } anew;
-        };
-    };
-
-    __device__ RegionSelection(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head, Space &space)
-        : params_(params), args_(args), run_(run), task_(resolve_task(run, row, head)), space_(space), row_(row), head_(head)
+    __device__ RegionSelection(const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
+        : run_(run), task_(resolve_task(run, row, head)), space_(space)
     {
     }
 
     __device__ const RegionTask &task() const { return task_; }
 
-    /* After the score kernel: threshold, and what comes before this thread's regions. */
-    __device__ void find()
+    /* After the score kernel: threshold, and what comes before this thread's regions. False: the bound was too high. */
+    __device__ bool find()
     {
         if (threadIdx.x == 0)
             space_.num_hits = 0;
         if (!task_.is_ranked) {
             __syncthreads();
-            return;
+            return true;
         }
         find_threshold();
-        if (is_anew_) {
-            score_anew();
-            return;
-        }
+        if (run_.is_sampled && threshold_.key == 0)
+            return false;
         const int used = (task_.end + run_.region - 1) / run_.region;
         per_thread_ = (used + kThreads - 1) / kThreads;
         first_region_ = threadIdx.x * per_thread_;
@@ -73,33 +117,30 @@ public:
         }
         above_before_ = block_scan(above, space_.sums[0], &total);
         equal_before_ = block_scan(equal, space_.sums[1], &total);
+        return true;
     }
 
-    /* sink(rank, position) for ranks first..end of 0..kept. Ends with a barrier. */
-    template <class Sink>
-    __device__ void visit(int first, int end, Sink sink)
+    /* positions[rank - first] for ranks first..end of 0..kept. Ends with a barrier. */
+    __device__ void visit(int first, int end, int32_t *positions)
     {
-        if (is_anew_) {
-            anew().visit(first, end, space_.anew.select, sink);
-            return;
-        }
-        visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
+        visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end, [&](int rank, int position) { positions[rank - first] = position; });
         if (task_.is_ranked) {
             const int num_wanted = task_.kept - run_.num_sink - run_.num_recent;
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_wanted);
+            int32_t *list = positions + run_.num_sink - first;
             find_hits(low, high);
             __syncthreads();
 #pragma unroll 1
-            for (int i = warp_id(); i < space_.num_hits; i += kWarps)
-            {
+            for (int i = warp_id(); i < space_.num_hits; i += kWarps) {
+                const auto hit = space_.hits[i];
                 auto keep = [&](uint32_t rank, int position) {
                     if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
-                        sink(static_cast<int>(rank) + run_.num_sink, position);
+                        list[rank] = position;
                 };
                 if (run_.is_sampled)
-                    visit_candidates(space_.hits[i].region, space_.hits[i].above, space_.hits[i].equal, keep);
+                    visit_candidates(hit.region, hit.above, hit.equal, keep);
                 else
-                    visit_region(space_.hits[i].region, space_.hits[i].above, space_.hits[i].equal, keep);
+                    visit_region(hit.region, hit.above, hit.equal, keep);
             }
         }
         __syncthreads();
@@ -128,43 +169,6 @@ private:
             *reinterpret_cast<uint4 *>(x + 4) = __ldcg(reinterpret_cast<const uint4 *>(histogram + i + 4));
         });
         threshold_.ties = wanted - above;
-        is_anew_ = run_.is_sampled && threshold_.key == 0;
-    }
-
-    /* The bound was too high for this row: scores of all of it, in the memory of its list, and a selection from these. All blocks of the
-     * task do and write the same. */
-    __device__ __noinline__ void score_anew()
-    {
-        QueryCode &query = space_.anew.query;
-        const hattn_problem &p = params_.problem;
-        const int8_t *weights = run_.weights + row_ * run_.weights_row + head_ * run_.weights_head;
-        for (int r = threadIdx.x; r < 512; r += kThreads)
-            query.weights[r] = r < p.code_bits ? weights[r] : static_cast<int8_t>(0);
-        __syncthreads();
-        split_planes(query);
-        const hattn_pages pages = hattn_sequence_pages(&p, &args_.batch, task_.row.sequence);
-        const int64_t code_head = static_cast<int64_t>(head_) * p.num_code_heads / p.num_selection_heads;
-        uint16_t *scores = anew_scores();
-        for (int32_t j = threadIdx.x; j < task_.end; j += kThreads) {
-            int32_t slot;
-            const int64_t page = hattn_page(&pages, j, &slot);
-            scores[j] = static_cast<uint16_t>(
-                score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args_.codes, page, slot, code_head)), (p.code_bits + 31) / 32));
-        }
-        __syncthreads();
-        Selection<uint16_t> selection = anew();
-        selection.find(params_, space_.anew.select);
-        threshold_ = selection.threshold;
-    }
-
-    __device__ uint16_t *anew_scores() const
-    {
-        return reinterpret_cast<uint16_t *>(reinterpret_cast<uint32_t *>(run_.scores) + task_.task * run_.score_stride);
-    }
-
-    __device__ Selection<uint16_t> anew() const
-    {
-        return {anew_scores() + run_.num_sink, task_.row.length, task_.kept, run_.num_sink, run_.num_recent, threshold_};
     }
 
     /* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
@@ -284,13 +288,9 @@ private:
         }
     }
 
-    const hattn_cuda_params &params_;
-    const hattn_decode_args &args_;
     const RegionRun &run_;
     const RegionTask task_;
-    Space &space_;
-    int32_t row_, head_;
-    bool is_anew_ = false;
+    RegionSpace &space_;
     Threshold threshold_ = {0, 0};
     int per_thread_ = 0, first_region_ = 0, end_region_ = 0;
     uint32_t above_ = 0, equal_ = 0; /* of the thread's only region, if it has one */
