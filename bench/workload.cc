@@ -102,10 +102,10 @@ void Workload::fill_layers(bool clustered)
     kv_ = Buffer(memory_, num_kv_layers_ * sizes_.kv_layer());
     const size_t codes = num_code_layers_ * sizes_.code_layer(), maps = num_map_layers_ * sizes_.map_layer();
     codes_ = Buffer(memory_, codes + maps);
-    maps_ = codes_.data() + codes;
+    maps_ = codes;
     fill_values(memory_, kv_.data(), kv_.size(), shape_.k_cache.dtype, 1);
     fill_bits(memory_, codes_.data(), codes, 2);
-    fill_values(memory_, maps_, maps, shape_.query_map.dtype, 4);
+    fill_values(memory_, codes_.data() + maps_, maps, shape_.query_map.dtype, 4);
     const size_t words = (size_t(shape_.code_bits) + 31) / 32;
     for (size_t layer = 0; layer < num_code_layers_; layer++) {
         uint8_t *data = codes_.data() + layer * sizes_.code_layer();

@@ -109,7 +109,7 @@ private:
     size_t kv_layer_ = 0, code_layer_ = 0, map_layer_ = 0, set_ = 0;
     bool short_of_memory_ = false;
     devices::Buffer kv_, codes_;
-    uint8_t *maps_; /* behind the codes: on the host they are in huge pages together */
+    size_t maps_; /* where they start behind the codes: on the host they are in huge pages together */
     std::vector<Set> sets_;
     devices::Buffer seq_len_, block_table_;
     devices::Buffer scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;

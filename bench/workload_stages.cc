@@ -22,20 +22,22 @@ hattn_batch Workload::batch() const
 
 Workload::CodeLayer Workload::next_code_layer()
 {
-    uint8_t *codes = codes_.data() + (code_layer_++ % num_code_layers_) * sizes_.code_layer();
-    uint8_t *query_map = maps_ + (map_layer_++ % num_map_layers_) * sizes_.map_layer();
+    const size_t codes = (code_layer_++ % num_code_layers_) * sizes_.code_layer();
+    const size_t query_map = maps_ + (map_layer_++ % num_map_layers_) * sizes_.map_layer();
+    const size_t key_map = query_map + sizes_.query_map;
     CodeLayer layer = {};
-    layer.codes.data = codes;
-    layer.norms.data = sizes_.norms ? codes + sizes_.codes : nullptr;
+    layer.codes = codes_.at(codes);
+    if (sizes_.norms)
+        layer.norms = codes_.at(codes + sizes_.codes);
     bool mlp = shape_.map_kind == HATTN_MAP_MLP;
     walk_map(shape_, shape_.query_map, [&](size_t i, size_t weight, size_t bias) {
-        layer.query_map.weight[i].data = query_map + weight;
-        layer.query_map.bias[i].data = mlp ? query_map + bias : nullptr; /* linear queries have none */
+        layer.query_map.weight[i] = codes_.at(query_map + weight);
+        if (mlp) /* linear queries have none */
+            layer.query_map.bias[i] = codes_.at(query_map + bias);
     });
-    uint8_t *key_map = query_map + sizes_.query_map;
     walk_map(shape_, shape_.key_map, [&](size_t i, size_t weight, size_t bias) {
-        layer.key_map.weight[i].data = key_map + weight;
-        layer.key_map.bias[i].data = key_map + bias;
+        layer.key_map.weight[i] = codes_.at(key_map + weight);
+        layer.key_map.bias[i] = codes_.at(key_map + bias);
     });
     return layer;
 }

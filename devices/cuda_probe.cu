@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <iterator>
+#include <type_traits>
 
 #include "devices/cuda.h"
 #include "devices/cuda_check.cuh"

@@ -137,6 +137,29 @@ TEST(Bench, DeviceRecordingsRunAtEachReplay)
     EXPECT_GT(stopwatch->record([&] { probe.read(0, from.data(), 64, stopwatch->stream()); })->replay(), 0);
 }
 
+TEST(Bench, DeviceCeilingsAreSpeedsOfMemory)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    const devices::Memory &memory = *devices::memory_of("cuda");
+    const auto stopwatch = devices::stopwatch_of("cuda");
+    const Buffer data(memory, size_t(2) << 30);
+    fill_bits(memory, data.data(), data.size(), 1);
+    for (int64_t row_bytes : {64, 128, 256, 1152}) {
+        DeviceCeiling ceiling(memory, *stopwatch, *devices::probe_of("cuda"), data.data(), data.size(),
+                              {32768, 512, row_bytes});
+        for (int i = 0; i < 3; i++)
+            ceiling.sample();
+        EXPECT_GT(ceiling.stream_gbps(), 100);
+        EXPECT_LT(ceiling.stream_gbps(), 20000);
+        EXPECT_GT(ceiling.gather_gbps(), 0.2 * ceiling.stream_gbps()) << row_bytes;
+        EXPECT_LT(ceiling.gather_gbps(), 1.05 * ceiling.stream_gbps()) << row_bytes;
+        EXPECT_GT(ceiling.copy_gbps(), 0.2 * ceiling.stream_gbps());
+        EXPECT_LT(ceiling.copy_gbps(), 0.6 * ceiling.stream_gbps());
+    }
+}
+
 /* The host's, with a cache of 32 MiB whatever the machine has. */
 class SmallCacheMemory : public devices::Memory
 {

@@ -104,8 +104,8 @@ void BenchReport::add(const conformance::Problem &problem, const Workload &workl
     print(table.str() + "\n");
     const Row &decode = rows[DECODE], &dense = rows[DENSE];
     summary_.row({problem.name, score, std::to_string(bits), info.backend, info.isa, std::to_string(config.threads),
-                  number(decode.us, 0), number(decode.percent, 0), number(decode.percent_stream, 0),
-                  number(dense.us, 0), number(dense.percent_stream, 0), number(dense.us / decode.us, 1),
+                  number(decode.us, 1), number(decode.percent, 0), number(decode.percent_stream, 0),
+                  number(dense.us, 1), number(dense.percent_stream, 0), number(dense.us / decode.us, 1),
                   number(ceiling.stream_gbps(), 1), number(ceiling.gather_gbps(), 1)});
 }
 

@@ -17,7 +17,7 @@ struct Config {
     int threads = 1;
     std::unique_ptr<devices::Recording> recordings[NUM_STAGES];
     int64_t calls[NUM_STAGES] = {}; /* of a recording */
-    Samples us[NUM_STAGES];    /* of a call */
+    Samples us[NUM_STAGES];         /* of a call */
 };
 
 class BenchReport

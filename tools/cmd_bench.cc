@@ -111,11 +111,12 @@ std::vector<Place> make_places(const std::vector<std::string> &backends)
     std::vector<Place> places;
     std::vector<std::string> on_host;
     for (const std::string &backend : backends) {
-        if (const devices::Memory *memory = devices::memory_of(backend))
-            places.push_back(
-                {{backend}, false, *memory, memory->properties().available / 4 * 3 - DeviceCeiling::MEMORY});
-        else
+        if (const devices::Memory *memory = devices::memory_of(backend)) {
+            const size_t limit = memory->properties().available / 4 * 3;
+            places.push_back({{backend}, false, *memory, limit - std::min(limit, DeviceCeiling::MEMORY)});
+        } else {
             on_host.push_back(backend);
+        }
     }
     const devices::Memory &host = devices::host_memory();
     if (!on_host.empty())
