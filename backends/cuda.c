@@ -286,7 +286,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     }
 
     const int64_t kept = smaller(p->k, p->max_length);
-    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 16);
+    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 32);
     params->num_dense_splits =
         num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);

@@ -226,10 +226,11 @@ private:
                     loaded[i] = __ldcg(reinterpret_cast<const uint4 *>(scores + first + i * 256));
             uint32_t above = 0, both = 0;
 #pragma unroll
-            for (int i = 0; i < kLoads; i++) {
-                above |= at_least_bits(loaded[i], threshold_.key + 1) << 8 * i;
-                both |= at_least_bits(loaded[i], threshold_.key) << 8 * i;
-            }
+            for (int i = 0; i < kLoads; i++)
+                if (first + i * 256 < end) {
+                    above |= at_least_bits(loaded[i], threshold_.key + 1) << 8 * i;
+                    both |= at_least_bits(loaded[i], threshold_.key) << 8 * i;
+                }
 #pragma unroll 1
             for (int32_t part = first; part < min(first + kLoads * 256, end); part += 256, above >>= 8, both >>= 8) {
                 const int32_t position = part + lane_id() * 8;
