@@ -133,7 +133,8 @@ hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *proble
     made->device = device;
     made->problem = *problem;
     made->backend_workspace_size = made->workspace_size;
-    if (!device->backend->decode)
+    made->is_composed = made->is_composed || !device->backend->decode;
+    if (made->is_composed)
         made->workspace_size += hattn_compose_workspace_size(problem);
     *plan = made;
     return HATTN_OK;
@@ -386,5 +387,5 @@ hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args,
     CHECK_OPTIONAL(weights, 1);
     CHECK_OPTIONAL(indices, 4);
     CHECK_OPTIONAL(counts, 4);
-    return (plan->backend->decode ? plan->backend->decode : hattn_compose_decode)(plan, args, exec, error);
+    return (plan->is_composed ? hattn_compose_decode : plan->backend->decode)(plan, args, exec, error);
 }

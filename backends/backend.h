@@ -25,6 +25,7 @@ struct hattn_plan {
     hattn_problem problem;           /* validated copy */
     uint64_t workspace_size;         /* set by the backend's plan; grown for a composed decode */
     uint64_t backend_workspace_size; /* what the backend itself asked for */
+    int32_t is_composed;             /* decode goes through backends/compose.c: set by the backend's plan, or because it has no decode */
 };
 
 /* Arguments reach a slot checked: no nulls, sizes within the plan's maxima, workspace large enough and aligned.
@@ -58,7 +59,8 @@ struct hattn_backend {
     hattn_status (*merge)(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
                           hattn_error *error);
 
-    /* Optional: NULL gives backends/compose.c, which calls append, encode_queries, score, topk and attend of this table. */
+    /* Optional: NULL, or a plan with is_composed, gives backends/compose.c, which calls append, encode_queries, score, topk and attend
+     * of this table. */
     hattn_status (*decode)(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                            hattn_error *error);
     /* Encode the rows' own keys out of the K cache; needed by the composed decode only. */

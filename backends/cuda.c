@@ -10,10 +10,12 @@
 #include "backends/rows.h"
 #include "backends/workspace.h"
 #include "kernels_cuda/launch.h"
+#include "kernels_cuda/wide_layout.h"
 
 typedef struct cuda_device {
     hattn_device base;
-    int32_t index, major, num_multiprocessors, shared_bytes, block_shared_bytes;
+    int32_t index;
+    hattn_cuda_properties properties;
 } cuda_device;
 
 typedef struct cuda_plan {
@@ -46,10 +48,7 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
     made->index = options->index;
-    made->major = properties.major;
-    made->num_multiprocessors = properties.num_multiprocessors;
-    made->shared_bytes = properties.shared_bytes;
-    made->block_shared_bytes = properties.block_shared_bytes;
+    made->properties = properties;
     made->base.backend = &hattn_cuda_backend;
     snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
     snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
@@ -91,28 +90,127 @@ static int32_t num_splits(const cuda_device *device, int64_t tasks, int64_t coun
 {
     if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
         return 1;
-    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
+    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->properties.num_multiprocessors / tasks, most), count / 32));
 }
 
-/* Whether K, V and q are of one 16-bit type, of dims that there are tensor core kernels for, with rows that start at 16 bytes. */
-static int fits_tensor_cores(const hattn_problem *p)
+/* Whether all rows of a tensor start at 16 bytes, strides of that unit fitting 32 bits. */
+static int is_aligned(const hattn_tensor *tensor)
 {
-    const hattn_tensor *tensors[] = {&p->q, &p->k_cache, &p->v_cache};
+    for (int i = 0; i < 3; i++) {
+        const int64_t bytes = tensor->stride[i] * hattn_dtype_size(tensor->dtype);
+        if (bytes % 16 || bytes / 16 > UINT32_MAX)
+            return 0;
+    }
+    return 1;
+}
+
+/* Query heads of one attend block that serves groups of `group`. */
+static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
+{
+    if (engine == HATTN_CUDA_WIDE)
+        return group <= 8 || p->q.dtype == HATTN_F32 ? 8 : 16;
+    return group == 1 ? 1 : group <= 4 ? 4 : 8;
+}
+
+/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32 rows, so that two blocks run
+ * there, else what a block may have. Only a run knows whether V is inside K: sized for that where it can be, with room for the other case. */
+static int32_t wide_shared(const cuda_device *device, const hattn_problem *p, int32_t heads)
+{
+    const hattn_cuda_properties *d = &device->properties;
+    const int64_t most = d->block_shared - HATTN_WIDE_STATIC;
+    const int64_t limits[] = {smaller(most, d->multiprocessor_shared / 2 - d->reserved_shared - HATTN_WIDE_STATIC), most};
+    const int32_t columns = p->q.dtype == HATTN_F32 ? 2 * heads : heads;
+    int is_inside = p->head_dim_v <= p->head_dim_qk;
     for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++)
-            if (tensors[i]->stride[j] % 8)
-                return 0;
-    return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype && p->head_dim_qk == p->head_dim_v &&
-           (p->head_dim_qk == 64 || p->head_dim_qk == 128);
+        is_inside &= p->k_cache.stride[i] == p->v_cache.stride[i];
+    for (int i = 0; i < 2; i++) {
+        const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)limits[i]);
+        if (l.num_tiles >= 2 && l.tile_rows >= (i ? 16 : 32) && hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= 2)
+            return l.used;
+    }
+    return 0;
+}
+
+/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, at most 8 heads that share rows.
+ * WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that
+ * do not start at 16 bytes or have no multiple of 16 bytes. */
+static int32_t choose_engine(const hattn_problem *p, int group)
+{
+    const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16, is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
+    const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;
+    if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
+        return HATTN_CUDA_PLAIN;
+    if (is_one_type && is_aligned(&p->q) && p->head_dim_qk == p->head_dim_v && (p->head_dim_qk == 64 || p->head_dim_qk == 128) && group <= 8)
+        return HATTN_CUDA_MMA;
+    const int has_whole_chunks = is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0 : 1;
+    return (is_one_type || is_half || is_f8) && has_whole_chunks ? HATTN_CUDA_WIDE : HATTN_CUDA_PLAIN;
+}
+
+static void choose_attention(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
+{
+    params->engine = choose_engine(p, params->group);
+    if (params->engine == HATTN_CUDA_WIDE) {
+        params->attend_shared = wide_shared(device, p, block_heads(HATTN_CUDA_WIDE, p, params->dense_group)); /* group divides it */
+        if (!params->attend_shared)
+            params->engine = HATTN_CUDA_PLAIN;
+    }
+    params->block_heads = block_heads(params->engine, p, params->group);
+    params->dense_block_heads = block_heads(params->engine, p, params->dense_group);
 }
 
 /* Whether queries can be encoded on tensor cores: see kernels_cuda/encode.cuh. 8192 floats of partial sums leave room for codes. */
-static int encodes_by_mma(const hattn_problem *p, int group)
+static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
-    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 64 == 0 &&
-           group <= 8 && group * p->code_bits <= 1024 && p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
-           map->weight_stride[0][1] % 8 == 0;
+    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 &&
+           p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+}
+
+/* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Codes are loaded 16 bytes at a time. */
+static int fits_regions(const hattn_problem *p, int64_t tasks, int64_t levels)
+{
+    enum { MAX_WEIGHT = 15 /* 4 planes */ };
+    const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
+    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && levels <= MAX_WEIGHT * p->code_bits && !p->key_norms && (words == 1 || words == 2 || words == 4 || words == 8) &&
+           slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 &&
+           p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+           (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
+}
+
+static int64_t round_up(int64_t a, int64_t unit)
+{
+    return divide_up(a, unit) * unit;
+}
+
+static hattn_cuda_divisor make_divisor(uint32_t divisor)
+{
+    hattn_cuda_divisor d = {divisor, 0, 0};
+    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
+        d.shift++;
+    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
+    return d;
+}
+
+/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
+ * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
+static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_params *params)
+{
+    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
+    const hattn_problem *p = &params->problem;
+    const int64_t words = (p->code_bits + 31) / 32, step = (words < 4 ? 512 : 1024) / words;
+    const int64_t blocks = larger(1, 2 * (int64_t)device->properties.num_multiprocessors / tasks);
+    const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
+    int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
+    params->is_sampled = range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k;
+    if (params->is_sampled)
+        region = range;
+    while (region < 4 * params->num_levels && range % (2 * region) == 0)
+        region *= 2;
+    params->score_chunk = (int32_t)(range * WARPS);
+    params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
+    params->region = (int32_t)region;
+    params->num_regions = (int32_t)(params->num_score_chunks * (params->score_chunk / region));
+    params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
 }
 
 /* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
@@ -143,7 +241,7 @@ static void choose_topk(const cuda_device *device, hattn_cuda_params *params, ui
 {
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_selection_heads, keys = (int64_t)p->max_length + 7;
-    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
+    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
     if (tasks > HATTN_CUDA_HISTOGRAMS || tiles == 1)
         return;
     params->num_topk_passes = p->key_norms ? 3 : params->digit_shift ? 2 : 1;
@@ -156,47 +254,49 @@ static void choose_topk(const cuda_device *device, hattn_cuda_params *params, ui
 
 static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
 {
-    const int64_t rows = p->max_rows, score_tasks = rows * p->num_selection_heads;
+    const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
+    params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
-    params->num_multiprocessors = device->num_multiprocessors;
-    params->shared_bytes = device->shared_bytes;
-    params->has_dependent_launch = device->major >= 9;
-    params->digit_shift = max_score(p, params->group) < HATTN_CUDA_BINS ? 0 : 5;
-    params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)max_score(p, params->group) + 1;
-    params->tensor_cores = fits_tensor_cores(p);
-    params->encodes_by_mma = encodes_by_mma(p, params->group);
-    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared_bytes;
+    params->num_multiprocessors = device->properties.num_multiprocessors;
+    choose_attention(device, p, params);
+    params->encodes_by_mma = encodes_by_mma(p);
+    params->shared_bytes = device->properties.multiprocessor_shared;
+    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->properties.block_shared;
     params->appends_by_mma = appends_by_mma(p);
 
-    /* About four blocks a multiprocessor in all. */
-    const int64_t tiles = divide_up(p->max_length, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, score_tasks));
-    params->num_tiles = (int32_t)tiles;
-    params->score_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
-    params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
-    params->counts_in_score = score_tasks <= HATTN_CUDA_HISTOGRAMS;
-    params->counts_tiles = params->counts_in_score && !params->digit_shift && !p->key_norms;
-    /* A map that every score block reads must be small beside the codes it scores (16 bytes a key and more). */
-    const int64_t inputs = p->map_kind == HATTN_MAP_MLP
-                               ? (int64_t)p->head_dim_qk * p->query_map.hidden[0] + (int64_t)p->query_map.hidden[0] * p->query_map.hidden[1] +
-                                     (int64_t)p->query_map.hidden[1] * p->code_bits
-                               : (int64_t)p->head_dim_qk * p->code_bits;
-    params->encodes_in_score = inputs * hattn_dtype_size(p->query_map.dtype) <= 64 * 1024 && params->group <= 16;
+    const int64_t levels = max_score(p, params->group);
+    params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
+    params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
+    params->by_regions = fits_regions(p, tasks, levels);
+    if (params->by_regions) {
+        const int64_t weight = levels / p->code_bits;
+        params->plane_blocks = weight < 4 ? 1 : 2;
+        params->num_levels = (int32_t)levels;
+        params->row_size = (int32_t)round_up(levels, 8);
+        cut_regions(device, tasks, params);
+        /* A map that every score block reads, once for 8 heads, must be small beside the codes that it scores. */
+        params->encodes_in_score = params->encodes_by_mma && params->group <= 16 && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
+    } else {
+        /* About four blocks a multiprocessor. */
+        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
+        params->score_chunk = (int32_t)(2048 * divide_up(tiles, wanted));
+        params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
+    }
 
     const int64_t kept = smaller(p->k, p->max_length);
-    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, HATTN_CUDA_GROUP_BLOCK), kept, 16);
+    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 16);
     params->num_dense_splits =
-        num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, HATTN_CUDA_GROUP_BLOCK), p->max_length, 64);
+        num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
-    const uint64_t key = p->key_norms ? sizeof(float) : sizeof(uint16_t), parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
+    const uint64_t parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_control));
-    params->weights = hattn_carve(&used, (uint64_t)(score_tasks * p->code_bits));
-    params->scores = hattn_carve(&used, (uint64_t)score_tasks * (uint64_t)p->max_length * key);
-    params->tile_counts =
-        hattn_carve(&used, params->counts_tiles ? (uint64_t)(score_tasks * tiles) * ((uint64_t)params->num_bins + 1) * sizeof(uint16_t) : 0);
+    params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
+    params->scores = hattn_carve(&used, (uint64_t)(tasks * params->score_stride) * (params->is_sampled ? sizeof(uint32_t) : sizeof(uint16_t)));
+    params->rows = hattn_carve(&used, (uint64_t)(tasks * params->num_regions) * (uint64_t)params->row_size * sizeof(uint16_t));
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));
     uint64_t topk = 0;
@@ -241,6 +341,7 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
         return status;
     }
     made->base.workspace_size = made->params.workspace_size;
+    made->base.is_composed = !made->params.by_regions;
     *plan = &made->base;
     return HATTN_OK;
 }
@@ -303,6 +404,11 @@ static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, 
     ON_DEVICE(hattn_cuda_merge(params, args, exec->stream));
 }
 
+static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+{
+    ON_DEVICE(hattn_cuda_append(params, args, exec->stream));
+}
+
 static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_decode(params, args, exec->workspace, exec->stream));
@@ -324,4 +430,5 @@ const hattn_backend hattn_cuda_backend = {
     .attend = attend,
     .merge = merge,
     .decode = decode,
+    .append = append,
 };

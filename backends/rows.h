@@ -41,8 +41,7 @@ HATTN_HOST_DEVICE static inline int32_t hattn_find_sequence(const int32_t *q_sta
     return low;
 }
 
-HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem *problem, const hattn_batch *batch,
-                                                            int32_t row)
+HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row_of(int32_t max_length, const hattn_batch *batch, int32_t row)
 {
     const int32_t *q_start = batch->q_start.data ? (const int32_t *)hattn_address(batch->q_start) : NULL;
     const int32_t *seq_len = (const int32_t *)hattn_address(batch->seq_len);
@@ -55,8 +54,14 @@ HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem 
     resolved.sequence = sequence;
     resolved.position = (int64_t)seq_len[sequence] - tokens + (row - first);
     const int64_t length = resolved.position + 1;
-    resolved.length = (int32_t)(length < 0 ? 0 : length > problem->max_length ? problem->max_length : length);
+    resolved.length = (int32_t)(length < 0 ? 0 : length > max_length ? max_length : length);
     return resolved;
+}
+
+HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem *problem, const hattn_batch *batch,
+                                                            int32_t row)
+{
+    return hattn_resolve_row_of(problem->max_length, batch, row);
 }
 
 /* Where keys of a sequence are. */
@@ -94,6 +99,14 @@ HATTN_HOST_DEVICE static inline float hattn_kv_scale(const hattn_problem *proble
     return scale.data ? ((const float *)hattn_address(scale))[problem->per_head_kv_scales ? kv_head : 0] : 1;
 }
 
+/* How many positions of `length` a budget keeps; it counts only up to k, and forced ones are kept in any case. */
+HATTN_HOST_DEVICE static inline int32_t hattn_kept_of(int32_t budget, int32_t k, int32_t forced, int32_t length)
+{
+    budget = budget < 0 ? 0 : budget > k ? k : budget;
+    const int32_t wanted = budget > forced ? budget : forced;
+    return wanted < length ? wanted : length;
+}
+
 /* How many positions of a row and selection head are kept. */
 HATTN_HOST_DEVICE static inline int32_t hattn_kept(const hattn_problem *problem, hattn_buffer budgets,
                                                    const hattn_row *row, int64_t head)
@@ -101,10 +114,7 @@ HATTN_HOST_DEVICE static inline int32_t hattn_kept(const hattn_problem *problem,
     int32_t budget = problem->k;
     if (budgets.data && row->length)
         budget = *(const int32_t *)hattn_element(&problem->budgets, budgets, row->sequence, head, 0);
-    budget = budget < 0 ? 0 : budget > problem->k ? problem->k : budget;
-    const int32_t forced = problem->num_sink + problem->num_recent;
-    const int32_t wanted = budget > forced ? budget : forced;
-    return wanted < row->length ? wanted : row->length;
+    return hattn_kept_of(budget, problem->k, problem->num_sink + problem->num_recent, row->length);
 }
 
 #endif

@@ -17,6 +17,19 @@ void add_heads(ProblemList &list)
             });
         }
     }
+    /* More heads than fit into one block, and dims that are no multiple of 16. */
+    for (int group : {12, 16, 17, 24, 40, 128}) {
+        list.add(with("group_wide", group), [&](Problem &p) {
+            p.group = group;
+            p.num_kv_heads = group > 16 ? 1 : 2;
+            p.head_dim_qk = group == 16 ? 128 : 72;
+            p.head_dim_v = group == 16 ? 128 : 40;
+            p.q_dtype = p.kv_dtype = group % 16 ? HATTN_BF16 : HATTN_F16;
+            p.lengths = {65, 300};
+            p.k = 150;
+            p.sink_logits = group == 24;
+        });
+    }
     list.add("one_kv_head", [](Problem &p) { p.num_kv_heads = 1; });
     list.add("five_kv_heads", [](Problem &p) {
         p.num_kv_heads = 5;
@@ -109,6 +122,14 @@ void add_dims_and_dtypes(ProblemList &list)
         p.q_dtype = p.kv_dtype = HATTN_BF16;
         p.code_bits = 64;
     });
+    list.add("mla_f32_q", [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.group = 12;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+        p.v_inside_k = true;
+        p.q_dtype = HATTN_F32;
+    });
     list.add("v_inside_k_same_dim", [](Problem &p) {
         p.v_inside_k = true;
         p.page_size = 0;
@@ -143,6 +164,25 @@ void add_dims_and_dtypes(ProblemList &list)
         p.num_kv_heads = 3;
         p.key_norms = true;
         p.append = true;
+    });
+    for (int32_t q : floats) {
+        list.add(std::string("f8_256_scaled_q_") + names[q - HATTN_F32], [&](Problem &p) {
+            p.kv_dtype = HATTN_F8_E4M3;
+            p.q_dtype = q;
+            p.head_dim_qk = 256;
+            p.kv_scales = Scales::PER_HEAD;
+            p.lengths = {300, 17, 0};
+            p.k = 100;
+        });
+    }
+    list.add("f8_soft_cap_sinks", [](Problem &p) {
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.head_dim_qk = 80;
+        p.head_dim_v = 48;
+        p.group = 9;
+        p.soft_cap = 3;
+        p.sink_logits = true;
+        p.lengths = {70, 129, 0, 1};
     });
     list.add("f8_mla_scaled", [](Problem &p) {
         p.num_kv_heads = 1;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one, or
- * attend_mma.cuh's) takes up to 8 query heads that share rows: start, add_rows as often as there are, finish, each_value and lse.
+ * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one,
+ * attend_mma.cuh's or attend_wide.cuh's) takes up to 8 or 16 query heads that share rows: start, add_rows as often as there are, finish,
+ * each_value and lse.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_CUH
@@ -16,11 +17,11 @@ constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one th
 
 /* The heads, caches and scales of one attend block. */
 struct AttendTask {
-    hattn_pages pages;
     int64_t kv_head;
     int count; /* of query heads */
     float k_scale, v_scale;
     const void *k_cache, *v_cache;
+    int dynamic_bytes; /* of shared memory */
 };
 
 /* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column. fp32. */
@@ -58,11 +59,11 @@ public:
         __syncthreads();
     }
 
-    /* Positions in shared memory. Ends with a barrier. */
-    __device__ void add_rows(const int32_t *positions, int n)
+    /* Slots in shared memory. Ends with a barrier. */
+    __device__ void add_rows(const Slot *slots, int n)
     {
         for (int first = 0; first < n; first += kTile)
-            add_tile(positions + first, min(kTile, n - first));
+            add_tile(slots + first, min(kTile, n - first));
     }
 
     /* Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
@@ -93,14 +94,12 @@ public:
     }
 
 private:
-    __device__ void add_tile(const int32_t *positions, int n)
+    __device__ void add_tile(const Slot *slots, int n)
     {
         const T *k_cache = static_cast<const T *>(task_.k_cache), *v_cache = static_cast<const T *>(task_.v_cache);
         for (int i = threadIdx.x; i < n; i += kThreads) {
-            int32_t slot;
-            const int64_t page = hattn_page(&task_.pages, positions[i], &slot);
-            space_.k_row[i] = page * p_.k_cache.stride[0] + slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
-            space_.v_row[i] = page * p_.v_cache.stride[0] + slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
+            space_.k_row[i] = slots[i].page * p_.k_cache.stride[0] + slots[i].slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
+            space_.v_row[i] = slots[i].page * p_.v_cache.stride[0] + slots[i].slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
         }
         __syncthreads();
 
@@ -131,6 +130,7 @@ private:
             space_.logits[g][lane_id()] = e0;
             space_.logits[g][lane_id() + 32] = e1;
             const float sum = warp_sum(e0 + e1), decay = expf(old_max - base);
+            __syncwarp(); /* all lanes have read the old maximum */
             if (lane_id() == 0) {
                 space_.max[g] = max;
                 space_.sum[g] = space_.sum[g] * decay + sum;
@@ -162,44 +162,8 @@ private:
     float values_[kColumns][kGroup]; /* columns of this thread */
 };
 
-constexpr int kMaxParts = 65; /* splits of one selection, and a sink */
-
-struct MergeSpace {
-    float factor[HATTN_CUDA_GROUP_BLOCK][kMaxParts];
-    float lse[HATTN_CUDA_GROUP_BLOCK];
-};
-
-/* Joins up to kMaxParts parts of up to 8 heads: L = ln(sum e^lse_p), factor_p = e^(lse_p - L), 0 for parts with lse -inf. A warp a head.
- * Ends with a barrier. */
-template <class Lse>
-__device__ inline void merge_weights(int num_heads, int num_parts, MergeSpace &space, Lse lse)
-{
-    const int head = warp_id();
-    if (head < num_heads) {
-        float mine[3], max = -INFINITY, sum = 0.0f;
-        bool is_nan = false;
-        for (int i = 0; i < 3; i++) {
-            const int part = i * 32 + lane_id();
-            mine[i] = part < num_parts ? lse(head, part) : -INFINITY;
-            is_nan |= mine[i] != mine[i];
-            max = fmaxf(max, mine[i]);
-        }
-        max = __any_sync(kFullMask, is_nan) ? NAN : warp_max(max);
-        const float base = max == -INFINITY ? 0.0f : max;
-        for (float &x : mine)
-            sum += x = expf(x - base);
-        sum = warp_sum(sum);
-        for (int i = 0; i < 3; i++)
-            if (i * 32 + lane_id() < num_parts)
-                space.factor[head][i * 32 + lane_id()] = sum == 0.0f ? 0.0f : mine[i] / sum;
-        if (lane_id() == 0)
-            space.lse[head] = sum == 0.0f ? -INFINITY : max + logf(sum);
-    }
-    __syncthreads();
-}
-
-/* The same for any number of parts, of one head, by one thread a column: lse(p) and out(p, column) read part p, parts with lse -inf are
- * not read. Returns L; write(column, value) is called by the thread that owns the column. */
+/* Joins parts of one head, a thread a column: L = ln(sum e^lse_p); lse(p) and out(p, column) read part p, parts with lse -inf are not
+ * read. Returns L; write(column, value) is called by the thread that owns the column. */
 template <class Lse, class Out, class Write>
 __device__ inline float merge_any(int num_parts, int num_columns, Lse lse, Out out, Write write)
 {

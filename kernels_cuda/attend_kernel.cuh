@@ -9,7 +9,7 @@
 namespace hattn {
 
 struct ListEarly {
-    int32_t list[kList];
+    Slot list[kList];
 };
 
 template <class Engine, int kGroup>
@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const Share share = share_of(p, group, kGroup, dense ? params.num_dense_splits : params.num_splits);
-    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(share.row));
+    const Share share = share_of(group, kGroup);
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
     int total = resolved.length;
     const int32_t *indices = nullptr;
     if (!dense) {
@@ -29,18 +29,18 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
         total = min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)), 0), total);
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
-    const hattn_pages pages = total ? hattn_sequence_pages(&p, &args.batch, resolved.sequence) : hattn_pages{};
-    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), pages, share, total, space, [&](int first, int end, int32_t *list) {
+    const SlotFinder slots(params, args.batch, resolved.sequence);
+    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), share, space, [&] { return total; }, [&](int first, int end, Slot *list) {
         for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-            list[rank - first] = indices ? indices[rank] : rank;
+            list[rank - first] = slots.find(indices ? indices[rank] : rank);
         __syncthreads();
     });
 }
 
 template <class Engines, class F>
-cudaError_t with_attend_kernel(const hattn_cuda_params &params, int group, F f)
+cudaError_t with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 {
-    return Engines::choose(params.problem, group, [&](auto engine) {
+    return Engines::choose(params.problem, heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
         return f(attend_kernel<Engine, Engine::kHeads>);
     });
@@ -49,20 +49,21 @@ cudaError_t with_attend_kernel(const hattn_cuda_params &params, int group, F f)
 template <class Engines>
 cudaError_t load_attend(const hattn_cuda_params &params)
 {
-    auto load = [](auto kernel) { return prepare(kernel, 0); };
-    return first_error({with_attend_kernel<Engines>(params, params.group, load), with_attend_kernel<Engines>(params, params.dense_group, load)});
+    auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
+    return first_error({with_attend_kernel<Engines>(params, params.block_heads, load), with_attend_kernel<Engines>(params, params.dense_block_heads, load)});
 }
 
 template <class Engines>
 cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const bool dense = !args.indices.data;
-    const int group = dense ? params.dense_group : params.group;
-    const unsigned blocks = num_attend_blocks(params.problem, args.batch.num_rows, group, dense ? params.num_dense_splits : params.num_splits);
-    return with_attend_kernel<Engines>(params, group, [&](auto kernel) {
-        kernel<<<blocks, kThreads, 0, stream>>>(params, args, workspace);
+    const int group = dense ? params.dense_group : params.group, heads = dense ? params.dense_block_heads : params.block_heads;
+    const int num_splits = dense ? params.num_dense_splits : params.num_splits;
+    const cudaError_t error = with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
+        kernel<<<attend_grid(params.problem, args.batch.num_rows, group, heads, num_splits), kThreads, params.attend_shared, stream>>>(params, args, workspace);
         return cudaGetLastError();
     });
+    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, group, heads, num_splits, stream);
 }
 
 } // namespace hattn

@@ -26,11 +26,19 @@ public:
     struct alignas(16) Space {
         float values[kWarps][kGroup][kDim + 4];
         float max[kWarps][kGroup], sum[kWarps][kGroup];
-        float factor[kWarps][kGroup];
+        float factor[kGroup][kWarps];
         float lse[kGroup];
     };
 
-    __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space) {}
+    __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space)
+    {
+        k_ = static_cast<const T *>(task.k_cache) + task.kv_head * p.k_cache.stride[2];
+        v_ = static_cast<const T *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];
+        for (int i = 0; i < 2; i++) {
+            k_stride_[i] = static_cast<uint32_t>(p.k_cache.stride[i] / 8);
+            v_stride_[i] = static_cast<uint32_t>(p.v_cache.stride[i] / 8);
+        }
+    }
 
     /* row(g): the address of query g. */
     template <class Row>
@@ -45,13 +53,16 @@ public:
                     x = 0.0f;
         max_[0] = max_[1] = -INFINITY;
         sum_[0] = sum_[1] = 0.0f;
+        used_ = 0;
     }
 
-    /* Positions in shared memory; every warp takes tiles of its own. */
-    __device__ void add_rows(const int32_t *positions, int n)
+    /* Slots in shared memory; every warp takes tiles of its own. */
+    __device__ void add_rows(const Slot *slots, int n)
     {
+        used_ = max(used_, min(kWarps, (n + 15) / 16));
+#pragma unroll 1
         for (int first = warp_id() * 16; first < n; first += kWarps * 16)
-            add_tile(positions, first, n);
+            add_tile(slots, first, n);
     }
 
     /* Weighs the warps. Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
@@ -65,7 +76,7 @@ public:
         __syncthreads();
         for (int c = 0; c < 2; c++) {
             const int head = 2 * t + c;
-            if (head >= kGroup)
+            if (head >= kGroup || warp_id() >= used_)
                 continue;
             for (int h = 0; h < kDim / 64; h++)
                 for (int j = 0; j < 4; j++)
@@ -77,23 +88,19 @@ public:
             }
         }
         __syncthreads();
-        if (threadIdx.x < kGroup) {
-            const int head = threadIdx.x;
-            float max = -INFINITY, sum = 0.0f;
-            bool is_nan = false;
-            for (int w = 0; w < kWarps; w++) {
-                max = fmaxf(max, space_.max[w][head]);
-                is_nan |= space_.sum[w][head] != space_.sum[w][head];
-            }
-            const float base = max == -INFINITY ? 0.0f : max;
-            for (int w = 0; w < kWarps; w++) {
-                space_.factor[w][head] = expf(space_.max[w][head] - base);
-                sum += space_.sum[w][head] * space_.factor[w][head];
-            }
-            const float scale = is_nan ? NAN : sum == 0.0f ? 0.0f : task_.v_scale / sum;
-            for (int w = 0; w < kWarps; w++)
-                space_.factor[w][head] *= scale;
-            space_.lse[head] = is_nan ? NAN : sum == 0.0f ? -INFINITY : max + logf(sum);
+        if (threadIdx.x < (kGroup * kWarps + 31) / 32 * 32) { /* a lane a head and warp: 8 neighbours share a head */
+            const int head = min(static_cast<int>(threadIdx.x) / kWarps, kGroup - 1), w = threadIdx.x % kWarps;
+            const float mine = w < used_ ? space_.max[w][head] : -INFINITY;
+            float max = mine;
+            for (int offset = 1; offset < kWarps; offset <<= 1)
+                max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
+            const float factor = expf(mine - (max == -INFINITY ? 0.0f : max));
+            float sum = w < used_ ? space_.sum[w][head] * factor : 0.0f;
+            for (int offset = 1; offset < kWarps; offset <<= 1)
+                sum += __shfl_xor_sync(kFullMask, sum, offset);
+            space_.factor[head][w] = sum == 0.0f ? 0.0f : factor * (task_.v_scale / sum); /* a NaN stays one */
+            if (w == 0)
+                space_.lse[head] = sum == 0.0f ? -INFINITY : max + logf(sum);
         }
         __syncthreads();
     }
@@ -105,9 +112,8 @@ public:
         for (int i = threadIdx.x; i < task_.count * kDim; i += kThreads) {
             const int g = i / kDim, column = i % kDim;
             float value = 0.0f;
-#pragma unroll
-            for (int w = 0; w < kWarps; w++)
-                value += space_.factor[w][g] * space_.values[w][g][column];
+            for (int w = 0; w < used_; w++)
+                value += space_.factor[g][w] * space_.values[w][g][column];
             f(g, column, value);
         }
     }
@@ -123,23 +129,20 @@ private:
         return load_row16(address);
     }
 
-    __device__ const T *key_row(int32_t position, const T **value_row) const
+    /* Strides are in 16 bytes, so that they fit 32 bits (the plan has seen to it). */
+    static __device__ const T *row(const T *cache, const uint32_t (&stride)[2], Slot slot)
     {
-        int32_t slot;
-        const int64_t page = hattn_page(&task_.pages, position, &slot);
-        *value_row = static_cast<const T *>(task_.v_cache) + page * p_.v_cache.stride[0] + slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
-        return static_cast<const T *>(task_.k_cache) + page * p_.k_cache.stride[0] + slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
+        return cache + (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] + static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) * 8;
     }
 
-    __device__ void add_tile(const int32_t *positions, int first, int n)
+    __device__ void add_tile(const Slot *slots, int first, int n)
     {
         const int g = lane_id() / 4, t = lane_id() % 4, last = n - 1;
-        const T *unused, *rows[4];
-        const T *k0 = key_row(positions[min(first + g, last)], &unused) + t * 8, *k1 = key_row(positions[min(first + g + 8, last)], &unused) + t * 8;
-        key_row(positions[min(first + 2 * t, last)], &rows[0]);
-        key_row(positions[min(first + 2 * t + 1, last)], &rows[1]);
-        key_row(positions[min(first + 2 * t + 8, last)], &rows[2]);
-        key_row(positions[min(first + 2 * t + 9, last)], &rows[3]);
+        const T *k0 = row(k_, k_stride_, slots[min(first + g, last)]) + t * 8, *k1 = row(k_, k_stride_, slots[min(first + g + 8, last)]) + t * 8;
+        const T *rows[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            rows[i] = row(v_, v_stride_, slots[min(first + 2 * t + i % 2 + i / 2 * 8, last)]);
         uint4 ka[kDim / 32], kb[kDim / 32], v[4][kDim / 64];
 #pragma unroll
         for (int s = 0; s < kDim / 32; s++) {
@@ -201,9 +204,12 @@ private:
     const hattn_problem &p_;
     const AttendTask &task_;
     Space &space_;
+    const T *k_, *v_;
+    uint32_t k_stride_[2], v_stride_[2]; /* of pages and slots */
     uint4 q_[kDim / 32];
     float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1) of heads 2t, 2t+1 */
     float max_[2], sum_[2];
+    int used_; /* warps that had rows */
 };
 
 } // namespace hattn

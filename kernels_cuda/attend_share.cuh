@@ -1,163 +1,241 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One block's share of an attention: up to 8 query heads that share rows, and an even part of those rows. The last block of a task to
+ * One block's share of an attention: up to 16 query heads that share rows, and an even part of those rows. The last block of a task to
  * finish joins the parts.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 
+#include <algorithm>
+
 #include "kernels_cuda/attend_mma.cuh"
+#include "kernels_cuda/attend_wide.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
 
-constexpr int kList = 1024; /* positions found at a time: 4 KiB of shared memory */
-
-/* Arguments that attend and decode have in common. */
-struct Inputs {
-    hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
-};
-
 template <class Args>
-__device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
+__host__ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
 {
     return {args.q, args.k_cache, args.v_cache, args.k_scale, args.v_scale, args.sink_logits, args.out, args.lse, workspace};
 }
 
 /* Which part of the work a block has: heads first_head..first_head+count of a row, share `split` of num_splits. */
 struct Share {
-    int64_t row, first_head, counter;
-    int count, split, num_splits;
+    int32_t row, first_head, count, split, num_splits, counter;
+    int32_t heads; /* of the largest block */
 };
 
-/* blockIdx.x runs over row, group of heads, block of 8 in the group, split. */
-__device__ inline Share share_of(const hattn_problem &p, int group, int block_group, int num_splits)
+/* The grid is (row, blocks of heads, split): no divisions of large numbers. */
+__device__ inline Share share_of(int group, int block_group)
 {
     Share share;
-    int64_t index = blockIdx.x;
-    share.split = static_cast<int>(index % num_splits);
-    share.num_splits = num_splits;
-    share.counter = index /= num_splits;
-    const int blocks = (group + block_group - 1) / block_group, block = static_cast<int>(index % blocks);
-    index /= blocks;
-    const int groups = p.num_q_heads / group;
-    share.row = index / groups;
-    share.first_head = index % groups * group + block * block_group;
-    share.count = min(block_group, group - block * block_group);
+    share.row = blockIdx.x;
+    share.split = blockIdx.z;
+    share.num_splits = gridDim.z;
+    share.counter = blockIdx.x * gridDim.y + blockIdx.y;
+    const int blocks = (group + block_group - 1) / block_group;
+    const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks, which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
+    share.first_head = which * group + of_group * block_group;
+    share.count = min(block_group, group - of_group * block_group);
+    share.heads = min(block_group, group);
     return share;
 }
 
-/* Shared memory of a block: what finds rows (Early has a member list) and what holds results. The first is done with when the second
+/* Shared memory of a block: what finds rows (Early has a member list of slots) and what holds results. The first is done with when the second
  * starts, unless the engine works in shared memory all along. Little of it leaves much for L1, where rows land. */
 template <class Engine, class Early>
-struct LateSpace {
-    union {
-        typename Engine::Space engine;
-        Early early;
-    };
-    MergeSpace merge;
+union LateSpace {
+    typename Engine::Space engine;
+    Early early;
 };
 
 template <class Engine, class Early>
 struct ApartSpace {
     typename Engine::Space engine;
     Early early;
-    MergeSpace merge;
 };
 
 template <class Engine, class Early>
 using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine, Early>, ApartSpace<Engine, Early>>;
 
-/* Attends to the share's ranks of `total` rows; fill(first, end, list) writes their positions and ends with a barrier. */
-template <class Engine, class Early, class Fill>
-__device__ inline void attend_share(const hattn_cuda_params &params, const Inputs &in, const hattn_pages &pages, const Share &share, int total,
-                                    ShareSpace<Engine, Early> &space, Fill fill)
+/* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), the loads of 8 parts in flight together. lse and out
+ * are [head, part]. A sink is a part of its own: all weight, no value. */
+template <class Write, class WriteLse>
+__device__ inline void join_parts(const Share &share, int stride, int dim, const float *part_lse, const float *part_out, const float *sinks, Write write,
+                                  WriteLse write_lse)
+{
+    constexpr int kParts = 8;
+    for (int i = threadIdx.x * 4; i < share.count * dim; i += kThreads * 4) {
+        const int g = i / dim, column = i % dim;
+        float max = sinks ? sinks[g] : -INFINITY, sum = sinks ? 1.0f : 0.0f;
+        float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int first = 0; first < share.num_splits; first += kParts) {
+            float lse[kParts];
+            float4 x[kParts];
+#pragma unroll
+            for (int p = 0; p < kParts; p++) {
+                const int64_t part = static_cast<int64_t>(g) * stride + min(first + p, share.num_splits - 1);
+                lse[p] = first + p < share.num_splits ? __ldcg(part_lse + part) : -INFINITY;
+                x[p] = __ldcg(reinterpret_cast<const float4 *>(part_out + part * dim + column));
+            }
+            const float old = max;
+#pragma unroll
+            for (int p = 0; p < kParts; p++)
+                max = fmaxf(max, lse[p]);
+            const float base = max == -INFINITY ? 0.0f : max, decay = expf(old - base);
+            sum *= decay;
+            value = {value.x * decay, value.y * decay, value.z * decay, value.w * decay};
+#pragma unroll
+            for (int p = 0; p < kParts; p++) {
+                const float factor = expf(lse[p] - base);
+                sum += factor;
+                if (factor != 0.0f) /* an empty part's values may be anything; a NaN is passed on */
+                    value = {value.x + factor * x[p].x, value.y + factor * x[p].y, value.z + factor * x[p].z, value.w + factor * x[p].w};
+            }
+        }
+        const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
+        write(g, column, make_float4(value.x * scale, value.y * scale, value.z * scale, value.w * scale));
+        if (column == 0)
+            write_lse(g, sum == 0.0f ? -INFINITY : max + logf(sum));
+    }
+}
+
+/* Whether a kernel of its own joins the parts of blocks of `heads` (join.cu): reading 2048 floats a part takes one block about as long as
+ * another kernel does. */
+__host__ __device__ inline bool joins_apart(const hattn_problem &p, int heads)
+{
+    return heads * p.head_dim_v > 2048;
+}
+
+/* Where a share's parts are, [head, part], and its results. */
+struct ShareParts {
+    __device__ ShareParts(const hattn_cuda_params &params, const Inputs &in, const Share &share)
+    {
+        const int64_t first = (static_cast<int64_t>(share.row) * params.problem.num_q_heads + share.first_head) * params.num_splits_max;
+        char *workspace = static_cast<char *>(hattn_address(in.workspace));
+        out = reinterpret_cast<float *>(workspace + params.part_out) + first * params.problem.head_dim_v;
+        lse = reinterpret_cast<float *>(workspace + params.part_lse) + first;
+    }
+
+    float *out, *lse;
+};
+
+__device__ inline int64_t out_place(const hattn_problem &p, const Share &share, int g)
+{
+    return share.row * p.out.stride[0] + (share.first_head + g) * p.out.stride[1];
+}
+
+__device__ inline void write_lse(const hattn_problem &p, const Inputs &in, const Share &share, int g, float lse)
+{
+    if (in.lse.data)
+        static_cast<float *>(hattn_address(in.lse))[share.row * p.lse.stride[0] + (share.first_head + g) * p.lse.stride[1]] = lse;
+}
+
+__device__ inline void join_share(const hattn_cuda_params &params, const Inputs &in, const Share &share)
 {
     const hattn_problem &p = params.problem;
-    AttendTask task = {pages, share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache)};
+    const ShareParts parts(params, in, share);
+    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
+    join_parts(
+        share, params.num_splits_max, p.head_dim_v, parts.lse, parts.out, sinks,
+        [&](int g, int column, float4 value) { store_elements(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value); },
+        [&](int g, float lse) { write_lse(p, in, share, g, lse); });
+}
+
+/* Attends to a share. ready() is called when the queries are on their way and returns the number of rows of all shares;
+ * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
+ * results. */
+template <class Engine, class Early, class Ready, class Fill>
+__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share,
+                                    ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
+{
+    const hattn_problem &p = params.problem;
+    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache), params.attend_shared};
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
-    engine.start([&](int g) { return hattn_element(&p.q, in.q, share.row, share.first_head + g, 0); });
+    const int q_size = p.q.dtype == HATTN_F32 ? 4 : 2;
+    engine.start([&](int g) {
+        return static_cast<const char *>(hattn_address(in.q)) + (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
+    });
+    const int total = ready();
     const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
     const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);
     for (int done = first; done < end; done += kList) {
         const int count = min(kList, end - done);
+        if (done != first)
+            __syncthreads();
         fill(done, done + count, space.early.list);
         engine.add_rows(space.early.list, count);
-        __syncthreads();
     }
     engine.finish();
 
-    auto write = [&](int g, int column, float value) {
-        store_element(hattn_element(&p.out, in.out, share.row, share.first_head + g, 0), p.out.dtype, column, value);
-    };
-    auto write_lse = [&](int g, float lse) {
-        if (in.lse.data)
-            *reinterpret_cast<float *>(hattn_element(&p.lse, in.lse, share.row, share.first_head + g, 0)) = lse;
-    };
     if (share.num_splits == 1 && !in.sink_logits.data) {
-        engine.each_value(write);
+        engine.each_value([&](int g, int column, float value) { store_element(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value); });
         if (threadIdx.x < share.count)
-            write_lse(threadIdx.x, engine.lse(threadIdx.x));
-        return;
+            write_lse(p, in, share, threadIdx.x, engine.lse(threadIdx.x));
+        return true;
     }
     /* Parts are normalised, so that joining them is one operation everywhere: [row, head, part]. */
-    const int64_t first_part = (share.row * p.num_q_heads + share.first_head) * params.num_splits_max;
-    float *part_out = reinterpret_cast<float *>(static_cast<char *>(hattn_address(in.workspace)) + params.part_out) + first_part * p.head_dim_v;
-    float *part_lse = reinterpret_cast<float *>(static_cast<char *>(hattn_address(in.workspace)) + params.part_lse) + first_part;
+    const ShareParts parts(params, in, share);
     auto part_of = [&](int g, int part) { return static_cast<int64_t>(g) * params.num_splits_max + part; };
-    engine.each_value([&](int g, int column, float value) { part_out[part_of(g, share.split) * p.head_dim_v + column] = value; });
+    engine.each_value([&](int g, int column, float value) { parts.out[part_of(g, share.split) * p.head_dim_v + column] = value; });
     if (threadIdx.x < share.count)
-        part_lse[part_of(threadIdx.x, share.split)] = engine.lse(threadIdx.x);
+        parts.lse[part_of(threadIdx.x, share.split)] = engine.lse(threadIdx.x);
     hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(in.workspace));
     if (!arrive_last(&control->arrived[share.counter], static_cast<uint32_t>(share.num_splits)))
-        return;
-    /* A sink is a part of its own: all weight, no value. */
-    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) : nullptr;
-    merge_weights(share.count, share.num_splits + (sinks != nullptr), space.merge,
-                  [&](int g, int part) { return part < share.num_splits ? part_lse[part_of(g, part)] : sinks[share.first_head + g]; });
-    /* Four columns a thread (dims are multiples of 8): the loads of 16 parts are in flight together. */
-    for (int i = threadIdx.x * 4; i < share.count * p.head_dim_v; i += kThreads * 4) {
-        const int g = i / p.head_dim_v, column = i % p.head_dim_v;
-        float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 16
-        for (int part = 0; part < share.num_splits; part++) {
-            const float4 x = __ldcg(reinterpret_cast<const float4 *>(part_out + part_of(g, part) * p.head_dim_v + column));
-            const float factor = space.merge.factor[g][part];
-            if (factor != 0.0f) /* an empty part's values may be anything */
-                value = {value.x + factor * x.x, value.y + factor * x.y, value.z + factor * x.z, value.w + factor * x.w};
-        }
-        write(g, column, value.x);
-        write(g, column + 1, value.y);
-        write(g, column + 2, value.z);
-        write(g, column + 3, value.w);
-    }
-    if (threadIdx.x < share.count)
-        write_lse(threadIdx.x, space.merge.lse[threadIdx.x]);
+        return false;
+    if (!joins_apart(p, share.heads))
+        join_share(params, in, share);
+    return true;
 }
+
+/* Positions of one sequence to slots. */
+class SlotFinder
+{
+public:
+    __device__ SlotFinder(const hattn_cuda_params &params, const hattn_batch &batch, int32_t sequence) : page_size_(params.page_size), sequence_(sequence)
+    {
+        if (params.problem.page_size)
+            table_ = static_cast<const int32_t *>(hattn_address(batch.block_table)) + sequence * params.problem.block_table.stride[0];
+    }
+
+    __device__ Slot find(int32_t position) const
+    {
+        if (!table_)
+            return {sequence_, position};
+        const uint32_t index = divide(position, page_size_);
+        return {table_[index], static_cast<int32_t>(position - index * page_size_.divisor)};
+    }
+
+private:
+    const hattn_cuda_divisor &page_size_;
+    const int32_t *table_ = nullptr;
+    int32_t sequence_;
+};
 
 template <class Engine>
 struct EngineType {
     using type = Engine;
 };
 
-/* Calls make with the number of heads of a block, as a constant. */
+/* Calls make with the number of heads of a block, as a constant: 1, 4 or 8. */
 template <class F>
-inline cudaError_t with_block_group(int group, F make)
+inline cudaError_t with_block_heads(int heads, F make)
 {
-    if (group == 1)
+    if (heads == 1)
         return make(std::integral_constant<int, 1>());
-    if (group <= 4)
+    if (heads == 4)
         return make(std::integral_constant<int, 4>());
-    return make(std::integral_constant<int, HATTN_CUDA_GROUP_BLOCK>());
+    return make(std::integral_constant<int, 8>());
 }
 
-/* The engines that a plan may choose. Each set is compiled in files of its own, to be built side by side. */
+/* The engines that a plan may choose (`heads` a block). Each set is compiled in files of its own, to be built side by side. */
 struct MmaEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int group, F f)
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
-        return with_block_group(group, [&](auto size) {
+        return with_block_heads(heads, [&](auto size) {
             constexpr int kGroup = decltype(size)::value;
             if (p.k_cache.dtype == HATTN_F16)
                 return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__half, 64, kGroup>>()) : f(EngineType<MmaEngine<__half, 128, kGroup>>());
@@ -168,23 +246,63 @@ struct MmaEngines {
 
 struct PlainEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int group, F f)
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
         return with_dtype(p.k_cache.dtype, [&](auto type) {
-            return with_block_group(group, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
+            return with_block_heads(heads, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
         });
     }
 };
 
-inline int block_group(int group)
+struct WideEngines {
+    template <class F>
+    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    {
+        if (p.k_cache.dtype == HATTN_BF16)
+            return heads == 8 ? f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 1, false>>())
+                              : f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 2, false>>());
+        return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
+    }
+
+private:
+    template <class Stored, class F>
+    static cudaError_t of_stored(const hattn_problem &p, int heads, F f)
+    {
+        if (p.q.dtype == HATTN_F32)
+            return f(EngineType<WideEngine<__half, Stored, 2, true>>());
+        return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>()) : f(EngineType<WideEngine<__half, Stored, 2, false>>());
+    }
+};
+
+/* For blocks of `heads`. */
+inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int heads, int num_splits)
 {
-    return group == 1 ? 1 : group <= 4 ? 4 : HATTN_CUDA_GROUP_BLOCK;
+    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + heads - 1) / heads)), static_cast<unsigned>(num_splits));
 }
 
-inline unsigned num_attend_blocks(const hattn_problem &p, int64_t rows, int group, int num_splits)
+/* Launches a kernel that may start while the stream's previous one ends; it has a wait_for_previous. */
+template <class... Parameters, class... Arguments>
+cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid, size_t shared_bytes, cudaStream_t stream,
+                             const Arguments &...arguments)
 {
-    const int size = block_group(group);
-    return static_cast<unsigned>(rows * (p.num_q_heads / group) * ((group + size - 1) / size) * num_splits);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = kThreads;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = params.has_dependent_launch ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+/* What such blocks leave to a kernel of its own, if they do. */
+inline cudaError_t launch_join_of(const hattn_cuda_params &params, const Inputs &in, int num_rows, int group, int heads, int num_splits, cudaStream_t stream)
+{
+    const bool has_parts = num_splits > 1 || in.sink_logits.data;
+    return has_parts && joins_apart(params.problem, std::min(group, heads)) ? launch_join(params, in, num_rows, num_splits, stream) : cudaSuccess;
 }
 
 } // namespace hattn

@@ -12,11 +12,13 @@
 #include <type_traits>
 
 #include "backends/rows.h"
+#include "kernels_cuda/params.h"
 
 namespace hattn {
 
 constexpr int kThreads = 256; /* of every block */
 constexpr int kWarps = kThreads / 32;
+constexpr int kList = 512; /* positions that an attend block finds at a time */
 constexpr unsigned kFullMask = 0xffffffffu;
 
 /* ---- elements ---- */
@@ -84,12 +86,23 @@ __device__ inline float load_element(const void *data, int32_t dtype, int64_t in
 }
 
 /* Rounds to nearest even. */
+template <class T>
+__device__ inline T from_float(float x)
+{
+    if constexpr (std::is_same_v<T, __half>)
+        return __float2half_rn(x);
+    else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        return __float2bfloat16_rn(x);
+    else
+        return x;
+}
+
 __device__ inline void store_element(void *data, int32_t dtype, int64_t index, float value)
 {
     if (dtype == HATTN_F16)
-        static_cast<__half *>(data)[index] = __float2half_rn(value);
+        static_cast<__half *>(data)[index] = from_float<__half>(value);
     else if (dtype == HATTN_BF16)
-        static_cast<__nv_bfloat16 *>(data)[index] = __float2bfloat16_rn(value);
+        static_cast<__nv_bfloat16 *>(data)[index] = from_float<__nv_bfloat16>(value);
     else
         static_cast<float *>(data)[index] = value;
 }
@@ -99,6 +112,12 @@ __device__ inline void store_element(void *data, int32_t dtype, int64_t index, f
 __device__ inline int lane_id()
 {
     return threadIdx.x & 31;
+}
+
+/* A mask of the lanes before this one. */
+__device__ inline uint32_t lanes_below()
+{
+    return (1u << lane_id()) - 1;
 }
 
 __device__ inline int warp_id()
@@ -131,6 +150,36 @@ __device__ inline uint32_t warp_scan(uint32_t x)
     return x;
 }
 
+/* Sum over this lane and those after it. */
+__device__ inline uint32_t warp_scan_down(uint32_t x)
+{
+    for (int offset = 1; offset < 32; offset <<= 1) {
+        const uint32_t above = __shfl_down_sync(kFullMask, x, offset);
+        if (lane_id() + offset < 32)
+            x += above;
+    }
+    return x;
+}
+
+/* Counters in shared memory by their 32-bit address: one instruction a count, where a pointer would cost several. */
+class SharedCounters
+{
+public:
+#ifdef HATTN_PORTABLE
+    __device__ explicit SharedCounters(uint32_t *first) : first_(first) {}
+    __device__ void count(uint32_t index) const { atomicAdd(first_ + index, 1u); }
+
+private:
+    uint32_t *first_;
+#else
+    __device__ explicit SharedCounters(uint32_t *first) : first_(static_cast<uint32_t>(__cvta_generic_to_shared(first))) {}
+    __device__ void count(uint32_t index) const { asm volatile("red.shared.add.u32 [%0],1;" ::"r"(first_ + 4 * index) : "memory"); }
+
+private:
+    uint32_t first_;
+#endif
+};
+
 /* Exclusive sum over the threads of the block, and the total; `sums` is kWarps words of shared memory. Ends with every thread
  * free to go on, but `sums` must not be written before the next barrier. */
 __device__ inline uint32_t block_scan(uint32_t x, uint32_t *sums, uint32_t *total)
@@ -162,6 +211,24 @@ __device__ inline uint32_t pack2(float low, float high)
         memcpy(&bits, &pair, sizeof(bits));
     }
     return bits;
+}
+
+/* Stores four neighbours of a row of q's kind of output. */
+__device__ inline void store_elements(void *data, int32_t dtype, int64_t index, float4 x)
+{
+    char *to = static_cast<char *>(data) + index * (dtype == HATTN_F32 ? 4 : 2);
+    const uintptr_t address = reinterpret_cast<uintptr_t>(to);
+    if (dtype == HATTN_F32 && address % sizeof(float4) == 0) {
+        *reinterpret_cast<float4 *>(to) = x;
+    } else if (dtype != HATTN_F32 && address % sizeof(uint2) == 0) {
+        const bool half = dtype == HATTN_F16;
+        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y), high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
+        *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
+    } else { /* rows may start anywhere */
+#pragma unroll 1
+        for (int i = 0; i < 4; i++)
+            store_element(data, dtype, index + i, i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w);
+    }
 }
 
 #ifdef HATTN_PORTABLE
@@ -201,6 +268,27 @@ __device__ inline uint32_t transpose_8x8(uint32_t x)
     return (low >> g % 2 * 16 & 0xffff) | (high >> g % 2 * 16) << 16;
 }
 
+template <int kCount>
+__device__ inline void load_matrices(uint32_t (&x)[kCount], const void *row)
+{
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    for (int i = 0; i < kCount; i++) {
+        const uint64_t address = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + g);
+        x[i] = reinterpret_cast<const uint32_t *>(address)[t];
+    }
+}
+
+template <int kCount>
+__device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
+{
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    for (int i = 0; i < kCount; i++) {
+        const uint64_t low = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + 2 * t);
+        const uint64_t high = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + 2 * t + 1);
+        x[i] = reinterpret_cast<const uint16_t *>(low)[g] | static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(high)[g]) << 16;
+    }
+}
+
 #else
 
 template <class T>
@@ -223,30 +311,62 @@ __device__ inline uint32_t transpose_8x8(uint32_t x)
     return y;
 }
 
+/* kCount matrices of 8 x 8 of 16 bits in shared memory, whose rows lanes 8i .. 8i+7 point at for matrix i: lane (g, t) gets elements
+ * (g, 2t), (g, 2t+1) of each ... */
+template <int kCount> /* 2 or 4 */
+__device__ inline void load_matrices(uint32_t (&x)[kCount], const void *row)
+{
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    if constexpr (kCount == 4)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(address)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+}
+
+/* ... or (2t, g), (2t+1, g). */
+template <int kCount>
+__device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
+{
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    if constexpr (kCount == 4)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(address)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+}
+
 #endif
 
-/* The A fragment (16 x 16) out of shared memory: lane l gives the address of row l % 16, columns 8 * (l / 16) on, of 16 bytes. */
-__device__ inline void load_fragment(uint32_t (&a)[4], const void *row)
+/* Two e4m3 values, the low 16 bits of x, as two fp16: exact, NaN stays NaN. */
+__device__ inline uint32_t half2_of_e4m3(uint32_t x)
 {
-#ifdef HATTN_PORTABLE
-    const int g = lane_id() / 4, t = lane_id() % 4;
-    for (int i = 0; i < 4; i++) { /* lanes 8i..8i+7 have the rows of matrix i */
-        const unsigned long long from = __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(row), 8 * i + g);
-        memcpy(&a[i], reinterpret_cast<const char *>(from) + 4 * t, sizeof(a[i]));
-    }
+    uint32_t y;
+#if !defined(HATTN_PORTABLE) && __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(y) : "h"(static_cast<uint16_t>(x)));
 #else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
-                 : "memory");
+    /* The byte at the top of each half; see to_float: 2^8 makes up for the bias. */
+    const uint32_t bytes = __byte_perm(x, 0, 0x1404), nan = __vcmpeq2(bytes & 0x7f007f00, 0x7f007f00);
+    const uint32_t moved = (bytes & 0x80008000) | (bytes & 0x7f007f00) >> 1, scale = 0x5c005c00;
+    __half2 value, factor;
+    memcpy(&value, &moved, sizeof(value));
+    memcpy(&factor, &scale, sizeof(factor));
+    value = __hmul2(value, factor);
+    memcpy(&y, &value, sizeof(y));
+    y |= nan;
 #endif
+    return y;
 }
 
 /* ---- popcounts of planes on tensor cores ----
  * m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words as chunk t of the
  * inner dimension; column 2t' + p of B holds plane p in chunk t' and zeros elsewhere, so that the lane's results are the counts of
  * planes p = 0, 1 of its own keys. No data moves between lanes, and up to two planes cost one instruction a pair of words. */
-template <int kWords, int kBlocks> /* 2 or 4 words of a code; up to 2 * kBlocks planes */
+template <int kWords, int kBlocks> /* words of a code; up to 2 * kBlocks planes, 7 in all */
 class PlaneCounter
 {
 public:
@@ -287,10 +407,12 @@ public:
 #else
         for (int b = 0; b < kBlocks; b++) {
             int c[4] = {0, 0, 0, 0};
-            for (int w = 0; w < kWords; w += 2)
+            for (int w = 0; w < kWords; w += 2) {
+                const int other = w + 1 < kWords ? w + 1 : w; /* a lone word against zeros */
                 asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                              : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                             : "r"(x[w]), "r"(y[w]), "r"(x[w + 1]), "r"(y[w + 1]), "r"(plane_[b][w]), "r"(plane_[b][w + 1]));
+                             : "r"(x[w]), "r"(y[w]), "r"(x[other]), "r"(y[other]), "r"(plane_[b][w]), "r"(w + 1 < kWords ? plane_[b][other] : 0));
+            }
             *score0 += static_cast<uint32_t>(c[0] + 2 * c[1]) << 2 * b;
             *score1 += static_cast<uint32_t>(c[2] + 2 * c[3]) << 2 * b;
         }
@@ -306,6 +428,19 @@ private:
 #endif
 };
 
+/* ---- pages ---- */
+
+/* Division of 0..2^31-1. */
+__device__ inline uint32_t divide(uint32_t x, const hattn_cuda_divisor &divisor)
+{
+    return (__umulhi(x, divisor.magic) + x) >> divisor.shift;
+}
+
+/* Where a key is. */
+struct Slot {
+    int32_t page, slot;
+};
+
 /* ---- memory and launches ---- */
 
 /* 16 bytes of a row that no other block reads: not kept in L1. */
@@ -318,6 +453,60 @@ __device__ inline uint4 load_row16(const void *address)
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
 #endif
     return v;
+}
+
+/* 16 bytes of global memory into shared memory, without passing registers or L1; zeros (and no read) where not `present`. Copies since the last
+ * copy_commit are a group; copy_wait returns when all groups but the last `pending` (0, 1 or 2) have landed, for this thread. */
+__device__ inline void copy_async16(void *shared, const void *global, bool present)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint4 *>(shared) = present ? *static_cast<const uint4 *>(global) : uint4{};
+#else
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global),
+                 "r"(present ? 16 : 0)
+                 : "memory");
+#endif
+}
+
+/* The same for 4 bytes, through L1. */
+__device__ inline void copy_async4(void *shared, const void *global)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint32_t *>(shared) = *static_cast<const uint32_t *>(global);
+#else
+    asm volatile("cp.async.ca.shared.global [%0],[%1],4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+#endif
+}
+
+/* The same for 8 bytes. */
+__device__ inline void copy_async8(void *shared, const void *global)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint2 *>(shared) = *static_cast<const uint2 *>(global);
+#else
+    asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+#endif
+}
+
+__device__ inline void copy_commit()
+{
+#ifndef HATTN_PORTABLE
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+__device__ inline void copy_wait(int pending)
+{
+#ifndef HATTN_PORTABLE
+    if (pending >= 2)
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
+    else if (pending == 1)
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+    else
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+#else
+    static_cast<void>(pending);
+#endif
 }
 
 /* Read once: not worth a place in L1. The address is aligned to the array's size. */
@@ -345,56 +534,13 @@ __device__ inline void load_streamed(uint32_t (&words)[2], const void *address)
     words[1] = v.y;
 }
 
-/* Asks for the 128 bytes around an address. */
-__device__ inline void prefetch_l2(const void *address)
+/* Brings a line into L2; the address need not be aligned. */
+__device__ inline void prefetch_line(const void *address)
 {
 #ifndef HATTN_PORTABLE
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 #else
-    static_cast<void>(address);
-#endif
-}
-
-/* 16 bytes into shared memory while this thread goes on; zeros, and nothing read, where not `is_read`. */
-__device__ inline void copy_async16(void *shared, const void *global, bool is_read)
-{
-#ifdef HATTN_PORTABLE
-    *static_cast<uint4 *>(shared) = is_read ? *static_cast<const uint4 *>(global) : uint4{0, 0, 0, 0};
-#else
-    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;"
-                 :
-                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global), "r"(is_read ? 16 : 0)
-                 : "memory");
-#endif
-}
-
-/* The same with 8 bytes. */
-__device__ inline void copy_async8(void *shared, const void *global)
-{
-#ifdef HATTN_PORTABLE
-    *static_cast<uint2 *>(shared) = *static_cast<const uint2 *>(global);
-#else
-    asm volatile("cp.async.ca.shared.global [%0],[%1],8;"
-                 :
-                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global)
-                 : "memory");
-#endif
-}
-
-/* Ends a group of this thread's copies ... */
-__device__ inline void commit_copies()
-{
-#ifndef HATTN_PORTABLE
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-/* ... and waits until no more than the kPending latest groups are under way. */
-template <int kPending>
-__device__ inline void wait_for_copies()
-{
-#ifndef HATTN_PORTABLE
-    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+    (void)address;
 #endif
 }
 
@@ -414,20 +560,32 @@ __device__ inline void wait_for_previous()
 #endif
 }
 
+/* Adds 1 after everything that this thread knows to be written, and before everything that it reads afterwards. */
+__device__ inline uint32_t arrive(uint32_t *counter)
+{
+    uint32_t before;
+#ifdef HATTN_PORTABLE
+    __threadfence();
+    before = atomicAdd(counter, 1u);
+    __threadfence();
+#else
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0,[%1],1;" : "=r"(before) : "l"(counter) : "memory");
+#endif
+    return before;
+}
+
 /* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The counter is
  * zero again afterwards. */
 __device__ inline bool arrive_last(uint32_t *counter, uint32_t count)
 {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        last = atomicAdd(counter, 1u) == count - 1;
+        last = arrive(counter) == count - 1;
         if (last)
             *counter = 0;
     }
     __syncthreads();
-    __threadfence();
     return last;
 }
 

@@ -113,11 +113,11 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
     const W *weight = static_cast<const W *>(hattn_address(args.key_map.weight[0])) + code_head * p.key_map.weight_stride[0][0];
     const int lines = (p.code_bits * static_cast<int>(sizeof(W)) + 127) / 128; /* of a row of the map */
     for (int i = threadIdx.x; i < p.head_dim_qk * lines; i += kThreads)
-        prefetch_l2(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
+        prefetch_line(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
     const int column = lane_id() / 4;
     const Place place = column < num_columns ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column) : Place{-1, 0};
     const W *key = place.page >= 0 ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head)) : nullptr;
-    multiply_mma(weight, stride, p.head_dim_qk, p.code_bits, key, num_columns, parts);
+    multiply_mma(weight, stride, p.head_dim_qk, p.code_bits, key, num_columns, parts, [] {});
     __syncthreads();
 
     const W *bias = args.key_map.bias[0].data ? static_cast<const W *>(hattn_address(args.key_map.bias[0])) + code_head * p.key_map.bias_stride[0] : nullptr;
@@ -170,7 +170,7 @@ int append_columns(const hattn_problem &p, int num_rows)
 
 size_t append_mma_bytes(const hattn_problem &p, int num_columns)
 {
-    return kWarps * static_cast<size_t>(num_columns) * mma_row(p.code_bits) * sizeof(float);
+    return parts_floats(num_columns, p.code_bits) * sizeof(float);
 }
 
 /* Blocks of a launch: as many vectors each as there are, up to 4. */

@@ -248,7 +248,7 @@ __device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hatt
 /* Partial sums of warps in shared memory: rows of outputs, in the order of fragments, padded against bank conflicts. */
 __host__ __device__ inline int mma_row(int code_bits)
 {
-    return code_bits + 8;
+    return (code_bits + 63) / 64 * 64 + 8;
 }
 
 /* Where bit r lies in such a row. */
@@ -257,77 +257,165 @@ __device__ inline int mma_place(int r)
     return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
 }
 
-/* A linear map times at most 8 vectors of its own 16-bit type, on tensor cores: a warp takes 16 inputs at a time and all outputs, as
- * attention does its values: W^T through byte permutes, the vectors as columns. Few instructions: a block that works for a few
- * microseconds runs each of them once, from a cold instruction cache. `vector` is that of lanes 4 * column..4 * column + 3, NULL: zero.
- * parts[(warp * num_columns + column) * mma_row + mma_place(r)] sum up to bit r's output, after a barrier. */
-template <class W>
-__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs, const W *vector, int num_columns, float *parts)
+/* A query and its linear map, resolved on the host. */
+struct QueryRun {
+    const void *q, *map;
+    int64_t q_row, q_head, map_head, map_input; /* strides in elements */
+    int32_t group, head_dim, code_bits, heads_per_code;
+    int32_t weight_max; /* of weighted scores; hamming: 0 */
+};
+
+constexpr int kQueryHeads = 8; /* that sum_query_mma takes at a time */
+
+/* How multiply_mma's warps share a map: 64 outputs each, in `shares` parts of the inputs. */
+struct MapSplit {
+    int blocks, shares;
+
+    __host__ __device__ explicit MapSplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks) {}
+};
+
+/* A linear map times at most 8 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
+ * does its values: W^T through byte permutes, the vectors as columns. Few instructions: a block that works for a few microseconds runs each
+ * of them once, from a cold instruction cache. `vector` is that of lanes 4 * column..4 * column + 3, NULL: zero. meanwhile() is called when
+ * the first loads are on their way. sum_parts has the results after a barrier. */
+template <class W, class Meanwhile>
+__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs, const W *vector, int num_columns, float *parts,
+                                    Meanwhile meanwhile)
 {
-    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(num_outputs);
-    for (int first = 0; first < num_outputs; first += 64) {
-        float z[4][4] = {};
+    const MapSplit split(num_outputs);
+    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(num_outputs), share = warp_id() / split.blocks;
+    const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
+    const bool is_used = first < num_outputs;
+    weight += 2 * t * stride + first;
+    float z[4][4] = {};
 #pragma unroll 1
-        for (int i = warp_id() * 16; i < num_inputs; i += kWarps * 16) {
-            const W *w = weight + (i + 2 * t) * stride + g * 8 + first;
-            const uint4 v0 = load_row16(w), v1 = load_row16(w + stride), v2 = load_row16(w + 8 * stride), v3 = load_row16(w + 9 * stride);
-            uint32_t b0 = 0, b1 = 0;
-            if (vector) {
-                memcpy(&b0, vector + i + 2 * t, sizeof(b0));
-                memcpy(&b1, vector + i + 2 * t + 8, sizeof(b1));
+    for (int i = share * 16; i < num_inputs || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
+        uint4 v[2][4] = {};
+        uint32_t b[2][2] = {};
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const int input = i + s * step;
+            if (input < num_inputs && is_used) {
+                const W *w = weight + input * stride;
+                v[s][0] = load_row16(w);
+                v[s][1] = load_row16(w + stride);
+                v[s][2] = load_row16(w + 8 * stride);
+                v[s][3] = load_row16(w + 9 * stride);
             }
-            const uint32_t *x0 = &v0.x, *x1 = &v1.x, *x2 = &v2.x, *x3 = &v3.x;
+            if (input < num_inputs && vector) {
+                memcpy(&b[s][0], vector + input + 2 * t, sizeof(uint32_t));
+                memcpy(&b[s][1], vector + input + 2 * t + 8, sizeof(uint32_t));
+            }
+        }
+        if (i == share * 16)
+            meanwhile();
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const uint32_t *x0 = &v[s][0].x, *x1 = &v[s][1].x, *x2 = &v[s][2].x, *x3 = &v[s][3].x;
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                             __byte_perm(x2[j], x3[j], 0x7632), b0, b1);
+                             __byte_perm(x2[j], x3[j], 0x7632), b[s][0], b[s][1]);
         }
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            if (2 * t + c < num_columns)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(&parts[(warp_id() * num_columns + 2 * t + c) * stride_part + first + j * 16 + 2 * g]) =
-                        make_float2(z[j][c], z[j][c + 2]);
     }
+#pragma unroll
+    for (int c = 0; c < 2; c++)
+        if (2 * t + c < num_columns && is_used)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                *reinterpret_cast<float2 *>(&parts[(share * num_columns + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) = make_float2(z[j][c], z[j][c + 2]);
 }
 
-/* The sum of a column's parts for bit r. */
+/* Bit r's output for a column. */
 __device__ inline float sum_parts(const float *parts, int num_columns, int num_outputs, int column, int r)
 {
+    const int shares = MapSplit(num_outputs).shares, stride_part = mma_row(num_outputs);
+    const float *part = parts + column * stride_part + mma_place(r);
     float z = 0.0f;
 #pragma unroll
-    for (int w = 0; w < kWarps; w++)
-        z += parts[(w * num_columns + column) * mma_row(num_outputs) + mma_place(r)];
+    for (int s = 0; s < kWarps; s++)
+        z += s < shares ? part[s * num_columns * stride_part] : 0.0f;
     return z;
 }
 
-/* sum_query_any for a linear map of q's own 16-bit type and at most 8 heads. */
-template <class W>
-__device__ inline void sum_query_mma(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *parts,
-                                     QueryCode &code)
+/* Floats of shared memory for parts of so many columns. */
+__host__ __device__ inline int parts_floats(int num_columns, int num_outputs)
 {
-    const hattn_problem &p = params.problem;
-    const int column = lane_id() / 4, group = params.group;
-    const W *weight = static_cast<const W *>(hattn_address(buffers.weight[0])) + head * p.num_code_heads / p.num_selection_heads * p.query_map.weight_stride[0][0];
-    const W *query = column < group ? reinterpret_cast<const W *>(hattn_element(&p.q, q, row, head * group + column, 0)) : nullptr;
-    multiply_mma(weight, p.query_map.weight_stride[0][1], p.head_dim_qk, p.code_bits, query, group, parts);
-    __syncthreads();
-    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
-    for (int r = threadIdx.x; r < p.code_bits; r += kThreads) {
-        float sum = 0.0f;
-        for (int v = 0; v < group; v++) {
-            const float z = sum_parts(parts, group, p.code_bits, v, r);
-            sum += weighted ? z : z > 0.0f ? 1.0f : -1.0f;
+    return MapSplit(num_outputs).shares * num_columns * mma_row(num_outputs);
+}
+
+/* u_r, or sums of signs, for a linear map of q's own 16-bit type, up to 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
+ * r is threadIdx.x, and then every kThreads. */
+template <class W, class Meanwhile, class Emit>
+__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile, Emit emit)
+{
+    const int part_heads = min(run.group, kQueryHeads);
+    float *sums = parts + parts_floats(part_heads, run.code_bits);
+    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
+    const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head;
+#pragma unroll 1
+    for (int first_head = 0; first_head < run.group; first_head += part_heads) {
+        const int count = min(part_heads, run.group - first_head), column = lane_id() / 4;
+        const W *query = column < count ? queries + static_cast<int64_t>(first_head + column) * run.q_head : nullptr;
+        multiply_mma(weight, run.map_input, run.head_dim, run.code_bits, query, part_heads, parts, [&] {
+            if (first_head == 0)
+                meanwhile();
+        });
+        __syncthreads();
+#pragma unroll 1
+        for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
+            float sum = first_head ? sums[r] : 0.0f;
+#pragma unroll 1
+            for (int v = 0; v < count; v++) {
+                const float z = sum_parts(parts, part_heads, run.code_bits, v, r);
+                sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
+            }
+            if (first_head + count < run.group)
+                sums[r] = sum;
+            else
+                emit(r, sum);
         }
-        code.sums[r] = sum;
+        if (first_head + count < run.group)
+            __syncthreads();
     }
+}
+
+/* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
+__device__ inline int weight_of(int group, int weight_max, float sum, float largest)
+{
+    if (!weight_max)
+        return static_cast<int>(group % 2 ? sum : sum / 2);
+    return largest > 0.0f && largest < INFINITY ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max))) : 0; /* the ratio first: it cannot overflow */
+}
+
+__device__ inline float finite_magnitude(float sum)
+{
+    return isfinite(sum) ? fabsf(sum) : INFINITY;
 }
 
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
-    return params.encodes_by_mma ? kWarps * static_cast<size_t>(params.group) * mma_row(params.problem.code_bits) * sizeof(float)
+    return params.encodes_by_mma ? (parts_floats(params.group < kQueryHeads ? params.group : kQueryHeads, params.problem.code_bits) + static_cast<size_t>(mma_row(params.problem.code_bits))) *
+                                       sizeof(float)
                                  : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
+}
+
+__host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &map)
+{
+    const hattn_problem &p = params.problem;
+    QueryRun run;
+    run.q = hattn_address(q);
+    run.map = hattn_address(map.weight[0]);
+    run.q_row = p.q.stride[0];
+    run.q_head = p.q.stride[1];
+    run.map_head = p.query_map.weight_stride[0][0];
+    run.map_input = p.query_map.weight_stride[0][1];
+    run.group = params.group;
+    run.head_dim = p.head_dim_qk;
+    run.code_bits = p.code_bits;
+    run.heads_per_code = p.num_selection_heads / p.num_code_heads;
+    run.weight_max = p.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p.weight_bits - 1)) - 1 : 0;
+    return run;
 }
 
 /* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier. `shared` has
@@ -337,36 +425,27 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
                                     QueryCode &code)
 {
     const hattn_problem &p = params.problem;
-    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
-    if constexpr (sizeof(W) == 2) {
-        if (params.encodes_by_mma)
-            sum_query_mma<W>(params, q, buffers, row, head, shared, code);
-        else
-            sum_query_any<W>(params, q, buffers, row, head, shared, code);
-    } else {
+    const QueryRun run = query_run(params, q, buffers);
+    bool done = false;
+    if constexpr (sizeof(W) == 2)
+        if ((done = params.encodes_by_mma))
+            sum_query_mma<W>(run, row, static_cast<int32_t>(head), shared, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
+    if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);
-    }
     __syncthreads();
 
-    /* The same thread owns the same bits throughout, and infinities stand for whatever is not finite. */
+    /* The same thread owns the same bits throughout. */
     float largest = 0.0f;
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
-        largest = isfinite(code.sums[r]) ? fmaxf(largest, fabsf(code.sums[r])) : INFINITY;
+        largest = fmaxf(largest, finite_magnitude(code.sums[r]));
     largest = warp_max(largest);
     if (lane_id() == 0)
         code.warp_values[warp_id()] = largest;
     __syncthreads();
     for (int w = 0; w < kWarps; w++)
         largest = fmaxf(largest, code.warp_values[w]);
-    const float qmax = static_cast<float>((1 << (p.weight_bits - 1)) - 1);
-    for (int r = threadIdx.x; r < 512; r += kThreads) {
-        float w = 0.0f;
-        if (r < p.code_bits && !weighted)
-            w = params.group % 2 ? code.sums[r] : code.sums[r] / 2;
-        else if (r < p.code_bits && largest > 0.0f && largest < INFINITY)
-            w = rintf(code.sums[r] / largest * qmax); /* the ratio first: it cannot overflow */
-        code.weights[r] = static_cast<int8_t>(w);
-    }
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? weight_of(run.group, run.weight_max, code.sums[r], largest) : 0);
     __syncthreads();
 }
 

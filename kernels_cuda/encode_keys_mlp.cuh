@@ -145,7 +145,7 @@ private:
 #pragma unroll
                 for (int m = 0; m < kRows; m++) {
                     uint32_t a[4];
-                    load_fragment(a, &keys[Tile::place(row + m * 16, chunk)]);
+                    load_matrices(a, &keys[Tile::place(row + m * 16, chunk)]);
 #pragma unroll
                     for (int j = 0; j < kBlocks; j++)
                         mma_16816<T>(z[m][j], a[0], a[1], a[2], a[3], b[j][0], b[j][1]);
@@ -162,7 +162,7 @@ private:
 #pragma unroll
                     for (int part = 0; part < kParts; part++) {
                         uint32_t a[4];
-                        load_fragment(a, &space_.hidden[part][Tile::place(row + m * 16, chunk)]);
+                        load_matrices(a, &space_.hidden[part][Tile::place(row + m * 16, chunk)]);
 #pragma unroll
                         for (int w = 0; w < kWeightParts; w++)
 #pragma unroll

@@ -113,7 +113,7 @@ private:
     __device__ void load_chunks(uint32_t (&a)[4], const char *keys, int pair) const
     {
         constexpr int kLow = kLanes * 16 - 1;
-        load_fragment(a, keys + (lane_fragment_ ^ (pair * 32 & kLow)) + (pair * 32 & ~kLow));
+        load_matrices(a, keys + (lane_fragment_ ^ (pair * 32 & kLow)) + (pair * 32 & ~kLow));
     }
 
     __device__ void multiply(const char *keys, float (&z)[kBlocks][4], float (&nan)[2]) const

@@ -104,22 +104,22 @@ public:
                               : 0;
         for (int n = 0; n < 2 * (kStages - 1); n++)
             fetch_slots(n);
-        commit_copies();
+        copy_commit();
         prepare();
-        wait_for_copies<0>();
+        copy_wait(0);
         __syncthreads();
         for (int n = 0; n < kStages - 1; n++) {
             if (n < count)
                 fetch_keys(n);
-            commit_copies();
+            copy_commit();
         }
         for (int n = 0; n < count; n++) {
-            wait_for_copies<kStages - 2>();
+            copy_wait(kStages - 2);
             __syncthreads(); /* tile n is there, and tile n - 1 is no longer read */
             if (n + kStages - 1 < count)
                 fetch_keys(n + kStages - 1);
             fetch_slots(n + 2 * (kStages - 1));
-            commit_copies();
+            copy_commit();
             if (n > 0)
                 store_codes(n - 1);
             if (p_.key_norms && share_.first_bit == 0)

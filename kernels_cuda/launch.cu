@@ -6,6 +6,24 @@
 #include "backends/rows.h"
 #include "kernels_cuda/kernels.cuh"
 
+namespace hattn {
+namespace {
+
+/* By hattn_cuda_params.engine. */
+const struct Attention {
+    cudaError_t (*load_attend)(const hattn_cuda_params &);
+    cudaError_t (*load_decode_attend)(const hattn_cuda_params &);
+    cudaError_t (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace, cudaStream_t);
+    cudaError_t (*launch_decode_attend)(const hattn_cuda_params &, const hattn_decode_args &, hattn_buffer workspace, cudaStream_t);
+} attentions[] = {
+    {load_attend_plain, load_decode_attend_plain, launch_attend_plain, launch_decode_attend_plain},
+    {load_attend_mma, load_decode_attend_mma, launch_attend_mma, launch_decode_attend_mma},
+    {load_attend_wide, load_decode_attend_wide, launch_attend_wide, launch_decode_attend_wide},
+};
+
+} // namespace
+} // namespace hattn
+
 const char *hattn_cuda_error_text(int code)
 {
     return cudaGetErrorString(static_cast<cudaError_t>(code));
@@ -31,8 +49,9 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     properties->major = found.major;
     properties->minor = found.minor;
     properties->num_multiprocessors = found.multiProcessorCount;
-    properties->shared_bytes = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
-    properties->block_shared_bytes = static_cast<int32_t>(found.sharedMemPerBlockOptin);
+    properties->block_shared = static_cast<int32_t>(found.sharedMemPerBlockOptin);
+    properties->multiprocessor_shared = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
+    properties->reserved_shared = static_cast<int32_t>(found.reservedSharedMemPerBlock);
     return cudaSuccess;
 }
 
@@ -54,27 +73,53 @@ int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
     return cudaMemsetAsync(address, 0, bytes, static_cast<cudaStream_t>(stream));
 }
 
-int hattn_cuda_load(const hattn_cuda_params *params)
+/* Its attributes tell what this file's kernels, and so all of them, were compiled for. */
+__global__ void compiled_kernel()
+{
+}
+
+/* Machine code for sm_90 waits for the kernel before it where it must; what is compiled from older PTX does not. */
+static cudaError_t find_dependent_launch(hattn_cuda_params *params)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, compiled_kernel);
+#ifdef HATTN_PORTABLE
+    params->has_dependent_launch = 0;
+#else
+    params->has_dependent_launch = !error && attributes.ptxVersion >= 90;
+#endif
+    return error;
+}
+
+int hattn_cuda_load(hattn_cuda_params *params)
 {
     using namespace hattn;
+    const Attention *attention = &attentions[params->engine];
     return first_error({
+        find_dependent_launch(params),
         load_encode(*params),
         !params->encodes_keys_by_mma                     ? cudaSuccess
         : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
                                                     : load_encode_keys_mma(*params),
         load_score(*params),
+        params->by_regions ? load_score_regions(*params) : cudaSuccess,
         load_topk(*params),
-        params->tensor_cores ? load_attend_mma(*params) : load_attend_plain(*params),
-        params->tensor_cores ? load_decode_attend_mma(*params) : load_decode_attend_plain(*params),
+        attention->load_attend(*params),
+        params->by_regions ? attention->load_decode_attend(*params) : cudaSuccess,
         load_merge(),
+        load_join(),
     });
 }
 
 int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *opaque_stream)
 {
     using namespace hattn;
-    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    return params->tensor_cores ? launch_attend_mma(*params, *args, workspace, stream) : launch_attend_plain(*params, *args, workspace, stream);
+    return attentions[params->engine].launch_attend(*params, *args, workspace, static_cast<cudaStream_t>(opaque_stream));
+}
+
+int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
+{
+    return hattn::launch_append(*params, *args, static_cast<cudaStream_t>(stream));
 }
 
 int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *opaque_stream)
@@ -100,8 +145,8 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
         error = launch_encode_queries(own, encode, stream);
     }
     if (!error)
-        error = launch_decode_score(*params, *args, workspace, stream);
+        error = launch_score_regions(*params, *args, workspace, stream);
     if (error)
         return error;
-    return params->tensor_cores ? launch_decode_attend_mma(*params, *args, workspace, stream) : launch_decode_attend_plain(*params, *args, workspace, stream);
+    return attentions[params->engine].launch_decode_attend(*params, *args, workspace, stream);
 }

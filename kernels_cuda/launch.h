@@ -16,7 +16,7 @@ int hattn_cuda_device_count(int *count);
 typedef struct hattn_cuda_properties {
     char name[128];
     int32_t major, minor, num_multiprocessors;
-    int32_t shared_bytes, block_shared_bytes; /* of a multiprocessor, and what one block may have of it */
+    int32_t block_shared, multiprocessor_shared, reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
@@ -25,8 +25,10 @@ void hattn_cuda_leave(int previous);
 int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 
 /* ---- kernels: enqueue, return the launch's error ---- */
-/* Loads every kernel and raises shared memory limits, so that a first run may be captured. */
-int hattn_cuda_load(const hattn_cuda_params *params);
+/* Loads every kernel and raises shared memory limits, so that a first run may be captured; sets has_dependent_launch. */
+int hattn_cuda_load(hattn_cuda_params *params);
+/* Codes of the rows' own keys. */
+int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
 /* Shared memory that encoding many keys on tensor cores takes. */
 int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
@@ -35,6 +37,7 @@ int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *ar
 int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
 int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
 int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
+/* Only where params->by_regions. */
 int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
 
 #ifdef __cplusplus

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Scoring kernels: a block takes a chunk of keys of one row and selection head. In a decode it may encode its query itself
- * and counts the histogram that selection starts from.
+ * Scoring as a call of its own: a block takes a chunk of keys of one row and selection head.
  */
 #include "kernels_cuda/score.cuh"
 
@@ -19,27 +18,22 @@ struct Run {
     hattn_buffer codes, norms;
     int32_t first, end;
     Key *keys;
-    uint32_t *histogram; /* of the first digit, in shared memory; or NULL */
 };
 
 template <class Key>
 __device__ void score_any(const hattn_cuda_params &params, const QueryCode &query, const Run<Key> &run)
 {
     const hattn_problem &p = params.problem;
-    const int num_words = (p.code_bits + 31) / 32, shift = digit(params, 0).shift;
+    const int num_words = (p.code_bits + 31) / 32;
     for (int32_t j = run.first + static_cast<int32_t>(threadIdx.x); j < run.end; j += kThreads) {
         int32_t slot;
         const int64_t page = hattn_page(&run.pages, j, &slot);
         const uint32_t score =
             score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, run.codes, page, slot, run.code_head)), num_words);
-        Key key;
         if constexpr (sizeof(Key) == sizeof(float))
-            key = scale_score(score, query.max_score, *reinterpret_cast<const __half *>(hattn_element(&p.norms, run.norms, page, slot, run.code_head)));
+            run.keys[j] = scale_score(score, query.max_score, *reinterpret_cast<const __half *>(hattn_element(&p.norms, run.norms, page, slot, run.code_head)));
         else
-            key = static_cast<Key>(score);
-        run.keys[j] = key;
-        if (run.histogram)
-            atomicAdd(&run.histogram[ordered_key(key) >> shift], 1u);
+            run.keys[j] = static_cast<Key>(score);
     }
 }
 
@@ -54,7 +48,6 @@ __device__ void score_packed(const hattn_cuda_params &params, const QueryCode &q
 {
     constexpr int kInFlight = 8;
     const hattn_problem &p = params.problem;
-    const int shift = digit(params, 0).shift;
     const PlaneCounter<kWords, kBlocks> planes(query.sign, query.plane, query.num_planes);
     /* Strides are whole codes. */
     using Code = Words<kWords>;
@@ -83,11 +76,8 @@ __device__ void score_packed(const hattn_cuda_params &params, const QueryCode &q
 #pragma unroll
             for (int s = 0; s < 2; s++) {
                 const int32_t j = first + (i + s) * kThreads + static_cast<int32_t>(threadIdx.x);
-                if (j < run.end) {
+                if (j < run.end)
                     run.keys[j] = static_cast<uint16_t>(scores[s]);
-                    if (run.histogram)
-                        atomicAdd(&run.histogram[scores[s] >> shift], 1u);
-                }
             }
         }
     }
@@ -117,44 +107,6 @@ __device__ void score_range(const hattn_cuda_params &params, const QueryCode &qu
     score_any(params, query, run);
 }
 
-/* Leaves a tile's row of counts and takes its histogram into totals[i], the count of bin top - i. Clears the histogram. All threads; the
- * histogram may be filled again after the next barrier. */
-__device__ inline void publish_tile(const hattn_cuda_params &params, uint32_t *histogram, uint32_t (&totals)[8], uint16_t *row, uint32_t *sums)
-{
-    const int per_thread = (params.num_bins + kThreads - 1) / kThreads, top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
-    uint32_t counts[8], mine = 0, total;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const bool is_mine = i < per_thread && top - i < params.num_bins;
-        counts[i] = is_mine ? histogram[top - i] : 0;
-        if (is_mine)
-            histogram[top - i] = 0;
-        totals[i] += counts[i];
-        mine += counts[i];
-    }
-    if (!row)
-        return;
-    uint32_t at_least = block_scan(mine, sums, &total);
-    if (threadIdx.x == 0)
-        row[params.num_bins] = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        at_least += counts[i];
-        if (i < per_thread && top - i < params.num_bins)
-            row[top - i] = static_cast<uint16_t>(at_least);
-    }
-}
-
-/* Adds a chunk's totals to its task's histogram. */
-__device__ inline void publish_totals(const hattn_cuda_params &params, const uint32_t (&totals)[8], uint32_t *task_histogram)
-{
-    const int per_thread = (params.num_bins + kThreads - 1) / kThreads, top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (totals[i])
-            atomicAdd(&task_histogram[top - i], totals[i]);
-}
-
 /* Weights from memory into code.weights. Ends with a barrier. */
 __device__ inline void load_weights(const hattn_problem &p, const int8_t *weights, QueryCode &code)
 {
@@ -177,107 +129,14 @@ __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__
     split_planes(code);
     score_range(params, code,
                 Run<Key>{hattn_sequence_pages(&p, &args.batch, resolved.sequence), head * p.num_code_heads / p.num_selection_heads, args.codes, args.norms, first,
-                         min(resolved.length, first + params.score_chunk), reinterpret_cast<Key *>(hattn_element(&p.scores, args.scores, row, head, 0)), nullptr});
-}
-
-/* The scoring half of a decode: scores of the middle, positions from num_sink on, into the workspace. */
-template <class Key, class W>
-__global__ void __launch_bounds__(kThreads, 3) decode_score_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
-                                                                hattn_buffer workspace)
-{
-    extern __shared__ float shared[];
-    __shared__ QueryCode code;
-    uint32_t *histogram = reinterpret_cast<uint32_t *>(shared); /* once the query is encoded */
-    allow_dependents();
-    const hattn_problem &p = params.problem;
-    const int64_t task = blockIdx.x / params.num_score_chunks, row = task / p.num_selection_heads, head = task % p.num_selection_heads;
-    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
-    const int32_t chunk = static_cast<int32_t>(blockIdx.x % params.num_score_chunks), kept = hattn_kept(&p, args.budgets, &resolved, head);
-    const int32_t first = p.num_sink + chunk * params.score_chunk, end = min(resolved.length - p.num_recent, first + params.score_chunk);
-    const bool is_ranked = kept < resolved.length && kept > p.num_sink + p.num_recent, scores_keys = is_ranked && first < end;
-    const bool shows_weights = args.weights.data && chunk == 0 && params.encodes_in_score;
-    char *base = static_cast<char *>(hattn_address(workspace));
-    const int64_t row_size = params.num_bins + 1;
-    uint16_t *counts = reinterpret_cast<uint16_t *>(base + params.tile_counts) + (task * params.num_tiles + chunk * (params.score_chunk / HATTN_CUDA_TILE)) * row_size;
-    if (is_ranked && params.counts_tiles) { /* tiles past the row's end hold nothing */
-        const int tiles = min(params.score_chunk / HATTN_CUDA_TILE, params.num_tiles - chunk * (params.score_chunk / HATTN_CUDA_TILE));
-        const int used = max(0, (end - first + HATTN_CUDA_TILE - 1) / HATTN_CUDA_TILE);
-        for (int64_t i = used * row_size + threadIdx.x; i < tiles * row_size; i += kThreads)
-            counts[i] = 0;
-    }
-    if (!scores_keys && !shows_weights)
-        return;
-
-    if (params.encodes_in_score) {
-        encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
-    } else if (args.weights.data) {
-        load_weights(p, reinterpret_cast<const int8_t *>(hattn_element(&p.weights, args.weights, row, head, 0)), code);
-    } else {
-        load_weights(p, reinterpret_cast<const int8_t *>(base + params.weights) + task * p.code_bits, code);
-    }
-    if (shows_weights) {
-        int8_t *weights = reinterpret_cast<int8_t *>(hattn_element(&p.weights, args.weights, row, head, 0));
-        for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
-            weights[r] = code.weights[r];
-    }
-    if (!scores_keys)
-        return;
-    if (params.counts_in_score)
-        for (int i = threadIdx.x; i < 2 * params.num_bins; i += kThreads)
-            histogram[i] = 0;
-    split_planes(code);
-    Run<Key> run = {hattn_sequence_pages(&p, &args.batch, resolved.sequence), head * p.num_code_heads / p.num_selection_heads, args.codes, args.norms, first, end,
-                    reinterpret_cast<Key *>(base + params.scores) + task * p.max_length, nullptr};
-    if (!params.counts_in_score) {
-        score_range(params, code, run);
-        return;
-    }
-    uint32_t totals[8] = {};
-    for (int tile = 0; first + tile * HATTN_CUDA_TILE < end; tile++) { /* two histograms: one is filled while the other is read */
-        run.first = first + tile * HATTN_CUDA_TILE;
-        run.end = min(end, run.first + HATTN_CUDA_TILE);
-        run.histogram = histogram + tile % 2 * params.num_bins;
-        score_range(params, code, run);
-        __syncthreads();
-        publish_tile(params, run.histogram, totals, params.counts_tiles ? counts + tile * row_size : nullptr, code.warp_sums[tile % 2]);
-    }
-    publish_totals(params, totals, reinterpret_cast<hattn_cuda_control *>(base)->histogram[task]);
-}
-
-size_t space_bytes(const hattn_cuda_params &params)
-{
-    const size_t encode = params.encodes_in_score ? query_space_bytes(params) : 0;
-    const size_t histograms = 2 * params.num_bins * sizeof(uint32_t);
-    return encode > histograms ? encode : histograms;
-}
-
-/* Calls f with null pointers of the score's type and of the map's. */
-template <class F>
-auto with_types(const hattn_problem &p, F f)
-{
-    return with_float_dtype(p.query_map.dtype, [&](auto w) {
-        return p.key_norms ? f(static_cast<float *>(nullptr), w) : f(static_cast<uint16_t *>(nullptr), w);
-    });
+                         min(resolved.length, first + params.score_chunk), reinterpret_cast<Key *>(hattn_element(&p.scores, args.scores, row, head, 0))});
 }
 
 } // namespace
 
 cudaError_t load_score(const hattn_cuda_params &params)
 {
-    return first_error({
-        params.problem.key_norms ? prepare(score_kernel<float>, 0) : prepare(score_kernel<uint16_t>, 0),
-        with_types(params.problem,
-                   [&](auto key, auto w) { return prepare(decode_score_kernel<value_of<decltype(key)>, value_of<decltype(w)>>, space_bytes(params)); }),
-    });
-}
-
-cudaError_t launch_decode_score(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
-{
-    const unsigned blocks = static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads * params.num_score_chunks);
-    return with_types(params.problem, [&](auto key, auto w) {
-        decode_score_kernel<value_of<decltype(key)>, value_of<decltype(w)>><<<blocks, kThreads, space_bytes(params), stream>>>(params, args, workspace);
-        return cudaGetLastError();
-    });
+    return params.problem.key_norms ? prepare(score_kernel<float>, 0) : prepare(score_kernel<uint16_t>, 0);
 }
 
 } // namespace hattn

@@ -9,17 +9,10 @@
 
 namespace hattn {
 
-/* A position to start from, and how many keys before it are above the threshold or equal to it. */
-struct Start {
-    int position;
-    uint32_t above, equal;
-};
-
 struct SelectSpace {
     uint32_t histogram[HATTN_CUDA_BINS];
     uint32_t sums[2][kWarps], tile_sums[4][kWarps];
     uint32_t bin, above;
-    Start start;
 };
 
 /* Positions with a larger key, and the first `ties` with an equal one. */
@@ -46,28 +39,24 @@ __device__ inline void find_bin(SelectSpace &space, int num_bins, uint32_t wante
     __syncthreads();
 }
 
-/* Among keys[0..n), 0 < wanted < n. `counted`: the first digit's histogram if the score kernel made it, else NULL. */
+/* Among keys[0..n), 0 < wanted < n. */
 template <class Key>
-__device__ inline Threshold find_threshold(const hattn_cuda_params &params, const Key *keys, int n, uint32_t wanted, const uint32_t *counted, SelectSpace &space)
+__device__ inline Threshold find_threshold(const hattn_cuda_params &params, const Key *keys, int n, uint32_t wanted, SelectSpace &space)
 {
     uint32_t prefix = 0, known = 0;
     for (int index = 0; index < num_digits(params); index++) {
         const Digit d = digit(params, index);
         const uint32_t mask = (1u << d.bits) - 1;
-        const bool is_counted = index == 0 && counted;
-        const int num_bins = index == 0 ? params.num_bins : HATTN_CUDA_BINS;
-        for (int i = threadIdx.x; i < num_bins; i += kThreads)
-            space.histogram[i] = is_counted ? counted[i] : 0;
+        for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
+            space.histogram[i] = 0;
         __syncthreads();
-        if (!is_counted) {
-            for (int j = threadIdx.x; j < n; j += kThreads) {
-                const uint32_t key = ordered_key(keys[j]);
-                if ((key & known) == prefix)
-                    atomicAdd(&space.histogram[key >> d.shift & mask], 1u);
-            }
-            __syncthreads();
+        for (int j = threadIdx.x; j < n; j += kThreads) {
+            const uint32_t key = ordered_key(keys[j]);
+            if ((key & known) == prefix)
+                atomicAdd(&space.histogram[key >> d.shift & mask], 1u);
         }
-        find_bin(space, num_bins, wanted);
+        __syncthreads();
+        find_bin(space, HATTN_CUDA_BINS, wanted);
         prefix |= space.bin << d.shift;
         known |= mask << d.shift;
         wanted -= space.above;
@@ -91,53 +80,21 @@ __device__ inline void load_keys(Key (&loaded)[8], const Key *keys, int first, i
         loaded[i] = first + i < n ? keys[first + i] : Key();
 }
 
-/* The start of the tile that holds rank `first`; `counts` are the rows that the score kernel left. */
-__device__ inline Start find_start(const hattn_cuda_params &params, const uint16_t *counts, Threshold threshold, uint32_t first, SelectSpace &space)
-{
-    const int per_thread = (params.num_tiles + kThreads - 1) / kThreads, first_tile = static_cast<int>(threadIdx.x) * per_thread;
-    auto count = [&](int tile, uint32_t *above, uint32_t *equal) {
-        const uint16_t *row = counts + static_cast<int64_t>(tile) * (params.num_bins + 1) + threshold.key;
-        *above = row[1];
-        *equal = row[0] - row[1];
-    };
-    uint32_t above = 0, equal = 0, tile_above, tile_equal, total;
-    for (int tile = first_tile; tile < min(first_tile + per_thread, params.num_tiles); tile++) {
-        count(tile, &tile_above, &tile_equal);
-        above += tile_above;
-        equal += tile_equal;
-    }
-    uint32_t above_before = block_scan(above, space.sums[0], &total), equal_before = block_scan(equal, space.sums[1], &total);
-    auto rank = [&](uint32_t num_above, uint32_t num_equal) { return num_above + min(num_equal, threshold.ties); };
-    if (rank(above_before, equal_before) <= first && first < rank(above_before + above, equal_before + equal)) {
-        int tile = first_tile;
-        for (;; tile++) {
-            count(tile, &tile_above, &tile_equal);
-            if (first < rank(above_before + tile_above, equal_before + tile_equal))
-                break;
-            above_before += tile_above;
-            equal_before += tile_equal;
-        }
-        space.start = {tile * HATTN_CUDA_TILE, above_before, equal_before};
-    }
-    __syncthreads();
-    return space.start;
-}
-
 /* Calls sink(rank, position) for the kept positions with ranks first..end of keys[0..n), rank 0 being the smallest position. */
 template <class Key, class Sink>
-__device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, Start start, uint32_t first, uint32_t end, SelectSpace &space, Sink sink)
+__device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, uint32_t first, uint32_t end, SelectSpace &space, Sink sink)
 {
-    constexpr int kPerThread = 8, kTiles = sizeof(Key) == 2 ? 4 : 2; /* tiles of 2048 keys loaded together */
-    uint32_t above_before = start.above, equal_before = start.equal;
-    for (int position = start.position; position < n; position += kTiles * HATTN_CUDA_TILE) {
+    constexpr int kPerThread = 8, kTile = kPerThread * kThreads, kTiles = sizeof(Key) == 2 ? 4 : 2; /* tiles loaded together */
+    uint32_t above_before = 0, equal_before = 0;
+    for (int position = 0; position < n; position += kTiles * kTile) {
         Key loaded[kTiles][kPerThread];
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++)
-            load_keys(loaded[tile], keys, position + tile * HATTN_CUDA_TILE + static_cast<int>(threadIdx.x) * kPerThread, n);
+            load_keys(loaded[tile], keys, position + tile * kTile + static_cast<int>(threadIdx.x) * kPerThread, n);
         uint32_t above[kTiles], equal[kTiles], scans[kTiles];
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
-            const int mine = position + tile * HATTN_CUDA_TILE + static_cast<int>(threadIdx.x) * kPerThread;
+            const int mine = position + tile * kTile + static_cast<int>(threadIdx.x) * kPerThread;
             above[tile] = equal[tile] = 0;
 #pragma unroll
             for (int i = 0; i < kPerThread; i++) {
@@ -164,7 +121,7 @@ __device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, S
                 const bool is_above = above[tile] >> i & 1;
                 const uint32_t rank = num_above + min(num_equal, threshold.ties);
                 if ((is_above || num_equal < threshold.ties) && rank >= first && rank < end)
-                    sink(rank, position + tile * HATTN_CUDA_TILE + static_cast<int>(threadIdx.x) * kPerThread + i);
+                    sink(rank, position + tile * kTile + static_cast<int>(threadIdx.x) * kPerThread + i);
                 num_above += is_above;
                 num_equal += !is_above;
             }
@@ -177,13 +134,23 @@ __device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, S
     }
 }
 
+/* sink(rank, position) for those of the ranks first..end of 0..kept that are forced, or all of them if all positions are kept. */
+template <class Sink>
+__device__ inline void visit_forced(int length, int kept, int num_sink, int num_recent, int first, int end, Sink sink)
+{
+    const int sinks = kept == length ? kept : num_sink;
+    for (int rank = first + static_cast<int>(threadIdx.x); rank < min(end, sinks); rank += kThreads)
+        sink(rank, rank);
+    for (int rank = max(first, max(sinks, kept - num_recent)) + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
+        sink(rank, length - kept + rank);
+}
+
 /* The whole of a row's selection: forced positions around the kept ones of the middle. keys[0] is position num_sink. */
 template <class Key>
 struct Selection {
     const Key *keys;
     int length, kept, num_sink, num_recent;
-    const uint16_t *counts; /* the tiles' rows, or NULL */
-    Threshold threshold;    /* of the middle; found only if kept < length */
+    Threshold threshold; /* of the middle; found only if some of it is kept and some is not */
 
     __device__ int middle() const
     {
@@ -195,32 +162,21 @@ struct Selection {
         return kept - num_sink - num_recent;
     }
 
-    __device__ void find(const hattn_cuda_params &params, const uint32_t *counted, SelectSpace &space)
+    __device__ void find(const hattn_cuda_params &params, SelectSpace &space)
     {
         if (kept < length && wanted() > 0)
-            threshold = find_threshold(params, keys, middle(), static_cast<uint32_t>(wanted()), counted, space);
+            threshold = find_threshold(params, keys, middle(), static_cast<uint32_t>(wanted()), space);
     }
 
     /* sink(rank, position) for ranks first..end of 0..kept. */
     template <class Sink>
-    __device__ void visit(const hattn_cuda_params &params, int first, int end, SelectSpace &space, Sink sink) const
+    __device__ void visit(int first, int end, SelectSpace &space, Sink sink) const
     {
-        if (kept == length) {
-            for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-                sink(rank, rank);
-            __syncthreads();
-            return;
-        }
-        for (int rank = first + static_cast<int>(threadIdx.x); rank < min(end, num_sink); rank += kThreads)
-            sink(rank, rank);
-        for (int rank = max(first, kept - num_recent) + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-            sink(rank, length - kept + rank);
+        visit_forced(length, kept, num_sink, num_recent, first, end, sink);
         const int low = max(first - num_sink, 0), high = min(end - num_sink, wanted());
-        if (low < high) {
-            const Start start = counts ? find_start(params, counts, threshold, static_cast<uint32_t>(low), space) : Start{0, 0, 0};
-            visit_kept(keys, middle(), threshold, start, static_cast<uint32_t>(low), static_cast<uint32_t>(high), space,
+        if (kept < length && low < high)
+            visit_kept(keys, middle(), threshold, static_cast<uint32_t>(low), static_cast<uint32_t>(high), space,
                        [&](uint32_t rank, int position) { sink(static_cast<int>(rank) + num_sink, position + num_sink); });
-        }
         __syncthreads();
     }
 };

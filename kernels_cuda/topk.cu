@@ -37,9 +37,9 @@ template <class Key>
 __device__ void select_row(const hattn_cuda_params &params, const TopkRow<Key> &row, SelectSpace &space)
 {
     const hattn_problem &p = params.problem;
-    Selection<Key> selection = {row.keys + p.num_sink, row.length, row.kept, p.num_sink, p.num_recent, nullptr, {}};
-    selection.find(params, nullptr, space);
-    selection.visit(params, 0, row.kept, space, [&](int rank, int position) { row.indices[rank] = position; });
+    Selection<Key> selection = {row.keys + p.num_sink, row.length, row.kept, p.num_sink, p.num_recent, {}};
+    selection.find(params, space);
+    selection.visit(0, row.kept, space, [&](int rank, int position) { row.indices[rank] = position; });
 }
 
 template <class Key>

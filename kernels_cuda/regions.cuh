@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The form of a decode whose scores fit one histogram (u16 scores up to HATTN_CUDA_LEVELS, codes that can be counted on tensor
+ * cores). The keys of a task are cut into chunks, one a block of the score kernel; a chunk into 8 ranges, one a warp; a range into
+ * regions. A warp keeps one histogram over its range and after each region leaves a row: how many keys of the range up to here score at
+ * least 1, 2, ... levels. Blocks add their histograms up to the task's. The attend kernel then knows the threshold from the task's
+ * histogram, and from two entries of each row which regions hold the ranks of its share, and each of its warps takes regions of its own:
+ * nothing waits for another warp between a key's code and its place in a list.
+ * Long ranges are sampled: each block scores a few thousand keys spread over the whole row, takes a bound that almost certainly is below
+ * the threshold, and lists only the keys that reach it, with their scores: no score array is written or read again. Histograms and rows
+ * then count what is listed. If less is listed than wanted, the bound was too high, and the attend kernel scores the row anew.
+ * Positions are absolute; sinks and recents have scores like all others but are in no histogram.
+ */
+#ifndef HATTN_KERNELS_CUDA_REGIONS_CUH
+#define HATTN_KERNELS_CUDA_REGIONS_CUH
+
+#include "kernels_cuda/device.cuh"
+#include "kernels_cuda/params.h"
+
+namespace hattn {
+
+/* What both kernels know, resolved on the host and small: a block reads its parameters from a cold cache. */
+struct RegionRun {
+    hattn_batch batch;
+    const int32_t *budgets; /* or NULL */
+    int64_t budget_stride[2];
+    int32_t max_length, k, num_sink, num_recent;
+    int32_t num_heads;              /* of selections */
+    int32_t region, range, chunk;   /* keys */
+    int32_t num_regions;            /* of max_length */
+    int32_t num_levels, row_size;   /* the largest score; entries of a row, a multiple of 8 */
+    int32_t is_sampled;
+    uint16_t *scores;               /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
+    int64_t score_stride;
+    int8_t *weights;                /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
+    int64_t weights_row, weights_head;
+    uint16_t *rows;                 /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
+    uint32_t *histograms;           /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
+};
+
+inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace)
+{
+    const hattn_problem &p = params.problem;
+    char *base = static_cast<char *>(hattn_address(workspace));
+    RegionRun run = {};
+    run.batch = args.batch;
+    run.budgets = args.budgets.data ? static_cast<const int32_t *>(hattn_address(args.budgets)) : nullptr;
+    run.budget_stride[0] = p.budgets.stride[0];
+    run.budget_stride[1] = p.budgets.stride[1];
+    run.max_length = p.max_length;
+    run.k = p.k;
+    run.num_sink = p.num_sink;
+    run.num_recent = p.num_recent;
+    run.num_heads = p.num_selection_heads;
+    run.region = params.region;
+    run.range = params.score_chunk / kWarps;
+    run.chunk = params.score_chunk;
+    run.num_regions = params.num_regions;
+    run.num_levels = params.num_levels;
+    run.row_size = params.row_size;
+    run.is_sampled = params.is_sampled;
+    if (args.weights.data) {
+        run.weights = static_cast<int8_t *>(hattn_address(args.weights));
+        run.weights_row = p.weights.stride[0];
+        run.weights_head = p.weights.stride[1];
+    } else {
+        run.weights = reinterpret_cast<int8_t *>(base + params.weights);
+        run.weights_row = static_cast<int64_t>(p.num_selection_heads) * p.code_bits;
+        run.weights_head = p.code_bits;
+    }
+    run.scores = reinterpret_cast<uint16_t *>(base + params.scores);
+    run.score_stride = params.score_stride;
+    run.rows = reinterpret_cast<uint16_t *>(base + params.rows);
+    run.histograms = &reinterpret_cast<hattn_cuda_control *>(base)->histogram[0][0];
+    return run;
+}
+
+/* One row and selection head. */
+struct RegionTask {
+    int64_t task;
+    hattn_row row;
+    int32_t kept, first, end; /* the middle, which is ranked: positions first..end */
+    bool is_ranked;           /* some of the middle are kept and some are not */
+};
+
+__device__ inline RegionTask resolve_task(const RegionRun &run, int32_t row, int32_t head)
+{
+    RegionTask task;
+    task.task = static_cast<int64_t>(row) * run.num_heads + head;
+    task.row = hattn_resolve_row_of(run.max_length, &run.batch, row);
+    const int32_t forced = run.num_sink + run.num_recent;
+    int32_t budget = run.k;
+    if (run.budgets && task.row.length)
+        budget = run.budgets[task.row.sequence * run.budget_stride[0] + head * run.budget_stride[1]];
+    task.kept = hattn_kept_of(budget, run.k, forced, task.row.length);
+    task.first = run.num_sink;
+    task.end = task.row.length - run.num_recent;
+    task.is_ranked = task.kept < task.row.length && task.kept > forced;
+    return task;
+}
+
+/* The largest level, from 1, that at least `wanted` reach, or 0; *above: how many reach the next one. load(x, i) gives the counts of
+ * levels i + 1 .. i + 8. By a warp. */
+template <class Load>
+__device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *above, Load load)
+{
+    uint32_t before = 0;
+#pragma unroll 1
+    for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
+        uint32_t x[8] = {};
+        if (block + lane_id() * 8 < row_size)
+            load(x, block + lane_id() * 8);
+#pragma unroll
+        for (int k = 6; k >= 0; k--)
+            x[k] += x[k + 1];
+        const uint32_t at_least = warp_scan_down(x[0]), base = before + at_least - x[0];
+        uint32_t mine = 0, next = base; /* levels that are reached, and the count at the lowest of this lane that is not */
+#pragma unroll
+        for (int k = 7; k >= 0; k--) {
+            if (x[k] + base < wanted)
+                next = x[k] + base;
+            mine += x[k] + base >= wanted;
+        }
+        const uint32_t reached = __reduce_add_sync(kFullMask, mine);
+        if (reached) {
+            *above = __shfl_sync(kFullMask, next, (reached - 1) / 8);
+            return block + reached;
+        }
+        before += __shfl_sync(kFullMask, at_least, 0);
+    }
+    *above = before;
+    return 0;
+}
+
+} // namespace hattn
+
+#endif

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The first kernel of a decode by regions (regions.cuh): a block encodes its query, or takes weights that are there, and each of its
+ * warps scores a range of keys.
+ * Bound: the codes' bytes; 128 bytes a lane are in flight while the keys before are counted. For short caches it is a chain of
+ * latencies instead (row, codes and map, barriers, rows), so that codes and map are asked for together and little code is unrolled.
+ */
+#include "kernels_cuda/encode.cuh"
+#include "kernels_cuda/kernels.cuh"
+#include "kernels_cuda/regions.cuh"
+
+namespace hattn {
+namespace {
+
+/* Code caches, resolved on the host. */
+struct CodeRun {
+    const uint32_t *codes;
+    int64_t stride_page, stride_head; /* words */
+    uint32_t page_bytes, slot_bytes;  /* the page's only with pages */
+    const int32_t *table;              /* NULL: contiguous */
+    int64_t table_stride;
+    hattn_cuda_divisor page_size;
+};
+
+struct ScoreRun {
+    RegionRun regions;
+    QueryRun query;
+    CodeRun codes;
+    int32_t encodes;       /* 0: weights are given */
+    int32_t shows_weights; /* of all rows, also of those that have nothing to score */
+};
+
+/* What a lane loads at a time: 4 or 8 times 16 bytes, of which each is several keys, one, or a part of one; more scores than 16 would not
+ * fit its registers. */
+template <int kWords>
+struct Step {
+    static constexpr int kPerLoad = kWords < 4 ? 4 / kWords : 1, kLoads = kWords > 4 ? kWords / 4 : 1; /* keys a load, loads a key */
+    static constexpr int kAll = kWords < 4 ? 4 : 8, kUnits = kAll / kLoads, kKeys = kUnits * kPerLoad, kSize = 32 * kKeys;
+};
+
+/* Codes of one sequence and head: key(u) for each unit of a step, the pages of all of them first. */
+template <int kWords>
+class CodeReader
+{
+public:
+    using S = Step<kWords>;
+
+    __device__ CodeReader(const CodeRun &run, int32_t sequence, int32_t code_head, int32_t last) : run_(run), last_(last / S::kPerLoad * S::kPerLoad)
+    {
+        base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head + (run.table ? 0 : sequence * run.stride_page));
+        table_ = run.table + sequence * run.table_stride;
+    }
+
+    /* Units of a lane: keys first, first + spacing, ... */
+    struct Units {
+        uint32_t first, spacing;
+    };
+
+    __device__ static Units step(int32_t first) { return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad}; }
+
+    /* A warp's part of a sample of kWarps * S::kSize keys of first..last: runs of 16 keys, spread evenly, so that clusters of keys are in it
+     * about as often as they are in the row. */
+    __device__ Units sample(int32_t first) const
+    {
+        constexpr int kLanes = 16 / S::kPerLoad, kRuns = 32 / kLanes; /* of a run; of a load */
+        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad * S::kPerLoad, run = warp_id() * kRuns + lane_id() / kLanes;
+        return {first / S::kPerLoad * S::kPerLoad + run * spread + lane_id() % kLanes * S::kPerLoad, kWarps * kRuns * spread};
+    }
+
+    /* Asks for codes, as far as it is known where they are. */
+    __device__ void prefetch(Units units) const
+    {
+        if (!run_.table && lane_id() % (8 / S::kLoads) == 0) /* a line has 128 bytes */
+#pragma unroll 1
+            for (int u = 0; u < S::kUnits; u++, units.first += units.spacing)
+                prefetch_line(base_ + static_cast<uint64_t>(min(units.first, last_)) * run_.slot_bytes);
+    }
+
+    /* Before load, for the same units. */
+    __device__ void look_up(Units units)
+    {
+        if (run_.table)
+#pragma unroll
+            for (int u = 0; u < S::kUnits; u++)
+                page_[u] = table_[divide(min(units.first + u * units.spacing, last_), run_.page_size)];
+    }
+
+    __device__ void load(uint32_t (&words)[S::kAll][4], Units units) const
+    {
+#pragma unroll
+        for (int u = 0; u < S::kUnits; u++) {
+            uint32_t slot = min(units.first + u * units.spacing, last_);
+            const char *code = base_;
+            if (run_.table) {
+                slot -= divide(slot, run_.page_size) * run_.page_size.divisor;
+                code += static_cast<uint64_t>(page_[u]) * run_.page_bytes;
+            }
+            code += static_cast<uint64_t>(slot) * run_.slot_bytes;
+#pragma unroll
+            for (int i = 0; i < S::kLoads; i++)
+                load_streamed(words[u * S::kLoads + i], code + 16 * i);
+        }
+    }
+
+private:
+    const CodeRun &run_;
+    const char *base_;
+    const int32_t *table_;
+    uint32_t last_, page_[S::kUnits];
+};
+
+/* The words of key number `key` of a lane. */
+template <int kWords>
+__device__ inline void take_key(uint32_t (&code)[kWords], const uint32_t (&words)[Step<kWords>::kAll][4], int key)
+{
+    for (int w = 0; w < kWords; w++)
+        code[w] = words[(key * kWords + w) / 4][(key * kWords + w) % 4];
+}
+
+/* Weights of a thread's bits as planes in shared memory. */
+template <int kWords>
+struct Planes {
+    uint32_t sign[kWords];
+    uint32_t plane[7][16];
+    float largest[kWarps];
+};
+
+/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way. */
+template <int kWords, int kBlocks, class W, class Meanwhile>
+__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile)
+{
+    int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
+    constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
+    const int code_bits = run.query.code_bits;
+    int weight[kBits] = {};
+    if (!run.encodes) {
+#pragma unroll
+        for (int i = 0; i < kBits; i++) {
+            const int r = threadIdx.x + i * kThreads;
+            weight[i] = r < code_bits ? weights[r] : 0;
+        }
+        meanwhile();
+    } else {
+        float sums[kBits] = {}, largest = 0.0f;
+        sum_query_mma<W>(run.query, row, head, parts, meanwhile, [&](int r, float sum) {
+            sums[kBits == 1 ? 0 : r / kThreads] = sum;
+            largest = fmaxf(largest, finite_magnitude(sum));
+        });
+        if (run.query.weight_max) {
+            largest = warp_max(largest);
+            if (lane_id() == 0)
+                planes.largest[warp_id()] = largest;
+            __syncthreads();
+            for (float x : planes.largest)
+                largest = fmaxf(largest, x);
+        }
+#pragma unroll
+        for (int i = 0; i < kBits; i++) {
+            const int r = threadIdx.x + i * kThreads;
+            weight[i] = r < code_bits ? weight_of(run.query.group, run.query.weight_max, sums[i], largest) : 0;
+            if (stores && r < code_bits)
+                weights[r] = static_cast<int8_t>(weight[i]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kBits; i++) {
+        const int word = (threadIdx.x + i * kThreads) / 32;
+        if (word < kWords) { /* whole warps */
+            const uint32_t negative = __ballot_sync(kFullMask, weight[i] < 0);
+            if (lane_id() == 0)
+                planes.sign[word] = negative;
+#pragma unroll
+            for (int p = 0; p < 2 * kBlocks; p++) {
+                const uint32_t bits = __ballot_sync(kFullMask, abs(weight[i]) >> p & 1);
+                if (lane_id() == 0)
+                    planes.plane[p][word] = bits;
+            }
+        }
+    }
+    __syncthreads();
+}
+
+/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. */
+__device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
+{
+    uint32_t above = 0;
+    __syncwarp();
+#pragma unroll 1
+    for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
+        const int i = block + lane_id() * 8;
+        uint32_t x[8] = {};
+        if (i < row_size) {
+            *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(histogram + i);
+            *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(histogram + i + 4);
+        }
+#pragma unroll
+        for (int k = 6; k >= 0; k--)
+            x[k] += x[k + 1];
+        const uint32_t at_least = warp_scan_down(x[0]), base = above + at_least - x[0];
+        if (i < row_size) {
+            uint4 packed;
+            packed.x = (x[0] + base) | (x[1] + base) << 16;
+            packed.y = (x[2] + base) | (x[3] + base) << 16;
+            packed.z = (x[4] + base) | (x[5] + base) << 16;
+            packed.w = (x[6] + base) | (x[7] + base) << 16;
+            *reinterpret_cast<uint4 *>(row + i) = packed;
+        }
+        above += __shfl_sync(kFullMask, at_least, 0);
+    }
+    __syncwarp();
+}
+
+template <int kPerLoad>
+__device__ inline void store_scores(uint16_t *to, const uint32_t *scores)
+{
+    if constexpr (kPerLoad == 1)
+        *to = static_cast<uint16_t>(scores[0]);
+    else if constexpr (kPerLoad == 2)
+        *reinterpret_cast<uint32_t *>(to) = scores[0] | scores[1] << 16;
+    else
+        *reinterpret_cast<uint2 *>(to) = make_uint2(scores[0] | scores[1] << 16, scores[2] | scores[3] << 16);
+}
+
+/* Words of a warp's histogram. */
+__host__ __device__ inline int histogram_stride(int row_size)
+{
+    return 4 + row_size;
+}
+
+__device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
+{
+#pragma unroll 1
+    for (int i = thread * 4; i < num; i += threads * 4)
+        *reinterpret_cast<uint4 *>(counts + i) = {};
+}
+
+template <int kWords, int kBlocks>
+__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const uint32_t (&words)[Step<kWords>::kAll][4], const PlaneCounter<kWords, kBlocks> &counter)
+{
+#pragma unroll
+    for (int i = 0; i < Step<kWords>::kKeys; i += 2) {
+        uint32_t key0[kWords], key1[kWords];
+        take_key(key0, words, i);
+        take_key(key1, words, i + 1);
+        counter.count(key0, key1, &score[i], &score[i + 1]);
+    }
+}
+
+/* A score that is almost certainly not above the one that is looked for, of which `sample` keys hold about `expected`: the deviation of
+ * their number is its root, and five of them are less than one in a million. All threads, between barriers of their own. */
+__device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, float expected)
+{
+    uint32_t above;
+    const uint32_t wanted = static_cast<uint32_t>(expected + 5.0f * sqrtf(expected)) + 4;
+    return max(1u, find_level(row_size, wanted, &above, [&](uint32_t (&x)[8], int i) {
+                   *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(counts + i);
+                   *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(counts + i + 4);
+               }));
+}
+
+/* Appends the candidates among a lane's neighbours to the warp's list, in the order of positions. */
+template <int kPerLoad>
+__device__ inline void list_candidates(const uint32_t *score, uint32_t bound, uint32_t position, uint32_t ranked, uint32_t key, uint32_t *list, uint32_t *size,
+                                       const SharedCounters &counts)
+{
+    uint32_t place = *size;
+    bool listed[kPerLoad];
+#pragma unroll
+    for (int i = 0; i < kPerLoad; i++) {
+        listed[i] = score[i] >= bound && key + i < ranked;
+        const uint32_t all = __ballot_sync(kFullMask, listed[i]);
+        place += __popc(all & lanes_below());
+        *size += __popc(all);
+    }
+#pragma unroll
+    for (int i = 0; i < kPerLoad; i++)
+        if (listed[i]) {
+            list[place++] = (position + i) << 16 | score[i];
+            counts.count(score[i]);
+        }
+}
+
+template <int kWords, int kBlocks, class W, bool kSampled>
+__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+{
+    using S = Step<kWords>;
+    extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
+    __shared__ Planes<kWords> planes;
+    allow_dependents();
+    const RegionRun &regions = run.regions;
+    const int32_t row = blockIdx.x, head = blockIdx.y, chunk = blockIdx.z;
+    const int stride = histogram_stride(regions.row_size);
+    float *space = shared + (kSampled ? stride : 0);
+    const RegionTask task = resolve_task(regions, row, head);
+    const bool shows = run.shows_weights && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
+    const int32_t begin = chunk * regions.chunk + warp_id() * regions.range, end = min(begin + regions.range, scores_keys ? task.end : 0);
+    using Reader = CodeReader<kWords>;
+    Reader reader(run.codes, task.row.sequence, head / run.query.heads_per_code, task.end - 1);
+    /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
+    uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
+    make_planes<kWords, kBlocks, W>(run, row, head, shows || (kSampled && chunk == 0), space, planes, [&] {
+        if (kSampled)
+            clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
+        if (kSampled && scores_keys)
+            reader.prefetch(reader.sample(task.first));
+        if (begin < end)
+            reader.prefetch(Reader::step(begin));
+    });
+    if (!scores_keys)
+        return;
+
+    uint32_t words[S::kAll][4], score[S::kKeys];
+    const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, 2 * kBlocks);
+    if (kSampled) {
+        reader.look_up(reader.sample(task.first));
+        reader.load(words, reader.sample(task.first));
+        score_step(score, words, counter);
+        const SharedCounters counts(sample + 3);
+#pragma unroll
+        for (uint32_t x : score)
+            counts.count(x);
+    }
+    if (begin < end) {
+        reader.look_up(Reader::step(begin));
+        reader.load(words, Reader::step(begin));
+        reader.look_up(Reader::step(begin + S::kSize));
+    }
+    uint32_t *histogram = reinterpret_cast<uint32_t *>(space) + warp_id() * stride;
+    clear(histogram + 4, regions.row_size, lane_id(), 32);
+    uint32_t bound = 0, size = 0;
+    if (kSampled) {
+        __syncthreads();
+        const float share = static_cast<float>(task.kept - regions.num_sink - regions.num_recent) / static_cast<float>(task.end - task.first);
+        bound = find_bound(sample + 4, regions.row_size, share * (kWarps * S::kSize));
+    }
+    __syncwarp();
+    const SharedCounters counts(histogram + 3);
+    const int64_t first_score = task.task * regions.score_stride;
+    uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
+    uint32_t *list = reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin;
+    uint16_t *rows = regions.rows + task.task * regions.num_regions * regions.row_size;
+    const uint32_t ranked = end - task.first;
+    int32_t region_end = begin + regions.region;
+#pragma unroll 1
+    for (int32_t first = begin; first < end; first += S::kSize) {
+        score_step(score, words, counter);
+        const int32_t next = first + S::kSize;
+        if (next < end) {
+            reader.load(words, Reader::step(next));
+            reader.look_up(Reader::step(next + S::kSize));
+        }
+#pragma unroll
+        for (int u = 0; u < S::kUnits; u++) {
+            const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad, key = position - task.first; /* wraps for sinks: not ranked */
+            const uint32_t *mine = score + u * S::kPerLoad;
+            if constexpr (kSampled) {
+                list_candidates<S::kPerLoad>(mine, bound, position - begin, ranked, key, list, &size, counts);
+            } else {
+                store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
+#pragma unroll
+                for (int i = 0; i < S::kPerLoad; i++)
+                    counts.count(key + i < ranked ? mine[i] : 0);
+            }
+        }
+        if (next == region_end || next >= end) {
+            publish_row(histogram + 4, regions.row_size, rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
+            region_end += regions.region;
+        }
+    }
+
+    __syncthreads();
+    uint32_t *total = regions.histograms + task.task * HATTN_CUDA_BINS;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < regions.num_levels; i += kThreads) {
+        uint32_t sum = 0;
+#pragma unroll
+        for (int w = 0; w < kWarps; w++)
+            sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
+        if (sum)
+            atomicAdd(&total[i], sum);
+    }
+}
+
+ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace)
+{
+    const hattn_problem &p = params.problem;
+    ScoreRun run = {};
+    run.regions = region_run(params, args, workspace);
+    run.query = query_run(params, args.q, args.query_map);
+    run.codes.codes = static_cast<const uint32_t *>(hattn_address(args.codes));
+    run.codes.stride_page = p.codes.stride[0];
+    run.codes.stride_head = p.codes.stride[2];
+    run.codes.page_bytes = static_cast<uint32_t>(p.codes.stride[0] * 4);
+    run.codes.slot_bytes = static_cast<uint32_t>(p.codes.stride[1] * 4);
+    if (p.page_size) {
+        run.codes.table = static_cast<const int32_t *>(hattn_address(args.batch.block_table));
+        run.codes.table_stride = p.block_table.stride[0];
+        run.codes.page_size = params.page_size;
+    }
+    run.encodes = params.encodes_in_score;
+    run.shows_weights = run.encodes && args.weights.data;
+    return run;
+}
+
+/* Calls f with the kernel of a problem. */
+template <int kWords, int kBlocks, class W, class F>
+cudaError_t with_sample(const hattn_cuda_params &params, F f)
+{
+    return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, true>) : f(score_regions_kernel<kWords, kBlocks, W, false>);
+}
+
+template <int kWords, int kBlocks, class F>
+cudaError_t with_map_type(const hattn_cuda_params &params, F f)
+{
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_sample<kWords, kBlocks, __nv_bfloat16>(params, f) : with_sample<kWords, kBlocks, __half>(params, f);
+}
+
+template <int kWords, class F>
+cudaError_t with_planes(const hattn_cuda_params &params, F f)
+{
+    return params.plane_blocks == 1 ? with_map_type<kWords, 1>(params, f) : with_map_type<kWords, 2>(params, f);
+}
+
+template <class F>
+cudaError_t with_kernel(const hattn_cuda_params &params, F f)
+{
+    switch ((params.problem.code_bits + 31) / 32) {
+    case 1: return with_planes<1>(params, f);
+    case 2: return with_planes<2>(params, f);
+    case 4: return with_planes<4>(params, f);
+    default: return with_planes<8>(params, f);
+    }
+}
+
+size_t space_bytes(const hattn_cuda_params &params)
+{
+    const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0, histograms = kWarps * histogram_stride(params.row_size) * sizeof(uint32_t);
+    const size_t sample = params.is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
+    return sample + (query > histograms ? query : histograms);
+}
+
+} // namespace
+
+cudaError_t load_score_regions(const hattn_cuda_params &params)
+{
+    return with_kernel(params, [&](auto kernel) { return prepare(kernel, space_bytes(params)); });
+}
+
+cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
+{
+    const dim3 grid(args.batch.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
+    return with_kernel(params, [&](auto kernel) {
+        kernel<<<grid, kThreads, space_bytes(params), stream>>>(score_run(params, args, workspace));
+        return cudaGetLastError();
+    });
+}
+
+} // namespace hattn
