@@ -49,8 +49,8 @@ cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_
     return with_type(params.problem, [&](auto t) {
         using T = value_of<decltype(t)>;
         constexpr size_t kBytes = sizeof(typename MlpEncoder<T>::Space);
-        const dim3 grid =
-            key_grid(params, args, MlpEncoder<T>::kTokens, params.problem.num_code_heads, kResident, kBytes);
+        const dim3 grid = key_grid(params, args, MlpEncoder<T>::kTokens, params.problem.num_code_heads,
+                                   blocks_of(params, kBytes, kResident));
         encode_keys_mlp_kernel<T><<<grid, kThreads, kBytes, stream>>>(params, args);
         return cudaGetLastError();
     });

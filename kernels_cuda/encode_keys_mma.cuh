@@ -29,17 +29,12 @@ __device__ inline uint32_t halves_of_fp8(uint32_t x, int i)
 }
 
 /* K: of keys, T: of the map and of tensor cores. */
-template <class K, class T, int kSteps, int kBlocks, int kNumWarps>
+template <class K, class T, int kSteps, int kBlocks, int kNumWarps, int kNumTokens, int kNumStages>
 class KeyEncoder
 {
 public:
     static constexpr int kWarpBits = 8 * kBlocks, kBits = kNumWarps * kWarpBits; /* of a block */
-    /* Tiles of about 16 KiB, of as many tokens as the block fetches side by side at least. */
-    using Tile = KeyTile<K, kSteps * sizeof(K),
-                         kSteps <= 8                      ? 128
-                         : kSteps <= 16 || sizeof(K) == 1 ? 64
-                                                          : 32,
-                         3, kBits / 32, kNumWarps>;
+    using Tile = KeyTile<K, kSteps * sizeof(K), kNumTokens, kNumStages, kBits / 32, kNumWarps>;
     static constexpr bool kIsFp8 = Tile::kIsFp8;
     static constexpr int kChunks = Tile::kChunks, kTokens = Tile::kTokens, kLanes = Tile::kLanes;
 

@@ -28,14 +28,20 @@ __device__ inline KeyShare share_of_block(const hattn_encode_keys_args &args, in
             static_cast<int>((args.num_tokens + static_cast<int64_t>(Tile::kTokens) - 1) / Tile::kTokens)};
 }
 
-/* One wave, if as many blocks as a device holds (at most `most` a multiprocessor) are enough for all combinations of heads and bits; else
- * four or more, so that the last one weighs little. */
-inline dim3 key_grid(const hattn_cuda_params &params, const hattn_encode_keys_args &args, int tile_tokens,
-                     int combinations, int most, size_t shared_bytes)
+/* Blocks of `shared_bytes` that a multiprocessor holds, `most` if shared memory suffices. */
+inline int blocks_of(const hattn_cuda_params &params, size_t shared_bytes, int most)
 {
     const int fitting =
         params.shared_bytes / static_cast<int>(shared_bytes + 1024); /* the system takes 1 KiB a block */
-    const int resident = (fitting < 1 ? 1 : fitting < most ? fitting : most) * params.num_multiprocessors;
+    return fitting < 1 ? 1 : fitting < most ? fitting : most;
+}
+
+/* One wave, if as many blocks as the device holds are enough for all combinations of heads and bits; else four or more, so that the last
+ * one weighs little. */
+inline dim3 key_grid(const hattn_cuda_params &params, const hattn_encode_keys_args &args, int tile_tokens,
+                     int combinations, int blocks)
+{
+    const int resident = blocks * params.num_multiprocessors;
     const int64_t tiles = (args.num_tokens + static_cast<int64_t>(tile_tokens) - 1) / tile_tokens;
     const int64_t wanted = combinations <= resident ? resident / combinations : 4;
     return dim3(combinations, static_cast<unsigned>(wanted < tiles ? wanted : tiles));

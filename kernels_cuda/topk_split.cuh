@@ -58,7 +58,7 @@ struct TopkChunk {
         const int groups = params.topk_chunk / kGroup;
         group = chunk * groups;
         last = min(group + groups, (skew + end + kGroup - 1) / kGroup);
-        num_chunks = (skew + end + params.topk_chunk - 1) / params.topk_chunk;
+        num_chunks = (skew + end - 1) / params.topk_chunk + 1;
     }
 
     __device__ int position(int at) const { return at * kGroup - skew; }
