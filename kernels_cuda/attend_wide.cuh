@@ -354,6 +354,7 @@ private:
                     weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
             }
             sum = old_sum * decay + warp_sum(sum);
+            __syncwarp();
             if (lane_id() == 0) {
                 space_.max[head] = max;
                 space_.sum[head] = sum;
