@@ -118,7 +118,8 @@ HATTN_API const char *hattn_device_log(const hattn_device *device);
 /* ---- Problem --------------------------------------------------------------------------------------------------- */
 
 enum { HATTN_F32 = 1, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3, HATTN_I8, HATTN_U16, HATTN_I32, HATTN_U32, HATTN_I64 };
-enum { HATTN_MEMORY_DEVICE = 0, HATTN_MEMORY_PINNED_HOST = 1 }; /* pinned host: K and V only; the same to CPUs */
+/* Pinned host: K and V only, read where they lie; on CUDA memory of cudaHostAlloc or cudaHostRegister. The same to CPUs. */
+enum { HATTN_MEMORY_DEVICE = 0, HATTN_MEMORY_PINNED_HOST = 1 };
 enum { HATTN_MAP_LINEAR = 1, HATTN_MAP_MLP = 2 };
 enum { HATTN_SCORE_HAMMING = 1, HATTN_SCORE_WEIGHTED = 2 };
 enum { HATTN_CODE_LAYOUT_KEY_MAJOR = 0 }; /* all W words of a key are contiguous */

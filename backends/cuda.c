@@ -213,6 +213,45 @@ static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_par
     params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
 }
 
+/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
+static int encodes_keys_by_mma(const hattn_problem *p)
+{
+    const hattn_map *map = &p->key_map;
+    const int is_mlp = p->map_kind == HATTN_MAP_MLP, is_fp8 = p->k_new.dtype == HATTN_F8_E4M3, chunk = is_fp8 ? 16 : 8; /* elements of 16 bytes */
+    if (is_mlp && (is_fp8 || p->head_dim_qk > 128 || map->hidden[0] > 128 || map->hidden[1] > 128 || p->code_bits > 128))
+        return 0;
+    for (int layer = 0; layer < (is_mlp ? 3 : 1); layer++)
+        if (map->weight_stride[layer][0] % 8 || map->weight_stride[layer][1] % 8)
+            return 0;
+    return p->k_new.dtype != HATTN_F32 && map->dtype == (is_fp8 ? HATTN_F16 : p->k_new.dtype) && p->head_dim_qk % chunk == 0 &&
+           p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0;
+}
+
+/* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. */
+static int appends_by_mma(const hattn_problem *p)
+{
+    const hattn_map *map = &p->key_map;
+    return p->map_kind == HATTN_MAP_LINEAR && p->k_cache.dtype != HATTN_F32 && p->k_cache.dtype == map->dtype && p->head_dim_qk % 16 == 0 &&
+           p->code_bits % 64 == 0 && p->k_cache.stride[0] % 8 == 0 && p->k_cache.stride[1] % 8 == 0 && p->k_cache.stride[2] % 8 == 0 &&
+           map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+}
+
+/* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between 16-byte steps. */
+static void choose_topk(const cuda_device *device, hattn_cuda_params *params, uint64_t *used)
+{
+    const hattn_problem *p = &params->problem;
+    const int64_t tasks = (int64_t)p->max_rows * p->num_selection_heads, keys = (int64_t)p->max_length + 7;
+    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
+    if (tasks > HATTN_CUDA_HISTOGRAMS || tiles == 1)
+        return;
+    params->num_topk_passes = p->key_norms ? 3 : params->digit_shift ? 2 : 1;
+    params->topk_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
+    params->num_topk_chunks = (int32_t)divide_up(keys, params->topk_chunk);
+    params->topk_states = hattn_carve(used, (uint64_t)tasks * sizeof(hattn_cuda_topk_state));
+    params->topk_counts =
+        hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) * (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
+}
+
 static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
@@ -221,12 +260,15 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->properties.num_multiprocessors;
-    params->has_dependent_launch = device->properties.major >= 9;
     choose_attention(device, p, params);
     params->encodes_by_mma = encodes_by_mma(p);
+    params->shared_bytes = device->properties.multiprocessor_shared;
+    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->properties.block_shared;
+    params->appends_by_mma = appends_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
+    params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
     params->by_regions = fits_regions(p, tasks, levels);
     if (params->by_regions) {
         const int64_t weight = levels / p->code_bits;
@@ -257,7 +299,10 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->rows = hattn_carve(&used, (uint64_t)(tasks * params->num_regions) * (uint64_t)params->row_size * sizeof(uint16_t));
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));
-    params->workspace_size = used;
+    uint64_t topk = 0;
+    hattn_carve(&topk, sizeof(hattn_cuda_control));
+    choose_topk(device, params, &topk);
+    params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 
 /* What CUDA's launch limits rule out. */
@@ -346,7 +391,7 @@ static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, 
 
 static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_topk(params, args, exec->stream));
+    ON_DEVICE(hattn_cuda_topk(params, args, exec->workspace, exec->stream));
 }
 
 static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)

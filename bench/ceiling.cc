@@ -1,138 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bench/ceiling.h"
 
-#include <omp.h>
-
 #include <algorithm>
-#include <cstring>
-#include <iterator>
+#include <cmath>
 #include <random>
 
-enum { LINE = 64 };
-
-/* Bytes. */
-static const size_t MAX_STREAM = size_t(1) << 30;
-static const int64_t MIN_GATHER = int64_t(32) << 20;
-static const size_t STREAM_PREFETCH[] = {0, 2048, 4096};
-
-/* How a thread brings its rows in. Measured best: on Zen 4 the prefetched blocks, up to twice the plain reads (more
- * requests may be in flight to L2 than to L1); on a Granite Rapids guest the touched block (prefetch gains little). */
-struct GatherWay {
-    enum How { PLAIN, PREFETCH_AHEAD, PREFETCH_BLOCK, TOUCH_BLOCK } how;
-    int64_t num_rows; /* ahead, or of a block */
-};
-static const GatherWay GATHER_WAYS[] = {
-    {GatherWay::PLAIN, 64},           {GatherWay::PREFETCH_AHEAD, 32}, {GatherWay::PREFETCH_BLOCK, 64},
-    {GatherWay::PREFETCH_BLOCK, 128}, {GatherWay::TOUCH_BLOCK, 64},
-};
-
-/* The sums go here, so that no read is optimised away. */
-static volatile uint64_t read_result;
-
-/* Reads `size` bytes, a multiple of 64, and prefetches `ahead` bytes past where it is; 0: no prefetch. */
-typedef uint64_t ReadLines(const uint8_t *data, size_t size, size_t ahead);
-
-/* A cache line, as one register where the instruction set has such wide ones. */
-typedef uint64_t Line __attribute__((vector_size(LINE)));
-
-__attribute__((always_inline)) static inline void add_line(Line &sum, const uint8_t *data)
+Ceiling::Ceiling(size_t num_streams, size_t num_gathers, size_t num_copies)
+    : streams_(num_streams), gathers_(num_gathers), copies_(num_copies)
 {
-    Line line;
-    std::memcpy(&line, data, LINE);
-    sum ^= line;
 }
 
-__attribute__((always_inline)) static inline uint64_t read_lines_body(const uint8_t *data, size_t size, size_t ahead)
+double Ceiling::copy(size_t)
 {
-    Line a = {}, b = {}, c = {}, d = {}; /* by name: an array of four would live on the stack */
-    size_t i = 0;
-    for (; i + 4 * LINE <= size; i += 4 * LINE) {
-        const uint8_t *lines = data + i;
-        if (ahead) {
-            __builtin_prefetch(lines + ahead, 0, 2);
-            __builtin_prefetch(lines + ahead + LINE, 0, 2);
-            __builtin_prefetch(lines + ahead + 2 * LINE, 0, 2);
-            __builtin_prefetch(lines + ahead + 3 * LINE, 0, 2);
-        }
-        add_line(a, lines);
-        add_line(b, lines + LINE);
-        add_line(c, lines + 2 * LINE);
-        add_line(d, lines + 3 * LINE);
-    }
-    for (; i < size; i += LINE)
-        add_line(a, data + i);
-    a ^= b ^ c ^ d;
-    return a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7];
-}
-
-static uint64_t read_lines_portable(const uint8_t *data, size_t size, size_t ahead)
-{
-    return read_lines_body(data, size, ahead);
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f"))) static uint64_t read_lines_avx512(const uint8_t *data, size_t size, size_t ahead)
-{
-    return read_lines_body(data, size, ahead);
-}
-#endif
-
-static ReadLines *choose_read_lines()
-{
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f"))
-        return read_lines_avx512;
-#endif
-    return read_lines_portable;
-}
-
-static uint64_t touch_row(const uint8_t *row, size_t size)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < size; i += LINE)
-        sum += row[i];
-    return sum;
-}
-
-/* Into L2: into L1 it is no faster than plain reads. */
-static void prefetch_row(const uint8_t *row, size_t size)
-{
-    for (size_t i = 0; i < size; i += LINE)
-        __builtin_prefetch(row + i, 0, 2);
-}
-
-/* One thread's part of the rows. */
-static uint64_t gather_rows(const uint8_t *const *rows, int64_t num_rows, size_t row_bytes, const GatherWay &way)
-{
-    static ReadLines *const read_lines = choose_read_lines();
-    uint64_t sum = 0;
-    for (int64_t first = 0; first < num_rows; first += way.num_rows) {
-        int64_t end = std::min(first + way.num_rows, num_rows);
-        for (int64_t i = first; i < end && way.how == GatherWay::PREFETCH_BLOCK; i++)
-            prefetch_row(rows[i], row_bytes);
-        for (int64_t i = first; i < end && way.how == GatherWay::TOUCH_BLOCK; i++)
-            sum ^= touch_row(rows[i], row_bytes);
-        for (int64_t i = first; i < end; i++) {
-            if (way.how == GatherWay::PREFETCH_AHEAD)
-                prefetch_row(rows[std::min(i + way.num_rows, num_rows - 1)], row_bytes);
-            sum ^= read_lines(rows[i], row_bytes, 0);
-        }
-    }
-    return sum;
-}
-
-Ceiling::Ceiling(const uint8_t *data, size_t size, int num_threads, const GatherShape &gather)
-    : data_(data), size_(size / LINE * LINE), num_threads_(num_threads), gather_(gather),
-      streams_(std::size(STREAM_PREFETCH)), gathers_(std::size(GATHER_WAYS))
-{
+    return std::nan("");
 }
 
 void Ceiling::sample()
 {
     for (size_t i = 0; i < streams_.size(); i++)
-        streams_[i].add(stream(STREAM_PREFETCH[i]));
+        streams_[i].add(stream(i));
     for (size_t i = 0; i < gathers_.size(); i++)
         gathers_[i].add(gather(i));
+    for (size_t i = 0; i < copies_.size(); i++)
+        copies_[i].add(copy(i));
 }
 
 static double best_median(const std::vector<Samples> &variants)
@@ -153,61 +43,64 @@ double Ceiling::gather_gbps() const
     return best_median(gathers_);
 }
 
-double Ceiling::stream(size_t prefetch_bytes) const
+double Ceiling::copy_gbps() const
 {
-    static ReadLines *const read_lines = choose_read_lines();
-    size_t part = std::min(size_, MAX_STREAM) / size_t(num_threads_) / LINE * LINE;
-    uint64_t sum = 0;
-    double start = now_us();
-#pragma omp parallel num_threads(num_threads_) reduction(^ : sum)
-    sum ^= read_lines(data_ + size_t(omp_get_thread_num()) * part, part, prefetch_bytes);
-    double us = now_us() - start;
-    read_result = sum;
-    return double(part) * num_threads_ / us * 1e-3;
+    return copies_.empty() ? std::nan("") : best_median(copies_);
 }
 
-static std::vector<int32_t> sorted_sample(int64_t num_rows, int64_t num_selected, uint64_t seed)
+/* Adds k sorted numbers from first..first + n - 1. */
+static void add_sample(const GatherShape &shape, uint32_t first, uint64_t seed, std::vector<uint32_t> *rows)
 {
     std::mt19937_64 random(seed);
-    std::vector<bool> taken(static_cast<size_t>(num_rows));
-    for (int64_t left = num_selected; left > 0;) {
-        size_t row = size_t(random() % uint64_t(num_rows));
+    std::vector<bool> taken(static_cast<size_t>(shape.num_rows));
+    for (int64_t left = shape.num_selected; left > 0;) {
+        size_t row = size_t(random() % uint64_t(shape.num_rows));
         left -= !taken[row];
         taken[row] = true;
     }
-    std::vector<int32_t> rows;
-    for (int64_t row = 0; row < num_rows; row++)
+    for (int64_t row = 0; row < shape.num_rows; row++)
         if (taken[size_t(row)])
-            rows.push_back(int32_t(row));
+            rows->push_back(first + uint32_t(row));
+}
+
+Draw::Draw(size_t size, const GatherShape &shape)
+    : shape_(shape), num_matrices_(int64_t(size / size_t(shape.num_rows * shape.row_bytes)))
+{
+    shape_.num_selected = std::min(shape.num_selected, shape.num_rows);
+}
+
+std::vector<uint32_t> Draw::rows(int64_t min_rows)
+{
+    std::vector<uint32_t> rows;
+    while (int64_t(rows.size()) < min_rows) {
+        add_sample(shape_, uint32_t(next_matrix_ * shape_.num_rows), ++draws_, &rows);
+        next_matrix_ = (next_matrix_ + 1) % num_matrices_;
+    }
     return rows;
 }
 
-double Ceiling::gather(size_t way)
+static const size_t MAX_STREAM = size_t(2) << 30, GATHER = size_t(256) << 20, COPY = size_t(512) << 20; /* bytes */
+/* A row number of 4 bytes for 64 bytes of row and more; k of the last matrix may be too many. */
+const size_t DeviceCeiling::MEMORY = COPY + GATHER / 8;
+
+DeviceCeiling::DeviceCeiling(const devices::Memory &memory, devices::Stopwatch &stopwatch, const devices::Probe &probe,
+                             const uint8_t *data, size_t size, const GatherShape &gather)
+    : Ceiling(size_t(probe.num_read_ways()), size_t(probe.num_gather_ways()), size_t(probe.num_copy_ways())),
+      stream_bytes_(std::min(size / 64 * 64, MAX_STREAM)), copy_to_(memory, std::min(size / 64 * 64, COPY))
 {
-    const size_t row_bytes = size_t(gather_.row_bytes);
-    const size_t matrix_bytes = size_t(gather_.num_rows) * row_bytes;
-    const int64_t available = int64_t(size_ / matrix_bytes);
-    const int64_t num_selected = std::min(gather_.num_selected, gather_.num_rows);
-    /* Milliseconds of work: starting threads is no part of the ceiling. */
-    const int64_t num_matrices = std::max<int64_t>(1, MIN_GATHER / (num_selected * gather_.row_bytes));
-
-    std::vector<const uint8_t *> rows;
-    for (int64_t m = 0; m < num_matrices; m++) {
-        const uint8_t *matrix = data_ + size_t(next_matrix_++ % available) * matrix_bytes;
-        for (int32_t row : sorted_sample(gather_.num_rows, num_selected, ++draws_))
-            rows.push_back(matrix + size_t(row) * row_bytes);
-    }
-
-    const int64_t num_rows = int64_t(rows.size());
-    uint64_t sum = 0;
-    double start = now_us();
-#pragma omp parallel num_threads(num_threads_) reduction(^ : sum)
-    {
-        int64_t rank = omp_get_thread_num();
-        int64_t first = num_rows * rank / num_threads_, end = num_rows * (rank + 1) / num_threads_;
-        sum ^= gather_rows(rows.data() + first, end - first, row_bytes, GATHER_WAYS[way]);
-    }
-    double us = now_us() - start;
-    read_result = sum;
-    return double(num_rows) * double(row_bytes) / us * 1e-3;
+    const std::vector<uint32_t> rows = Draw(size, gather).rows(int64_t(GATHER) / gather.row_bytes);
+    const size_t row_bytes = size_t(gather.row_bytes);
+    rows_ = devices::buffer_of(memory, rows);
+    gather_bytes_ = rows.size() * row_bytes + rows_.size();
+    void *stream = stopwatch.stream();
+    const auto record = [&](Recordings &recordings, int num_ways, auto enqueue) {
+        for (int way = 0; way < num_ways; way++)
+            recordings.push_back(stopwatch.record([&] { enqueue(way); }));
+    };
+    record(streams_, probe.num_read_ways(), [&](int way) { probe.read(way, data, stream_bytes_, stream); });
+    record(gathers_, probe.num_gather_ways(), [&](int way) {
+        probe.gather(way, data, row_bytes, reinterpret_cast<uint32_t *>(rows_.data()), int64_t(rows.size()), stream);
+    });
+    record(copies_, probe.num_copy_ways(),
+           [&](int way) { probe.copy(way, copy_to_.data(), data, copy_to_.size(), stream); });
 }

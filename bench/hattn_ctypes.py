@@ -7,9 +7,8 @@ error and never a wrong number.
 import ctypes as C
 import mmap
 
-import numpy as np
-
 F16 = 2
+PINNED_HOST = 1
 HAMMING, WEIGHTED = 1, 2
 HUGE_PAGE = 2 << 20
 
@@ -90,6 +89,11 @@ def _buffers(names):
     return [(name, Buffer) for name in names.split()]
 
 
+class EncodeKeysArgs(C.Structure):
+    _fields_ = [("struct_size", C.c_uint32), ("num_tokens", C.c_int32), ("k_new", Buffer), ("k_scale", Buffer),
+                ("key_map", MapBuffers), ("slot_mapping", Buffer), ("codes", Buffer), ("norms", Buffer)]
+
+
 class EncodeQueriesArgs(C.Structure):
     _fields_ = [("struct_size", C.c_uint32), ("num_rows", C.c_int32), ("q", Buffer), ("query_map", MapBuffers),
                 ("weights", Buffer)]
@@ -118,8 +122,8 @@ class DecodeArgs(C.Structure):
 
 # The last two parameters of all of them are exec and error.
 _RUNS = {
-    "hattn_encode_queries": EncodeQueriesArgs, "hattn_score": ScoreArgs, "hattn_topk": TopkArgs,
-    "hattn_attend": AttendArgs, "hattn_decode": DecodeArgs,
+    "hattn_encode_keys": EncodeKeysArgs, "hattn_encode_queries": EncodeQueriesArgs, "hattn_score": ScoreArgs,
+    "hattn_topk": TopkArgs, "hattn_attend": AttendArgs, "hattn_decode": DecodeArgs,
 }
 
 
@@ -131,6 +135,7 @@ def sized(struct):
 
 def aligned(size):
     """`size` bytes that start at a huge page, as an array of uint8. The mapping lives as long as the array."""
+    import numpy as np  # devices with memory of their own do without
     size_up = (size + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
     mapping = mmap.mmap(-1, size_up + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     mapping.madvise(mmap.MADV_HUGEPAGE)
@@ -173,12 +178,12 @@ class Library:
 
 
 class Device:
-    """The CPU, with at most `threads` threads."""
+    """The first device of a backend; the CPU with at most `threads` threads."""
 
-    def __init__(self, library, threads):
+    def __init__(self, library, threads, backend="cpu"):
         self.library, self.handle = library, C.c_void_p()
         options, error = sized(DeviceOptions), sized(Error)
-        options.backend, options.max_threads = b"cpu", threads
+        options.backend, options.max_threads = backend.encode(), threads
         library.check(library.hattn_device_open(C.byref(options), C.byref(self.handle), C.byref(error)), error)
         self.threads, self.info = threads, sized(DeviceInfo)
         library.check(library.hattn_device_query(self.handle, C.byref(self.info), C.byref(error)), error)
@@ -190,16 +195,21 @@ class Device:
 class Plan:
     """A plan with a workspace of its own."""
 
-    def __init__(self, device, problem):
+    def __init__(self, device, problem, allocate=None, stream=None):
+        """allocate(size): where the device has memory of its own, something that keeps it alive, and its address."""
         self.library, self.problem, self.handle, self.error = device.library, problem, C.c_void_p(), sized(Error)
         check = self.library.check
         check(self.library.hattn_plan_create(device.handle, C.byref(problem), C.byref(self.handle),
                                              C.byref(self.error)), self.error)
         size = self.library.hattn_plan_workspace_size(self.handle)
-        self.workspace, self.exec = aligned(size), sized(Exec)
-        self.exec.num_threads, self.exec.workspace_size = device.threads, size
-        self.exec.workspace.data = self.workspace.ctypes.data
-        check(self.library.hattn_workspace_init(device.handle, self.exec.workspace, size, None, C.byref(self.error)),
+        self.exec = sized(Exec)
+        if allocate:
+            self.workspace, self.exec.workspace.data = allocate(size)
+        else:
+            self.workspace = aligned(size)
+            self.exec.workspace.data = self.workspace.ctypes.data
+        self.exec.num_threads, self.exec.workspace_size, self.exec.stream = device.threads, size, stream
+        check(self.library.hattn_workspace_init(device.handle, self.exec.workspace, size, stream, C.byref(self.error)),
               self.error)
 
     def run(self, name, args):

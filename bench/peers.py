@@ -11,6 +11,7 @@ import os
 import sys
 
 sys.dont_write_bytecode = True  # nothing is left in the tree
+import tables
 import venv_setup
 
 SHAPES = [(32, 8, 32768, 512), (32, 8, 131072, 2048), (32, 32, 32768, 512)]
@@ -279,19 +280,9 @@ HEAD = ["shape", "threads", "contender", "us", "us min", "ratio", "to", "note"]
 NUMBERS = ("threads", "us", "us min", "ratio")
 
 
-def text_table(rows):
-    cells = [HEAD] + [row.cells() for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(HEAD))]
-    return "\n".join("  ".join(cell.rjust(w) if name in NUMBERS else cell.ljust(w)
-                               for name, cell, w in zip(HEAD, line, widths)).rstrip() for line in cells)
-
-
 def markdown(rows, caption):
-    lines = ["| " + " | ".join(HEAD) + " |",
-             "|" + "|".join(" ---: " if name in NUMBERS else " --- " for name in HEAD) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.cells()) + " |" for row in rows]
     title = "# hattn beside other libraries\n\n`python3 bench/peers.py --markdown docs/cpu_peers.md` wrote this page.\n"
-    return title + "\n" + caption + "\n\n" + "\n".join(lines) + "\n"
+    return title + "\n" + caption + "\n\n" + tables.markdown_table(HEAD, NUMBERS, [row.cells() for row in rows])
 
 
 def versions(missing):
@@ -335,7 +326,7 @@ def main():
                "with an untimed call before the timed one; K, V and codes come from DRAM. ratio: us over those of the\n"
                "hattn row named behind it. hattn decode is the whole step: encode, score, top-k, attend." %
                (versions(missing), machine, busy_text(others), rounds))
-    print(text_table(rows) + "\n\n" + caption)
+    print(tables.text_table(HEAD, NUMBERS, [row.cells() for row in rows]) + "\n\n" + caption)
     if args.markdown:
         with open(args.markdown, "w") as out:
             out.write(markdown(rows, caption))

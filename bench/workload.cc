@@ -2,57 +2,21 @@
 #include "bench/workload.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
 #include <stdexcept>
 
+#include "bench/fill.h"
+#include "bench/map_layout.h"
 #include "conformance/instance.h"
 
-const char *const STAGE_NAMES[NUM_STAGES] = {"encode", "score",  "topk",  "attend",
-                                             "merge",  "decode", "dense", "encode_keys"};
+using devices::Buffer;
 
-enum { NUM_SETS = 8, ALIGNMENT = 256, CLUSTER = 64 /* keys of a run with Pattern::CLUSTERED */ };
-
-static size_t round_up(size_t size)
-{
-    return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
-static size_t map_layers(const hattn_problem &shape)
-{
-    return shape.map_kind == HATTN_MAP_MLP ? 3 : 1;
-}
-
-/* Inputs of layer i of a map, and with i = the number of layers its outputs. */
-static size_t map_width(const hattn_problem &shape, const hattn_map &map, size_t i)
-{
-    return size_t(i == 0 ? shape.head_dim_qk : i == map_layers(shape) ? shape.code_bits : map.hidden[i - 1]);
-}
-
-/* Weights and biases, aligned: calls fn(layer, offset of weights, offset of biases) for each layer, returns the end. */
-template <typename Fn>
-static size_t walk_map(const hattn_problem &shape, const hattn_map &map, Fn fn)
-{
-    size_t heads = size_t(shape.num_code_heads), element = dtype_bytes(map.dtype), used = 0;
-    for (size_t i = 0; i < map_layers(shape); i++) {
-        size_t weight = used;
-        used += round_up(heads * map_width(shape, map, i) * map_width(shape, map, i + 1) * element);
-        size_t bias = used;
-        used += round_up(heads * map_width(shape, map, i + 1) * element);
-        fn(i, weight, bias);
-    }
-    return used;
-}
-
-/* What a call reads of a map. */
-static double map_bytes(const hattn_problem &shape, const hattn_map &map, bool biases)
-{
-    double elements = 0;
-    for (size_t i = 0; i < map_layers(shape); i++)
-        elements += double((map_width(shape, map, i) + biases) * map_width(shape, map, i + 1));
-    return elements * shape.num_code_heads * double(dtype_bytes(map.dtype));
-}
+enum { MIN_SETS = 8, CLUSTER = 64 /* keys of a run with Pattern::CLUSTERED */ };
+/* Keys of all heads that a device encodes in one call: a prefill's, so that it is filled. */
+static const int64_t PREFILL_KEYS = 1 << 20;
 
 static hattn_problem shape_of(const conformance::Problem &problem)
 {
@@ -85,7 +49,7 @@ Workload::Sizes::Sizes(const hattn_problem &shape, const conformance::Problem &p
 size_t Workload::layer_bytes(const conformance::Problem &problem)
 {
     Sizes sizes(shape_of(problem), problem);
-    return sizes.kv_layer() + sizes.code_layer();
+    return sizes.kv_layer() + sizes.code_layer() + sizes.map_layer();
 }
 
 /* Runs of keys whose codes differ in a few bits: selections then come in runs too. */
@@ -115,84 +79,140 @@ static size_t num_layers(size_t target, size_t limit, size_t layer, bool *short_
     return layers;
 }
 
-Workload::Workload(const conformance::Problem &problem, size_t memory_limit)
-    : shape_(shape_of(problem)), sizes_(shape_, problem), num_sequences_(int(problem.lengths.size())),
-      q_len_(problem.q_len), num_tokens_(problem.num_tokens), num_parts_(problem.num_parts), append_(problem.append),
-      num_rows_(int64_t(num_sequences_) * q_len_),
-      num_keys_(std::accumulate(problem.lengths.begin(), problem.lengths.end(), int64_t(0))), short_of_memory_(false),
-      seq_len_(problem.lengths.begin(), problem.lengths.end())
+void Workload::choose_rotation(Turns turns, size_t memory_limit)
 {
-    const size_t caches = 3 * last_level_cache();
-    const size_t code_limit = std::max(memory_limit / 4, sizes_.code_layer());
-    num_code_layers_ = num_layers(caches, code_limit, sizes_.code_layer(), &short_of_memory_);
-    size_t codes = num_code_layers_ * sizes_.code_layer();
-    size_t kv_limit = memory_limit > codes ? memory_limit - codes : 0;
-    num_kv_layers_ = num_layers(std::max(size_t(1) << 30, caches), kv_limit, sizes_.kv_layer(), &short_of_memory_);
-    kv_.reset(new Arena(num_kv_layers_ * sizes_.kv_layer()));
-    codes_.reset(new Arena(codes));
-    fill_values(kv_->data(), kv_->size(), shape_.k_cache.dtype, 1);
-    fill_bits(codes_->data(), codes_->size(), 2);
+    const size_t kv = sizes_.kv_layer(), codes = sizes_.code_layer(), maps = sizes_.map_layer();
+    /* Bytes of layers of which a call touches only a part. */
+    const auto target = [this](size_t layer, double touched) {
+        return layer * size_t(std::ceil(double(cache_) / std::min(touched, double(layer))));
+    };
+    const bool alone = turns == Turns::ALONE;
+    const size_t kv_target = alone ? target(kv, traffic(ATTEND).gathered) : std::max(size_t(1) << 30, cache_);
+    const size_t code_limit = std::max(memory_limit / 4, codes + maps);
+    num_code_layers_ = num_layers(cache_, code_limit, codes + (alone ? 0 : maps), &short_of_memory_);
+    num_map_layers_ = alone ? num_layers(target(maps, traffic(ENCODE).streamed), code_limit, maps, &short_of_memory_)
+                            : num_code_layers_;
+    const size_t used = num_code_layers_ * codes + num_map_layers_ * maps;
+    num_kv_layers_ = num_layers(kv_target, memory_limit > used ? memory_limit - used : 0, kv, &short_of_memory_);
+    num_sets_ = std::max<size_t>(MIN_SETS, alone ? num_kv_layers_ : 0);
+}
+
+void Workload::fill_layers(bool clustered)
+{
+    kv_ = Buffer(memory_, num_kv_layers_ * sizes_.kv_layer());
+    const size_t codes = num_code_layers_ * sizes_.code_layer(), maps = num_map_layers_ * sizes_.map_layer();
+    codes_ = Buffer(memory_, codes + maps);
+    maps_ = codes;
+    fill_values(memory_, kv_.data(), kv_.size(), shape_.k_cache.dtype, 1);
+    fill_bits(memory_, codes_.data(), codes, 2);
+    fill_values(memory_, codes_.data() + maps_, maps, shape_.query_map.dtype, 4);
     const size_t words = (size_t(shape_.code_bits) + 31) / 32;
     for (size_t layer = 0; layer < num_code_layers_; layer++) {
-        uint8_t *data = codes_->data() + layer * sizes_.code_layer();
-        if (problem.pattern == conformance::Pattern::CLUSTERED)
-            cluster_codes(data, sizes_.codes / words / 4, words);
-        data += sizes_.codes;
-        fill_values(data, sizes_.norms, HATTN_F16, 3);
-        for (size_t i = 1; i < sizes_.norms; i += 2)
-            data[i] &= 0x7f; /* norms are positive */
-        fill_values(data + sizes_.norms, sizes_.query_map + sizes_.key_map, shape_.query_map.dtype, 4 + layer);
+        uint8_t *data = codes_.data() + layer * sizes_.code_layer();
+        if (clustered) {
+            std::vector<uint8_t> one(sizes_.codes);
+            memory_.read(one.data(), data, one.size());
+            cluster_codes(one.data(), one.size() / words / 4, words);
+            memory_.write(data, one.data(), one.size());
+        }
+        if (sizes_.norms)
+            fill_norms(memory_, data + sizes_.codes, sizes_.norms, 3);
     }
+}
 
+void Workload::make_sets()
+{
     const size_t rows = size_t(num_rows_), q_heads = size_t(shape_.num_q_heads),
                  selections = size_t(shape_.num_selection_heads);
-    sets_.resize(NUM_SETS);
+    sets_.resize(num_sets_);
     for (Set &set : sets_) {
-        set.q.resize(rows * q_heads * size_t(shape_.head_dim_qk) * dtype_bytes(shape_.q.dtype));
-        fill_values(set.q.data(), set.q.size(), shape_.q.dtype, 100 + size_t(&set - sets_.data()));
-        set.weights.resize(rows * selections * size_t(shape_.code_bits));
-        set.indices.resize(rows * selections * size_t(shape_.k) * 4);
-        set.counts.resize(rows * selections * 4);
+        set.q = Buffer(memory_, rows * q_heads * size_t(shape_.head_dim_qk) * dtype_bytes(shape_.q.dtype));
+        fill_values(memory_, set.q.data(), set.q.size(), shape_.q.dtype, 100 + size_t(&set - sets_.data()));
+        set.weights = Buffer(memory_, rows * selections * size_t(shape_.code_bits));
+        set.indices = Buffer(memory_, rows * selections * size_t(shape_.k) * 4);
+        set.counts = Buffer(memory_, rows * selections * 4);
     }
-    scores_.resize(rows * selections * size_t(shape_.max_length) * dtype_bytes(shape_.scores.dtype));
+    scores_ = Buffer(memory_, rows * selections * size_t(shape_.max_length) * dtype_bytes(shape_.scores.dtype));
     const size_t out_elements = rows * q_heads * size_t(shape_.head_dim_v);
-    out_.resize(out_elements * dtype_bytes(shape_.out.dtype));
-    lse_.resize(rows * q_heads * 4);
+    out_ = Buffer(memory_, out_elements * dtype_bytes(shape_.out.dtype));
+    lse_ = Buffer(memory_, rows * q_heads * 4);
     const size_t max_rows = size_t(shape_.max_rows);
-    partial_out_.resize(size_t(num_parts_) * max_rows * q_heads * size_t(shape_.head_dim_v) * 4);
-    partial_lse_.resize(size_t(num_parts_) * max_rows * q_heads * 4);
-    fill_values(partial_out_.data(), partial_out_.size(), HATTN_F32, 5);
-    fill_values(partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
-    new_codes_.resize(sizes_.codes);
-    new_norms_.resize(sizes_.norms);
+    partial_out_ = Buffer(memory_, size_t(num_parts_) * max_rows * q_heads * size_t(shape_.head_dim_v) * 4);
+    partial_lse_ = Buffer(memory_, size_t(num_parts_) * max_rows * q_heads * 4);
+    fill_values(memory_, partial_out_.data(), partial_out_.size(), HATTN_F32, 5);
+    fill_values(memory_, partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
+}
 
-    if (shape_.page_size) {
-        std::vector<int32_t> pages(sizes_.num_pages);
-        std::iota(pages.begin(), pages.end(), 0);
+void Workload::make_block_table(const conformance::Problem &problem)
+{
+    std::vector<int32_t> pages(sizes_.num_pages);
+    std::iota(pages.begin(), pages.end(), 0);
+    if (!problem.ordered_pages)
         std::shuffle(pages.begin(), pages.end(), std::mt19937(7));
-        size_t stride = size_t(shape_.block_table.stride[0]), next = 0;
-        block_table_.resize(problem.lengths.size() * stride);
-        for (size_t b = 0; b < problem.lengths.size(); b++)
-            for (int64_t slot = 0; slot < problem.lengths[b]; slot += shape_.page_size)
-                block_table_[b * stride + size_t(slot / shape_.page_size)] = pages[next++];
-    }
+    size_t stride = size_t(shape_.block_table.stride[0]), next = 0;
+    std::vector<int32_t> table(problem.lengths.size() * stride);
+    for (size_t b = 0; b < problem.lengths.size(); b++)
+        for (int64_t slot = 0; slot < problem.lengths[b]; slot += shape_.page_size)
+            table[b * stride + size_t(slot / shape_.page_size)] = pages[next++];
+    block_table_ = devices::buffer_of(memory_, table);
+}
+
+Workload::Workload(const conformance::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit)
+    : memory_(memory), shape_(shape_of(problem)), sizes_(shape_, problem), num_sequences_(int(problem.lengths.size())),
+      q_len_(problem.q_len), num_tokens_(problem.num_tokens), num_parts_(problem.num_parts), append_(problem.append),
+      num_rows_(int64_t(num_sequences_) * q_len_),
+      num_keys_(std::accumulate(problem.lengths.begin(), problem.lengths.end(), int64_t(0))),
+      cache_(3 * memory.properties().cache),
+      seq_len_(devices::buffer_of(memory, std::vector<int32_t>(problem.lengths.begin(), problem.lengths.end())))
+{
+    choose_rotation(turns, memory_limit);
+    fill_layers(problem.pattern == conformance::Pattern::CLUSTERED);
+    make_sets();
+    if (shape_.page_size)
+        make_block_table(problem);
+
+    /* New keys are read straight out of the rotation, through several layers where one is too small. */
+    const int64_t most = int64_t(kv_.size()) / int64_t(new_key_bytes());
+    if (turns == Turns::ALONE)
+        num_tokens_ = int(std::min(std::max<int64_t>(num_tokens_, PREFILL_KEYS / shape_.num_kv_heads), most));
+    const size_t slots = size_t(shape_.page_size ? shape_.page_size : shape_.max_length);
+    const size_t new_slots = std::max(sizes_.num_pages, (size_t(num_tokens_) + slots - 1) / slots) * slots;
+    const size_t words = (size_t(shape_.code_bits) + 31) / 32, code_heads = size_t(shape_.num_code_heads);
+    new_codes_ = Buffer(memory, new_slots * code_heads * words * 4);
+    new_norms_ = Buffer(memory, shape_.key_norms ? new_slots * code_heads * 2 : 0);
 }
 
 std::string Workload::layers() const
 {
     auto mib = [](size_t size) { return std::to_string((size + (1 << 19)) >> 20) + " MiB"; };
     std::string text = std::to_string(num_kv_layers_) + " layers of " + mib(sizes_.kv_layer()) + " of K and V, " +
-                       std::to_string(num_code_layers_) + " of " + mib(sizes_.code_layer()) + " of codes and maps";
+                       std::to_string(num_code_layers_) + " of " + mib(sizes_.code_layer()) + " of codes, " +
+                       std::to_string(num_map_layers_) + " of " + mib(sizes_.map_layer()) + " of maps";
     return text + (short_of_memory_ ? " (too few for cold caches: short of memory)" : "");
 }
 
-Ceiling Workload::ceiling(int num_threads) const
+uint64_t Workload::new_key_bytes() const
+{
+    return uint64_t(shape_.num_kv_heads) * uint64_t(shape_.head_dim_qk) * dtype_bytes(shape_.k_new.dtype);
+}
+
+GatherShape Workload::gather_shape() const
 {
     GatherShape gather;
     gather.num_rows = num_keys_;
     gather.num_selected = int64_t(shape_.k) * num_rows_;
     gather.row_bytes = int64_t(shape_.head_dim_qk) * int64_t(dtype_bytes(shape_.k_cache.dtype));
-    return Ceiling(kv_->data(), kv_->size(), num_threads, gather);
+    return gather;
+}
+
+std::unique_ptr<Ceiling> Workload::host_ceiling(int num_threads) const
+{
+    return std::make_unique<HostCeiling>(kv_.data(), kv_.size(), num_threads, gather_shape());
+}
+
+std::unique_ptr<Ceiling> Workload::device_ceiling(devices::Stopwatch &stopwatch, const devices::Probe &probe) const
+{
+    return std::make_unique<DeviceCeiling>(memory_, stopwatch, probe, kv_.data(), kv_.size(), gather_shape());
 }
 
 Traffic Workload::traffic(Stage stage) const
@@ -200,7 +220,7 @@ Traffic Workload::traffic(Stage stage) const
     const double rows = double(num_rows_), selections = rows * shape_.num_selection_heads, keys = double(num_keys_);
     const double key_map = map_bytes(shape_, shape_.key_map, true);
     const double query_map = map_bytes(shape_, shape_.query_map, shape_.map_kind == HATTN_MAP_MLP);
-    const double q = double(sets_[0].q.size());
+    const double q = rows * shape_.num_q_heads * shape_.head_dim_qk * double(dtype_bytes(shape_.q.dtype));
     const int words = (shape_.code_bits + 31) / 32;
     const double code = words * 4 + (shape_.key_norms ? 2 : 0);
     const double row =
@@ -211,7 +231,7 @@ Traffic Workload::traffic(Stage stage) const
     switch (stage) {
     case ENCODE: traffic.streamed = query_map + q; break;
     case SCORE: traffic.streamed = codes; break;
-    case TOPK: traffic.cached = double(scores_.size()); break;
+    case TOPK: traffic.cached = selections * shape_.max_length * double(dtype_bytes(shape_.scores.dtype)); break;
     case ATTEND: traffic.gathered = gathered; break;
     case MERGE: traffic.cached = double(num_parts_) * rows * shape_.num_q_heads * (shape_.head_dim_v + 1) * 4; break;
     case DECODE:
@@ -221,8 +241,7 @@ Traffic Workload::traffic(Stage stage) const
     case DENSE: traffic.streamed = keys * shape_.num_kv_heads * row; break;
     case ENCODE_KEYS: {
         double tokens = num_tokens_;
-        double key = double(shape_.num_kv_heads * shape_.head_dim_qk) * double(dtype_bytes(shape_.k_new.dtype));
-        traffic.streamed = key_map + tokens * (key + shape_.num_code_heads * code);
+        traffic.streamed = key_map + tokens * (double(new_key_bytes()) + shape_.num_code_heads * code);
         break;
     }
     case NUM_STAGES: break;
@@ -230,170 +249,8 @@ Traffic Workload::traffic(Stage stage) const
     return traffic;
 }
 
-hattn_batch Workload::batch() const
+int64_t Workload::cold_calls(Stage stage) const
 {
-    hattn_batch batch = {};
-    batch.num_sequences = num_sequences_;
-    batch.num_rows = int32_t(num_rows_);
-    batch.q_len = q_len_;
-    batch.seq_len.data = const_cast<int32_t *>(seq_len_.data());
-    batch.block_table.data = block_table_.empty() ? nullptr : const_cast<int32_t *>(block_table_.data());
-    return batch;
-}
-
-Workload::CodeLayer Workload::next_code_layer()
-{
-    uint8_t *data = codes_->data() + (code_layer_++ % num_code_layers_) * sizes_.code_layer();
-    CodeLayer layer = {};
-    layer.codes.data = data;
-    layer.norms.data = sizes_.norms ? data + sizes_.codes : nullptr;
-    uint8_t *query_map = data + sizes_.codes + sizes_.norms;
-    bool mlp = shape_.map_kind == HATTN_MAP_MLP;
-    walk_map(shape_, shape_.query_map, [&](size_t i, size_t weight, size_t bias) {
-        layer.query_map.weight[i].data = query_map + weight;
-        layer.query_map.bias[i].data = mlp ? query_map + bias : nullptr; /* linear queries have none */
-    });
-    uint8_t *key_map = query_map + sizes_.query_map;
-    walk_map(shape_, shape_.key_map, [&](size_t i, size_t weight, size_t bias) {
-        layer.key_map.weight[i].data = key_map + weight;
-        layer.key_map.bias[i].data = key_map + bias;
-    });
-    return layer;
-}
-
-hattn_status Workload::prepare(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
-{
-    for (Set &set : sets_) {
-        CodeLayer layer = next_code_layer();
-        hattn_status status = encode(layer, set, plan, exec, error);
-        if (status == HATTN_OK)
-            status = score(layer, set, plan, exec, error);
-        if (status == HATTN_OK)
-            status = topk(set, plan, exec, error);
-        if (status != HATTN_OK)
-            return status;
-    }
-    return HATTN_OK;
-}
-
-hattn_status Workload::run(Stage stage, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
-{
-    switch (stage) {
-    case ENCODE: return encode(next_code_layer(), next_set(), plan, exec, error);
-    case SCORE: return score(next_code_layer(), next_set(), plan, exec, error);
-    case TOPK: return topk(next_set(), plan, exec, error);
-    case ATTEND: return attend(next_set(), false, plan, exec, error);
-    case MERGE: return merge(plan, exec, error);
-    case DECODE: return decode(next_code_layer(), next_set(), plan, exec, error);
-    case DENSE: return attend(next_set(), true, plan, exec, error);
-    case ENCODE_KEYS: return encode_keys(next_code_layer(), plan, exec, error);
-    case NUM_STAGES: break;
-    }
-    return HATTN_INVALID_ARGUMENT;
-}
-
-template <typename Struct>
-static Struct sized_struct()
-{
-    Struct value = {};
-    value.struct_size = sizeof(value);
-    return value;
-}
-
-static hattn_buffer at(Bytes &bytes)
-{
-    return {bytes.data(), 0}; /* null where there is nothing */
-}
-
-hattn_status Workload::encode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
-                              hattn_error *error)
-{
-    auto args = sized_struct<hattn_encode_queries_args>();
-    args.num_rows = int32_t(num_rows_);
-    args.q = at(set.q);
-    args.query_map = layer.query_map;
-    args.weights = at(set.weights);
-    return hattn_encode_queries(plan, &args, exec, error);
-}
-
-hattn_status Workload::score(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
-                             hattn_error *error)
-{
-    auto args = sized_struct<hattn_score_args>();
-    args.batch = batch();
-    args.weights = at(set.weights);
-    args.codes = layer.codes;
-    args.norms = layer.norms;
-    args.scores = at(scores_);
-    return hattn_score(plan, &args, exec, error);
-}
-
-hattn_status Workload::topk(Set &set, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
-{
-    auto args = sized_struct<hattn_topk_args>();
-    args.batch = batch();
-    args.batch.block_table.data = nullptr;
-    args.scores = at(scores_);
-    args.indices = at(set.indices);
-    args.counts = at(set.counts);
-    return hattn_topk(plan, &args, exec, error);
-}
-
-hattn_status Workload::attend(Set &set, bool dense, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
-{
-    auto args = sized_struct<hattn_attend_args>();
-    args.batch = batch();
-    args.q = at(set.q);
-    args.k_cache = k();
-    args.v_cache = v();
-    if (!dense) {
-        args.indices = at(set.indices);
-        args.counts = at(set.counts);
-    }
-    args.out = at(out_);
-    args.lse = at(lse_);
-    return hattn_attend(plan, &args, exec, error);
-}
-
-hattn_status Workload::merge(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
-{
-    auto args = sized_struct<hattn_merge_args>();
-    args.num_parts = num_parts_;
-    args.num_rows = int32_t(num_rows_);
-    args.partial_out = at(partial_out_);
-    args.partial_lse = at(partial_lse_);
-    args.out = at(out_);
-    args.lse = at(lse_);
-    return hattn_merge(plan, &args, exec, error);
-}
-
-hattn_status Workload::decode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
-                              hattn_error *error)
-{
-    auto args = sized_struct<hattn_decode_args>();
-    args.batch = batch();
-    args.q = at(set.q);
-    args.k_cache = k();
-    args.v_cache = v();
-    args.codes = layer.codes;
-    args.norms = layer.norms;
-    args.query_map = layer.query_map;
-    args.append = append_;
-    args.key_map = layer.key_map;
-    args.out = at(out_);
-    args.lse = at(lse_);
-    return hattn_decode(plan, &args, exec, error);
-}
-
-/* Keys out of the K cache, codes into a cache of their own: those of the rotation stay as they are. */
-hattn_status Workload::encode_keys(const CodeLayer &layer, const hattn_plan *plan, const hattn_exec *exec,
-                                   hattn_error *error)
-{
-    auto args = sized_struct<hattn_encode_keys_args>();
-    args.num_tokens = num_tokens_;
-    args.k_new = k();
-    args.key_map = layer.key_map;
-    args.codes = at(new_codes_);
-    args.norms = at(new_norms_);
-    return hattn_encode_keys(plan, &args, exec, error);
+    const double touched = traffic(stage).streamed + traffic(stage).gathered;
+    return touched > 0 ? int64_t(std::ceil(double(cache_) / touched)) : 1;
 }

@@ -12,13 +12,17 @@
 
 #include "api/hattn.h"
 #include "bench/ceiling.h"
-#include "bench/memory.h"
 #include "conformance/problems.h"
+#include "devices/buffer.h"
 
 enum Stage { ENCODE, SCORE, TOPK, ATTEND, MERGE, DECODE, DENSE, ENCODE_KEYS, NUM_STAGES };
 extern const char *const STAGE_NAMES[NUM_STAGES];
 
-using Bytes = std::vector<uint8_t>;
+/* Who empties the caches between two calls of one stage. */
+enum class Turns {
+    STAGES, /* the other stages, which take turns with it: how hosts are timed */
+    ALONE   /* nobody, a stage is replayed on its own: it must itself touch enough until it meets its data again */
+};
 
 /* The bytes that a stage cannot do without. */
 struct Traffic {
@@ -29,15 +33,20 @@ struct Traffic {
 class Workload
 {
 public:
-    /* Rotates over at least 1 GiB, three last level caches and two layers of K and V, and three caches of codes; over
-     * less where that would pass `memory_limit` bytes, but one layer always. Throws std::bad_alloc. */
-    Workload(const conformance::Problem &problem, size_t memory_limit);
+    /* Fills `memory`, which outlives it. With Turns::STAGES K and V rotate over at least 1 GiB, three last level caches and
+     * two layers, codes over three caches; with Turns::ALONE each stage touches three caches before it starts again. Over
+     * less where that would pass `memory_limit` bytes, but one layer always. Throws what the memory throws. */
+    Workload(const conformance::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit);
     /* Of one layer, K, V and codes. */
     static size_t layer_bytes(const conformance::Problem &problem);
 
     const hattn_problem &shape() const { return shape_; }
-    Ceiling ceiling(int num_threads) const;
+    /* Of the host with so many threads, or of the device that has the memory. They read the workload's K and V. */
+    std::unique_ptr<Ceiling> host_ceiling(int num_threads) const;
+    std::unique_ptr<Ceiling> device_ceiling(devices::Stopwatch &stopwatch, const devices::Probe &probe) const;
     Traffic traffic(Stage stage) const;
+    /* Calls of a stage, one after the other, that touch three caches: what a recording of it must hold at least. */
+    int64_t cold_calls(Stage stage) const;
     /* "8 layers of 128 MiB, 24 of 4 MiB of codes", and whether there should be more. */
     std::string layers() const;
 
@@ -50,9 +59,9 @@ public:
 private:
     /* Queries and what comes out of them; several, so that no call finds the rows of the last one in a cache. */
     struct Set {
-        Bytes q, weights, indices, counts;
+        devices::Buffer q, weights, indices, counts;
     };
-    /* One layer of codes, with its norms and maps. */
+    /* One layer of codes, with its norms, and maps. */
     struct CodeLayer {
         hattn_buffer codes, norms;
         hattn_map_buffers query_map, key_map;
@@ -61,14 +70,22 @@ private:
         size_t num_pages, k, v, codes, norms, query_map, key_map;
         Sizes(const hattn_problem &shape, const conformance::Problem &problem);
         size_t kv_layer() const { return k + v; }
-        size_t code_layer() const { return codes + norms + query_map + key_map; }
+        size_t code_layer() const { return codes + norms; }
+        size_t map_layer() const { return query_map + key_map; }
     };
+
+    void choose_rotation(Turns turns, size_t memory_limit);
+    void fill_layers(bool clustered);
+    void make_sets();
+    void make_block_table(const conformance::Problem &problem);
 
     hattn_batch batch() const;
     CodeLayer next_code_layer();
     Set &next_set() { return sets_[set_++ % sets_.size()]; }
-    hattn_buffer k() const { return {kv_->data() + kv_layer_ * sizes_.kv_layer(), 0}; }
-    hattn_buffer v() const { return {kv_->data() + kv_layer_ * sizes_.kv_layer() + sizes_.k * (sizes_.v > 0), 0}; }
+    hattn_buffer k() const { return kv_.at(kv_layer_ * sizes_.kv_layer()); }
+    hattn_buffer v() const { return kv_.at(kv_layer_ * sizes_.kv_layer() + sizes_.k * (sizes_.v > 0)); }
+    GatherShape gather_shape() const;
+    uint64_t new_key_bytes() const; /* of a token's keys that are to be encoded */
 
     hattn_status encode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
                         hattn_error *error);
@@ -82,16 +99,20 @@ private:
     hattn_status encode_keys(const CodeLayer &layer, const hattn_plan *plan, const hattn_exec *exec,
                              hattn_error *error);
 
+    const devices::Memory &memory_;
     hattn_problem shape_;
     Sizes sizes_;
     int num_sequences_, q_len_, num_tokens_, num_parts_, append_;
     int64_t num_rows_, num_keys_; /* of all sequences */
-    size_t num_kv_layers_, num_code_layers_, kv_layer_ = 0, code_layer_ = 0, set_ = 0;
-    bool short_of_memory_;
-    std::unique_ptr<Arena> kv_, codes_;
+    size_t cache_;                /* bytes to touch before anything is met again */
+    size_t num_kv_layers_, num_code_layers_, num_map_layers_, num_sets_;
+    size_t kv_layer_ = 0, code_layer_ = 0, map_layer_ = 0, set_ = 0;
+    bool short_of_memory_ = false;
+    devices::Buffer kv_, codes_;
+    size_t maps_; /* where they start behind the codes: on the host they are in huge pages together */
     std::vector<Set> sets_;
-    std::vector<int32_t> seq_len_, block_table_;
-    Bytes scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;
+    devices::Buffer seq_len_, block_table_;
+    devices::Buffer scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;
 };
 
 #endif

@@ -114,6 +114,17 @@ void add_lengths(ProblemList &list)
         p.num_sink = 4;
         p.num_recent = 64;
     });
+    list.add("long_weighted_8_bits", [](Problem &p) { /* scores of 16 bits */
+        p.tag = Tag::MEDIUM;
+        p.lengths = {9001, 2050, 4099};
+        p.k = 700;
+        p.head_dim_qk = 32;
+        p.num_kv_heads = 1;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.weight_bits = 8;
+        p.num_sink = 3;
+        p.budgets = Budgets::PER_HEAD;
+    });
 }
 
 void add_budgets(ProblemList &list)
@@ -268,6 +279,49 @@ void add_patterns_and_strides(ProblemList &list)
     });
 }
 
+/* Selections that several blocks of a device find together: ties from end to end, beside rows of all kinds of lengths. */
+void add_long_selections(ProblemList &list)
+{
+    const struct {
+        const char *name;
+        Pattern pattern;
+    } patterns[] = {{"equal", Pattern::EQUAL}, {"clustered", Pattern::CLUSTERED}, {"by_time", Pattern::BY_TIME}};
+    for (const auto &row : patterns)
+        for (bool norms : {false, true})
+            list.add(std::string("long_") + row.name + (norms ? "_norms" : ""), [&](Problem &p) {
+                p.tag = Tag::MEDIUM;
+                p.pattern = row.pattern;
+                p.lengths = {5000, 0, 1, 299, 300, 301, 2049};
+                p.k = 300;
+                p.head_dim_qk = 32;
+                p.num_kv_heads = 1;
+                p.group = 2;
+                p.page_size = 16;
+                p.key_norms = norms;
+            });
+}
+
+void add_places(ProblemList &list)
+{
+    list.add("kv_on_host", [](Problem &p) {
+        p.kv_on_host = p.append = true;
+        p.head_dim_qk = 128;
+    });
+    list.add("kv_on_host_contiguous_f8", [](Problem &p) {
+        p.kv_on_host = p.append = true;
+        p.page_size = 0;
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::ONE;
+    });
+    list.add("kv_on_host_mla", [](Problem &p) {
+        p.kv_on_host = p.v_inside_k = true;
+        p.num_kv_heads = 1;
+        p.group = 16;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+    });
+}
+
 } // namespace
 
 void add_batch_problems(ProblemList &list)
@@ -276,6 +330,8 @@ void add_batch_problems(ProblemList &list)
     add_budgets(list);
     add_attention(list);
     add_patterns_and_strides(list);
+    add_long_selections(list);
+    add_places(list);
 }
 
 } // namespace conformance

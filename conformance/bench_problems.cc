@@ -22,6 +22,52 @@ Problem shape(const std::string &name, int sequences, int num_q_heads, int num_k
     return p;
 }
 
+/* Adds `base` under a longer name, to be changed. The reference holds until the next one is added. */
+Problem &add(std::vector<Problem> *all, const Problem &base, const std::string &suffix)
+{
+    all->push_back(base);
+    all->back().name += suffix;
+    return all->back();
+}
+
+void add_grouped(std::vector<Problem> *all, const Problem &base, int group)
+{
+    Problem &p = add(all, base, "_g" + std::to_string(group));
+    p.num_kv_heads = base.num_kv_heads * base.group / group;
+    p.group = group;
+}
+
+Problem &add_per_query_head(std::vector<Problem> *all, const Problem &base, const std::string &suffix)
+{
+    Problem &p = add(all, base, suffix);
+    p.codes_per_query_head = p.selections_per_query_head = true;
+    p.code_bits = 32;
+    return p;
+}
+
+/* Feature rows: `base` with one thing changed. */
+void add_features(std::vector<Problem> *all, const Problem &base)
+{
+    Problem &bf16 = add(all, base, "_bf16");
+    bf16.q_dtype = bf16.kv_dtype = HATTN_BF16;
+    add(all, base, "_f8").kv_dtype = HATTN_F8_E4M3;
+    add(all, base, "_d64").head_dim_qk = 64;
+    add(all, base, "_d256").head_dim_qk = 256;
+    add_grouped(all, base, 8);
+    add_grouped(all, base, 16);
+    Problem &mla = add(all, base, "_mla");
+    mla.group = 16;
+    mla.num_kv_heads = 1;
+    mla.head_dim_qk = 576;
+    mla.head_dim_v = 512;
+    mla.v_inside_k = true;
+    add(all, base, "_q4").q_len = 4;
+    add(all, base, "_norms").key_norms = true;
+    add_per_query_head(all, base, "_per_query_head_32");
+    add(all, base, "_paged_16").page_size = 16;
+    add(all, base, "_paged_64").page_size = 64;
+}
+
 } // namespace
 
 std::vector<Problem> bench_problems()
@@ -33,58 +79,28 @@ std::vector<Problem> bench_problems()
     };
     const std::vector<Problem> shapes = all;
     for (const Problem &base : shapes) {
-        Problem p = base;
-        p.name = base.name + "_64";
-        p.code_bits = 64;
-        all.push_back(p);
-        p.name = base.name + "_weighted_64";
-        p.score_kind = HATTN_SCORE_WEIGHTED;
-        all.push_back(p);
-        p.name = base.name + "_weighted";
-        p.code_bits = 128;
-        all.push_back(p);
+        add(&all, base, "_64").code_bits = 64;
+        Problem &weighted_64 = add(&all, base, "_weighted_64");
+        weighted_64.code_bits = 64;
+        weighted_64.score_kind = HATTN_SCORE_WEIGHTED;
+        add(&all, base, "_weighted").score_kind = HATTN_SCORE_WEIGHTED;
     }
 
-    /* Feature rows: S1 with one thing changed. */
-    auto feature = [&all](const char *name) -> Problem & {
-        all.push_back(shape(std::string("S1_") + name, 1, 32, 8, 32768, 512));
-        return all.back();
-    };
-    Problem &bf16 = feature("bf16");
-    bf16.q_dtype = bf16.kv_dtype = HATTN_BF16;
-    feature("f8").kv_dtype = HATTN_F8_E4M3;
-    Problem &f32 = feature("f32");
+    const Problem &s1 = shapes[0], &s4 = shapes[3];
+    add_features(&all, s1);
+    Problem &f32 = add(&all, s1, "_f32");
     f32.q_dtype = f32.kv_dtype = HATTN_F32;
-    feature("d64").head_dim_qk = 64;
-    feature("d256").head_dim_qk = 256;
-    Problem &g8 = feature("g8");
-    g8.group = 8;
-    g8.num_kv_heads = 4;
-    Problem &g16 = feature("g16");
-    g16.group = 16;
-    g16.num_kv_heads = 2;
-    Problem &mla = feature("mla");
-    mla.group = 16;
-    mla.num_kv_heads = 1;
-    mla.head_dim_qk = 576;
-    mla.head_dim_v = 512;
-    mla.v_inside_k = true;
-    feature("q4").q_len = 4;
-    feature("norms").key_norms = true;
-    auto per_query_head = [&feature](const char *name) -> Problem & {
-        Problem &p = feature(name);
-        p.codes_per_query_head = p.selections_per_query_head = true;
-        p.code_bits = 32;
-        return p;
-    };
-    per_query_head("per_query_head_32");
-    Problem &mlp = per_query_head("per_query_head_mlp_32"); /* HashAttention's own maps */
+    Problem &mlp = add_per_query_head(&all, s1, "_per_query_head_mlp_32"); /* HashAttention's own maps */
     mlp.map_kind = HATTN_MAP_MLP;
     mlp.hidden[0] = mlp.hidden[1] = 128;
-    feature("paged_16").page_size = 16;
-    feature("paged_64").page_size = 64;
-    feature("append").append = true;
-    feature("clustered").pattern = Pattern::CLUSTERED;
+    add(&all, s1, "_append").append = true;
+    add(&all, s1, "_clustered").pattern = Pattern::CLUSTERED;
+
+    add_features(&all, s4); /* GPUs */
+    add(&all, s4, "_paged_1").page_size = 1;
+    Problem &ordered = add(&all, s4, "_paged_1_ordered");
+    ordered.page_size = 1;
+    ordered.ordered_pages = true;
     return all;
 }
 

@@ -117,6 +117,10 @@ void Instance::make_caches()
     v_cache = make("v_cache", &hattn_problem::v_cache);
     if (problem.v_inside_k)
         v_cache.memory = k_cache.memory;
+    if (problem.kv_on_host) {
+        k_cache.memory->keep_on_host();
+        v_cache.memory->keep_on_host();
+    }
     k_new = make("k_new", &hattn_problem::k_new);
     Normals normals(k_cache.dtype, 1, &rng);
     for (int b = 0; b < (int)problem.lengths.size(); b++) {

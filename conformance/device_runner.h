@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Calls on a device with memory of its own: every tensor of a call is copied there, and back afterwards, so that all checks
- * stay on the host.
+ * Runs calls whose tensors lie in host memory on a device that has memory of its own.
  */
 #ifndef HATTN_CONFORMANCE_DEVICE_RUNNER_H
 #define HATTN_CONFORMANCE_DEVICE_RUNNER_H
@@ -10,9 +9,17 @@
 
 namespace conformance {
 
-/* A write to an input, or before the start of a tensor, comes back as HATTN_DEVICE_ERROR; what lies past the end of a tensor
- * is the end of its allocation, which compute-sanitizer watches. */
-Runner device_runner(const devices::Memory &memory);
+/* How calls are made on a device. */
+struct DeviceCalls {
+    const devices::Memory *memory, *pinned;
+    /* Makes the call, which takes a stream, and lets it be done with once the device was waited for. */
+    std::function<hattn_status(const std::function<hattn_status(void *stream)> &call)> launch =
+        [](const std::function<hattn_status(void *)> &call) { return call(nullptr); };
+};
+
+/* Every call's tensors travel to the device and back. A write to an input, or before the start of a tensor, comes back as
+ * HATTN_DEVICE_ERROR; what lies past the end of a tensor is the end of its allocation, which compute-sanitizer watches. */
+Runner device_runner(const DeviceCalls &calls);
 
 } // namespace conformance
 #endif

@@ -146,7 +146,7 @@ void Instance::make_block_table()
     for (int b = 0; b < (int)problem.lengths.size(); b++) {
         pages_.emplace_back();
         for (int first = 0; first < cached_length(b); first += shape.page_size) {
-            int64_t at = rng.below((int64_t)free_pages.size());
+            int64_t at = problem.ordered_pages ? 0 : rng.below((int64_t)free_pages.size());
             pages_[b].push_back(free_pages[at]);
             block_table.value<int32_t>({b, first / shape.page_size}) = free_pages[at];
             free_pages.erase(free_pages.begin() + at);

@@ -35,13 +35,16 @@ public:
     void fill(uint8_t byte);
     void protect(bool writable);
     bool writable() const { return writable_; }
+    /* Devices with memory of their own find it in pinned memory of the host. */
+    void keep_on_host() { on_host_ = true; }
+    bool on_host() const { return on_host_; }
 
 private:
     std::string name_;
     uint8_t *mapping_, *begin_, *data_;
     size_t mapped_, accessible_, size_;
     Side side_;
-    bool writable_ = true;
+    bool writable_ = true, on_host_ = false;
 };
 
 /* The region whose payload holds the address; NULL if there is none. */

@@ -58,6 +58,7 @@ struct Problem {
     bool key_norms = false;
 
     int page_size = 16;
+    bool ordered_pages = false;           /* else in random order */
     std::vector<int> lengths = {70, 129}; /* seq_len of each sequence */
     int q_len = 1;                        /* query tokens of every sequence, where q_lens is empty */
     std::vector<int> q_lens;              /* of each sequence: given through q_start */
@@ -71,6 +72,7 @@ struct Problem {
     bool sink_logits = false;
     Scales kv_scales = Scales::NONE;
     bool v_inside_k = false;
+    bool kv_on_host = false; /* K and V are HATTN_MEMORY_PINNED_HOST */
 
     bool append = false;
     int num_tokens = 37;      /* of hattn_encode_keys */

@@ -91,6 +91,7 @@ void choose_selection(Rng &rng, Problem &p)
     p.soft_cap = rng.chance(80) ? 0 : (float)rng.between(1, 50);
     p.pattern = rng.chance(55) ? Pattern::RANDOM : (Pattern)rng.below(8);
     p.strides = rng.chance(50) ? Strides::COMPACT : (Strides)rng.below(6);
+    p.kv_on_host = rng.chance(10);
 }
 
 } // namespace

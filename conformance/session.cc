@@ -9,6 +9,7 @@
 
 #include "conformance/device_runner.h"
 #include "conformance/tolerance.h"
+#include "devices/streams.h"
 
 namespace conformance {
 namespace {
@@ -137,7 +138,7 @@ Session::Session(Target tested) : target(std::move(tested))
         return;
     }
     if (const devices::Memory *memory = devices::memory_of(target.backend))
-        runner = device_runner(*memory);
+        runner = device_runner({memory, devices::pinned_memory_of(target.backend)});
     info.struct_size = sizeof(info);
     hattn_device_query(device, &info, nullptr);
     if (!target.isa.empty() && target.isa != info.isa)

@@ -139,6 +139,8 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     p.q.dtype = problem.q_dtype;
     p.k_cache.dtype = problem.kv_dtype;
     p.out.dtype = problem.out_dtype;
+    if (problem.kv_on_host)
+        p.k_cache.memory = p.v_cache.memory = HATTN_MEMORY_PINNED_HOST;
     for (hattn_map *map : {&p.key_map, &p.query_map}) {
         map->dtype = problem.map_dtype;
         std::copy(problem.hidden, problem.hidden + 2, map->hidden);

@@ -259,6 +259,37 @@ void add_maps(ProblemList &list)
         p.num_tokens = 900;
         p.lengths = {600, 500};
     });
+    list.add("many_tokens_norms_bias", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.num_tokens = 900;
+        p.lengths = {600, 500};
+        p.q_dtype = p.kv_dtype = HATTN_BF16;
+        p.head_dim_qk = 128;
+        p.code_bits = 192;
+        p.key_norms = p.key_bias = true;
+    });
+    list.add("many_tokens_f8", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.num_tokens = 900;
+        p.lengths = {600, 500};
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::PER_HEAD;
+        p.head_dim_qk = 128;
+        p.key_norms = p.key_bias = true;
+    });
+    for (int hidden : {64, 128}) {
+        list.add(with("many_tokens_mlp", hidden), [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.num_tokens = 300;
+            p.lengths = {600, 500};
+            p.q_dtype = p.kv_dtype = hidden == 64 ? HATTN_F16 : HATTN_BF16;
+            p.map_kind = HATTN_MAP_MLP;
+            p.hidden[0] = hidden;
+            p.hidden[1] = 72;
+            p.code_bits = hidden == 64 ? 64 : 32;
+            p.key_norms = hidden == 64;
+        });
+    }
 }
 
 } // namespace

@@ -130,6 +130,7 @@ private:
             space_.logits[g][lane_id()] = e0;
             space_.logits[g][lane_id() + 32] = e1;
             const float sum = warp_sum(e0 + e1), decay = expf(old_max - base);
+            __syncwarp(); /* all lanes have read the old maximum */
             if (lane_id() == 0) {
                 space_.max[g] = max;
                 space_.sum[g] = space_.sum[g] * decay + sum;

@@ -3,16 +3,42 @@
 load("@gpu//:defs.bzl", "NVCC")
 load("//third_party:gpu.bzl", "only_if")
 
-# Machine code for A100 and Hopper; the PTX is for whatever comes later.
 _FLAGS = [
-    "-gencode=arch=compute_80,code=[sm_80,compute_80]",
-    "-gencode=arch=compute_90,code=sm_90",
     "-std=c++17",
     "-O3",
     "--Werror=all-warnings",
+    "--compress-mode=size",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
     "-I.",
 ]
+
+# Machine code for A100 and Hopper; the PTX is for whatever comes later.
+_ARCHITECTURES = [
+    "-gencode=arch=compute_80,code=[sm_80,compute_80]",
+    "-gencode=arch=compute_90,code=sm_90",
+]
+
+# --//kernels_cuda:variant=NAME; CONTRIBUTING.md says what each is for.
+_VARIANTS = {
+    "default": _ARCHITECTURES,
+    "portable": _ARCHITECTURES + ["-DHATTN_PORTABLE"],
+    "ptx80": ["-gencode=arch=compute_80,code=compute_80"],
+}
+
+def _variant_flag_impl(ctx):
+    return []
+
+_variant_flag = rule(
+    implementation = _variant_flag_impl,
+    build_setting = config.string(flag = True),
+)
+
+def cuda_variants(name):
+    """The flag `name`, and a setting of each of its values but the default."""
+    _variant_flag(name = name, build_setting_default = "default")
+    for value in _VARIANTS:
+        if value != "default":
+            native.config_setting(name = value, flag_values = {":" + name: value})
 
 def _nvcc_objects_impl(ctx):
     headers = [dep[CcInfo].compilation_context.headers for dep in ctx.attr.deps]
@@ -21,7 +47,7 @@ def _nvcc_objects_impl(ctx):
         obj = ctx.actions.declare_file("%s/%s.o" % (ctx.label.name, src.basename))
         ctx.actions.run(
             executable = NVCC,
-            arguments = _FLAGS + ["-c", src.path, "-o", obj.path],
+            arguments = _FLAGS + ctx.attr.architectures + ["-c", src.path, "-o", obj.path],
             inputs = depset([src] + ctx.files.hdrs, transitive = headers),
             outputs = [obj],
             env = {"PATH": "/usr/bin:/bin"},
@@ -36,17 +62,22 @@ _nvcc_objects = rule(
     attrs = {
         "srcs": attr.label_list(allow_files = [".cu"]),
         "hdrs": attr.label_list(allow_files = [".cuh", ".h"]),
+        "architectures": attr.string_list(),
         "deps": attr.label_list(providers = [CcInfo]),
     },
 )
 
-def cuda_library(name, srcs, hdrs = [], deps = []):
+def cuda_library(name, srcs, hdrs = [], deps = [], **kwargs):
+    settings = {"//kernels_cuda:" + v: flags for v, flags in _VARIANTS.items() if v != "default"}
+    settings["//conditions:default"] = _ARCHITECTURES
     _nvcc_objects(
         name = name + "_objects",
         srcs = srcs,
         hdrs = hdrs,
+        architectures = select(settings),
         target_compatible_with = only_if("@gpu//:cuda"),
         deps = deps,
+        **kwargs
     )
     native.cc_library(
         name = name,
@@ -55,4 +86,5 @@ def cuda_library(name, srcs, hdrs = [], deps = []):
         linkopts = ["-lstdc++"],
         target_compatible_with = only_if("@gpu//:cuda"),
         deps = deps + ["@gpu//:cudart"],
+        **kwargs
     )

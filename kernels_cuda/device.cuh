@@ -478,6 +478,16 @@ __device__ inline void copy_async4(void *shared, const void *global)
 #endif
 }
 
+/* The same for 8 bytes. */
+__device__ inline void copy_async8(void *shared, const void *global)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<uint2 *>(shared) = *static_cast<const uint2 *>(global);
+#else
+    asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+#endif
+}
+
 __device__ inline void copy_commit()
 {
 #ifndef HATTN_PORTABLE

@@ -14,6 +14,25 @@ namespace hattn {
 constexpr int kVectors = 4;       /* of one block at most: more would cost scoring kernels their registers */
 constexpr int kPartFloats = 8192; /* partial sums that fit beside the rest: 32 KiB */
 
+/* Where one key's code (and norm) goes; page < 0: nowhere. */
+struct Place {
+    int64_t page;
+    int32_t slot;
+};
+
+/* Of a slot number of hattn_encode_keys, negative ones included. Shifts and 32 bits where they do: a division of 64 is ten times as long. */
+__device__ inline Place place_of_slot(const hattn_problem &p, int64_t slot)
+{
+    const uint32_t slots = static_cast<uint32_t>(p.page_size ? p.page_size : p.max_length);
+    if (slot < 0)
+        return {-1, 0};
+    if ((slots & (slots - 1)) == 0)
+        return {slot >> __popc(slots - 1), static_cast<int32_t>(slot & (slots - 1))};
+    if (slot <= UINT32_MAX)
+        return {static_cast<uint32_t>(slot) / slots, static_cast<int32_t>(static_cast<uint32_t>(slot) % slots)};
+    return {slot / slots, static_cast<int32_t>(slot % slots)};
+}
+
 /* Shared memory of a block that encodes. */
 struct EncodeSpace {
     int num_vectors;  /* 1 or 4 */
@@ -232,6 +251,7 @@ __host__ __device__ inline int mma_row(int code_bits)
     return (code_bits + 63) / 64 * 64 + 8;
 }
 
+/* Where bit r lies in such a row. */
 __device__ inline int mma_place(int r)
 {
     return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
@@ -245,83 +265,109 @@ struct QueryRun {
     int32_t weight_max; /* of weighted scores; hamming: 0 */
 };
 
-constexpr int kQueryHeads = 8; /* of one round of sum_query_mma: columns of its products */
+constexpr int kQueryHeads = 8; /* that sum_query_mma takes at a time */
 
-/* How sum_query_mma's warps share a map: 64 outputs each, in `shares` parts of the inputs. */
-struct QuerySplit {
+/* How multiply_mma's warps share a map: 64 outputs each, in `shares` parts of the inputs. */
+struct MapSplit {
     int blocks, shares;
 
-    __host__ __device__ explicit QuerySplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks)
-    {
-    }
+    __host__ __device__ explicit MapSplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks) {}
 };
 
-/* The same for a linear map of q's own 16-bit type, on tensor cores, 8 heads at a time: a warp takes 64 outputs and 16 inputs at a time, as
- * attention does its values: W^T through byte permutes, q as the columns. Few instructions: a block that scores for a few
- * microseconds runs each of them once, from a cold instruction cache. meanwhile() is called when the first loads are on their way;
- * emit(r, sum) in the thread that has bit r: r is threadIdx.x, and then every kThreads. */
+/* A linear map times at most 8 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
+ * does its values: W^T through byte permutes, the vectors as columns. Few instructions: a block that works for a few microseconds runs each
+ * of them once, from a cold instruction cache. `vector` is that of lanes 4 * column..4 * column + 3, NULL: zero. meanwhile() is called when
+ * the first loads are on their way. sum_parts has the results after a barrier. */
+template <class W, class Meanwhile>
+__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs, const W *vector, int num_columns, float *parts,
+                                    Meanwhile meanwhile)
+{
+    const MapSplit split(num_outputs);
+    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(num_outputs), share = warp_id() / split.blocks;
+    const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
+    const bool is_used = first < num_outputs;
+    weight += 2 * t * stride + first;
+    float z[4][4] = {};
+#pragma unroll 1
+    for (int i = share * 16; i < num_inputs || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
+        uint4 v[2][4] = {};
+        uint32_t b[2][2] = {};
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const int input = i + s * step;
+            if (input < num_inputs && is_used) {
+                const W *w = weight + input * stride;
+                v[s][0] = load_row16(w);
+                v[s][1] = load_row16(w + stride);
+                v[s][2] = load_row16(w + 8 * stride);
+                v[s][3] = load_row16(w + 9 * stride);
+            }
+            if (input < num_inputs && vector) {
+                memcpy(&b[s][0], vector + input + 2 * t, sizeof(uint32_t));
+                memcpy(&b[s][1], vector + input + 2 * t + 8, sizeof(uint32_t));
+            }
+        }
+        if (i == share * 16)
+            meanwhile();
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const uint32_t *x0 = &v[s][0].x, *x1 = &v[s][1].x, *x2 = &v[s][2].x, *x3 = &v[s][3].x;
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
+                             __byte_perm(x2[j], x3[j], 0x7632), b[s][0], b[s][1]);
+        }
+    }
+#pragma unroll
+    for (int c = 0; c < 2; c++)
+        if (2 * t + c < num_columns && is_used)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                *reinterpret_cast<float2 *>(&parts[(share * num_columns + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) = make_float2(z[j][c], z[j][c + 2]);
+}
+
+/* Bit r's output for a column. */
+__device__ inline float sum_parts(const float *parts, int num_columns, int num_outputs, int column, int r)
+{
+    const int shares = MapSplit(num_outputs).shares, stride_part = mma_row(num_outputs);
+    const float *part = parts + column * stride_part + mma_place(r);
+    float z = 0.0f;
+#pragma unroll
+    for (int s = 0; s < kWarps; s++)
+        z += s < shares ? part[s * num_columns * stride_part] : 0.0f;
+    return z;
+}
+
+/* Floats of shared memory for parts of so many columns. */
+__host__ __device__ inline int parts_floats(int num_columns, int num_outputs)
+{
+    return MapSplit(num_outputs).shares * num_columns * mma_row(num_outputs);
+}
+
+/* u_r, or sums of signs, for a linear map of q's own 16-bit type, up to 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
+ * r is threadIdx.x, and then every kThreads. */
 template <class W, class Meanwhile, class Emit>
 __device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile, Emit emit)
 {
-    const QuerySplit split(run.code_bits);
-    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(run.code_bits), share = warp_id() / split.blocks;
-    const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
-    const bool is_used = first < run.code_bits;
-    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head + 2 * t * run.map_input + first;
-    const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head + 2 * t;
     const int part_heads = min(run.group, kQueryHeads);
-    float *sums = parts + split.shares * part_heads * stride_part;
+    float *sums = parts + parts_floats(part_heads, run.code_bits);
+    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
+    const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head;
 #pragma unroll 1
-    for (int first_head = 0; first_head < run.group; first_head += kQueryHeads) {
-        const int count = min(kQueryHeads, run.group - first_head);
-        const W *query = queries + (first_head + min(g, count - 1)) * run.q_head;
-        float z[4][4] = {};
-        for (int i = share * 16; i < run.head_dim || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
-            uint4 v[2][4] = {};
-            uint32_t b[2][2] = {};
-#pragma unroll
-            for (int s = 0; s < 2; s++) {
-                const int input = i + s * step;
-                if (input < run.head_dim && is_used) {
-                    const W *w = weight + input * run.map_input;
-                    v[s][0] = load_row16(w);
-                    v[s][1] = load_row16(w + run.map_input);
-                    v[s][2] = load_row16(w + 8 * run.map_input);
-                    v[s][3] = load_row16(w + 9 * run.map_input);
-                }
-                if (input < run.head_dim && g < count) {
-                    memcpy(&b[s][0], query + input, sizeof(uint32_t));
-                    memcpy(&b[s][1], query + input + 8, sizeof(uint32_t));
-                }
-            }
-            if (first_head == 0 && i == share * 16)
+    for (int first_head = 0; first_head < run.group; first_head += part_heads) {
+        const int count = min(part_heads, run.group - first_head), column = lane_id() / 4;
+        const W *query = column < count ? queries + static_cast<int64_t>(first_head + column) * run.q_head : nullptr;
+        multiply_mma(weight, run.map_input, run.head_dim, run.code_bits, query, part_heads, parts, [&] {
+            if (first_head == 0)
                 meanwhile();
-#pragma unroll
-            for (int s = 0; s < 2; s++) {
-                const uint32_t *x0 = &v[s][0].x, *x1 = &v[s][1].x, *x2 = &v[s][2].x, *x3 = &v[s][3].x;
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                                 __byte_perm(x2[j], x3[j], 0x7632), b[s][0], b[s][1]);
-            }
-        }
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            if (2 * t + c < count && is_used)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(&parts[(share * part_heads + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) = make_float2(z[j][c], z[j][c + 2]);
+        });
         __syncthreads();
 #pragma unroll 1
         for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
             float sum = first_head ? sums[r] : 0.0f;
-            const float *part = parts + mma_place(r);
 #pragma unroll 1
-            for (int v = 0; v < count; v++, part += stride_part) {
-                float z = 0.0f;
-#pragma unroll
-                for (int s = 0; s < kWarps; s++)
-                    z += s < split.shares ? part[s * part_heads * stride_part] : 0.0f;
+            for (int v = 0; v < count; v++) {
+                const float z = sum_parts(parts, part_heads, run.code_bits, v, r);
                 sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
             }
             if (first_head + count < run.group)
@@ -349,7 +395,8 @@ __device__ inline float finite_magnitude(float sum)
 
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
-    return params.encodes_by_mma ? (QuerySplit(params.problem.code_bits).shares * static_cast<size_t>(params.group < kQueryHeads ? params.group : kQueryHeads) + 1) * mma_row(params.problem.code_bits) * sizeof(float)
+    return params.encodes_by_mma ? (parts_floats(params.group < kQueryHeads ? params.group : kQueryHeads, params.problem.code_bits) + static_cast<size_t>(mma_row(params.problem.code_bits))) *
+                                       sizeof(float)
                                  : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
 }
 

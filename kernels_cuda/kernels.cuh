@@ -22,15 +22,6 @@ struct Inputs {
     hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
 };
 
-/* Loads a kernel onto the device (the runtime is lazy) and allows it its dynamic shared memory. */
-template <class Kernel>
-cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
-{
-    cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    return error ? error : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-}
-
 inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
 {
     for (const cudaError_t error : errors)
@@ -39,7 +30,28 @@ inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
     return cudaSuccess;
 }
 
+/* Loads a kernel onto the device (the runtime is lazy) and allows it its dynamic shared memory. The limit belongs to the kernel and not
+ * to the plan: 48 KiB are allowed anyway, and who needs more raises it as far as it goes, so that no plan takes from another. */
+template <class Kernel>
+cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error || attributes.sharedSizeBytes + shared_bytes <= 48 * 1024)
+        return error;
+    int device = 0, most = 0;
+    const cudaError_t queried = first_error({cudaGetDevice(&device), cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)});
+    if (queried || attributes.sharedSizeBytes + shared_bytes > static_cast<size_t>(most))
+        return queried ? queried : cudaErrorInvalidConfiguration;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(attributes.sharedSizeBytes));
+}
+
+size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
+size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
+
 cudaError_t load_encode(const hattn_cuda_params &params);
+cudaError_t load_encode_keys_mma(const hattn_cuda_params &params);
+cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);
 cudaError_t load_score(const hattn_cuda_params &params);
 cudaError_t load_score_regions(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
@@ -53,6 +65,8 @@ cudaError_t load_merge();
 cudaError_t load_join();
 cudaError_t launch_join(const hattn_cuda_params &params, const Inputs &in, int num_rows, int num_splits, cudaStream_t stream);
 
+cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
+cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);

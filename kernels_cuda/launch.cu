@@ -73,12 +73,34 @@ int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
     return cudaMemsetAsync(address, 0, bytes, static_cast<cudaStream_t>(stream));
 }
 
-int hattn_cuda_load(const hattn_cuda_params *params)
+/* Its attributes tell what this file's kernels, and so all of them, were compiled for. */
+__global__ void compiled_kernel()
+{
+}
+
+/* Machine code for sm_90 waits for the kernel before it where it must; what is compiled from older PTX does not. */
+static cudaError_t find_dependent_launch(hattn_cuda_params *params)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, compiled_kernel);
+#ifdef HATTN_PORTABLE
+    params->has_dependent_launch = 0;
+#else
+    params->has_dependent_launch = !error && attributes.ptxVersion >= 90;
+#endif
+    return error;
+}
+
+int hattn_cuda_load(hattn_cuda_params *params)
 {
     using namespace hattn;
     const Attention *attention = &attentions[params->engine];
     return first_error({
+        find_dependent_launch(params),
         load_encode(*params),
+        !params->encodes_keys_by_mma                     ? cudaSuccess
+        : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
+                                                    : load_encode_keys_mma(*params),
         load_score(*params),
         params->by_regions ? load_score_regions(*params) : cudaSuccess,
         load_topk(*params),

@@ -25,14 +25,16 @@ void hattn_cuda_leave(int previous);
 int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 
 /* ---- kernels: enqueue, return the launch's error ---- */
-/* Loads every kernel and raises shared memory limits, so that a first run may be captured. */
-int hattn_cuda_load(const hattn_cuda_params *params);
+/* Loads every kernel and raises shared memory limits, so that a first run may be captured; sets has_dependent_launch. */
+int hattn_cuda_load(hattn_cuda_params *params);
 /* Codes of the rows' own keys. */
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
+/* Shared memory that encoding many keys on tensor cores takes. */
+int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);
-int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, void *stream);
+int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
 int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
 int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
 /* Only where params->by_regions. */

@@ -34,7 +34,7 @@ struct RegionRun {
     int8_t *weights;                /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
     int64_t weights_row, weights_head;
     uint16_t *rows;                 /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
-    uint32_t *histograms;           /* [task, HATTN_CUDA_LEVELS]: entry b - 1 is the count of scores == b */
+    uint32_t *histograms;           /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
 };
 
 inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace)

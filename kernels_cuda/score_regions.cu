@@ -368,7 +368,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     }
 
     __syncthreads();
-    uint32_t *total = regions.histograms + task.task * HATTN_CUDA_LEVELS;
+    uint32_t *total = regions.histograms + task.task * HATTN_CUDA_BINS;
 #pragma unroll 1
     for (int i = threadIdx.x; i < regions.num_levels; i += kThreads) {
         uint32_t sum = 0;

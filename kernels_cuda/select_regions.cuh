@@ -154,7 +154,7 @@ public:
         if (!task_.is_ranked)
             return;
         for (int i = threadIdx.x; i < run_.num_levels; i += kThreads)
-            run_.histograms[task_.task * HATTN_CUDA_LEVELS + i] = 0;
+            run_.histograms[task_.task * HATTN_CUDA_BINS + i] = 0;
     }
 
 private:
@@ -162,7 +162,7 @@ private:
     __device__ void find_threshold()
     {
         const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
-        const uint32_t *histogram = run_.histograms + task_.task * HATTN_CUDA_LEVELS;
+        const uint32_t *histogram = run_.histograms + task_.task * HATTN_CUDA_BINS;
         uint32_t above;
         threshold_.key = find_level(run_.row_size, wanted, &above, [&](uint32_t (&x)[8], int i) {
             *reinterpret_cast<uint4 *>(x) = __ldcg(reinterpret_cast<const uint4 *>(histogram + i));

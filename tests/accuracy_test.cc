@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * hattn decode on the real traces gives the figures of examples/ACCURACY.tsv, on the reference and on the CPU.
+ * hattn decode on the real traces gives the figures of examples/ACCURACY.tsv, on every backend that has a device.
  */
 #include <gtest/gtest.h>
 
@@ -106,21 +106,21 @@ static void check_row(const json_t *row, const Expected &e)
 }
 
 /* Score and selection are left to the command's defaults: they are what the file says. */
-TEST_P(Accuracy, AsPublished)
+static void check_backends(const std::vector<Expected> &group, const std::vector<std::string> &backends,
+                           const std::string &option)
 {
-    const std::vector<Expected> &group = GetParam();
     std::string maps;
     for (const Expected &e : group)
         maps += (maps.empty() ? "" : ",") + e.map;
     const Expected &first = group[0];
     const Ran ran = run_hattn({"decode", "--trace", "examples/" + first.trace + ".safetensors", "--maps", maps,
                                "--topk", std::to_string(first.topk), "--sink", std::to_string(first.sink), "--recent",
-                               std::to_string(first.recent), "--threads", "1", "--json", "-"});
+                               std::to_string(first.recent), "--threads", "1", "--backend", option, "--json", "-"});
     EXPECT_EQ(ran.exit_code, 0);
     EXPECT_EQ(ran.err, "");
     JsonOwner json = parse_json(ran.out);
     const json_t *rows = json_object_get(json.get(), "rows");
-    for (const std::string backend : {"cpu", "reference"})
+    for (const std::string &backend : backends)
         for (const Expected &e : group) {
             SCOPED_TRACE(backend + " " + e.map);
             const json_t *found = nullptr;
@@ -132,6 +132,19 @@ TEST_P(Accuracy, AsPublished)
             ASSERT_NE(found, nullptr);
             check_row(found, e);
         }
+}
+
+TEST_P(Accuracy, AsPublished)
+{
+    check_backends(GetParam(), {"cpu", "reference"}, "all");
+}
+
+TEST_P(Accuracy, AsPublishedOnCuda)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    check_backends(GetParam(), {"cuda"}, "cuda");
 }
 
 TEST(AccuracyFile, HasEveryMapAndBudget)

@@ -9,19 +9,21 @@
 #include <vector>
 
 #include "bench/ceiling.h"
-#include "bench/memory.h"
+#include "bench/fill.h"
 #include "bench/workload.h"
 #include "reference/reference.h"
 #include "tests/run_hattn.h"
 
 namespace {
 
+using devices::Buffer, devices::host_memory;
+
 TEST(Bench, FillsWithValuesOfAttention)
 {
     for (int32_t dtype : {HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3}) {
         const int num = 4093; /* ends inside of a word */
         std::vector<uint8_t> data(num * dtype_bytes(dtype) + 8, 0xAA);
-        fill_values(data.data(), num * dtype_bytes(dtype), dtype, 1);
+        fill_values(host_memory(), data.data(), num * dtype_bytes(dtype), dtype, 1);
         int positive = 0, large = 0;
         for (int i = 0; i < num; i++) {
             double value = hattn_reference_load(data.data(), dtype, i);
@@ -50,16 +52,184 @@ TEST(Bench, MedianAndMin)
 
 TEST(Bench, CeilingsAreSpeedsOfMemory)
 {
-    Arena arena(size_t(256) << 20);
-    fill_bits(arena.data(), arena.size(), 1);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(arena.data()) % (2 << 20), 0u);
-    Ceiling ceiling(arena.data(), arena.size(), 1, {32768, 512, 256});
+    const Buffer data(host_memory(), size_t(256) << 20);
+    fill_bits(host_memory(), data.data(), data.size(), 1);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(data.data()) % (2 << 20), 0u);
+    HostCeiling ceiling(data.data(), data.size(), 1, {32768, 512, 256});
     for (int i = 0; i < 3; i++)
         ceiling.sample();
     EXPECT_GT(ceiling.stream_gbps(), 0.2);
     EXPECT_LT(ceiling.stream_gbps(), 2000.0);
     EXPECT_GT(ceiling.gather_gbps(), 0.05);
     EXPECT_LT(ceiling.gather_gbps(), 2000.0);
+    EXPECT_TRUE(std::isnan(ceiling.copy_gbps()));
+}
+
+TEST(Bench, DrawsSortedRowsFromOneMatrixAfterTheOther)
+{
+    const GatherShape shape = {1000, 30, 64};
+    Draw draw(2 * 1000 * 64 + 63, shape); /* two matrices and a bit */
+    const std::vector<uint32_t> first = draw.rows(70), second = draw.rows(1);
+    ASSERT_EQ(first.size(), 90u);
+    ASSERT_EQ(second.size(), 30u);
+    for (size_t i = 0; i < first.size(); i++) {
+        EXPECT_EQ(first[i] / 1000, i / 30 % 2) << i;
+        EXPECT_TRUE(i % 30 == 0 || first[i - 1] < first[i]) << i;
+    }
+    EXPECT_EQ(second[0] / 1000, 1u);
+    EXPECT_FALSE(std::equal(first.begin(), first.begin() + 30, first.begin() + 60)) << "the same rows again";
+}
+
+TEST(Bench, DeviceMemoryHoldsWhatHostMemoryWould)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    const devices::Memory &memory = *devices::memory_of("cuda");
+    const size_t size = 3000 * 1024 + 5;
+    const Buffer here(host_memory(), size), there(memory, size);
+    for (const devices::Memory *one : {&host_memory(), &memory})
+        fill_values(*one, one == &memory ? there.data() : here.data(), size, HATTN_BF16, 7);
+    EXPECT_EQ(here.contents<uint8_t>(), there.contents<uint8_t>());
+    EXPECT_GT(memory.properties().cache, size_t(1) << 20);
+    EXPECT_LE(memory.properties().available, memory.properties().total);
+    EXPECT_FALSE(memory.properties().driver.empty());
+    EXPECT_FALSE(memory.properties().runtime.empty());
+}
+
+/* A step that the clock sees: 1 GiB read, and the copy's result. */
+TEST(Bench, DeviceRecordingsRunAtEachReplay)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    const devices::Memory &memory = *devices::memory_of("cuda");
+    const devices::Probe &probe = *devices::probe_of("cuda");
+    const auto stopwatch = devices::stopwatch_of("cuda");
+    const Buffer from(memory, size_t(1) << 30), to(memory, (size_t(1) << 20) + 64);
+    fill_bits(memory, from.data(), from.size(), 1);
+    for (int way = 0; way < probe.num_read_ways(); way++) {
+        const auto read = [&](int times) {
+            const auto recording = stopwatch->record([&] {
+                for (int i = 0; i < times; i++)
+                    probe.read(way, from.data(), from.size(), stopwatch->stream());
+            });
+            recording->replay();
+            return recording->replay();
+        };
+        const double once = read(1), four = read(4);
+        EXPECT_GT(once, 50) << "faster than 20 TB/s";
+        EXPECT_NEAR(four / once, 4, 1) << "way " << way;
+    }
+    for (int way = 0; way < probe.num_copy_ways(); way++) {
+        const auto recording = stopwatch->record(
+            [&] { probe.copy(way, to.data(), from.data() + 64 * way, to.size(), stopwatch->stream()); });
+        const std::vector<uint8_t> zeros(to.size());
+        for (int replay = 0; replay < 2; replay++) {
+            memory.write(to.data(), zeros.data(), zeros.size());
+            recording->replay();
+            std::vector<uint8_t> expected(to.size());
+            memory.read(expected.data(), from.data() + 64 * way, expected.size());
+            EXPECT_EQ(to.contents<uint8_t>(), expected) << "way " << way;
+        }
+    }
+    EXPECT_THROW(stopwatch->record([] { throw std::logic_error("inside"); }), std::logic_error);
+    EXPECT_GT(stopwatch->record([&] { probe.read(0, from.data(), 64, stopwatch->stream()); })->replay(), 0);
+}
+
+TEST(Bench, DeviceCeilingsAreSpeedsOfMemory)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    const devices::Memory &memory = *devices::memory_of("cuda");
+    const auto stopwatch = devices::stopwatch_of("cuda");
+    const Buffer data(memory, size_t(2) << 30);
+    fill_bits(memory, data.data(), data.size(), 1);
+    for (int64_t row_bytes : {64, 128, 256, 1152}) {
+        DeviceCeiling ceiling(memory, *stopwatch, *devices::probe_of("cuda"), data.data(), data.size(),
+                              {32768, 512, row_bytes});
+        for (int i = 0; i < 3; i++)
+            ceiling.sample();
+        EXPECT_GT(ceiling.stream_gbps(), 100);
+        EXPECT_LT(ceiling.stream_gbps(), 20000);
+        EXPECT_GT(ceiling.gather_gbps(), 0.2 * ceiling.stream_gbps()) << row_bytes;
+        EXPECT_LT(ceiling.gather_gbps(), 1.05 * ceiling.stream_gbps()) << row_bytes;
+        EXPECT_GT(ceiling.copy_gbps(), 0.2 * ceiling.stream_gbps());
+        EXPECT_LT(ceiling.copy_gbps(), 0.6 * ceiling.stream_gbps());
+    }
+}
+
+/* The host's, with a cache of 32 MiB whatever the machine has. */
+class SmallCacheMemory : public devices::Memory
+{
+public:
+    void *allocate(size_t size) const override { return host_memory().allocate(size); }
+    void release(void *address) const override { host_memory().release(address); }
+    void write(void *to, const void *from, size_t size) const override { host_memory().write(to, from, size); }
+    void read(void *to, const void *from, size_t size) const override { host_memory().read(to, from, size); }
+    void fill(void *data, size_t size, uint64_t keep, uint64_t set, uint64_t seed) const override
+    {
+        host_memory().fill(data, size, keep, set, seed);
+    }
+    void synchronize() const override {}
+    devices::Properties properties() const override
+    {
+        devices::Properties properties = host_memory().properties();
+        properties.cache = size_t(32) << 20;
+        return properties;
+    }
+};
+
+/* Alone, a stage touches three caches before it meets its data again, and encodes a prefill's number of keys. */
+TEST(Bench, StagesReplayedAloneStayCold)
+{
+    conformance::Problem problem = conformance::bench_problems()[0];
+    problem.lengths = {4096};
+    problem.k = 512;
+    const SmallCacheMemory memory;
+    const Workload workload(problem, memory, Turns::ALONE, size_t(2) << 30);
+    const double caches = 3.0 * double(memory.properties().cache);
+    for (Stage stage : {ENCODE, SCORE, ATTEND, DECODE, DENSE, ENCODE_KEYS}) {
+        const Traffic traffic = workload.traffic(stage);
+        EXPECT_GE(double(workload.cold_calls(stage)) * (traffic.streamed + traffic.gathered), caches);
+        EXPECT_LT(double(workload.cold_calls(stage) - 1) * (traffic.streamed + traffic.gathered), caches);
+    }
+    EXPECT_EQ(workload.traffic(ENCODE_KEYS).streamed, 129 * 128 * 8 * 2 + 131072 * (8 * 128 * 2 + 8 * 16.0));
+    EXPECT_EQ(workload.layers().find("short of memory"), std::string::npos) << workload.layers();
+}
+
+TEST(Bench, StagesRunOverFewLayersToo)
+{
+    conformance::Problem problem = conformance::bench_problems()[0];
+    problem.lengths = {4096};
+    Workload workload(problem, host_memory(), Turns::ALONE, size_t(60) << 20);
+    EXPECT_NE(workload.layers().find("short of memory"), std::string::npos) << workload.layers();
+    hattn_device *device = nullptr;
+    hattn_device_options options = {};
+    options.struct_size = sizeof(options);
+    options.backend = "cpu";
+    options.max_threads = 1;
+    ASSERT_EQ(hattn_device_open(&options, &device, nullptr), HATTN_OK);
+    hattn_plan *plan = nullptr;
+    ASSERT_EQ(hattn_plan_create(device, &workload.shape(), &plan, nullptr), HATTN_OK);
+    hattn_exec exec = {};
+    exec.struct_size = sizeof(exec);
+    exec.num_threads = 1;
+    exec.workspace_size = hattn_plan_workspace_size(plan);
+    const Buffer workspace(host_memory(), exec.workspace_size);
+    exec.workspace = workspace.at();
+    ASSERT_EQ(hattn_workspace_init(device, exec.workspace, exec.workspace_size, nullptr, nullptr), HATTN_OK);
+    hattn_error error = {};
+    error.struct_size = sizeof(error);
+    EXPECT_EQ(workload.prepare(plan, &exec, &error), HATTN_OK) << error.text;
+    for (int step = 0; step < 3; step++) {
+        workload.next_layer();
+        for (int stage = 0; stage < NUM_STAGES; stage++)
+            EXPECT_EQ(workload.run(Stage(stage), plan, &exec, &error), HATTN_OK) << STAGE_NAMES[stage] << error.text;
+    }
+    hattn_plan_destroy(plan);
+    hattn_device_close(device);
 }
 
 /* The floor of design.md: n codes, k rows of K and V, maps and queries besides. */
@@ -69,7 +239,7 @@ TEST(Bench, CountsTheBytesOfEveryBenchmarkShape)
     for (const conformance::Problem &problem : conformance::bench_problems()) {
         if (Workload::layer_bytes(problem) > (size_t(300) << 20) || problem.name.rfind("S1", 0))
             continue;
-        Workload workload(problem, 1); /* one layer */
+        Workload workload(problem, host_memory(), Turns::STAGES, 1); /* one layer */
         const hattn_problem &p = workload.shape();
         double element = double(dtype_bytes(p.k_cache.dtype)), n = 32768, k = 512;
         double row = (p.head_dim_qk + (problem.v_inside_k ? 0 : p.head_dim_v)) * element;
@@ -92,9 +262,10 @@ double real(const json_t *row, const char *name)
     return json_is_number(value) ? json_number_value(value) : std::nan("");
 }
 
-TEST(Bench, ReportsEveryStageInJson)
+void check_report(const std::string &backend)
 {
-    const Ran ran = run_hattn({"bench", "--shape", "S1_mla", "--rounds", "2", "--threads", "1", "--json", "-"});
+    const Ran ran = run_hattn(
+        {"bench", "--backend", backend, "--shape", "S1_mla", "--rounds", "2", "--threads", "1", "--json", "-"});
     ASSERT_EQ(ran.exit_code, 0) << ran.err;
     const JsonOwner root = parse_json(ran.out);
     std::map<std::string, const json_t *> rows;
@@ -105,7 +276,7 @@ TEST(Bench, ReportsEveryStageInJson)
     ASSERT_EQ(rows.size(), size_t(NUM_STAGES));
     for (const auto &[stage, one] : rows) {
         EXPECT_STREQ(json_string_value(json_object_get(one, "shape")), "S1_mla");
-        EXPECT_STREQ(json_string_value(json_object_get(one, "backend")), "cpu");
+        EXPECT_STREQ(json_string_value(json_object_get(one, "backend")), backend.c_str());
         EXPECT_GT(real(one, "us"), 0) << stage;
         EXPECT_LE(real(one, "us_min"), real(one, "us")) << stage;
         bool has_floor = stage != "topk" && stage != "merge";
@@ -116,6 +287,20 @@ TEST(Bench, ReportsEveryStageInJson)
     }
     EXPECT_EQ(real(rows["decode"], "bytes"), 32768 * 16 + 512 * 576 * 2 + 576 * 128 * 2 + 16 * 576 * 2);
     EXPECT_EQ(real(rows["dense"], "bytes"), 32768.0 * 576 * 2);
+    EXPECT_EQ(json_array_size(json_object_get(root.get(), "devices")), backend == "cpu" ? 0u : 1u);
+}
+
+TEST(Bench, ReportsEveryStageInJson)
+{
+    check_report("cpu");
+}
+
+TEST(Bench, ReportsEveryStageOfCudaInJson)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    check_report("cuda");
 }
 
 TEST(Bench, RefusesWhatItDoesNotKnow)

@@ -180,6 +180,24 @@ TEST(Cli, DecodeOfBothTraces)
     }
 }
 
+/* A backend with memory of its own, or the reason why it is not there. */
+TEST(Cli, Cuda)
+{
+    const std::vector<std::string> decode = {"decode", "--trace", TRACE, "--backend", "cuda", "--maps", "weighted64"};
+    const std::vector<std::string> bench = {"bench", "--backend", "cuda", "--shape", "S1", "--rounds", "1"};
+    const std::string why = why_no_device("cuda");
+    if (!why.empty()) {
+        expect_refusal(decode, "backend cuda has no device: " + why);
+        expect_refusal(bench, "backend cuda has no device: " + why);
+        GTEST_SKIP() << why;
+    }
+    for (const auto &words : {decode, bench}) {
+        const Ran ran = run_hattn(words);
+        EXPECT_EQ(ran.exit_code, 0) << ran.err;
+        EXPECT_NE(ran.out.find("cuda "), std::string::npos) << ran.out;
+    }
+}
+
 TEST(Cli, DecodeOptionsReachTheStep)
 {
     const Ran ran = run_hattn({"decode",

@@ -19,6 +19,8 @@ struct Ran {
 Ran run_hattn(const std::vector<std::string> &words);
 
 using JsonOwner = std::unique_ptr<json_t, decltype(&json_decref)>;
+/* Why the backend has no device, as hattn info says it; "" if there is one. */
+std::string why_no_device(const std::string &backend);
 /* NULL and a failed expectation if the text is no JSON. */
 JsonOwner parse_json(const std::string &text);
 

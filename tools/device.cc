@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/device.h"
 
-#include <cstdlib>
-#include <cstring>
-#include <new>
-
 #include "tools/args.h"
-
-#include "devices/memory.h"
 
 void check(hattn_status status, const hattn_error &error, const std::string &what)
 {
@@ -41,39 +35,12 @@ std::vector<std::string> choose_backends(const std::string &name)
     for (const hattn_backend_info &info : query_backends()) {
         if (name == info.name && !info.num_devices)
             throw UsageError("backend " + name + " has no device: " + info.text);
-        const bool has_own_memory = devices::memory_of(info.name) != nullptr;
-        if (name == info.name && has_own_memory)
-            throw UsageError("backend " + name + " has memory of its own, which only hattn verify fills so far");
-        if (info.num_devices && !has_own_memory && (name == "all" || name == info.name))
+        if (info.num_devices && (name == "all" || name == info.name))
             names.push_back(info.name);
     }
     if (names.empty())
         throw UsageError(name == "all" ? "no backend has a device" : "no backend '" + name + "'");
     return names;
-}
-
-static const uint64_t ALIGNMENT = 256; /* of a workspace: the widest that the library asks for */
-
-Buffer::Buffer(uint64_t size) : size_(size)
-{
-    if (!size)
-        return;
-    uint64_t rounded = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    data_.reset(rounded < size ? nullptr : std::aligned_alloc(ALIGNMENT, rounded));
-    if (!data_)
-        throw std::bad_alloc();
-    std::memset(data_.get(), 0, rounded);
-}
-
-Buffer::Buffer(const void *data, uint64_t size) : Buffer(size)
-{
-    if (size)
-        std::memcpy(data_.get(), data, size);
-}
-
-void Buffer::Release::operator()(void *data) const
-{
-    std::free(data);
 }
 
 Device::Device(const std::string &backend, const std::string &isa, int32_t threads, int32_t index)
@@ -88,6 +55,14 @@ Device::Device(const std::string &backend, const std::string &isa, int32_t threa
     check(hattn_device_open(&options, &device, &error), error, "backend " + backend);
     device_.reset(device);
     check(hattn_device_query(device, &info_, &error), error, "backend " + backend);
+    own_memory_ = devices::memory_of(backend);
+}
+
+devices::Stopwatch &Device::stopwatch() const
+{
+    if (!stopwatch_)
+        stopwatch_ = devices::stopwatch_of(info_.backend);
+    return *stopwatch_;
 }
 
 Plan::Plan(const Device &device, const hattn_problem &problem, int32_t threads)
@@ -98,8 +73,10 @@ Plan::Plan(const Device &device, const hattn_problem &problem, int32_t threads)
     check(hattn_plan_create(device.get(), &problem, &plan, &error), error, backend);
     plan_.reset(plan);
     exec_.workspace_size = hattn_plan_workspace_size(plan);
-    workspace_ = Buffer(exec_.workspace_size);
+    workspace_ = devices::Buffer(device.memory(), exec_.workspace_size);
+    exec_.stream = device.stopwatch().stream();
     exec_.workspace = workspace_.at();
     exec_.num_threads = backend == "cpu" ? threads : 0;
-    check(hattn_workspace_init(device.get(), exec_.workspace, exec_.workspace_size, nullptr, &error), error, backend);
+    check(hattn_workspace_init(device.get(), exec_.workspace, exec_.workspace_size, exec_.stream, &error), error,
+          backend);
 }

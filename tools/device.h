@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The library's handles as C++ owners that throw UsageError with the library's own text, and buffers for them.
+ * The library's handles as C++ owners that throw UsageError with the library's own text.
  */
 #ifndef HATTN_TOOLS_DEVICE_H
 #define HATTN_TOOLS_DEVICE_H
@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "api/hattn.h"
+#include "devices/buffer.h"
+#include "devices/timing.h"
 
 /* A struct with a struct_size, zeroed but for it. */
 template <typename Struct>
@@ -24,36 +26,10 @@ Struct sized()
 void check(hattn_status status, const hattn_error &error, const std::string &what);
 
 std::vector<hattn_backend_info> query_backends();
-/* NAME, or for "all" every backend with a device that works on the host's memory: those that decode and bench know how to
- * feed. Throws UsageError where that is none, saying why. */
+/* NAME, or for "all" every backend with a device. Throws UsageError where that is none, saying why. */
 std::vector<std::string> choose_backends(const std::string &name);
 /* "all" and the known names: for Args::choice. */
 std::vector<std::string> backend_choices();
-
-/* Memory that the backends can use, aligned to 256 bytes, zeroed. All backends there are work on the host's. */
-class Buffer
-{
-public:
-    Buffer() = default;
-    explicit Buffer(uint64_t size);
-    Buffer(const void *data, uint64_t size);
-
-    /* Empty buffers give null: "not there" to the library. */
-    hattn_buffer at(uint64_t byte_offset = 0) const { return {data_.get(), data_ ? byte_offset : 0}; }
-    template <typename Element>
-    Element *as() const
-    {
-        return static_cast<Element *>(data_.get());
-    }
-    uint64_t size() const { return size_; }
-
-private:
-    struct Release {
-        void operator()(void *data) const;
-    };
-    std::unique_ptr<void, Release> data_;
-    uint64_t size_ = 0;
-};
 
 class Device
 {
@@ -63,6 +39,11 @@ public:
 
     hattn_device *get() const { return device_.get(); }
     const hattn_device_info &info() const { return info_; }
+    /* Where its buffers must lie. */
+    const devices::Memory &memory() const { return own_memory_ ? *own_memory_ : devices::host_memory(); }
+    bool has_own_memory() const { return own_memory_ != nullptr; }
+    /* Made when it is first wanted: a device's costs a context. */
+    devices::Stopwatch &stopwatch() const;
 
 private:
     struct Close {
@@ -70,9 +51,11 @@ private:
     };
     std::unique_ptr<hattn_device, Close> device_;
     hattn_device_info info_ = sized<hattn_device_info>();
+    const devices::Memory *own_memory_ = nullptr;
+    mutable std::unique_ptr<devices::Stopwatch> stopwatch_;
 };
 
-/* A plan with a workspace that is ready. */
+/* A plan with a workspace that is ready. Runs are enqueued on the device's stopwatch; the device outlives the plan. */
 class Plan
 {
 public:
@@ -86,7 +69,7 @@ private:
         void operator()(hattn_plan *plan) const { hattn_plan_destroy(plan); }
     };
     std::unique_ptr<hattn_plan, Destroy> plan_;
-    Buffer workspace_;
+    devices::Buffer workspace_;
     hattn_exec exec_ = sized<hattn_exec>();
 };
 

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/lane.h"
 
-#include <chrono>
-
 #include "tools/truth.h"
 
+/* Each query's length is passed alone, and GPUs want 16 bytes of alignment. */
+static const size_t LENGTH_STRIDE = 16 / sizeof(int32_t);
+
 LaneDevice::LaneDevice(const std::string &backend, const std::string &isa, int32_t threads, const Trace &trace)
-    : device_(backend, isa, threads), q_(trace.q.data(), trace.q.size()), k_new_(trace.k.data(), trace.k.size())
+    : device_(backend, isa, threads), q_(devices::buffer_of(device_.memory(), trace.q)),
+      k_new_(devices::buffer_of(device_.memory(), trace.k))
 {
     const size_t size = library_dtype_size(trace.kv_dtype);
     std::vector<uint8_t> k = head_major(trace.k, trace.num_keys, trace.num_kv_heads, trace.head_dim_qk * size);
     std::vector<uint8_t> v = head_major(trace.v, trace.num_keys, trace.num_kv_heads, trace.head_dim_v * size);
-    k_cache_ = Buffer(k.data(), k.size());
-    v_cache_ = Buffer(v.data(), v.size());
-    std::vector<int32_t> lengths;
-    for (int32_t position : trace.q_pos)
-        lengths.push_back(position + 1);
-    seq_len_ = Buffer(lengths.data(), lengths.size() * sizeof(lengths[0]));
+    k_cache_ = devices::buffer_of(device_.memory(), k);
+    v_cache_ = devices::buffer_of(device_.memory(), v);
+    std::vector<int32_t> lengths(trace.q_pos.size() * LENGTH_STRIDE);
+    for (size_t query = 0; query < trace.q_pos.size(); query++)
+        lengths[query * LENGTH_STRIDE] = trace.q_pos[query] + 1;
+    seq_len_ = devices::buffer_of(device_.memory(), lengths);
 }
 
 static hattn_map describe_map(const TraceMap &map, const TraceMapSide &side)
@@ -73,28 +75,28 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
     hattn_map_buffers *buffers[2] = {&key_map_, &query_map_};
     for (int side = 0; side < 2; side++)
         for (int layer = 0; layer < 3; layer++) {
-            const std::vector<uint8_t> &weight = sides[side]->weight[layer], &bias = sides[side]->bias[layer];
-            map_memory_[side][layer] = Buffer(weight.data(), weight.size());
-            map_memory_[side][layer + 3] = Buffer(bias.data(), bias.size());
+            map_memory_[side][layer] = devices::buffer_of(memory(), sides[side]->weight[layer]);
+            map_memory_[side][layer + 3] = devices::buffer_of(memory(), sides[side]->bias[layer]);
             buffers[side]->weight[layer] = map_memory_[side][layer].at();
             buffers[side]->bias[layer] = map_memory_[side][layer + 3].at();
         }
     const uint64_t num_keys = trace.num_keys, words = (problem_.code_bits + 31) / 32;
-    codes_ = Buffer(num_keys * problem_.num_code_heads * words * sizeof(uint32_t));
+    codes_ = devices::Buffer(memory(), num_keys * problem_.num_code_heads * words * sizeof(uint32_t));
     if (settings.norms)
-        norms_ = Buffer(num_keys * problem_.num_code_heads * sizeof(uint16_t));
-    weights_ = Buffer(static_cast<uint64_t>(problem_.num_selection_heads) * problem_.code_bits);
-    indices_ = Buffer(static_cast<uint64_t>(problem_.num_selection_heads) * problem_.k * sizeof(int32_t));
-    counts_ = Buffer(problem_.num_selection_heads * sizeof(int32_t));
-    out_ = Buffer(static_cast<uint64_t>(problem_.num_q_heads) * problem_.head_dim_v * sizeof(float));
-    lse_ = Buffer(problem_.num_q_heads * sizeof(float));
+        norms_ = devices::Buffer(memory(), num_keys * problem_.num_code_heads * sizeof(uint16_t));
+    weights_ = devices::Buffer(memory(), static_cast<uint64_t>(problem_.num_selection_heads) * problem_.code_bits);
+    indices_ =
+        devices::Buffer(memory(), static_cast<uint64_t>(problem_.num_selection_heads) * problem_.k * sizeof(int32_t));
+    counts_ = devices::Buffer(memory(), problem_.num_selection_heads * sizeof(int32_t));
+    out_ = devices::Buffer(memory(), static_cast<uint64_t>(problem_.num_q_heads) * problem_.head_dim_v * sizeof(float));
+    lse_ = devices::Buffer(memory(), problem_.num_q_heads * sizeof(float));
 }
 
 hattn_batch Lane::batch(int query) const
 {
     hattn_batch batch = {};
     batch.num_sequences = batch.num_rows = batch.q_len = 1;
-    batch.seq_len = device_.seq_len_.at(query * sizeof(int32_t));
+    batch.seq_len = device_.seq_len_.at(query * LENGTH_STRIDE * sizeof(int32_t));
     return batch;
 }
 
@@ -113,12 +115,8 @@ void Lane::encode_keys()
     args.norms = norms_.at();
     hattn_error error = sized<hattn_error>();
     check(hattn_encode_keys(plan_.get(), &args, plan_.exec(), &error), error, "encode_keys");
-}
-
-template <typename Element>
-static std::vector<Element> contents(const Buffer &buffer)
-{
-    return std::vector<Element>(buffer.as<Element>(), buffer.as<Element>() + buffer.size() / sizeof(Element));
+    encoded_codes_ = codes_.contents<uint32_t>();
+    encoded_norms_ = norms_.contents<uint16_t>();
 }
 
 std::vector<int8_t> Lane::encode_query(int query)
@@ -130,12 +128,20 @@ std::vector<int8_t> Lane::encode_query(int query)
     args.weights = weights_.at();
     hattn_error error = sized<hattn_error>();
     check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
-    return contents<int8_t>(weights_);
+    return weights_.contents<int8_t>();
 }
 
-static double microseconds_since(std::chrono::steady_clock::time_point start)
+/* A device's call of some microseconds is recorded several times, so that the time stamps around them do not show. */
+static const int NUM_RECORDED = 20;
+
+double Lane::time(const std::function<void()> &call) const
 {
-    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    const int repeats = device_.device().has_own_memory() ? NUM_RECORDED : 1;
+    const auto recording = device_.device().stopwatch().record([&] {
+        for (int i = 0; i < repeats; i++)
+            call();
+    });
+    return recording->replay() / repeats;
 }
 
 StepResult Lane::decode(int query)
@@ -154,16 +160,14 @@ StepResult Lane::decode(int query)
     args.indices = indices_.at();
     args.counts = counts_.at();
     hattn_error error = sized<hattn_error>();
-    const auto start = std::chrono::steady_clock::now();
-    const hattn_status status = hattn_decode(plan_.get(), &args, plan_.exec(), &error);
-    const double time_us = microseconds_since(start);
-    check(status, error, "decode");
+    const double time_us =
+        time([&] { check(hattn_decode(plan_.get(), &args, plan_.exec(), &error), error, "decode"); });
     return {time_us,
-            contents<int8_t>(weights_),
-            contents<int32_t>(indices_),
-            contents<int32_t>(counts_),
-            contents<float>(out_),
-            contents<float>(lse_)};
+            weights_.contents<int8_t>(),
+            indices_.contents<int32_t>(),
+            counts_.contents<int32_t>(),
+            out_.contents<float>(),
+            lse_.contents<float>()};
 }
 
 StepResult Lane::attend_dense(int query)
@@ -176,42 +180,42 @@ StepResult Lane::attend_dense(int query)
     args.out = out_.at();
     args.lse = lse_.at();
     hattn_error error = sized<hattn_error>();
-    const auto start = std::chrono::steady_clock::now();
-    const hattn_status status = hattn_attend(plan_.get(), &args, plan_.exec(), &error);
-    const double time_us = microseconds_since(start);
-    check(status, error, "attend");
-    return {time_us, {}, {}, {}, contents<float>(out_), contents<float>(lse_)};
+    const double time_us =
+        time([&] { check(hattn_attend(plan_.get(), &args, plan_.exec(), &error), error, "attend"); });
+    return {time_us, {}, {}, {}, out_.contents<float>(), lse_.contents<float>()};
 }
 
 StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lane &codes) const
 {
-    Buffer weight_memory(weights.data(), weights.size());
-    Buffer scores(static_cast<uint64_t>(problem_.num_selection_heads) * problem_.max_length *
-                  library_dtype_size(problem_.scores.dtype));
+    const devices::Buffer weight_memory = devices::buffer_of(memory(), weights);
+    const devices::Buffer code_memory = devices::buffer_of(memory(), codes.encoded_codes_);
+    const devices::Buffer norm_memory = devices::buffer_of(memory(), codes.encoded_norms_);
+    const devices::Buffer scores(memory(), static_cast<uint64_t>(problem_.num_selection_heads) * problem_.max_length *
+                                               library_dtype_size(problem_.scores.dtype));
     hattn_score_args score = sized<hattn_score_args>();
     score.batch = batch(query);
     score.weights = weight_memory.at();
-    score.codes = codes.codes_.at();
-    score.norms = codes.norms_.at();
+    score.codes = code_memory.at();
+    score.norms = norm_memory.at();
     score.scores = scores.at();
     hattn_topk_args topk = sized<hattn_topk_args>();
     topk.batch = score.batch;
     topk.scores = scores.at();
-    Buffer indices(indices_.size()), counts(counts_.size());
+    const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
     topk.indices = indices.at();
     topk.counts = counts.at();
     hattn_error error = sized<hattn_error>();
     check(hattn_score(plan_.get(), &score, plan_.exec(), &error), error, "score");
     check(hattn_topk(plan_.get(), &topk, plan_.exec(), &error), error, "topk");
-    return {0, weights, contents<int32_t>(indices), contents<int32_t>(counts), {}, {}};
+    return {0, weights, indices.contents<int32_t>(), counts.contents<int32_t>(), {}, {}};
 }
 
 const uint32_t *Lane::code(int head, int64_t key) const
 {
-    return codes_.as<uint32_t>() + problem_.codes.stride[2] * head + problem_.codes.stride[1] * key;
+    return encoded_codes_.data() + problem_.codes.stride[2] * head + problem_.codes.stride[1] * key;
 }
 
 uint16_t Lane::norm(int head, int64_t key) const
 {
-    return norms_.as<uint16_t>()[problem_.norms.stride[2] * head + problem_.norms.stride[1] * key];
+    return encoded_norms_[problem_.norms.stride[2] * head + problem_.norms.stride[1] * key];
 }

@@ -5,6 +5,7 @@
 #define HATTN_TOOLS_LANE_H
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,8 @@ public:
 private:
     friend class Lane;
     Device device_;
-    Buffer q_, k_new_, k_cache_, v_cache_, seq_len_; /* seq_len[query]: one row of one sequence is decoded at a time */
+    devices::Buffer q_, k_new_, k_cache_, v_cache_,
+        seq_len_; /* of each query: one row of one sequence is decoded at a time */
 };
 
 /* What a call gives: everything that can be looked at, and how long it took. */
@@ -57,22 +59,28 @@ public:
     /* Indices and counts from weights and from the codes (and norms) of another lane of the same map. */
     StepResult select(int query, const std::vector<int8_t> &weights, const Lane &codes) const;
 
-    /* Addresses, on a backend that works in host memory. */
+    /* Of the keys that were encoded. */
     const uint32_t *code(int head, int64_t key) const;
     uint16_t norm(int head, int64_t key) const;
+    /* Addresses of the backend's memory. */
     const hattn_map_buffers &key_map() const { return key_map_; }
     const hattn_map_buffers &query_map() const { return query_map_; }
 
 private:
     hattn_batch batch(int query) const;
+    const devices::Memory &memory() const { return device_.device().memory(); }
+    /* Makes the call and returns its microseconds. */
+    double time(const std::function<void()> &call) const;
 
     const LaneDevice &device_;
     const Trace &trace_;
     hattn_problem problem_;
     Plan plan_;
-    Buffer map_memory_[2][6];
+    devices::Buffer map_memory_[2][6];
     hattn_map_buffers key_map_ = {}, query_map_ = {};
-    Buffer codes_, norms_, weights_, indices_, counts_, out_, lse_;
+    devices::Buffer codes_, norms_, weights_, indices_, counts_, out_, lse_;
+    std::vector<uint32_t> encoded_codes_; /* on the host */
+    std::vector<uint16_t> encoded_norms_;
 };
 
 #endif

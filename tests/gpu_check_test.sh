@@ -1,0 +1,35 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# tools/gpu_check.sh where there is no GPU to see: each part says why it is skipped, and nothing fails. Where something fails,
+# it is counted. Usage: gpu_check_test.sh HATTN CONTRACT LIBRARY
+set -eu
+all="verify memcheck racecheck bench peers"
+mkdir "$TEST_TMPDIR/binaries" "$TEST_TMPDIR/broken"
+for binary in "$@"; do
+    ln -s "$PWD/$binary" "$TEST_TMPDIR/binaries/"
+    printf '#!/bin/sh\nexit 3\n' >"$TEST_TMPDIR/broken/${binary##*/}"
+done
+chmod +x "$TEST_TMPDIR/broken/"*
+
+# shellcheck disable=SC2086
+CUDA_VISIBLE_DEVICES= tools/gpu_check.sh --binaries "$TEST_TMPDIR/binaries" --out "$TEST_TMPDIR/out" $all >"$TEST_TMPDIR/printed"
+cat "$TEST_TMPDIR/printed"
+[ "$(tail -n 1 "$TEST_TMPDIR/printed")" = "0 passed, 0 failed, 5 skipped" ]
+[ "$(grep -c '^[a-z]*: skipped: cuda: .' "$TEST_TMPDIR/printed")" -eq 5 ]
+
+if tools/gpu_check.sh --binaries "$TEST_TMPDIR/broken" --out "$TEST_TMPDIR/out_broken" verify >"$TEST_TMPDIR/printed"; then
+    echo "broken binaries passed"
+    exit 1
+fi
+tail -n 1 "$TEST_TMPDIR/printed" | grep '^0 passed, [1-9][0-9]* failed, [0-9]* skipped$'
+if tools/gpu_check.sh --binaries "$TEST_TMPDIR/none" --out "$TEST_TMPDIR/out_none" verify; then
+    echo "no binaries passed"
+    exit 1
+fi
+
+# Bazel counts the parts.
+{
+    echo '<testsuites><testsuite name="gpu_check_test"><testcase name="gpu_check_test"/></testsuite>'
+    cat "$TEST_TMPDIR/out"/*.xml
+    echo '</testsuites>'
+} >"$XML_OUTPUT_FILE"

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/bench_report.h"
+
+#include <cmath>
+#include <cstdio>
+
+namespace {
+
+std::string score_name(const hattn_problem &shape)
+{
+    std::string name = shape.score_kind == HATTN_SCORE_HAMMING ? "hamming" : format("weighted%d", shape.weight_bits);
+    return name + (shape.key_norms ? "+norms" : "");
+}
+
+/* One stage of one config, as it is printed and written. */
+struct Row {
+    double us, us_min, bytes, floor_us, ceiling_gbps, percent, percent_stream; /* NaN: has no floor */
+
+    Row(const Samples &samples, const Traffic &traffic, const Ceiling &ceiling)
+    {
+        us = samples.median();
+        us_min = samples.min();
+        double from_memory = traffic.streamed + traffic.gathered;
+        bytes = from_memory + traffic.cached;
+        floor_us = ceiling_gbps = percent = percent_stream = std::nan("");
+        if (from_memory > 0) {
+            floor_us = traffic.streamed / ceiling.stream_gbps() * 1e-3;
+            if (traffic.gathered > 0)
+                floor_us += traffic.gathered / ceiling.gather_gbps() * 1e-3;
+            ceiling_gbps = from_memory / floor_us * 1e-3;
+            percent = 100 * floor_us / us;
+            percent_stream = 100 * from_memory / ceiling.stream_gbps() * 1e-3 / us;
+        }
+    }
+};
+
+std::string number(double value, int digits)
+{
+    return std::isfinite(value) ? format("%.*f", digits, value) : "-";
+}
+
+} // namespace
+
+void BenchReport::note(const std::string &text)
+{
+    json_array_append_new(notes_.get(), json_string(text.c_str()));
+    print(text + "\n");
+}
+
+void BenchReport::device(const Device &device)
+{
+    const hattn_device_info &info = device.info();
+    const devices::Properties properties = device.memory().properties();
+    json_t *json = json_object();
+    json_array_append_new(devices_.get(), json);
+    json_put(json, "backend", json_string(info.backend));
+    json_put(json, "name", json_string(info.name));
+    json_put(json, "isa", json_string(info.isa));
+    json_put(json, "driver", json_string(properties.driver.c_str()));
+    json_put(json, "runtime", json_string(properties.runtime.c_str()));
+    json_put(json, "last_level_cache", json_integer(json_int_t(properties.cache)));
+    json_put(json, "memory", json_integer(json_int_t(properties.total)));
+    json_put(json, "available_memory", json_integer(json_int_t(properties.available)));
+    print(format("%s: %s, driver %s, runtime %s, %zu MiB of last level cache\n", info.backend, info.name,
+                 properties.driver.c_str(), properties.runtime.c_str(), properties.cache >> 20));
+}
+
+void BenchReport::add(const conformance::Problem &problem, const Workload &workload, const Config &config,
+                      const Ceiling &ceiling)
+{
+    const hattn_device_info &info = config.device->info();
+    const std::string score = score_name(workload.shape());
+    const int bits = workload.shape().code_bits;
+    Table table({"<shape", "<score", "bits", "<backend", "<isa", "threads", "<stage", "us", "us min", "KiB", "floor us",
+                 "ceiling GB/s", "% of floor", "% stream"});
+    std::vector<Row> rows;
+    for (int stage = 0; stage < NUM_STAGES; stage++) {
+        rows.emplace_back(config.us[stage], workload.traffic(Stage(stage)), ceiling);
+        const Row &row = rows.back();
+        table.row({problem.name, score, std::to_string(bits), info.backend, info.isa, std::to_string(config.threads),
+                   STAGE_NAMES[stage], number(row.us, 1), number(row.us_min, 1), number(row.bytes / 1024, 0),
+                   number(row.floor_us, 1), number(row.ceiling_gbps, 1), number(row.percent, 0),
+                   number(row.percent_stream, 0)});
+        json_t *json = json_object();
+        json_array_append_new(rows_.get(), json);
+        json_put(json, "backend", json_string(info.backend));
+        json_put(json, "isa", json_string(info.isa));
+        json_put(json, "threads", json_integer(config.threads));
+        json_put(json, "shape", json_string(problem.name.c_str()));
+        json_put(json, "score", json_string(score.c_str()));
+        json_put(json, "code_bits", json_integer(bits));
+        json_put(json, "stage", json_string(STAGE_NAMES[stage]));
+        json_put(json, "us", json_number(row.us));
+        json_put(json, "us_min", json_number(row.us_min));
+        json_put(json, "bytes", json_integer(json_int_t(row.bytes)));
+        json_put(json, "floor_us", json_number(row.floor_us));
+        json_put(json, "ceiling_gbps", json_number(row.ceiling_gbps));
+        json_put(json, "percent", json_number(row.percent));
+        json_put(json, "percent_stream", json_number(row.percent_stream));
+        json_put(json, "stream_gbps", json_number(ceiling.stream_gbps()));
+        json_put(json, "gather_gbps", json_number(ceiling.gather_gbps()));
+        json_put(json, "copy_gbps", json_number(ceiling.copy_gbps()));
+    }
+    print(table.str() + "\n");
+    const Row &decode = rows[DECODE], &dense = rows[DENSE];
+    summary_.row({problem.name, score, std::to_string(bits), info.backend, info.isa, std::to_string(config.threads),
+                  number(decode.us, 1), number(decode.percent, 0), number(decode.percent_stream, 0),
+                  number(dense.us, 1), number(dense.percent_stream, 0), number(dense.us / decode.us, 1),
+                  number(ceiling.stream_gbps(), 1), number(ceiling.gather_gbps(), 1)});
+}
+
+void BenchReport::print_summary() const
+{
+    print("% of floor: codes and maps at stream, rows at gather speed. % stream: all bytes at stream speed.\n" +
+          summary_.str());
+}
+
+void BenchReport::put_into(json_t *root)
+{
+    json_put(root, "notes", notes_.release());
+    json_put(root, "devices", devices_.release());
+    json_put(root, "rows", rows_.release());
+}
+
+void BenchReport::print(const std::string &text) const
+{
+    if (print_)
+        std::fputs(text.c_str(), stdout);
+    std::fflush(stdout);
+}

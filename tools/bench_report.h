@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What hattn bench prints and writes: a row for each stage of each configuration.
+ */
+#ifndef HATTN_TOOLS_BENCH_REPORT_H
+#define HATTN_TOOLS_BENCH_REPORT_H
+
+#include <string>
+
+#include "bench/workload.h"
+#include "tools/device.h"
+#include "tools/report.h"
+
+/* One backend with one instruction set and number of threads. */
+struct Config {
+    std::unique_ptr<Device> device;
+    std::unique_ptr<Plan> plan;
+    int threads = 1;
+    std::unique_ptr<devices::Recording> recordings[NUM_STAGES];
+    int64_t calls[NUM_STAGES] = {}; /* of a recording */
+    Samples us[NUM_STAGES];         /* of a call */
+};
+
+class BenchReport
+{
+public:
+    explicit BenchReport(bool print) : print_(print), notes_(json_array()), devices_(json_array()), rows_(json_array())
+    {
+    }
+
+    void note(const std::string &text);
+    /* A device with memory of its own. */
+    void device(const Device &device);
+    /* Prints and keeps the stages of one config. */
+    void add(const conformance::Problem &problem, const Workload &workload, const Config &config,
+             const Ceiling &ceiling);
+    void print_summary() const;
+    void put_into(json_t *root);
+
+private:
+    void print(const std::string &text) const;
+
+    bool print_;
+    Json notes_, devices_, rows_;
+    Table summary_ = Table({"<shape", "<score", "bits", "<backend", "<isa", "threads", "decode us", "% of floor",
+                            "% stream", "dense us", "% stream", "dense/decode", "stream GB/s", "gather GB/s"});
+};
+
+#endif

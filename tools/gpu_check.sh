@@ -1,0 +1,174 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Proves the CUDA backend on a machine with a GPU: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
+#   verify     conformance list, random problems, golden files both ways, serving contract, the other builds of the kernels
+#   memcheck   the conformance list under compute-sanitizer's memcheck
+#   racecheck  a part of it under its racecheck
+#   bench      hattn bench on the GPU
+#   peers      hattn beside PyTorch (bench/peers_cuda.py)
+# The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
+# JSON, JUnit and logs go to the output folder (gpu_check); the last line counts. Without a GPU each part is skipped.
+set -u
+usage() {
+    echo "usage: gpu_check.sh [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|peers..." >&2
+    exit 2
+}
+root=$(cd "$(dirname "$0")/.." && pwd)
+binaries= out=gpu_check parts=
+limit=460 # seconds of a step
+while [ $# -gt 0 ]; do
+    case $1 in
+    --binaries) binaries=${2:?a folder} && shift ;;
+    --out) out=${2:?a folder} && shift ;;
+    verify | memcheck | racecheck | bench | peers) parts="$parts $1" ;;
+    *) usage ;;
+    esac
+    shift
+done
+[ -n "$parts" ] || usage
+
+# Where a binary is: PATH_IN_BAZEL_BIN; its name in a bundle is the last part.
+locate() {
+    if [ -n "$binaries" ]; then echo "$binaries/${1##*/}"; else echo "$root/bazel-bin/$1"; fi
+}
+hattn=$(locate tools/hattn)
+contract=$(locate tests/device_contract_test)
+library=$(locate libhattn.so.0)
+LD_LIBRARY_PATH=$(dirname "$library")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH
+mkdir -p "$out" || exit 2
+rm -f "$out"/*.xml "$out"/*.json "$out"/*.log
+
+escape() {
+    tr -d '\000-\010\013-\037' | sed 's/&/\&amp;/g; s/</\&lt;/g; s/"/\&quot;/g'
+}
+
+# One case of its own in JUnit: NAME passed|failed|skipped REASON
+report() {
+    text=$(printf '%s' "$3" | escape)
+    case $2 in
+    passed) inside= ;;
+    failed) inside="<failure message=\"$text\"/>" ;;
+    skipped) inside="<skipped message=\"$text\"/>" ;;
+    esac
+    echo "<testsuite name=\"gpu_check\"><testcase classname=\"gpu_check\" name=\"$1\">$inside</testcase></testsuite>" >"$out/$1.case.xml"
+    echo "$1: $2${3:+: $3}"
+}
+
+# Runs a step of a part: NAME COMMAND...; what it prints goes to NAME.log.
+step() {
+    name=$1
+    shift
+    start=$(date +%s)
+    timeout -k 10 $limit "$@" >"$out/$name.log" 2>&1
+    status=$?
+    took="$(($(date +%s) - start)) s"
+    case $status in
+    0) report "$name" passed "$took" ;;
+    124 | 137) report "$name" failed "not done after $limit s; see $name.log" ;;
+    *) report "$name" failed "exit status $status after $took; see $name.log" && grep -E 'failed|FAILED|ERROR SUMMARY|=========.*(Invalid|Error|hazard)|error' "$out/$name.log" | head -20 ;;
+    esac
+    return "$status"
+}
+
+# NAME BINARY ARGUMENTS... : hattn verify with both reports.
+verify() {
+    name=$1 binary=$2
+    shift 2
+    step "$name" "$binary" verify --json "$out/$name.json" --junit "$out/$name.xml" "$@"
+}
+
+# The host has most of the work: steps run side by side, and each chain of them one after the other. What only repeats (golden files
+# both ways, other builds) takes a part of the list.
+part_verify() {
+    verify verify_list "$hattn" --backend cuda &
+    verify verify_random "$hattn" --backend cuda --filter random- --random 100 &
+    {
+        verify golden_reference "$hattn" --backend reference --filter bits --write "$out/reference.safetensors"
+        verify golden_cuda_against_reference "$hattn" --backend cuda --against "$out/reference.safetensors" --filter bits
+        verify golden_cuda "$hattn" --backend cuda --filter bits --write "$out/cuda.safetensors"
+        verify golden_reference_against_cuda "$hattn" --backend reference --against "$out/cuda.safetensors" --filter bits
+        rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
+    } &
+    for shard in 0 1 2 3; do
+        step "contract_$shard" env GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 \
+            "--gtest_output=xml:$out/contract_$shard.xml" &
+    done
+    for variant in ptx80 portable; do
+        if [ -x "$hattn-$variant" ]; then
+            for op in decode encode_keys topk attend_dense; do
+                verify "verify_${variant}_$op" "$hattn-$variant" --backend cuda --filter "/$op"
+            done &
+        else
+            report "verify_$variant" skipped "no $hattn-$variant: tools/gpu_bundle.sh builds it"
+        fi
+    done
+    wait
+}
+
+find_sanitizer() {
+    command -v compute-sanitizer || { [ -x /usr/local/cuda/bin/compute-sanitizer ] && echo /usr/local/cuda/bin/compute-sanitizer; }
+}
+
+# TOOL FILTER...: parts of the conformance list, six side by side, and of the serving contract, under compute-sanitizer.
+sanitize() {
+    tool=$1
+    shift
+    if ! sanitizer=$(find_sanitizer); then
+        report "$tool" skipped "compute-sanitizer is not installed"
+        return
+    fi
+    under="$sanitizer --tool $tool --error-exitcode 9 --print-limit 20"
+    running=0
+    # shellcheck disable=SC2086
+    for filter in "$@"; do
+        name=$(echo "$tool $filter" | tr -s ' /' _)
+        step "${name%_}" $under "$hattn" verify --backend cuda --filter "$filter" --junit "$out/${name%_}.xml" &
+        running=$((running + 1))
+        [ $((running % 6)) -ne 0 ] || wait
+    done
+    # shellcheck disable=SC2086
+    step "${tool}_contract" $under "$contract" --gtest_brief=1 "--gtest_filter=*PlansShareAWorkspaceInOrder*:*CallsOnlyEnqueue*" \
+        "--gtest_output=xml:$out/${tool}_contract.xml" &
+    wait
+}
+
+# The whole list, by operation.
+part_memcheck() {
+    sanitize memcheck /decode /encode_keys /attend_dense /attend_sparse /topk /score /encode_queries /merge
+}
+
+# Every kernel in its usual ways.
+part_racecheck() {
+    sanitize racecheck mla/ plain_append long_weighted/decode long_clustered_norms/decode norms_contiguous/ f8_scale_per_head/ \
+        q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ codes_per_query_head_weighted/ dim_128/ many_tokens/encode
+}
+
+part_bench() {
+    step bench "$hattn" bench --backend cuda --json "$out/bench.json"
+    cat "$out/bench.log"
+}
+
+part_peers() {
+    if ! python3 -c 'import torch' 2>/dev/null; then
+        report peers skipped "python3 has no torch"
+        return
+    fi
+    step peers python3 "$root/bench/peers_cuda.py" --library "$library" --json "$out/peers.json" --markdown "$out/peers.md"
+    cat "$out/peers.log"
+}
+
+for needed in "$hattn" "$contract" "$library"; do
+    if [ ! -e "$needed" ]; then
+        echo "no $needed: build it, or name a bundle with --binaries" >&2
+        exit 2
+    fi
+done
+# Why there is nothing to do here; empty where there is a GPU.
+why=$("$hattn" verify --backend cuda --filter no_tokens/encode_keys 2>&1 >/dev/null | sed -n 's/^hattn verify: nothing to verify; //p')
+for part in $parts; do
+    if [ -n "$why" ]; then report "$part" skipped "$why"; else "part_$part"; fi
+done
+counts=$(python3 "$root/tests/summary.py" "$out"/*.xml)
+echo "$counts"
+case $counts in *" 0 failed,"*) ;; *) exit 1 ;; esac
