@@ -100,11 +100,11 @@ __device__ inline void join_parts(const Share &share, int stride, int dim, const
     }
 }
 
-/* Whether a kernel of its own joins the parts of blocks of `heads` (join.cu): reading 2048 floats a part takes one block about as long as
+/* Whether a kernel of its own joins the parts of blocks of `heads` (join.cu): reading 2048 floats a part takes one block longer than
  * another kernel does. */
 __host__ __device__ inline bool joins_apart(const hattn_problem &p, int heads)
 {
-    return heads * p.head_dim_v > 2048;
+    return heads * p.head_dim_v > 1024;
 }
 
 /* Where a share's parts are, [head, part], and its results. */

@@ -35,7 +35,8 @@ public:
         float decay[kHeads], factor[kHeads], lse[kHeads];
     };
 
-    __device__ WideEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space)
+    __device__ WideEngine(const hattn_problem &p, const AttendTask &task, Space &space)
+        : p_(p), task_(task), space_(space)
     {
         layout_ = hattn_wide_lay_out(&p, 8 * kBlocks, v_inside(), task.dynamic_bytes);
     }
@@ -53,7 +54,8 @@ public:
         if (layout_.k_chunks % 2)
 #pragma unroll 1
             for (int r = threadIdx.x; r < layout_.num_tiles * layout_.tile_rows; r += kThreads)
-                *reinterpret_cast<uint4 *>(shared() + layout_.tiles + r * layout_.row_bytes + layout_.k_chunks * 16) = uint4{};
+                *reinterpret_cast<uint4 *>(shared() + layout_.tiles + r * layout_.row_bytes + layout_.k_chunks * 16) =
+                    uint4{};
         for (auto &block : values_)
             for (auto &columns : block)
                 for (float &x : columns)
@@ -176,8 +178,10 @@ private:
     __device__ float store_query(const void *q, int head) const
     {
         const int dtype = p_.q.dtype, dims = p_.head_dim_qk, all = layout_.q_bytes / 2 - 8;
-        T *high = reinterpret_cast<T *>(shared() + head * layout_.q_bytes), *low = reinterpret_cast<T *>(shared() + (head + 8) * layout_.q_bytes);
-        if (!kSplit && dtype == (std::is_same_v<T, __half> ? HATTN_F16 : HATTN_BF16) && reinterpret_cast<uintptr_t>(q) % 16 == 0) {
+        T *high = reinterpret_cast<T *>(shared() + head * layout_.q_bytes),
+          *low = reinterpret_cast<T *>(shared() + (head + 8) * layout_.q_bytes);
+        if (!kSplit && dtype == (std::is_same_v<T, __half> ? HATTN_F16 : HATTN_BF16) &&
+            reinterpret_cast<uintptr_t>(q) % 16 == 0) {
             /* On its way while positions are found: add_rows waits for it with its first tile. */
 #pragma unroll 1
             for (int e = lane_id() * (kBytes ? 2 : 8); e < dims; e += 32 * (kBytes ? 2 : 8)) {
@@ -203,7 +207,8 @@ private:
 #pragma unroll
             for (const float y : x)
                 largest = fmaxf(largest, fabsf(y));
-            const int exponent = min(max(static_cast<int>(__float_as_uint(warp_max(largest)) >> 23) - 127, -100), 127) - 14;
+            const int exponent =
+                min(max(static_cast<int>(__float_as_uint(warp_max(largest)) >> 23) - 127, -100), 127) - 14;
             factor = __int_as_float((127 - exponent) << 23);
             inverse = __int_as_float((127 + exponent) << 23);
         }
@@ -237,12 +242,14 @@ private:
     }
 
     /* Strides are multiples of 16 bytes that fit 32 bits: the plan has seen to it. */
-    __device__ void load_row(char *row, const void *cache, const hattn_tensor &tensor, Slot slot, int chunks, bool present) const
+    __device__ void load_row(char *row, const void *cache, const hattn_tensor &tensor, Slot slot, int chunks,
+                             bool present) const
     {
         constexpr int kChunk = 16 / sizeof(Stored);
-        const uint64_t chunk = static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * static_cast<uint32_t>(tensor.stride[0] / kChunk) +
-                               static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * static_cast<uint32_t>(tensor.stride[1] / kChunk) +
-                               static_cast<uint64_t>(task_.kv_head) * static_cast<uint32_t>(tensor.stride[2] / kChunk);
+        const uint64_t chunk =
+            static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * static_cast<uint32_t>(tensor.stride[0] / kChunk) +
+            static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * static_cast<uint32_t>(tensor.stride[1] / kChunk) +
+            static_cast<uint64_t>(task_.kv_head) * static_cast<uint32_t>(tensor.stride[2] / kChunk);
         const char *from = static_cast<const char *>(cache) + chunk * 16 + threadIdx.x % 8 * 16;
         const int left = chunks - static_cast<int>(threadIdx.x % 8);
 #pragma unroll 4
@@ -261,7 +268,8 @@ private:
 
     __device__ float *logits(int share, int column) const
     {
-        return reinterpret_cast<float *>(shared() + layout_.logits) + (share * 8 * kBlocks + column) * (layout_.tile_rows + 4);
+        return reinterpret_cast<float *>(shared() + layout_.logits) +
+               (share * 8 * kBlocks + column) * (layout_.tile_rows + 4);
     }
 
     __device__ T *weights(int column) const
@@ -278,7 +286,8 @@ private:
 
     __device__ void score_tile(const char *tile, int n)
     {
-        const int row_blocks = layout_.tile_rows / 16, first = warp_id() % row_blocks * 16, share = warp_id() / row_blocks, shares = kWarps / row_blocks;
+        const int row_blocks = layout_.tile_rows / 16, first = warp_id() % row_blocks * 16,
+                  share = warp_id() / row_blocks, shares = kWarps / row_blocks;
         if (first >= n)
             return;
         float c[kBlocks][4] = {}; /* rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
@@ -307,7 +316,8 @@ private:
                 logits(share, 8 * b + 2 * t + i % 2)[first + g + i / 2 * 8] = c[b][i];
     }
 
-    __device__ static void multiply(float (&c)[kBlocks][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, const uint32_t (&columns)[2 * kBlocks])
+    __device__ static void multiply(float (&c)[kBlocks][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    const uint32_t (&columns)[2 * kBlocks])
     {
 #pragma unroll
         for (int b = 0; b < kBlocks; b++)
@@ -354,6 +364,7 @@ private:
                     weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
             }
             sum = old_sum * decay + warp_sum(sum);
+            __syncwarp();
             if (lane_id() == 0) {
                 space_.max[head] = max;
                 space_.sum[head] = sum;
@@ -370,7 +381,8 @@ private:
     __device__ void add_values(const char *tile, int n)
     {
         const int t = lane_id() % 4, num_blocks = (p_.head_dim_v + 15) / 16;
-        const int row_of_lane = kBytes ? lane_id() % 16 : lane_id() % 8 + lane_id() / 16 * 8, chunk_of_lane = kBytes ? 0 : lane_id() / 8 % 2;
+        const int row_of_lane = kBytes ? lane_id() % 16 : lane_id() % 8 + lane_id() / 16 * 8,
+                  chunk_of_lane = kBytes ? 0 : lane_id() / 8 % 2;
         const char *rows = tile + row_of_lane * layout_.row_bytes + (layout_.v_first + chunk_of_lane) * 16;
         float decay[kBlocks][2];
 #pragma unroll
@@ -412,7 +424,8 @@ private:
     const AttendTask &task_;
     Space &space_;
     hattn_wide_layout layout_;
-    float values_[kDimBlocks][kBlocks][4]; /* block warp_id() + 8 i: rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
+    float values_[kDimBlocks][kBlocks]
+                 [4]; /* block warp_id() + 8 i: rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
 };
 
 } // namespace hattn

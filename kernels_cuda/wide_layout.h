@@ -9,24 +9,26 @@
 #include "api/hattn.h"
 
 enum {
-    HATTN_WIDE_TILES = 4,              /* in shared memory, at most */
-    HATTN_WIDE_ROWS = 128,             /* of a tile, at most: 16 for each warp */
-    HATTN_WIDE_STATIC = 20 * 1024      /* for what a kernel with this engine declares by itself; its .cu file asserts it */
+    HATTN_WIDE_TILES = 4,         /* in shared memory, at most */
+    HATTN_WIDE_ROWS = 128,        /* of a tile, at most: 16 for each warp */
+    HATTN_WIDE_STATIC = 20 * 1024 /* for what a kernel with this engine declares by itself; its .cu file asserts it */
 };
 
 typedef struct hattn_wide_layout {
-    int32_t k_chunks, v_chunks;          /* of a row in the caches; v_chunks 0: V is inside K */
-    int32_t v_first;                     /* chunk of a stored row that V starts with */
-    int32_t q_bytes, row_bytes;          /* of a stored row */
-    int32_t tile_rows, num_tiles;        /* 128, 64, 32 or 16; how many tiles there is room for: below 2, there is not enough */
-    int32_t logits, weights, tiles;      /* offsets; q is at 0 */
-    int32_t result_columns;              /* floats of a head's results, which take the place of the tiles */
+    int32_t k_chunks, v_chunks; /* of a row in the caches; v_chunks 0: V is inside K */
+    int32_t v_first;            /* chunk of a stored row that V starts with */
+    int32_t q_bytes, row_bytes; /* of a stored row */
+    int32_t tile_rows,
+        num_tiles; /* 128, 64, 32 or 16; how many tiles there is room for: below 2, there is not enough */
+    int32_t logits, weights, tiles; /* offsets; q is at 0 */
+    int32_t result_columns;         /* floats of a head's results, which take the place of the tiles */
     int32_t used;
 } hattn_wide_layout;
 
 /* `columns`: of the products. v_inside: the chunk of K's row that V starts with, or -1 where V's rows are loaded for themselves. The
  * largest tiles of which two fit: they cost the fewest barriers. */
-HATTN_HOST_DEVICE static inline hattn_wide_layout hattn_wide_lay_out(const hattn_problem *p, int32_t columns, int32_t v_inside, int32_t bytes)
+HATTN_HOST_DEVICE static inline hattn_wide_layout hattn_wide_lay_out(const hattn_problem *p, int32_t columns,
+                                                                     int32_t v_inside, int32_t bytes)
 {
     hattn_wide_layout l;
     const int32_t element = (int32_t)hattn_dtype_size(p->k_cache.dtype);
