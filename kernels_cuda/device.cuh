@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What all kernels are made of: element conversions, warp and block steps. Vendor intrinsics appear here and nowhere else.
+ * What all kernels are made of: warp and block steps, tensor cores, memory. Vendor intrinsics appear here and nowhere else.
  */
 #ifndef HATTN_KERNELS_CUDA_DEVICE_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "backends/rows.h"
+#include "kernels_cuda/elements.cuh"
 #include "kernels_cuda/params.h"
 
 namespace hattn {
@@ -20,92 +17,6 @@ constexpr int kThreads = 256; /* of every block */
 constexpr int kWarps = kThreads / 32;
 constexpr int kList = 512; /* positions that an attend block finds at a time */
 constexpr unsigned kFullMask = 0xffffffffu;
-
-/* ---- elements ---- */
-
-struct fp8_e4m3 {
-    uint8_t bits;
-};
-
-__device__ inline float to_float(float x)
-{
-    return x;
-}
-
-__device__ inline float to_float(__half x)
-{
-    return __half2float(x);
-}
-
-__device__ inline float to_float(__nv_bfloat16 x)
-{
-    return __bfloat162float(x);
-}
-
-/* OCP E4M3: bias 7, no infinities, 0x7f and 0xff are NaN. Its bits, moved into fp16's places, are its value times 2^-8, and
- * subnormals come out right by themselves. */
-__device__ inline float to_float(fp8_e4m3 x)
-{
-    if ((x.bits & 0x7f) == 0x7f)
-        return __int_as_float(0x7fffffff);
-    const unsigned short as_half = static_cast<unsigned short>((x.bits & 0x80) << 8 | (x.bits & 0x7f) << 7);
-    return __half2float(__ushort_as_half(as_half)) * 256.0f;
-}
-
-/* Calls f with a null pointer of the dtype's element type: the host's switch from a number to a kernel's type. */
-template <class F>
-inline auto with_dtype(int32_t dtype, F f)
-{
-    switch (dtype) {
-    case HATTN_F16: return f(static_cast<const __half *>(nullptr));
-    case HATTN_BF16: return f(static_cast<const __nv_bfloat16 *>(nullptr));
-    case HATTN_F8_E4M3: return f(static_cast<const fp8_e4m3 *>(nullptr));
-    default: return f(static_cast<const float *>(nullptr));
-    }
-}
-
-/* The same for what cannot be fp8. */
-template <class F>
-inline auto with_float_dtype(int32_t dtype, F f)
-{
-    switch (dtype) {
-    case HATTN_F16: return f(static_cast<const __half *>(nullptr));
-    case HATTN_BF16: return f(static_cast<const __nv_bfloat16 *>(nullptr));
-    default: return f(static_cast<const float *>(nullptr));
-    }
-}
-
-__device__ inline float load_element(const void *data, int32_t dtype, int64_t index)
-{
-    switch (dtype) {
-    case HATTN_F16: return to_float(static_cast<const __half *>(data)[index]);
-    case HATTN_BF16: return to_float(static_cast<const __nv_bfloat16 *>(data)[index]);
-    case HATTN_F8_E4M3: return to_float(static_cast<const fp8_e4m3 *>(data)[index]);
-    default: return static_cast<const float *>(data)[index];
-    }
-}
-
-/* Rounds to nearest even. */
-template <class T>
-__device__ inline T from_float(float x)
-{
-    if constexpr (std::is_same_v<T, __half>)
-        return __float2half_rn(x);
-    else if constexpr (std::is_same_v<T, __nv_bfloat16>)
-        return __float2bfloat16_rn(x);
-    else
-        return x;
-}
-
-__device__ inline void store_element(void *data, int32_t dtype, int64_t index, float value)
-{
-    if (dtype == HATTN_F16)
-        static_cast<__half *>(data)[index] = from_float<__half>(value);
-    else if (dtype == HATTN_BF16)
-        static_cast<__nv_bfloat16 *>(data)[index] = from_float<__nv_bfloat16>(value);
-    else
-        static_cast<float *>(data)[index] = value;
-}
 
 /* ---- warps and blocks ---- */
 
@@ -198,38 +109,6 @@ __device__ inline uint32_t block_scan(uint32_t x, uint32_t *sums, uint32_t *tota
 }
 
 /* ---- tensor cores: fragments as in the PTX manual, mma.m16n8k16 and movmatrix ---- */
-
-template <class T>
-__device__ inline uint32_t pack2(float low, float high)
-{
-    uint32_t bits;
-    if constexpr (std::is_same_v<T, __half>) {
-        const __half2 pair = __floats2half2_rn(low, high);
-        memcpy(&bits, &pair, sizeof(bits));
-    } else {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-        memcpy(&bits, &pair, sizeof(bits));
-    }
-    return bits;
-}
-
-/* Stores four neighbours of a row of q's kind of output. */
-__device__ inline void store_elements(void *data, int32_t dtype, int64_t index, float4 x)
-{
-    char *to = static_cast<char *>(data) + index * (dtype == HATTN_F32 ? 4 : 2);
-    const uintptr_t address = reinterpret_cast<uintptr_t>(to);
-    if (dtype == HATTN_F32 && address % sizeof(float4) == 0) {
-        *reinterpret_cast<float4 *>(to) = x;
-    } else if (dtype != HATTN_F32 && address % sizeof(uint2) == 0) {
-        const bool half = dtype == HATTN_F16;
-        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y), high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
-        *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
-    } else { /* rows may start anywhere */
-#pragma unroll 1
-        for (int i = 0; i < 4; i++)
-            store_element(data, dtype, index + i, i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w);
-    }
-}
 
 #ifdef HATTN_PORTABLE
 
@@ -362,71 +241,17 @@ __device__ inline uint32_t half2_of_e4m3(uint32_t x)
     return y;
 }
 
-/* ---- popcounts of planes on tensor cores ----
- * m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words as chunk t of the
- * inner dimension; column 2t' + p of B holds plane p in chunk t' and zeros elsewhere, so that the lane's results are the counts of
- * planes p = 0, 1 of its own keys. No data moves between lanes, and up to two planes cost one instruction a pair of words. */
-template <int kWords, int kBlocks> /* words of a code; up to 2 * kBlocks planes, 7 in all */
-class PlaneCounter
+#ifndef HATTN_PORTABLE
+
+/* m16n8k256 of single bits, and + popcount. */
+__device__ inline void mma_b1(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
-public:
-    /* All lanes. sign, plane: [words], [7][16]. */
-    __device__ PlaneCounter(const uint32_t *sign, const uint32_t (*plane)[16], int num_planes)
-    {
-        for (int w = 0; w < kWords; w++)
-            sign_[w] = sign[w];
-#ifdef HATTN_PORTABLE
-        for (int p = 0; p < 2 * kBlocks; p++)
-            for (int w = 0; w < kWords; w++)
-                plane_[p][w] = p < num_planes ? plane[p][w] : 0;
-#else
-        const int g = lane_id() / 4, t = lane_id() % 4;
-        for (int b = 0; b < kBlocks; b++)
-            for (int w = 0; w < kWords; w++) {
-                const int p = 2 * b + g % 2;
-                plane_[b][w] = t == g / 2 && p < num_planes ? plane[p][w] : 0;
-            }
-#endif
-    }
+    asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
 
-    /* sum over planes p of 2^p popcount((key ^ sign) & plane_p) of two keys a lane. All lanes. */
-    __device__ void count(const uint32_t (&key0)[kWords], const uint32_t (&key1)[kWords], uint32_t *score0, uint32_t *score1) const
-    {
-        *score0 = *score1 = 0;
-        uint32_t x[kWords], y[kWords];
-        for (int w = 0; w < kWords; w++) {
-            x[w] = key0[w] ^ sign_[w];
-            y[w] = key1[w] ^ sign_[w];
-        }
-#ifdef HATTN_PORTABLE
-        for (int p = 0; p < 2 * kBlocks; p++)
-            for (int w = 0; w < kWords; w++) {
-                *score0 += __popc(x[w] & plane_[p][w]) << p;
-                *score1 += __popc(y[w] & plane_[p][w]) << p;
-            }
-#else
-        for (int b = 0; b < kBlocks; b++) {
-            int c[4] = {0, 0, 0, 0};
-            for (int w = 0; w < kWords; w += 2) {
-                const int other = w + 1 < kWords ? w + 1 : w; /* a lone word against zeros */
-                asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                             : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                             : "r"(x[w]), "r"(y[w]), "r"(x[other]), "r"(y[other]), "r"(plane_[b][w]), "r"(w + 1 < kWords ? plane_[b][other] : 0));
-            }
-            *score0 += static_cast<uint32_t>(c[0] + 2 * c[1]) << 2 * b;
-            *score1 += static_cast<uint32_t>(c[2] + 2 * c[3]) << 2 * b;
-        }
 #endif
-    }
-
-private:
-    uint32_t sign_[kWords];
-#ifdef HATTN_PORTABLE
-    uint32_t plane_[2 * kBlocks][kWords];
-#else
-    uint32_t plane_[kBlocks][kWords];
-#endif
-};
 
 /* ---- pages ---- */
 

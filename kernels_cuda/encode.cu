@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 4 vectors of one code head.
  */
-#include "kernels_cuda/encode.cuh"
+#include "kernels_cuda/encode_query.cuh"
 
 #include "kernels_cuda/kernels.cuh"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CUDA side as backends/cuda.c sees it: C functions that return the runtime's error code (0: success), no CUDA header.
+ * The CUDA side as backends/cuda sees it: C functions that return the runtime's error code (0: success), no CUDA header.
  */
 #ifndef HATTN_KERNELS_CUDA_LAUNCH_H
 #define HATTN_KERNELS_CUDA_LAUNCH_H

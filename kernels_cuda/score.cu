@@ -4,6 +4,7 @@
 #include "kernels_cuda/score.cuh"
 
 #include "kernels_cuda/kernels.cuh"
+#include "kernels_cuda/planes.cuh"
 
 namespace hattn {
 namespace {

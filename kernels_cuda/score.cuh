@@ -4,7 +4,7 @@
 #ifndef HATTN_KERNELS_CUDA_SCORE_CUH
 #define HATTN_KERNELS_CUDA_SCORE_CUH
 
-#include "kernels_cuda/encode.cuh"
+#include "kernels_cuda/encode_query.cuh"
 
 namespace hattn {
 

@@ -1,66 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CUDA backend's table: device, plan (splits and workspace), and launches with the right device current.
+ * What a plan fixes for its kernels: which of them, how work is cut into blocks, and the workspace.
  */
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "api/dtype.h"
 #include "api/status.h"
-#include "backends/backend.h"
-#include "backends/rows.h"
+#include "backends/cuda/cuda.h"
 #include "backends/workspace.h"
-#include "kernels_cuda/launch.h"
 #include "kernels_cuda/wide_layout.h"
-
-typedef struct cuda_device {
-    hattn_device base;
-    int32_t index;
-    hattn_cuda_properties properties;
-} cuda_device;
-
-typedef struct cuda_plan {
-    hattn_plan base;
-    hattn_cuda_params params;
-} cuda_plan;
-
-static int device_count(char *why, size_t size)
-{
-    int count;
-    const int code = hattn_cuda_device_count(&count);
-    if (code)
-        snprintf(why, size, "%s", hattn_cuda_error_text(code));
-    else if (!count)
-        snprintf(why, size, "the driver reports no device");
-    return count;
-}
-
-static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
-{
-    if (options->isa)
-        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cuda: options.isa is '%s', only the cpu backend has a choice", options->isa);
-    hattn_cuda_properties properties;
-    const int code = hattn_cuda_get_properties(options->index, &properties);
-    if (code)
-        return hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code));
-    if (properties.major < 8)
-        return hattn_fail(error, HATTN_NO_DEVICE, "cuda: %s is sm_%d%d, the kernels need sm_80 or later", properties.name, properties.major, properties.minor);
-    cuda_device *made = calloc(1, sizeof(*made));
-    if (!made)
-        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
-    made->index = options->index;
-    made->properties = properties;
-    made->base.backend = &hattn_cuda_backend;
-    snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
-    snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
-    snprintf(made->base.info.isa, sizeof(made->base.info.isa), "sm_%d%d", properties.major, properties.minor);
-    *device = &made->base;
-    return HATTN_OK;
-}
-
-static void close_device(hattn_device *device)
-{
-    free(device);
-}
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -86,11 +31,11 @@ static int64_t max_score(const hattn_problem *p, int group)
 
 /* Blocks that one selection of `count` rows is split over: two blocks a multiprocessor in all, none with less than 32 rows, and no more
  * than `most` parts to join. */
-static int32_t num_splits(const cuda_device *device, int64_t tasks, int64_t count, int64_t most)
+static int32_t num_splits(const hattn_cuda_properties *device, int64_t tasks, int64_t count, int64_t most)
 {
     if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
         return 1;
-    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->properties.num_multiprocessors / tasks, most), count / 32));
+    return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
 }
 
 /* Whether all rows of a tensor start at 16 bytes, strides of that unit fitting 32 bits. */
@@ -114,11 +59,10 @@ static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
 
 /* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32 rows, so that two blocks run
  * there, else what a block may have. Only a run knows whether V is inside K: sized for that where it can be, with room for the other case. */
-static int32_t wide_shared(const cuda_device *device, const hattn_problem *p, int32_t heads)
+static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_problem *p, int32_t heads)
 {
-    const hattn_cuda_properties *d = &device->properties;
-    const int64_t most = d->block_shared - HATTN_WIDE_STATIC;
-    const int64_t limits[] = {smaller(most, d->multiprocessor_shared / 2 - d->reserved_shared - HATTN_WIDE_STATIC), most};
+    const int64_t most = device->block_shared - HATTN_WIDE_STATIC;
+    const int64_t limits[] = {smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC), most};
     const int32_t columns = p->q.dtype == HATTN_F32 ? 2 * heads : heads;
     int is_inside = p->head_dim_v <= p->head_dim_qk;
     for (int i = 0; i < 3; i++)
@@ -146,7 +90,7 @@ static int32_t choose_engine(const hattn_problem *p, int group)
     return (is_one_type || is_half || is_f8) && has_whole_chunks ? HATTN_CUDA_WIDE : HATTN_CUDA_PLAIN;
 }
 
-static void choose_attention(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
+static void choose_attention(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
 {
     params->engine = choose_engine(p, params->group);
     if (params->engine == HATTN_CUDA_WIDE) {
@@ -193,12 +137,12 @@ static hattn_cuda_divisor make_divisor(uint32_t divisor)
 
 /* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
-static void cut_regions(const cuda_device *device, int64_t tasks, hattn_cuda_params *params)
+static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hattn_cuda_params *params)
 {
     enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
     const hattn_problem *p = &params->problem;
     const int64_t words = (p->code_bits + 31) / 32, step = (words < 4 ? 512 : 1024) / words;
-    const int64_t blocks = larger(1, 2 * (int64_t)device->properties.num_multiprocessors / tasks);
+    const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
     const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
     int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
     params->is_sampled = range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k;
@@ -237,11 +181,11 @@ static int appends_by_mma(const hattn_problem *p)
 }
 
 /* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between 16-byte steps. */
-static void choose_topk(const cuda_device *device, hattn_cuda_params *params, uint64_t *used)
+static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *params, uint64_t *used)
 {
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_selection_heads, keys = (int64_t)p->max_length + 7;
-    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
+    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
     if (tasks > HATTN_CUDA_HISTOGRAMS || tiles == 1)
         return;
     params->num_topk_passes = p->key_norms ? 3 : params->digit_shift ? 2 : 1;
@@ -252,18 +196,18 @@ static void choose_topk(const cuda_device *device, hattn_cuda_params *params, ui
         hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) * (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
 }
 
-static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda_params *params)
+void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
     params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
-    params->num_multiprocessors = device->properties.num_multiprocessors;
+    params->num_multiprocessors = device->num_multiprocessors;
     choose_attention(device, p, params);
     params->encodes_by_mma = encodes_by_mma(p);
-    params->shared_bytes = device->properties.multiprocessor_shared;
-    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->properties.block_shared;
+    params->shared_bytes = device->multiprocessor_shared;
+    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared;
     params->appends_by_mma = appends_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);
@@ -280,7 +224,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
         params->encodes_in_score = params->encodes_by_mma && params->group <= 16 && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
     } else {
         /* About four blocks a multiprocessor. */
-        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->properties.num_multiprocessors, tasks));
+        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
         params->score_chunk = (int32_t)(2048 * divide_up(tiles, wanted));
         params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     }
@@ -305,8 +249,7 @@ static void choose(const cuda_device *device, const hattn_problem *p, hattn_cuda
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 
-/* What CUDA's launch limits rule out. */
-static hattn_status check(const hattn_cuda_params *params, hattn_error *error)
+hattn_status hattn_cuda_check(const hattn_cuda_params *params, hattn_error *error)
 {
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_q_heads;
@@ -317,118 +260,3 @@ static hattn_status check(const hattn_cuda_params *params, hattn_error *error)
                           p->num_q_heads, p->max_length);
     return HATTN_OK;
 }
-
-static hattn_status from_code(int code, hattn_error *error)
-{
-    return code ? hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code)) : HATTN_OK;
-}
-
-static hattn_status make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
-{
-    cuda_plan *made = calloc(1, sizeof(*made));
-    if (!made)
-        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a plan");
-    const cuda_device *cuda = (const cuda_device *)device;
-    choose(cuda, problem, &made->params);
-    hattn_status status = check(&made->params, error);
-    int previous;
-    if (!status && !(status = from_code(hattn_cuda_enter(cuda->index, &previous), error))) {
-        status = from_code(hattn_cuda_load(&made->params), error);
-        hattn_cuda_leave(previous);
-    }
-    if (status) {
-        free(made);
-        return status;
-    }
-    made->base.workspace_size = made->params.workspace_size;
-    made->base.is_composed = !made->params.by_regions;
-    *plan = &made->base;
-    return HATTN_OK;
-}
-
-static void destroy_plan(hattn_plan *plan)
-{
-    free(plan);
-}
-
-static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
-{
-    const uint64_t control = sizeof(hattn_cuda_control);
-    int previous, code = hattn_cuda_enter(((const cuda_device *)device)->index, &previous);
-    if (!code) {
-        code = hattn_cuda_zero(hattn_address(workspace), control < size ? control : size, stream);
-        hattn_cuda_leave(previous);
-    }
-    return from_code(code, error);
-}
-
-/* One call with the plan's device current, and the caller's again afterwards. */
-#define ON_DEVICE(call)                                                                                            \
-    do {                                                                                                           \
-        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;                                      \
-        int previous, code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &previous);              \
-        if (!code) {                                                                                               \
-            code = (call);                                                                                         \
-            hattn_cuda_leave(previous);                                                                            \
-        }                                                                                                          \
-        return from_code(code, error);                                                                             \
-    } while (0)
-
-static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_encode_keys(params, args, exec->stream));
-}
-
-static hattn_status encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_encode_queries(params, args, exec->stream));
-}
-
-static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_score(params, args, exec->stream));
-}
-
-static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_topk(params, args, exec->workspace, exec->stream));
-}
-
-static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_attend(params, args, exec->workspace, exec->stream));
-}
-
-static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_merge(params, args, exec->stream));
-}
-
-static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_append(params, args, exec->stream));
-}
-
-static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
-{
-    ON_DEVICE(hattn_cuda_decode(params, args, exec->workspace, exec->stream));
-}
-
-const hattn_backend hattn_cuda_backend = {
-    .name = "cuda",
-    .pointer_alignment = 16,
-    .device_count = device_count,
-    .open = open_device,
-    .close = close_device,
-    .plan = make_plan,
-    .plan_destroy = destroy_plan,
-    .workspace_init = init_workspace,
-    .encode_keys = encode_keys,
-    .encode_queries = encode_queries,
-    .score = score,
-    .topk = topk,
-    .attend = attend,
-    .merge = merge,
-    .decode = decode,
-    .append = append,
-};

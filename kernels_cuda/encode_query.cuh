@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Queries: integer weights, and the planes that scoring uses.
+ */
+#ifndef HATTN_KERNELS_CUDA_ENCODE_QUERY_CUH
+#define HATTN_KERNELS_CUDA_ENCODE_QUERY_CUH
+
+#include "kernels_cuda/encode.cuh"
+
+namespace hattn {
+
+/* Weights of one row and selection head, and the planes that scoring uses. */
+struct QueryCode {
+    float sums[512];     /* u_r, or sums of signs */
+    int8_t weights[512];
+    uint32_t sign[16];
+    uint32_t plane[7][16];
+    float warp_values[kWarps];
+    uint32_t warp_totals[kWarps];
+    uint32_t warp_sums[2][kWarps]; /* scratch of scans */
+    uint32_t max_score;  /* sum |w| */
+    int num_planes;
+};
+
+/* u_r, or sums of signs, into code.sums: any map. Not inlined: what scores keys afterwards needs the registers. */
+template <class W>
+__device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head,
+                                           float *shared, QueryCode &code)
+{
+    const hattn_problem &p = params.problem;
+    const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
+    size_t unused;
+    const EncodeSpace space = carve_encode_space(p, p.query_map, vectors_of(params.group), shared, &unused);
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        code.sums[r] = 0.0f;
+    for (int first = 0; first < params.group; first += space.num_vectors) {
+        const int count = min(space.num_vectors, params.group - first);
+        __syncthreads();
+        for (int i = threadIdx.x; i < space.num_vectors * p.head_dim_qk; i += kThreads) {
+            const int v = i / p.head_dim_qk;
+            space.x[i] = v < count ? load_element(hattn_element(&p.q, q, row, head * params.group + first + v, 0), p.q.dtype, i % p.head_dim_qk) : 0.0f;
+        }
+        __syncthreads();
+        project<W>(p, p.query_map, buffers, head * p.num_code_heads / p.num_selection_heads, space);
+        for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
+            for (int v = 0; v < count; v++) {
+                const float z = space.z[v * p.code_bits + r];
+                code.sums[r] += weighted ? z : z > 0.0f ? 1.0f : -1.0f;
+            }
+    }
+}
+
+/* A query and its linear map, resolved on the host. */
+struct QueryRun {
+    const void *q, *map;
+    int64_t q_row, q_head, map_head, map_input; /* strides in elements */
+    int32_t group, head_dim, code_bits, heads_per_code;
+    int32_t weight_max; /* of weighted scores; hamming: 0 */
+};
+
+constexpr int kQueryHeads = 8; /* that sum_query_mma takes at a time */
+
+/* u_r, or sums of signs, for a linear map of q's own 16-bit type, up to 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
+ * r is threadIdx.x, and then every kThreads. */
+template <class W, class Meanwhile, class Emit>
+__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile, Emit emit)
+{
+    const int part_heads = min(run.group, kQueryHeads);
+    float *sums = parts + parts_floats(part_heads, run.code_bits);
+    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
+    const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head;
+#pragma unroll 1
+    for (int first_head = 0; first_head < run.group; first_head += part_heads) {
+        const int count = min(part_heads, run.group - first_head), column = lane_id() / 4;
+        const W *query = column < count ? queries + static_cast<int64_t>(first_head + column) * run.q_head : nullptr;
+        multiply_mma(weight, run.map_input, run.head_dim, run.code_bits, query, part_heads, parts, [&] {
+            if (first_head == 0)
+                meanwhile();
+        });
+        __syncthreads();
+#pragma unroll 1
+        for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
+            float sum = first_head ? sums[r] : 0.0f;
+#pragma unroll 1
+            for (int v = 0; v < count; v++) {
+                const float z = sum_parts(parts, part_heads, run.code_bits, v, r);
+                sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
+            }
+            if (first_head + count < run.group)
+                sums[r] = sum;
+            else
+                emit(r, sum);
+        }
+        if (first_head + count < run.group)
+            __syncthreads();
+    }
+}
+
+/* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
+__device__ inline int weight_of(int group, int weight_max, float sum, float largest)
+{
+    if (!weight_max)
+        return static_cast<int>(group % 2 ? sum : sum / 2);
+    return largest > 0.0f && largest < INFINITY ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max))) : 0; /* the ratio first: it cannot overflow */
+}
+
+__device__ inline float finite_magnitude(float sum)
+{
+    return isfinite(sum) ? fabsf(sum) : INFINITY;
+}
+
+inline size_t query_space_bytes(const hattn_cuda_params &params)
+{
+    return params.encodes_by_mma ? (parts_floats(params.group < kQueryHeads ? params.group : kQueryHeads, params.problem.code_bits) + static_cast<size_t>(mma_row(params.problem.code_bits))) *
+                                       sizeof(float)
+                                 : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
+}
+
+__host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &map)
+{
+    const hattn_problem &p = params.problem;
+    QueryRun run;
+    run.q = hattn_address(q);
+    run.map = hattn_address(map.weight[0]);
+    run.q_row = p.q.stride[0];
+    run.q_head = p.q.stride[1];
+    run.map_head = p.query_map.weight_stride[0][0];
+    run.map_input = p.query_map.weight_stride[0][1];
+    run.group = params.group;
+    run.head_dim = p.head_dim_qk;
+    run.code_bits = p.code_bits;
+    run.heads_per_code = p.num_selection_heads / p.num_code_heads;
+    run.weight_max = p.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p.weight_bits - 1)) - 1 : 0;
+    return run;
+}
+
+/* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier. `shared` has
+ * query_space_bytes. */
+template <class W>
+__device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *shared,
+                                    QueryCode &code)
+{
+    const hattn_problem &p = params.problem;
+    const QueryRun run = query_run(params, q, buffers);
+    bool done = false;
+    if constexpr (sizeof(W) == 2)
+        if ((done = params.encodes_by_mma))
+            sum_query_mma<W>(run, row, static_cast<int32_t>(head), shared, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
+    if (!done)
+        sum_query_any<W>(params, q, buffers, row, head, shared, code);
+    __syncthreads();
+
+    /* The same thread owns the same bits throughout. */
+    float largest = 0.0f;
+    for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
+        largest = fmaxf(largest, finite_magnitude(code.sums[r]));
+    largest = warp_max(largest);
+    if (lane_id() == 0)
+        code.warp_values[warp_id()] = largest;
+    __syncthreads();
+    for (int w = 0; w < kWarps; w++)
+        largest = fmaxf(largest, code.warp_values[w]);
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? weight_of(run.group, run.weight_max, code.sums[r], largest) : 0);
+    __syncthreads();
+}
+
+/* Planes out of code.weights (zero past code_bits). All threads; ends with a barrier. */
+__device__ inline void split_planes(QueryCode &code)
+{
+    uint32_t total = 0, all = 0;
+    for (int r = threadIdx.x; r < 512; r += kThreads) {
+        const int w = code.weights[r];
+        const uint32_t magnitude = static_cast<uint32_t>(abs(w)), negative = __ballot_sync(kFullMask, w < 0);
+        if (lane_id() == 0)
+            code.sign[r / 32] = negative;
+        for (int plane = 0; plane < 7; plane++) {
+            const uint32_t bits = __ballot_sync(kFullMask, magnitude >> plane & 1);
+            if (lane_id() == 0)
+                code.plane[plane][r / 32] = bits;
+        }
+        total += magnitude;
+        all |= magnitude;
+    }
+    total = __reduce_add_sync(kFullMask, total);
+    all = __reduce_or_sync(kFullMask, all);
+    if (lane_id() == 0)
+        code.warp_totals[warp_id()] = all << 24 | total; /* 7 bits, and at most 64 * 127 a warp */
+    __syncthreads();
+    total = all = 0;
+    for (int w = 0; w < kWarps; w++) {
+        total += code.warp_totals[w] & 0xffffff;
+        all |= code.warp_totals[w] >> 24;
+    }
+    if (threadIdx.x == 0) {
+        code.max_score = total;
+        code.num_planes = 32 - __clz(all);
+    }
+    __syncthreads();
+}
+
+} // namespace hattn
+
+#endif
