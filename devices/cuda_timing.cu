@@ -32,38 +32,40 @@ class CudaRecording : public Recording
 public:
     CudaRecording(cudaStream_t stream, const std::function<void()> &calls) : stream_(stream)
     {
-        cudaGraph_t graph = nullptr;
-        check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+        cuda_streams()->begin_capture(stream);
         try {
             start_.capture(stream);
             calls();
             stop_.capture(stream);
         } catch (...) {
-            cudaStreamEndCapture(stream, &graph);
-            cudaGraphDestroy(graph);
+            drop_capture();
             throw;
         }
-        check(cudaStreamEndCapture(stream, &graph));
-        const cudaError_t error = cudaGraphInstantiate(&graph_, graph, 0);
-        cudaGraphDestroy(graph);
-        check(error);
+        graph_ = cuda_streams()->end_capture(stream);
     }
-
-    ~CudaRecording() override { cudaGraphExecDestroy(graph_); }
 
     double replay() override
     {
         float ms;
-        check(cudaGraphLaunch(graph_, stream_));
-        check(cudaStreamSynchronize(stream_));
+        graph_->replay(stream_);
+        cuda_streams()->wait(stream_);
         check(cudaEventElapsedTime(&ms, start_.get(), stop_.get()));
         return double(ms) * 1e3;
     }
 
 private:
+    /* The first error counts, not that of the end. */
+    void drop_capture() const
+    {
+        try {
+            cuda_streams()->end_capture(stream_);
+        } catch (const std::runtime_error &) {
+        }
+    }
+
     cudaStream_t stream_;
     Event start_, stop_;
-    cudaGraphExec_t graph_ = nullptr;
+    std::unique_ptr<Graph> graph_;
 };
 
 class CudaStopwatch : public Stopwatch
