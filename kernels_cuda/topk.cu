@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads, 4) topk_count_kernel(const __grid_co
                                                               hattn_buffer workspace, int pass_index)
 {
     __shared__ uint32_t histogram[HATTN_CUDA_BINS];
-    __shared__ uint32_t sums[2][kWarps];
+    __shared__ alignas(16) uint32_t sums[2][kWarps]; /* its loads of 16 bytes must not reach into the histogram */
     allow_dependents();
     const hattn_problem &p = params.problem;
     const int64_t task = blockIdx.y;
