@@ -299,6 +299,23 @@ void add_long_selections(ProblemList &list)
                 p.page_size = 16;
                 p.key_norms = norms;
             });
+    /* Among so many rows a block of a device takes thousands of keys, and may list candidates instead of scores. */
+    for (const auto &row : patterns)
+        list.add(std::string("long_among_short_") + row.name, [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.pattern = row.pattern;
+            p.lengths = {9000, 8211, 2500};
+            for (int b = 0; b < 270; b++)
+                p.lengths.push_back(b * 7 % 41);
+            p.k = 300;
+            p.num_sink = 3;
+            p.num_recent = 5;
+            p.head_dim_qk = 32;
+            p.num_kv_heads = 1;
+            p.group = row.pattern == Pattern::EQUAL ? 1 : 4;
+            p.score_kind = row.pattern == Pattern::CLUSTERED ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+            p.page_size = 16;
+        });
 }
 
 void add_places(ProblemList &list)

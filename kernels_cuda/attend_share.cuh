@@ -34,7 +34,8 @@ __device__ inline Share share_of(int group, int block_group)
     share.num_splits = gridDim.z;
     share.counter = blockIdx.x * gridDim.y + blockIdx.y;
     const int blocks = (group + block_group - 1) / block_group;
-    const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks, which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
+    const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks,
+              which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
     share.first_head = which * group + of_group * block_group;
     share.count = min(block_group, group - of_group * block_group);
     share.heads = min(block_group, group);
@@ -146,18 +147,18 @@ __device__ inline void join_share(const hattn_cuda_params &params, const Inputs 
  * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
  * results. */
 template <class Engine, class Early, class Ready, class Fill>
-__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share,
-                                    ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
+__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, ShareSpace<Engine, Early> &space, Ready ready,
+                                    Fill fill)
 {
     const hattn_problem &p = params.problem;
-    AttendTask task = {share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache), params.attend_shared};
+    AttendTask task = {
+        share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache), params.attend_shared};
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
     const int q_size = p.q.dtype == HATTN_F32 ? 4 : 2;
-    engine.start([&](int g) {
-        return static_cast<const char *>(hattn_address(in.q)) + (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
-    });
+    engine.start(
+        [&](int g) { return static_cast<const char *>(hattn_address(in.q)) + (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size; });
     const int total = ready();
     const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
     const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);

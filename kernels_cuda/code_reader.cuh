@@ -13,7 +13,7 @@ struct CodeRun {
     const uint32_t *codes;
     int64_t stride_page, stride_head; /* words */
     uint32_t page_bytes, slot_bytes;  /* the page's only with pages */
-    const int32_t *table;              /* NULL: contiguous */
+    const int32_t *table;             /* NULL: contiguous */
     int64_t table_stride;
     hattn_cuda_divisor page_size;
 };

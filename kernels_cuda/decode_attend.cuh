@@ -16,8 +16,9 @@ struct SelectEarly {
 };
 
 template <class Engine, int kGroup>
-__global__ void __launch_bounds__(kThreads, 2) decode_attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
-                                                                 const __grid_constant__ RegionRun run, hattn_buffer workspace)
+__global__ void __launch_bounds__(kThreads, 2)
+    decode_attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
+                         const __grid_constant__ RegionRun run, hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
     const hattn_problem &p = params.problem;

@@ -10,14 +10,14 @@ namespace hattn {
 
 /* Weights of one row and selection head, and the planes that scoring uses. */
 struct QueryCode {
-    float sums[512];     /* u_r, or sums of signs */
+    float sums[512]; /* u_r, or sums of signs */
     int8_t weights[512];
     uint32_t sign[16];
     uint32_t plane[7][16];
     float warp_values[kWarps];
     uint32_t warp_totals[kWarps];
     uint32_t warp_sums[2][kWarps]; /* scratch of scans */
-    uint32_t max_score;  /* sum |w| */
+    uint32_t max_score;            /* sum |w| */
     int num_planes;
 };
 
@@ -100,7 +100,8 @@ __device__ inline int weight_of(int group, int weight_max, float sum, float larg
 {
     if (!weight_max)
         return static_cast<int>(group % 2 ? sum : sum / 2);
-    return largest > 0.0f && largest < INFINITY ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max))) : 0; /* the ratio first: it cannot overflow */
+    return largest > 0.0f && largest < INFINITY ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max)))
+                                                : 0; /* the ratio first: it cannot overflow */
 }
 
 __device__ inline float finite_magnitude(float sum)
@@ -110,7 +111,8 @@ __device__ inline float finite_magnitude(float sum)
 
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
-    return params.encodes_by_mma ? (parts_floats(params.group < kQueryHeads ? params.group : kQueryHeads, params.problem.code_bits) + static_cast<size_t>(mma_row(params.problem.code_bits))) *
+    return params.encodes_by_mma ? (parts_floats(params.group < kQueryHeads ? params.group : kQueryHeads, params.problem.code_bits) +
+                                    static_cast<size_t>(mma_row(params.problem.code_bits))) *
                                        sizeof(float)
                                  : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
 }
@@ -144,7 +146,8 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     bool done = false;
     if constexpr (sizeof(W) == 2)
         if ((done = params.encodes_by_mma))
-            sum_query_mma<W>(run, row, static_cast<int32_t>(head), shared, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
+            sum_query_mma<W>(
+                run, row, static_cast<int32_t>(head), shared, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
     if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);
     __syncthreads();

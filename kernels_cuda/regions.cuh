@@ -24,17 +24,17 @@ struct RegionRun {
     const int32_t *budgets; /* or NULL */
     int64_t budget_stride[2];
     int32_t max_length, k, num_sink, num_recent;
-    int32_t num_heads;              /* of selections */
-    int32_t region, range, chunk;   /* keys */
-    int32_t num_regions;            /* of max_length */
-    int32_t num_levels, row_size;   /* the largest score; entries of a row, a multiple of 8 */
+    int32_t num_heads;            /* of selections */
+    int32_t region, range, chunk; /* keys */
+    int32_t num_regions;          /* of max_length */
+    int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
     int32_t is_sampled;
-    uint16_t *scores;               /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
+    uint16_t *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
     int64_t score_stride;
-    int8_t *weights;                /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
+    int8_t *weights; /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
     int64_t weights_row, weights_head;
-    uint16_t *rows;                 /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
-    uint32_t *histograms;           /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
+    uint16_t *rows;       /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
+    uint32_t *histograms; /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
 };
 
 inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace)

@@ -139,7 +139,8 @@ __device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
 }
 
 template <int kWords, int kBlocks>
-__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const uint32_t (&words)[Step<kWords>::kAll][4], const PlaneCounter<kWords, kBlocks> &counter)
+__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const uint32_t (&words)[Step<kWords>::kAll][4],
+                                  const PlaneCounter<kWords, kBlocks> &counter)
 {
 #pragma unroll
     for (int i = 0; i < Step<kWords>::kKeys; i += 2) {
@@ -156,7 +157,7 @@ __device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, floa
 {
     uint32_t above;
     const uint32_t wanted = static_cast<uint32_t>(expected + 5.0f * sqrtf(expected)) + 4;
-    return max(1u, find_level(row_size, wanted, &above, [&](uint32_t (&x)[8], int i) {
+    return max(1u, find_level(row_size, wanted, &above, [&](uint32_t(&x)[8], int i) {
                    *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(counts + i);
                    *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(counts + i + 4);
                }));
@@ -316,7 +317,8 @@ cudaError_t with_sample(const hattn_cuda_params &params, F f)
 template <int kWords, int kBlocks, class F>
 cudaError_t with_map_type(const hattn_cuda_params &params, F f)
 {
-    return params.problem.query_map.dtype == HATTN_BF16 ? with_sample<kWords, kBlocks, __nv_bfloat16>(params, f) : with_sample<kWords, kBlocks, __half>(params, f);
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_sample<kWords, kBlocks, __nv_bfloat16>(params, f)
+                                                        : with_sample<kWords, kBlocks, __half>(params, f);
 }
 
 template <int kWords, class F>

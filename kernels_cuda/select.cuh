@@ -152,15 +152,9 @@ struct Selection {
     int length, kept, num_sink, num_recent;
     Threshold threshold; /* of the middle; found only if some of it is kept and some is not */
 
-    __device__ int middle() const
-    {
-        return length - num_sink - num_recent;
-    }
+    __device__ int middle() const { return length - num_sink - num_recent; }
 
-    __device__ int wanted() const
-    {
-        return kept - num_sink - num_recent;
-    }
+    __device__ int wanted() const { return kept - num_sink - num_recent; }
 
     __device__ void find(const hattn_cuda_params &params, SelectSpace &space)
     {

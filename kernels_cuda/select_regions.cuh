@@ -123,7 +123,8 @@ public:
     /* positions[rank - first] for ranks first..end of 0..kept. Ends with a barrier. */
     __device__ void visit(int first, int end, int32_t *positions)
     {
-        visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end, [&](int rank, int position) { positions[rank - first] = position; });
+        visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end,
+                     [&](int rank, int position) { positions[rank - first] = position; });
         if (task_.is_ranked) {
             const int num_wanted = task_.kept - run_.num_sink - run_.num_recent;
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_wanted);
@@ -164,7 +165,7 @@ private:
         const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
         const uint32_t *histogram = run_.histograms + task_.task * HATTN_CUDA_BINS;
         uint32_t above;
-        threshold_.key = find_level(run_.row_size, wanted, &above, [&](uint32_t (&x)[8], int i) {
+        threshold_.key = find_level(run_.row_size, wanted, &above, [&](uint32_t(&x)[8], int i) {
             *reinterpret_cast<uint4 *>(x) = __ldcg(reinterpret_cast<const uint4 *>(histogram + i));
             *reinterpret_cast<uint4 *>(x + 4) = __ldcg(reinterpret_cast<const uint4 *>(histogram + i + 4));
         });
@@ -188,8 +189,8 @@ private:
         const uint16_t *row = run_.rows + (task_.task * run_.num_regions + region) * run_.row_size;
         const int threshold = static_cast<int>(threshold_.key);
         *above = threshold < run_.num_levels ? __ldcg(row + threshold) : 0;
-        *all = threshold ? __ldcg(row + threshold - 1)
-                         : static_cast<uint32_t>(max(0, min((region + 1) * run_.region, task_.end) - max(range_start, task_.first)));
+        *all =
+            threshold ? __ldcg(row + threshold - 1) : static_cast<uint32_t>(max(0, min((region + 1) * run_.region, task_.end) - max(range_start, task_.first)));
     }
 
     /* Regions that hold ranks low..high of the middle, in any order. */

@@ -103,15 +103,15 @@ static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace,
 }
 
 /* One call with the plan's device current, and the caller's again afterwards. */
-#define ON_DEVICE(call)                                                                                            \
-    do {                                                                                                           \
-        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;                                      \
-        int previous, code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &previous);              \
-        if (!code) {                                                                                               \
-            code = (call);                                                                                         \
-            hattn_cuda_leave(previous);                                                                            \
-        }                                                                                                          \
-        return from_code(code, error);                                                                             \
+#define ON_DEVICE(call)                                                                               \
+    do {                                                                                              \
+        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;                         \
+        int previous, code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &previous); \
+        if (!code) {                                                                                  \
+            code = (call);                                                                            \
+            hattn_cuda_leave(previous);                                                               \
+        }                                                                                             \
+        return from_code(code, error);                                                                \
     } while (0)
 
 static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error)

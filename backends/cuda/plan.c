@@ -102,7 +102,7 @@ static void choose_attention(const hattn_cuda_properties *device, const hattn_pr
     params->dense_block_heads = block_heads(params->engine, p, params->dense_group);
 }
 
-/* Whether queries can be encoded on tensor cores: see kernels_cuda/encode.cuh. 8192 floats of partial sums leave room for codes. */
+/* Whether queries can be encoded on tensor cores: see sum_query_mma in kernels_cuda/encode_query.cuh. */
 static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
@@ -115,9 +115,9 @@ static int fits_regions(const hattn_problem *p, int64_t tasks, int64_t levels)
 {
     enum { MAX_WEIGHT = 15 /* 4 planes */ };
     const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
-    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && levels <= MAX_WEIGHT * p->code_bits && !p->key_norms && (words == 1 || words == 2 || words == 4 || words == 8) &&
-           slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 &&
-           p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 && levels <= HATTN_CUDA_LEVELS && levels <= MAX_WEIGHT * p->code_bits && !p->key_norms &&
+           (words == 1 || words == 2 || words == 4 || words == 8) && slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) &&
+           p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 && p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -192,8 +192,7 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
     params->topk_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
     params->num_topk_chunks = (int32_t)divide_up(keys, params->topk_chunk);
     params->topk_states = hattn_carve(used, (uint64_t)tasks * sizeof(hattn_cuda_topk_state));
-    params->topk_counts =
-        hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) * (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
+    params->topk_counts = hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) * (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
 }
 
 void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
@@ -231,8 +230,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
 
     const int64_t kept = smaller(p->k, p->max_length);
     params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 32);
-    params->num_dense_splits =
-        num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
+    params->num_dense_splits = num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
     const uint64_t parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
