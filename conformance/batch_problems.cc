@@ -161,6 +161,14 @@ void add_budgets(ProblemList &list)
         p.num_sink = 4;
         p.append = true;
     });
+    list.add("many_forced", [](Problem &p) { /* more forced positions than a warp of a device takes keys */
+        p.tag = Tag::MEDIUM;
+        p.lengths = {3000, 950, 901, 600};
+        p.k = 1000;
+        p.num_sink = 600;
+        p.num_recent = 300;
+        p.head_dim_qk = 32;
+    });
     list.add("recents", [](Problem &p) {
         p.num_recent = 9;
         p.q_len = 3;

@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
     uint32_t *list = reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin;
     uint16_t *rows = regions.rows + task.task * regions.num_regions * regions.row_size;
-    const uint32_t ranked = end - task.first;
+    const uint32_t ranked = max(end - task.first, 0); /* 0: a range of sinks alone */
     int32_t region_end = begin + regions.region;
 #pragma unroll 1
     for (int32_t first = begin; first < end; first += S::kSize) {
