@@ -293,7 +293,7 @@ void add_long_selections(ProblemList &list)
     const struct {
         const char *name;
         Pattern pattern;
-    } patterns[] = {{"equal", Pattern::EQUAL}, {"clustered", Pattern::CLUSTERED}, {"by_time", Pattern::BY_TIME}};
+    } patterns[] = {{"equal", Pattern::EQUAL}, {"clustered", Pattern::CLUSTERED}, {"by_time", Pattern::BY_TIME}, {"zero", Pattern::ZERO}};
     for (const auto &row : patterns)
         for (bool norms : {false, true})
             list.add(std::string("long_") + row.name + (norms ? "_norms" : ""), [&](Problem &p) {
@@ -307,7 +307,8 @@ void add_long_selections(ProblemList &list)
                 p.page_size = 16;
                 p.key_norms = norms;
             });
-    /* Among so many rows a block of a device takes thousands of keys, and may list candidates instead of scores. */
+    /* Among so many rows a block of a device takes thousands of keys, and may list candidates instead of scores; where all scores are 0, as with
+     * weights of 0, it finds none. */
     for (const auto &row : patterns)
         list.add(std::string("long_among_short_") + row.name, [&](Problem &p) {
             p.tag = Tag::MEDIUM;
@@ -321,7 +322,7 @@ void add_long_selections(ProblemList &list)
             p.head_dim_qk = 32;
             p.num_kv_heads = 1;
             p.group = row.pattern == Pattern::EQUAL ? 1 : 4;
-            p.score_kind = row.pattern == Pattern::CLUSTERED ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+            p.score_kind = row.pattern == Pattern::CLUSTERED || row.pattern == Pattern::ZERO ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
             p.page_size = 16;
         });
 }

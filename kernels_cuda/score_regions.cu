@@ -235,8 +235,11 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     uint32_t bound = 0, size = 0;
     if (kSampled) {
         __syncthreads();
-        const float share = static_cast<float>(task.kept - regions.num_sink - regions.num_recent) / static_cast<float>(task.end - task.first);
-        bound = find_bound(sample + 4, regions.row_size, share * (kWarps * S::kSize));
+        const int32_t middle = task.end - task.first, wanted = task.kept - regions.num_sink - regions.num_recent;
+        constexpr int kSample = kWarps * S::kSize;
+        bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
+        if (middle >= 4 * kSample)
+            bound = find_bound(sample + 4, regions.row_size, static_cast<float>(wanted) / static_cast<float>(middle) * kSample);
     }
     __syncwarp();
     const SharedCounters counts(histogram + 3);
