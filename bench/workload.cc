@@ -18,23 +18,30 @@ enum { MIN_SETS = 8, CLUSTER = 64 /* keys of a run with Pattern::CLUSTERED */ };
 /* Keys of all heads that a device encodes in one call: a prefill's, so that it is filled. */
 static const int64_t PREFILL_KEYS = 1 << 20;
 
+static size_t pages_of(const conformance::Problem &problem)
+{
+    const size_t slots = size_t(problem.page_size ? problem.page_size : conformance::longest_length(problem));
+    size_t pages = 0;
+    for (int length : problem.lengths)
+        pages += (size_t(length) + slots - 1) / slots;
+    return pages;
+}
+
 static hattn_problem shape_of(const conformance::Problem &problem)
 {
-    const bool plain = problem.strides == conformance::Strides::COMPACT &&
+    const bool plain = (problem.strides == conformance::Strides::COMPACT || problem.strides == conformance::Strides::HEAD_MAJOR) &&
                        problem.budgets == conformance::Budgets::NONE &&
                        problem.kv_scales == conformance::Scales::NONE && !problem.sink_logits && problem.q_lens.empty();
     const bool pattern =
         problem.pattern == conformance::Pattern::RANDOM || problem.pattern == conformance::Pattern::CLUSTERED;
     if (!plain || !pattern)
         throw std::logic_error(problem.name + " asks for data that benchmarks do not make");
-    return conformance::make_shape(problem, 0); /* compact caches: the number of pages is in no stride */
+    return conformance::make_shape(problem, int64_t(pages_of(problem)));
 }
 
-Workload::Sizes::Sizes(const hattn_problem &shape, const conformance::Problem &problem) : num_pages(0)
+Workload::Sizes::Sizes(const hattn_problem &shape, const conformance::Problem &problem) : num_pages(pages_of(problem))
 {
     size_t slots = size_t(shape.page_size ? shape.page_size : shape.max_length);
-    for (int length : problem.lengths)
-        num_pages += (size_t(length) + slots - 1) / slots;
     size_t total = num_pages * slots, words = (size_t(shape.code_bits) + 31) / 32;
     size_t kv_heads = size_t(shape.num_kv_heads), code_heads = size_t(shape.num_code_heads);
     k = round_up(total * kv_heads * size_t(shape.head_dim_qk) * dtype_bytes(shape.k_cache.dtype));

@@ -97,10 +97,13 @@ std::vector<Problem> bench_problems()
     add(&all, s1, "_clustered").pattern = Pattern::CLUSTERED;
 
     add_features(&all, s4); /* GPUs */
-    add(&all, s4, "_paged_1").page_size = 1;
-    Problem &ordered = add(&all, s4, "_paged_1_ordered");
-    ordered.page_size = 1;
-    ordered.ordered_pages = true;
+    for (bool head_major : {false, true}) /* codes of one head side by side, or of one token */
+        for (bool ordered : {false, true}) {
+            Problem &p = add(&all, s4, std::string("_paged_1") + (head_major ? "_head_major" : "") + (ordered ? "_ordered" : ""));
+            p.page_size = 1;
+            p.ordered_pages = ordered;
+            p.strides = head_major ? Strides::HEAD_MAJOR : Strides::COMPACT;
+        }
     return all;
 }
 

@@ -115,8 +115,10 @@ void Instance::make_caches()
 
     k_cache = make("k_cache", &hattn_problem::k_cache);
     v_cache = make("v_cache", &hattn_problem::v_cache);
-    if (problem.v_inside_k)
+    if (problem.v_inside_k) {
         v_cache.memory = k_cache.memory;
+        v_cache.first = problem.v_offset;
+    }
     if (problem.kv_on_host) {
         k_cache.memory->keep_on_host();
         v_cache.memory->keep_on_host();

@@ -72,6 +72,7 @@ struct Problem {
     bool sink_logits = false;
     Scales kv_scales = Scales::NONE;
     bool v_inside_k = false;
+    int v_offset = 0;        /* where V's row starts inside K's, in elements */
     bool kv_on_host = false; /* K and V are HATTN_MEMORY_PINNED_HOST */
 
     bool append = false;

@@ -134,6 +134,17 @@ void add_dims_and_dtypes(ProblemList &list)
         p.v_inside_k = true;
         p.page_size = 0;
     });
+    for (int offset : {8, 16, 64}) /* GPUs want 16 bytes; 64: as behind a part with RoPE */
+        list.add(with("v_inside_k_at", offset), [&](Problem &p) {
+            p.num_kv_heads = offset == 64 ? 1 : 2;
+            p.group = offset == 64 ? 16 : 4;
+            p.head_dim_v = offset == 64 ? 512 : 64;
+            p.head_dim_qk = p.head_dim_v + offset;
+            p.v_inside_k = true;
+            p.v_offset = offset;
+            p.kv_dtype = offset == 16 ? HATTN_F8_E4M3 : HATTN_F16;
+            p.append = true;
+        });
 
     const int32_t floats[] = {HATTN_F32, HATTN_F16, HATTN_BF16};
     const char *names[] = {"f32", "f16", "bf16"};

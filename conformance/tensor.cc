@@ -103,7 +103,7 @@ hattn_buffer Tensor::buffer() const
     if (!rank)
         return {nullptr, 0};
     const size_t distance = 256;
-    return {memory->data() - distance, distance};
+    return {memory->data() - distance, distance + (size_t)first * dtype_size(dtype)};
 }
 
 std::string Tensor::element_name(const Index &index) const

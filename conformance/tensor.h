@@ -24,6 +24,7 @@ struct Tensor {
     int32_t dtype = 0;
     int rank = 0; /* 0: there is no such tensor; its buffer is null */
     Index extent = {}, stride = {};
+    int64_t first = 0; /* element of the memory, which may be another tensor's */
     std::shared_ptr<Region> memory;
 
     Tensor() = default;
@@ -37,7 +38,7 @@ struct Tensor {
     explicit operator bool() const { return rank > 0; }
     int64_t num_elements() const;
     int64_t offset(const Index &index) const;
-    uint8_t *at(const Index &index) const { return memory->data() + offset(index) * (int64_t)dtype_size(dtype); }
+    uint8_t *at(const Index &index) const { return memory->data() + (first + offset(index)) * (int64_t)dtype_size(dtype); }
     template <typename T>
     T &value(const Index &index) const
     {

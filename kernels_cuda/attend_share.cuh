@@ -281,24 +281,6 @@ inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int hea
     return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + heads - 1) / heads)), static_cast<unsigned>(num_splits));
 }
 
-/* Launches a kernel that may start while the stream's previous one ends; it has a wait_for_previous. */
-template <class... Parameters, class... Arguments>
-cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid, size_t shared_bytes, cudaStream_t stream,
-                             const Arguments &...arguments)
-{
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = kThreads;
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = params.has_dependent_launch ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-
 /* What such blocks leave to a kernel of its own, if they do. */
 inline cudaError_t launch_join_of(const hattn_cuda_params &params, const Inputs &in, int num_rows, int group, int heads, int num_splits, cudaStream_t stream)
 {

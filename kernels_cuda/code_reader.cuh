@@ -16,6 +16,8 @@ struct CodeRun {
     const int32_t *table;             /* NULL: contiguous */
     int64_t table_stride;
     hattn_cuda_divisor page_size;
+    const __half *norms;       /* NULL: none */
+    int64_t norm_stride[3];    /* page, slot, head */
 };
 
 /* What a lane loads at a time: 4 or 8 times 16 bytes, of which each is several keys, one, or a part of one; more scores than 16 would not
@@ -37,6 +39,7 @@ public:
     {
         base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head + (run.table ? 0 : sequence * run.stride_page));
         table_ = run.table + sequence * run.table_stride;
+        norms_ = run.norms + code_head * run.norm_stride[2] + (run.table ? 0 : sequence * run.norm_stride[0]);
     }
 
     /* Units of a lane: keys first, first + spacing, ... */
@@ -90,9 +93,28 @@ public:
         }
     }
 
+    /* Norms of the same keys as load's, and before the next look_up. */
+    __device__ void load_norms(__half (&norms)[S::kKeys], Units units) const
+    {
+#pragma unroll
+        for (int u = 0; u < S::kUnits; u++) {
+            uint32_t slot = min(units.first + u * units.spacing, last_);
+            const __half *norm = norms_;
+            if (run_.table) {
+                slot -= divide(slot, run_.page_size) * run_.page_size.divisor;
+                norm += page_[u] * run_.norm_stride[0];
+            }
+            norm += slot * run_.norm_stride[1];
+#pragma unroll
+            for (int i = 0; i < S::kPerLoad; i++)
+                norms[u * S::kPerLoad + i] = __ldg(norm + i * run_.norm_stride[1]);
+        }
+    }
+
 private:
     const CodeRun &run_;
     const char *base_;
+    const __half *norms_;
     const int32_t *table_;
     uint32_t last_, page_[S::kUnits];
 };

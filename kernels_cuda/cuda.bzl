@@ -8,6 +8,7 @@ _FLAGS = [
     "-O3",
     "--Werror=all-warnings",
     "--compress-mode=size",
+    "-objtemp",  # temporary files are named after the process, which sandboxes that share /tmp all number alike
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
     "-I.",
 ]

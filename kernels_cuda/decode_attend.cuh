@@ -15,6 +15,16 @@ struct SelectEarly {
     RegionSpace select;
 };
 
+/* f(a score of the problem's type) */
+template <class F>
+__device__ inline void by_key_type(const hattn_problem &p, F f)
+{
+    if (p.key_norms)
+        f(0.0f);
+    else
+        f(uint16_t());
+}
+
 template <class Engine, int kGroup>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
@@ -38,7 +48,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         wait_for_previous();
         is_found = selection.find();
         if (!is_found)
-            score_anew(params, args, run, share.row, head, space.early.select);
+            by_key_type(p, [&](auto key) { score_anew<decltype(key)>(params, args, run, share.row, head, space.early.select); });
         if (shows && share.split == 0) {
             for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
                 indices[i] = -1;
@@ -52,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (is_found)
             selection.visit(first, end, positions);
         else
-            visit_anew(run, share.row, head, first, end, positions, space.early.select);
+            by_key_type(p, [&](auto key) { visit_anew<decltype(key)>(run, share.row, head, first, end, positions, space.early.select); });
 #pragma unroll 1
         for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
             list[rank - first] = slots.find(positions[rank - first]);

@@ -100,6 +100,16 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
     encode_block<W>(p, args.key_map, code_head, space, places, args.codes, args.norms);
 }
 
+/* Asks for rows of a map. All threads. */
+template <class W>
+__device__ inline void prefetch_map(const W *weight, int64_t stride, int num_inputs, int num_outputs)
+{
+    const int lines = (num_outputs * static_cast<int>(sizeof(W)) + 127) / 128; /* of a row */
+#pragma unroll 1
+    for (int i = threadIdx.x; i < num_inputs * lines; i += kThreads)
+        prefetch_line(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
+}
+
 /* The rows' own keys on tensor cores, up to 8 a block. What it costs is one chain of latencies: the map is on its way into L2 while
  * lanes find their column's key, each warp for itself so that there is one barrier. */
 template <class W>
@@ -111,9 +121,7 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
     const hattn_problem &p = params.problem;
     const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads, stride = p.key_map.weight_stride[0][1];
     const W *weight = static_cast<const W *>(hattn_address(args.key_map.weight[0])) + code_head * p.key_map.weight_stride[0][0];
-    const int lines = (p.code_bits * static_cast<int>(sizeof(W)) + 127) / 128; /* of a row of the map */
-    for (int i = threadIdx.x; i < p.head_dim_qk * lines; i += kThreads)
-        prefetch_line(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
+    prefetch_map(weight, stride, p.head_dim_qk, p.code_bits);
     const int column = lane_id() / 4;
     const Place place = column < num_columns ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column) : Place{-1, 0};
     const W *key = place.page >= 0 ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head)) : nullptr;
@@ -140,18 +148,46 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
     }
 }
 
+/* Bits of a query that one block encodes. Sums of signs need no other bits, so that several blocks may share a map and read it in less time;
+ * not where scoring encodes for itself, in another order: weights must be the same. */
+__host__ __device__ inline int block_bits(const hattn_cuda_params &params)
+{
+    const hattn_problem &p = params.problem;
+    return params.encodes_by_mma && !params.encodes_in_score && p.score_kind == HATTN_SCORE_HAMMING && p.code_bits > 64 ? 64 : p.code_bits;
+}
+
 template <class W>
 __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_constant__ hattn_cuda_params params,
                                                                   const __grid_constant__ hattn_encode_queries_args args)
 {
     extern __shared__ float shared[];
     __shared__ QueryCode code;
+    allow_dependents();
     const hattn_problem &p = params.problem;
     const int64_t row = blockIdx.x, head = blockIdx.y;
-    encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
     int8_t *weights = reinterpret_cast<int8_t *>(hattn_element(&p.weights, args.weights, row, head, 0));
+    if constexpr (sizeof(W) == 2)
+        if (gridDim.z > 1) {
+            const int first = static_cast<int>(blockIdx.z) * block_bits(params);
+            QueryRun run = query_run(params, args.q, args.query_map);
+            run.map = static_cast<const W *>(run.map) + first;
+            run.code_bits = min(block_bits(params), p.code_bits - first);
+            prefetch_map(static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head, run.map_input, p.head_dim_qk, run.code_bits);
+            sum_query_mma<W>(
+                run, row, static_cast<int32_t>(head), shared, [] {},
+                [&](int r, float sum) { weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f)); });
+            return;
+        }
+    encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
         weights[r] = code.weights[r];
+}
+
+/* Shared memory of encode_queries_kernel. */
+size_t encode_queries_bytes(const hattn_cuda_params &params)
+{
+    const int bits = block_bits(params);
+    return bits < params.problem.code_bits ? query_mma_bytes(params.group, bits) : query_space_bytes(params);
 }
 
 /* Calls f with append_mma_kernel for the map's type. */
@@ -196,7 +232,7 @@ cudaError_t load_encode(const hattn_cuda_params &params)
         with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
         params.appends_by_mma ? with_append_mma(p, [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, append_columns(p, 8))); })
                               : with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(append_kernel<value_of<decltype(w)>>, key_bytes); }),
-        with_float_dtype(p.query_map.dtype, [&](auto w) { return prepare(encode_queries_kernel<value_of<decltype(w)>>, query_space_bytes(params)); }),
+        with_float_dtype(p.query_map.dtype, [&](auto w) { return prepare(encode_queries_kernel<value_of<decltype(w)>>, encode_queries_bytes(params)); }),
     });
 }
 
@@ -220,9 +256,9 @@ cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_ar
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream)
 {
     const hattn_problem &p = params.problem;
-    const dim3 grid(args.num_rows, p.num_selection_heads);
+    const dim3 grid(args.num_rows, p.num_selection_heads, (p.code_bits + block_bits(params) - 1) / block_bits(params));
     return with_float_dtype(p.query_map.dtype, [&](auto w) {
-        encode_queries_kernel<value_of<decltype(w)>><<<grid, kThreads, query_space_bytes(params), stream>>>(params, args);
+        encode_queries_kernel<value_of<decltype(w)>><<<grid, kThreads, encode_queries_bytes(params), stream>>>(params, args);
         return cudaGetLastError();
     });
 }

@@ -126,29 +126,29 @@ __device__ inline void apply_narrow(const Layer<W> &layer)
 template <int kNum, class W>
 __device__ inline void apply_wide(const Layer<W> &layer, float *parts)
 {
-    static_assert(sizeof(W) == 2, "8 weights in 16 bytes");
-    const int columns = layer.num_outputs / 8, slices = kThreads / columns; /* 4..32 columns of 8 outputs */
+    constexpr int kOutputs = 16 / sizeof(W);                                            /* of a load */
+    const int columns = layer.num_outputs / kOutputs, slices = kThreads / columns; /* at most 32 columns: those of a warp */
     const int column = static_cast<int>(threadIdx.x) % columns, slice = static_cast<int>(threadIdx.x) / columns;
-    float z[kNum][8] = {};
+    float z[kNum][kOutputs] = {};
 #pragma unroll 8
     for (int i = slice; i < layer.num_inputs; i += slices) {
-        const uint4 bits = __ldg(reinterpret_cast<const uint4 *>(layer.weight + i * layer.stride + column * 8));
-        W w[8];
+        const uint4 bits = __ldg(reinterpret_cast<const uint4 *>(layer.weight + i * layer.stride + column * kOutputs));
+        W w[kOutputs];
         memcpy(w, &bits, sizeof(w));
         for (int v = 0; v < kNum; v++) {
             const float x = layer.x[v * layer.num_inputs + i];
-            for (int o = 0; o < 8; o++)
+            for (int o = 0; o < kOutputs; o++)
                 z[v][o] = fmaf(x, to_float(w[o]), z[v][o]);
         }
     }
     for (int offset = columns; offset < 32; offset <<= 1) /* slices of one warp */
         for (int v = 0; v < kNum; v++)
-            for (int o = 0; o < 8; o++)
+            for (int o = 0; o < kOutputs; o++)
                 z[v][o] += __shfl_xor_sync(kFullMask, z[v][o], offset);
     if (lane_id() < columns)
         for (int v = 0; v < kNum; v++)
-            for (int o = 0; o < 8; o++)
-                parts[(warp_id() * kNum + v) * layer.num_outputs + column * 8 + o] = z[v][o];
+            for (int o = 0; o < kOutputs; o++)
+                parts[(warp_id() * kNum + v) * layer.num_outputs + column * kOutputs + o] = z[v][o];
     __syncthreads();
     for (int i = threadIdx.x; i < kNum * layer.num_outputs; i += kThreads) {
         float sum = layer.start(i % layer.num_outputs);
@@ -162,14 +162,12 @@ __device__ inline void apply_wide(const Layer<W> &layer, float *parts)
 template <int kNum, class W>
 __device__ inline void apply_layer(const Layer<W> &layer, float *parts)
 {
-    if constexpr (sizeof(W) == 2) {
-        const bool aligned = layer.stride % 8 == 0 && reinterpret_cast<uintptr_t>(layer.weight) % 16 == 0;
-        if (aligned && fits_parts(kNum, layer.num_outputs)) {
-            apply_wide<kNum>(layer, parts);
-            return;
-        }
-    }
-    apply_narrow<kNum>(layer);
+    constexpr int kOutputs = 16 / sizeof(W); /* of a load */
+    const bool aligned = layer.stride % kOutputs == 0 && reinterpret_cast<uintptr_t>(layer.weight) % 16 == 0;
+    if (aligned && layer.num_outputs <= 32 * kOutputs && fits_parts(kNum, layer.num_outputs))
+        apply_wide<kNum>(layer, parts);
+    else
+        apply_narrow<kNum>(layer);
 }
 
 /* The whole map of one code head, from space.x to space.z. All threads, after a barrier; ends with one. */

@@ -109,11 +109,15 @@ __device__ inline float finite_magnitude(float sum)
     return isfinite(sum) ? fabsf(sum) : INFINITY;
 }
 
+/* Shared memory for sum_query_mma. */
+inline size_t query_mma_bytes(int group, int code_bits)
+{
+    return (parts_floats(group < kQueryHeads ? group : kQueryHeads, code_bits) + static_cast<size_t>(mma_row(code_bits))) * sizeof(float);
+}
+
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
-    return params.encodes_by_mma ? (parts_floats(params.group < kQueryHeads ? params.group : kQueryHeads, params.problem.code_bits) +
-                                    static_cast<size_t>(mma_row(params.problem.code_bits))) *
-                                       sizeof(float)
+    return params.encodes_by_mma ? query_mma_bytes(params.group, params.problem.code_bits)
                                  : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
 }
 

@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <type_traits>
 
+#include "kernels_cuda/device.cuh"
 #include "kernels_cuda/launch.h"
 
 namespace hattn {
@@ -44,6 +45,24 @@ cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
     if (queried || attributes.sharedSizeBytes + shared_bytes > static_cast<size_t>(most))
         return queried ? queried : cudaErrorInvalidConfiguration;
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(attributes.sharedSizeBytes));
+}
+
+/* Launches a kernel of kThreads that may start while the stream's previous one ends; it has a wait_for_previous. */
+template <class... Parameters, class... Arguments>
+cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid, size_t shared_bytes, cudaStream_t stream,
+                             const Arguments &...arguments)
+{
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = kThreads;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = params.has_dependent_launch ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 size_t encode_keys_mma_bytes(const hattn_cuda_params &params);

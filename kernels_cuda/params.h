@@ -9,7 +9,8 @@
 
 enum {
     HATTN_CUDA_BINS = 2048,               /* of one digit of a key */
-    HATTN_CUDA_LEVELS = 1024,             /* the largest score of a decode by regions */
+    HATTN_CUDA_LEVELS = 1024,             /* the largest score of a decode by regions whose scores are levels */
+    HATTN_CUDA_KEYED_LEVELS = 255,        /* that other scores are cut into */
     HATTN_CUDA_HISTOGRAMS = 1024,         /* the most tasks of a decode by regions, and of a top-k over several blocks a row */
     HATTN_CUDA_COUNTERS = 65536           /* tasks that may be split over blocks */
 };
@@ -58,13 +59,14 @@ typedef struct hattn_cuda_params {
     int32_t has_dependent_launch;         /* kernels compiled for sm_90: the attend kernel may start while the score kernel ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
-    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1 or 2 */
+    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
     int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */
+    int32_t is_keyed;                     /* and their keys: scores are not levels */
     int32_t region, num_regions;          /* keys of one; of max_length */
-    int32_t num_levels, row_size;         /* the largest score, and the same rounded up to 8 */
+    int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
     int64_t score_stride;
-    uint64_t weights, scores, rows, part_out, part_lse; /* offsets in the workspace, behind the control region */
+    uint64_t weights, scores, keys, rows, part_out, part_lse; /* offsets in the workspace, behind the control region */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/topk_split.cuh */
     uint64_t workspace_size;
 } hattn_cuda_params;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The form of a decode whose scores fit one histogram (u16 scores up to HATTN_CUDA_LEVELS, codes that can be counted on tensor
- * cores). The keys of a task are cut into chunks, one a block of the score kernel; a chunk into 8 ranges, one a warp; a range into
- * regions. A warp keeps one histogram over its range and after each region leaves a row: how many keys of the range up to here score at
+ * The form of a decode in two kernels, of codes that can be counted on tensor cores. The keys of a task are cut into chunks, one a
+ * block of the score kernel; a chunk into 8 ranges, one a warp; a range into regions. A warp keeps one histogram over its range and after each region leaves a row: how many keys of the range up to here score at
  * least 1, 2, ... levels. Blocks add their histograms up to the task's. The attend kernel then knows the threshold from the task's
  * histogram, and from two entries of each row which regions hold the ranks of its share, and each of its warps takes regions of its own:
  * nothing waits for another warp between a key's code and its place in a list.
  * Long ranges are sampled: each block scores a few thousand keys spread over the whole row, takes a bound that almost certainly is below
  * the threshold, and lists only the keys that reach it, with their scores: no score array is written or read again. Histograms and rows
  * then count what is listed. If less is listed than wanted, the bound was too high, and the attend kernel scores the row anew.
+ * Scores that one histogram cannot hold (fp32 with norms, or sums above HATTN_CUDA_LEVELS) are keyed: always sampled, the range of the
+ * sample is cut into levels that take the place of scores, and each candidate's key is listed beside it. The few keys of the threshold's
+ * level are then ranked against each other.
  * Positions are absolute; sinks and recents have scores like all others but are in no histogram.
  */
 #ifndef HATTN_KERNELS_CUDA_REGIONS_CUH
@@ -31,6 +33,7 @@ struct RegionRun {
     int32_t is_sampled;
     uint16_t *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
     int64_t score_stride;
+    uint32_t *keys; /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
     int8_t *weights; /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
     int64_t weights_row, weights_head;
     uint16_t *rows;       /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
@@ -69,6 +72,7 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     }
     run.scores = reinterpret_cast<uint16_t *>(base + params.scores);
     run.score_stride = params.score_stride;
+    run.keys = params.is_keyed ? reinterpret_cast<uint32_t *>(base + params.keys) : nullptr;
     run.rows = reinterpret_cast<uint16_t *>(base + params.rows);
     run.histograms = &reinterpret_cast<hattn_cuda_control *>(base)->histogram[0][0];
     return run;
@@ -103,12 +107,14 @@ __device__ inline RegionTask resolve_task(const RegionRun &run, int32_t row, int
 template <class Load>
 __device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *above, Load load)
 {
-    uint32_t before = 0;
+    uint32_t before = 0, x[8] = {}, below[8] = {};
+    const int last = (row_size - 1) / 256 * 256, lane = lane_id() * 8;
+    if (last + lane < row_size)
+        load(x, last + lane);
 #pragma unroll 1
-    for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
-        uint32_t x[8] = {};
-        if (block + lane_id() * 8 < row_size)
-            load(x, block + lane_id() * 8);
+    for (int block = last; block >= 0; block -= 256) {
+        if (block)
+            load(below, block - 256 + lane); /* on its way while this one is summed: the highest levels are often empty */
 #pragma unroll
         for (int k = 6; k >= 0; k--)
             x[k] += x[k + 1];
@@ -126,6 +132,9 @@ __device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *a
             return block + reached;
         }
         before += __shfl_sync(kFullMask, at_least, 0);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            x[k] = below[k];
     }
     *above = before;
     return 0;

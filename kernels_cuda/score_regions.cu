@@ -4,11 +4,11 @@
  * Bound: the codes' bytes; 128 bytes a lane are in flight while the keys before are counted. For short caches it is a chain of
  * latencies instead (row, codes and map, barriers, rows), so that codes and map are asked for together and little code is unrolled.
  */
+#include "kernels_cuda/candidates.cuh"
 #include "kernels_cuda/code_reader.cuh"
 #include "kernels_cuda/encode_query.cuh"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/planes.cuh"
-#include "kernels_cuda/regions.cuh"
 
 namespace hattn {
 namespace {
@@ -27,7 +27,24 @@ struct Planes {
     uint32_t sign[kWords];
     uint32_t plane[7][16];
     float largest[kWarps];
+    float extents[2][kWarps]; /* of the sample */
+
+    /* sum |w| */
+    __device__ uint32_t max_score(int num_planes) const
+    {
+        uint32_t sum = 0;
+        for (int p = 0; p < num_planes; p++)
+            for (int w = 0; w < kWords; w++)
+                sum += __popc(plane[p][w]) << p;
+        return sum;
+    }
 };
+
+template <int kBlocks>
+constexpr int kPlanes = kBlocks < 4 ? 2 * kBlocks : 7;
+
+/* What is left of a warp's keys. */
+enum class Leaves { SCORES, CANDIDATES, KEYED_CANDIDATES };
 
 /* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way. */
 template <int kWords, int kBlocks, class W, class Meanwhile>
@@ -38,12 +55,13 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
     const int code_bits = run.query.code_bits;
     int weight[kBits] = {};
     if (!run.encodes) {
+        meanwhile();
+        wait_for_previous();
 #pragma unroll
         for (int i = 0; i < kBits; i++) {
             const int r = threadIdx.x + i * kThreads;
             weight[i] = r < code_bits ? weights[r] : 0;
         }
-        meanwhile();
     } else {
         float sums[kBits] = {}, largest = 0.0f;
         sum_query_mma<W>(run.query, row, head, parts, meanwhile, [&](int r, float sum) {
@@ -74,7 +92,7 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
             if (lane_id() == 0)
                 planes.sign[word] = negative;
 #pragma unroll
-            for (int p = 0; p < 2 * kBlocks; p++) {
+            for (int p = 0; p < kPlanes<kBlocks>; p++) {
                 const uint32_t bits = __ballot_sync(kFullMask, abs(weight[i]) >> p & 1);
                 if (lane_id() == 0)
                     planes.plane[p][word] = bits;
@@ -84,14 +102,19 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
     __syncthreads();
 }
 
-/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. */
-__device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
+/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. None are above num_levels. */
+__device__ inline void publish_row(const uint32_t *histogram, int row_size, int num_levels, uint16_t *row)
 {
     uint32_t above = 0;
     __syncwarp();
 #pragma unroll 1
     for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
         const int i = block + lane_id() * 8;
+        if (block >= num_levels) {
+            if (i < row_size)
+                *reinterpret_cast<uint4 *>(row + i) = {};
+            continue;
+        }
         uint32_t x[8] = {};
         if (i < row_size) {
             *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(histogram + i);
@@ -151,44 +174,11 @@ __device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const 
     }
 }
 
-/* A score that is almost certainly not above the one that is looked for, of which `sample` keys hold about `expected`: the deviation of
- * their number is its root, and five of them are less than one in a million. All threads, between barriers of their own. */
-__device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, float expected)
-{
-    uint32_t above;
-    const uint32_t wanted = static_cast<uint32_t>(expected + 5.0f * sqrtf(expected)) + 4;
-    return max(1u, find_level(row_size, wanted, &above, [&](uint32_t(&x)[8], int i) {
-                   *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(counts + i);
-                   *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(counts + i + 4);
-               }));
-}
-
-/* Appends the candidates among a lane's neighbours to the warp's list, in the order of positions. */
-template <int kPerLoad>
-__device__ inline void list_candidates(const uint32_t *score, uint32_t bound, uint32_t position, uint32_t ranked, uint32_t key, uint32_t *list, uint32_t *size,
-                                       const SharedCounters &counts)
-{
-    uint32_t place = *size;
-    bool listed[kPerLoad];
-#pragma unroll
-    for (int i = 0; i < kPerLoad; i++) {
-        listed[i] = score[i] >= bound && key + i < ranked;
-        const uint32_t all = __ballot_sync(kFullMask, listed[i]);
-        place += __popc(all & lanes_below());
-        *size += __popc(all);
-    }
-#pragma unroll
-    for (int i = 0; i < kPerLoad; i++)
-        if (listed[i]) {
-            list[place++] = (position + i) << 16 | score[i];
-            counts.count(score[i]);
-        }
-}
-
-template <int kWords, int kBlocks, class W, bool kSampled>
+template <int kWords, int kBlocks, class W, Leaves kLeaves>
 __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
     using S = Step<kWords>;
+    constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
     extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
     __shared__ Planes<kWords> planes;
     allow_dependents();
@@ -211,33 +201,55 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         if (begin < end)
             reader.prefetch(Reader::step(begin));
     });
+    wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)
         return;
 
     uint32_t words[S::kAll][4], score[S::kKeys];
-    const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, 2 * kBlocks);
-    if (kSampled) {
+    const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, kPlanes<kBlocks>);
+    int32_t num_levels = regions.num_levels;
+    if constexpr (kBlocks > 1 && !kKeyed) /* of 4 bits: a weight's largest magnitude is far above the mean */
+        num_levels = min(num_levels, static_cast<int32_t>(planes.max_score(kPlanes<kBlocks>)));
+    ValueMaker<kWords> maker(kKeyed && run.codes.norms, kKeyed ? planes.max_score(kPlanes<kBlocks>) : 0);
+    float values[S::kKeys];
+    const SharedCounters sample_counts(sample + 3);
+    if constexpr (kSampled) {
         reader.look_up(reader.sample(task.first));
         reader.load(words, reader.sample(task.first));
+        if constexpr (kKeyed)
+            maker.load(reader, reader.sample(task.first));
         score_step(score, words, counter);
-        const SharedCounters counts(sample + 3);
+        if constexpr (kKeyed) {
+            maker.make(values, score);
+            LevelMap::note_extents(values, planes.extents);
+        } else {
 #pragma unroll
-        for (uint32_t x : score)
-            counts.count(x);
+            for (uint32_t x : score)
+                sample_counts.count(x);
+        }
     }
     if (begin < end) {
         reader.look_up(Reader::step(begin));
         reader.load(words, Reader::step(begin));
+        if constexpr (kKeyed)
+            maker.load(reader, Reader::step(begin));
         reader.look_up(Reader::step(begin + S::kSize));
     }
     uint32_t *histogram = reinterpret_cast<uint32_t *>(space) + warp_id() * stride;
     clear(histogram + 4, regions.row_size, lane_id(), 32);
-    uint32_t bound = 0, size = 0;
-    if (kSampled) {
+    LevelMap map;
+    uint32_t bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
+    if constexpr (kSampled) {
+        if constexpr (kKeyed) {
+            __syncthreads();
+            map = LevelMap::of_extents(planes.extents, regions.num_levels);
+#pragma unroll
+            for (float x : values)
+                sample_counts.count(map.level(x));
+        }
         __syncthreads();
         const int32_t middle = task.end - task.first, wanted = task.kept - regions.num_sink - regions.num_recent;
         constexpr int kSample = kWarps * S::kSize;
-        bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
         if (middle >= 4 * kSample)
             bound = find_bound(sample + 4, regions.row_size, static_cast<float>(wanted) / static_cast<float>(middle) * kSample);
     }
@@ -245,24 +257,32 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const SharedCounters counts(histogram + 3);
     const int64_t first_score = task.task * regions.score_stride;
     uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
-    uint32_t *list = reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin;
+    CandidateList list = {reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin, kKeyed ? regions.keys + first_score + begin : nullptr, 0, counts};
     uint16_t *rows = regions.rows + task.task * regions.num_regions * regions.row_size;
     const uint32_t ranked = max(end - task.first, 0); /* 0: a range of sinks alone */
     int32_t region_end = begin + regions.region;
 #pragma unroll 1
     for (int32_t first = begin; first < end; first += S::kSize) {
         score_step(score, words, counter);
+        if constexpr (kKeyed)
+            maker.make(values, score);
         const int32_t next = first + S::kSize;
         if (next < end) {
             reader.load(words, Reader::step(next));
+            if constexpr (kKeyed)
+                maker.load(reader, Reader::step(next));
             reader.look_up(Reader::step(next + S::kSize));
         }
+        if constexpr (kKeyed)
+#pragma unroll
+            for (int i = 0; i < S::kKeys; i++)
+                score[i] = map.level(values[i]);
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
             const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad, key = position - task.first; /* wraps for sinks: not ranked */
             const uint32_t *mine = score + u * S::kPerLoad;
             if constexpr (kSampled) {
-                list_candidates<S::kPerLoad>(mine, bound, position - begin, ranked, key, list, &size, counts);
+                list.template add<S::kPerLoad>(mine, values + u * S::kPerLoad, bound, position - begin, key, ranked);
             } else {
                 store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
 #pragma unroll
@@ -271,7 +291,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
             }
         }
         if (next == region_end || next >= end) {
-            publish_row(histogram + 4, regions.row_size, rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
+            publish_row(histogram + 4, regions.row_size, num_levels, rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
             region_end += regions.region;
         }
     }
@@ -279,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     __syncthreads();
     uint32_t *total = regions.histograms + task.task * HATTN_CUDA_BINS;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < regions.num_levels; i += kThreads) {
+    for (int i = threadIdx.x; i < num_levels; i += kThreads) {
         uint32_t sum = 0;
 #pragma unroll
         for (int w = 0; w < kWarps; w++)
@@ -305,6 +325,11 @@ ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &arg
         run.codes.table_stride = p.block_table.stride[0];
         run.codes.page_size = params.page_size;
     }
+    if (p.key_norms) {
+        run.codes.norms = static_cast<const __half *>(hattn_address(args.norms));
+        for (int i = 0; i < 3; i++)
+            run.codes.norm_stride[i] = p.norms.stride[i];
+    }
     run.encodes = params.encodes_in_score;
     run.shows_weights = run.encodes && args.weights.data;
     return run;
@@ -312,22 +337,27 @@ ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &arg
 
 /* Calls f with the kernel of a problem. */
 template <int kWords, int kBlocks, class W, class F>
-cudaError_t with_sample(const hattn_cuda_params &params, F f)
+cudaError_t with_leaves(const hattn_cuda_params &params, F f)
 {
-    return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, true>) : f(score_regions_kernel<kWords, kBlocks, W, false>);
+    if (params.is_keyed)
+        return f(score_regions_kernel<kWords, kBlocks, W, Leaves::KEYED_CANDIDATES>);
+    if constexpr (kBlocks < 4)
+        return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, Leaves::CANDIDATES>) : f(score_regions_kernel<kWords, kBlocks, W, Leaves::SCORES>);
+    return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
 }
 
 template <int kWords, int kBlocks, class F>
 cudaError_t with_map_type(const hattn_cuda_params &params, F f)
 {
-    return params.problem.query_map.dtype == HATTN_BF16 ? with_sample<kWords, kBlocks, __nv_bfloat16>(params, f)
-                                                        : with_sample<kWords, kBlocks, __half>(params, f);
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kBlocks, __nv_bfloat16>(params, f) : with_leaves<kWords, kBlocks, __half>(params, f);
 }
 
 template <int kWords, class F>
 cudaError_t with_planes(const hattn_cuda_params &params, F f)
 {
-    return params.plane_blocks == 1 ? with_map_type<kWords, 1>(params, f) : with_map_type<kWords, 2>(params, f);
+    return params.plane_blocks == 1   ? with_map_type<kWords, 1>(params, f)
+           : params.plane_blocks == 2 ? with_map_type<kWords, 2>(params, f)
+                                      : with_map_type<kWords, 4>(params, f);
 }
 
 template <class F>
@@ -358,8 +388,13 @@ cudaError_t load_score_regions(const hattn_cuda_params &params)
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const dim3 grid(args.batch.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
+    const ScoreRun run = score_run(params, args, workspace);
+    const size_t bytes = space_bytes(params);
+    /* Nothing that an earlier kernel writes is read before the wait, but that needs a kernel before it that is this decode's own. */
+    if (args.append || !params.encodes_in_score)
+        return with_kernel(params, [&](auto kernel) { return launch_dependent(params, kernel, grid, bytes, stream, run); });
     return with_kernel(params, [&](auto kernel) {
-        kernel<<<grid, kThreads, space_bytes(params), stream>>>(score_run(params, args, workspace));
+        kernel<<<grid, kThreads, bytes, stream>>>(run);
         return cudaGetLastError();
     });
 }

@@ -5,8 +5,7 @@
 #ifndef HATTN_KERNELS_CUDA_SELECT_REGIONS_CUH
 #define HATTN_KERNELS_CUDA_SELECT_REGIONS_CUH
 
-#include "kernels_cuda/regions.cuh"
-#include "kernels_cuda/select.cuh"
+#include "kernels_cuda/score_anew.cuh"
 
 namespace hattn {
 
@@ -21,67 +20,6 @@ __device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold
     return (bits | bits >> 15) & 0xff;
 }
 
-struct RegionSpace {
-    uint32_t sums[2][kWarps];
-    int32_t num_hits;
-    union {
-        struct {
-            int32_t region;
-            uint32_t above, equal;
-        } hits[kList];
-        struct {
-            QueryCode query;
-            SelectSpace select;
-            Threshold threshold;
-        } anew;
-    };
-};
-
-/* ---- a bound that was too high ----
- * Scores of the whole row, in the memory of its list, and a selection from these. All blocks of the task do and write the same. Apart from
- * the rest, which must not pay for it in registers. */
-
-__device__ inline Selection<uint16_t> anew_selection(const RegionRun &run, const RegionTask &task, Threshold threshold)
-{
-    const uint16_t *scores = reinterpret_cast<const uint16_t *>(reinterpret_cast<const uint32_t *>(run.scores) + task.task * run.score_stride);
-    return {scores + run.num_sink, task.row.length, task.kept, run.num_sink, run.num_recent, threshold};
-}
-
-static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
-                                               RegionSpace &space)
-{
-    const RegionTask task = resolve_task(run, row, head);
-    QueryCode &query = space.anew.query;
-    const hattn_problem &p = params.problem;
-    const int8_t *weights = run.weights + row * run.weights_row + head * run.weights_head;
-    for (int r = threadIdx.x; r < 512; r += kThreads)
-        query.weights[r] = r < p.code_bits ? weights[r] : static_cast<int8_t>(0);
-    __syncthreads();
-    split_planes(query);
-    const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, task.row.sequence);
-    const int64_t code_head = static_cast<int64_t>(head) * p.num_code_heads / p.num_selection_heads;
-    Selection<uint16_t> selection = anew_selection(run, task, {});
-    uint16_t *scores = const_cast<uint16_t *>(selection.keys) - run.num_sink;
-    for (int32_t j = threadIdx.x; j < task.end; j += kThreads) {
-        int32_t slot;
-        const int64_t page = hattn_page(&pages, j, &slot);
-        scores[j] = static_cast<uint16_t>(
-            score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args.codes, page, slot, code_head)), (p.code_bits + 31) / 32));
-    }
-    __syncthreads();
-    selection.find(params, space.anew.select);
-    if (threadIdx.x == 0)
-        space.anew.threshold = selection.threshold;
-    __syncthreads();
-}
-
-static __device__ __noinline__ void visit_anew(const RegionRun &run, int32_t row, int32_t head, int first, int end, int32_t *positions, RegionSpace &space)
-{
-    anew_selection(run, resolve_task(run, row, head), space.anew.threshold).visit(first, end, space.anew.select, [&](int rank, int position) {
-        positions[rank - first] = position;
-    });
-}
-
 class RegionSelection
 {
 public:
@@ -92,7 +30,7 @@ public:
 
     __device__ const RegionTask &task() const { return task_; }
 
-    /* After the score kernel: threshold, and what comes before this thread's regions. False: the bound was too high. */
+    /* After the score kernel: threshold, and what comes before this thread's regions. False: the lists do not tell (score_anew.cuh). */
     __device__ bool find()
     {
         if (threadIdx.x == 0)
@@ -117,6 +55,11 @@ public:
         }
         above_before_ = block_scan(above, space_.sums[0], &total);
         equal_before_ = block_scan(equal, space_.sums[1], &total);
+        if (run_.keys) {
+            if (total > kFine)
+                return false;
+            rank_fine();
+        }
         return true;
     }
 
@@ -159,6 +102,64 @@ public:
     }
 
 private:
+    /* ---- keyed candidates ---- */
+
+    /* Whether a candidate of the threshold's level is selected. */
+    __device__ bool is_kept(uint32_t key, uint32_t position) const { return fine_of(key, position) >= space_.fine_threshold; }
+
+    __device__ static uint64_t fine_of(uint32_t key, uint32_t position) { return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~position); }
+
+    /* Brings the keys of the threshold's level together, and finds the least of those that are kept. All threads; ends with a barrier. */
+    __device__ void rank_fine()
+    {
+        if (threadIdx.x == 0)
+            space_.num_fine = 0;
+#pragma unroll 1
+        for (int region = first_region_; region < end_region_; region++) {
+            uint32_t above = above_, equal = equal_;
+            if (per_thread_ > 1)
+                count(region, &above, &equal);
+            if (equal)
+                space_.fine_regions[atomicAdd(&space_.num_hits, 1)] = region;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int i = warp_id(); i < space_.num_hits; i += kWarps) {
+            const int region = space_.fine_regions[i];
+            each_candidate(region, [&](uint32_t level, uint32_t position, int64_t place) {
+                if (level == threshold_.key)
+                    space_.fine[atomicAdd(&space_.num_fine, 1u)] = fine_of(__ldcg(run_.keys + place), position);
+            });
+        }
+        __syncthreads();
+        const uint32_t num = space_.num_fine;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < num; i += kThreads) {
+            const uint64_t mine = space_.fine[i];
+            uint32_t before = 0;
+            for (uint32_t j = 0; j < num; j++)
+                before += space_.fine[j] > mine;
+            if (before + 1 == threshold_.ties)
+                space_.fine_threshold = mine;
+        }
+        if (threadIdx.x == 0)
+            space_.num_hits = 0;
+        __syncthreads();
+    }
+
+    /* How many of the middle are selected before a region that so many above the threshold, and equal to it, come before. */
+    __device__ uint32_t kept_before(int region, uint32_t above, uint32_t equal) const
+    {
+        if (!run_.keys)
+            return above + min(equal, threshold_.ties);
+        const uint32_t num = space_.num_fine, start = static_cast<uint32_t>(region) * static_cast<uint32_t>(run_.region);
+        for (uint32_t j = 0; j < num; j++) /* low words are complements of positions */
+            above += space_.fine[j] >= space_.fine_threshold && ~static_cast<uint32_t>(space_.fine[j]) < start;
+        return above;
+    }
+
+    /* ---- */
+
     /* The largest score that at least `wanted` of the middle reach, by each warp for itself. */
     __device__ void find_threshold()
     {
@@ -202,10 +203,10 @@ private:
             uint32_t above = above_, equal = equal_;
             if (per_thread_ > 1)
                 count(region, &above, &equal);
-            const int before = static_cast<int>(above_before + min(equal_before, threshold_.ties));
-            const int after = static_cast<int>(above_before + above + min(equal_before + equal, threshold_.ties));
+            const int before = static_cast<int>(kept_before(region, above_before, equal_before));
+            const int after = static_cast<int>(kept_before(region + 1, above_before + above, equal_before + equal));
             if (after > low && before < high && after > before)
-                space_.hits[atomicAdd(&space_.num_hits, 1)] = {region, above_before, equal_before};
+                space_.hits[atomicAdd(&space_.num_hits, 1)] = {region, run_.keys ? before : above_before, run_.keys ? 0 : equal_before};
             above_before += above;
             equal_before += equal;
         }
@@ -260,34 +261,45 @@ private:
         }
     }
 
-    /* The same out of a range's list. */
-    template <class Sink>
-    __device__ void visit_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    /* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list all lanes see level 0. */
+    template <class F>
+    __device__ void each_candidate(int region, F f) const
     {
         constexpr int kLoads = 4;
         const int32_t start = region * run_.region;
         const int size = __ldcg(run_.rows + (task_.task * run_.num_regions + region) * run_.row_size);
-        const uint32_t *list = reinterpret_cast<const uint32_t *>(run_.scores) + task_.task * run_.score_stride + start;
+        const int64_t list = task_.task * run_.score_stride + start;
 #pragma unroll 1
         for (int first = 0; first < size; first += kLoads * 32) {
             uint32_t loaded[kLoads];
 #pragma unroll
             for (int i = 0; i < kLoads; i++) {
                 const int place = first + i * 32 + lane_id();
-                loaded[i] = place < size ? __ldcg(list + place) : 0;
+                loaded[i] = place < size ? __ldcg(reinterpret_cast<const uint32_t *>(run_.scores) + list + place) : 0;
             }
 #pragma unroll
-            for (int i = 0; i < kLoads; i++) {
-                const uint32_t score = loaded[i] & 0xffff; /* 0 past the end; the threshold is not */
-                const bool is_above = score > threshold_.key, is_equal = score == threshold_.key;
-                const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
-                const uint32_t num_above = above_before + __popc(above & lanes_below()), num_equal = equal_before + __popc(equal & lanes_below());
-                if (is_above || (is_equal && num_equal < threshold_.ties))
-                    sink(num_above + min(num_equal, threshold_.ties), start + static_cast<int>(loaded[i] >> 16));
-                above_before += __popc(above);
-                equal_before += __popc(equal);
-            }
+            for (int i = 0; i < kLoads; i++)
+                f(loaded[i] & 0xffff, static_cast<uint32_t>(start) + (loaded[i] >> 16), list + first + i * 32 + lane_id());
         }
+    }
+
+    /* The same as visit_region, out of a range's list. Of keyed candidates those that are kept count as above, and none as equal. */
+    template <class Sink>
+    __device__ void visit_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    {
+        each_candidate(region, [&](uint32_t level, uint32_t position, int64_t place) {
+            bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
+            if (run_.keys && is_equal) {
+                is_above = is_kept(__ldcg(run_.keys + place), position);
+                is_equal = false;
+            }
+            const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
+            const uint32_t num_above = above_before + __popc(above & lanes_below()), num_equal = equal_before + __popc(equal & lanes_below());
+            if (is_above || (is_equal && num_equal < threshold_.ties))
+                sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
+            above_before += __popc(above);
+            equal_before += __popc(equal);
+        });
     }
 
     const RegionRun &run_;
