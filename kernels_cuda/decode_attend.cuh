@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] + head * p.indices.stride[1];
     bool is_found = true;
     auto ready = [&] {
-        wait_for_previous();
+        take_over();
         is_found = selection.find();
         if (!is_found)
             by_key_type(p, [&](auto key) { score_anew<decltype(key)>(params, args, run, share.row, head, space.early.select); });

@@ -385,6 +385,14 @@ __device__ inline void wait_for_previous()
 #endif
 }
 
+/* Both in this order. A decode's first kernel does so before it reads anything that the caller may have changed on the stream; kernels
+ * after it can then start early and read that at once, and wait only for what the kernels of the decode write. */
+__device__ inline void take_over()
+{
+    wait_for_previous();
+    allow_dependents();
+}
+
 /* Adds 1 after everything that this thread knows to be written, and before everything that it reads afterwards. */
 __device__ inline uint32_t arrive(uint32_t *counter)
 {

@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
 {
     extern __shared__ float shared[];
     __shared__ Place places[kVectors];
+    take_over();
     const hattn_problem &p = params.problem;
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
@@ -100,16 +101,6 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
     encode_block<W>(p, args.key_map, code_head, space, places, args.codes, args.norms);
 }
 
-/* Asks for rows of a map. All threads. */
-template <class W>
-__device__ inline void prefetch_map(const W *weight, int64_t stride, int num_inputs, int num_outputs)
-{
-    const int lines = (num_outputs * static_cast<int>(sizeof(W)) + 127) / 128; /* of a row */
-#pragma unroll 1
-    for (int i = threadIdx.x; i < num_inputs * lines; i += kThreads)
-        prefetch_line(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
-}
-
 /* The rows' own keys on tensor cores, up to 8 a block. What it costs is one chain of latencies: the map is on its way into L2 while
  * lanes find their column's key, each warp for itself so that there is one barrier. */
 template <class W>
@@ -117,11 +108,11 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
                                                               int num_columns)
 {
     extern __shared__ float parts[];
-    allow_dependents();
     const hattn_problem &p = params.problem;
     const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads, stride = p.key_map.weight_stride[0][1];
     const W *weight = static_cast<const W *>(hattn_address(args.key_map.weight[0])) + code_head * p.key_map.weight_stride[0][0];
     prefetch_map(weight, stride, p.head_dim_qk, p.code_bits);
+    take_over();
     const int column = lane_id() / 4;
     const Place place = column < num_columns ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column) : Place{-1, 0};
     const W *key = place.page >= 0 ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head)) : nullptr;
@@ -162,7 +153,6 @@ __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_c
 {
     extern __shared__ float shared[];
     __shared__ QueryCode code;
-    allow_dependents();
     const hattn_problem &p = params.problem;
     const int64_t row = blockIdx.x, head = blockIdx.y;
     int8_t *weights = reinterpret_cast<int8_t *>(hattn_element(&p.weights, args.weights, row, head, 0));
@@ -172,12 +162,14 @@ __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_c
             QueryRun run = query_run(params, args.q, args.query_map);
             run.map = static_cast<const W *>(run.map) + first;
             run.code_bits = min(block_bits(params), p.code_bits - first);
-            prefetch_map(static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head, run.map_input, p.head_dim_qk, run.code_bits);
+            prefetch_map(query_map<W>(run, static_cast<int32_t>(head)), run.map_input, p.head_dim_qk, run.code_bits);
+            take_over();
             sum_query_mma<W>(
                 run, row, static_cast<int32_t>(head), shared, [] {},
                 [&](int r, float sum) { weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f)); });
             return;
         }
+    take_over();
     encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
         weights[r] = code.weights[r];
@@ -242,14 +234,12 @@ cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_ar
         const int rows = args.batch.num_rows, columns = append_columns(params.problem, rows);
         const dim3 grid((rows + columns - 1) / columns, params.problem.num_code_heads);
         return with_append_mma(params.problem, [&](auto kernel) {
-            kernel<<<grid, kThreads, append_mma_bytes(params.problem, columns), stream>>>(params, args, columns);
-            return cudaGetLastError();
+            return launch_dependent(params, kernel, grid, append_mma_bytes(params.problem, columns), stream, params, args, columns);
         });
     }
     const Blocks blocks(params.problem, args.batch.num_rows);
     return with_float_dtype(params.problem.key_map.dtype, [&](auto w) {
-        append_kernel<value_of<decltype(w)>><<<blocks.grid, kThreads, blocks.shared_bytes, stream>>>(params, args, blocks.num_vectors);
-        return cudaGetLastError();
+        return launch_dependent(params, append_kernel<value_of<decltype(w)>>, blocks.grid, blocks.shared_bytes, stream, params, args, blocks.num_vectors);
     });
 }
 
@@ -258,8 +248,7 @@ cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_e
     const hattn_problem &p = params.problem;
     const dim3 grid(args.num_rows, p.num_selection_heads, (p.code_bits + block_bits(params) - 1) / block_bits(params));
     return with_float_dtype(p.query_map.dtype, [&](auto w) {
-        encode_queries_kernel<value_of<decltype(w)>><<<grid, kThreads, encode_queries_bytes(params), stream>>>(params, args);
-        return cudaGetLastError();
+        return launch_dependent(params, encode_queries_kernel<value_of<decltype(w)>>, grid, encode_queries_bytes(params), stream, params, args);
     });
 }
 

@@ -202,6 +202,16 @@ __device__ inline void project(const hattn_problem &p, const hattn_map &map, con
         project<kVectors, W>(p, map, buffers, code_head, space);
 }
 
+/* Asks for rows of a map. All threads. */
+template <class W>
+__device__ inline void prefetch_map(const W *weight, int64_t stride, int num_inputs, int num_outputs)
+{
+    const int lines = (num_outputs * static_cast<int>(sizeof(W)) + 127) / 128; /* of a row */
+#pragma unroll 1
+    for (int i = threadIdx.x; i < num_inputs * lines; i += kThreads)
+        prefetch_line(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
+}
+
 /* Partial sums of warps in shared memory: rows of outputs, in the order of fragments, padded against bank conflicts. */
 __host__ __device__ inline int mma_row(int code_bits)
 {

@@ -57,6 +57,12 @@ struct QueryRun {
     int32_t weight_max; /* of weighted scores; hamming: 0 */
 };
 
+template <class W>
+__device__ inline const W *query_map(const QueryRun &run, int32_t head)
+{
+    return static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
+}
+
 constexpr int kQueryHeads = 8; /* that sum_query_mma takes at a time */
 
 /* u_r, or sums of signs, for a linear map of q's own 16-bit type, up to 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
@@ -66,7 +72,7 @@ __device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t h
 {
     const int part_heads = min(run.group, kQueryHeads);
     float *sums = parts + parts_floats(part_heads, run.code_bits);
-    const W *weight = static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
+    const W *weight = query_map<W>(run, head);
     const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head;
 #pragma unroll 1
     for (int first_head = 0; first_head < run.group; first_head += part_heads) {

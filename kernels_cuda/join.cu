@@ -9,7 +9,7 @@ namespace {
 __global__ void __launch_bounds__(kThreads)
     join_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ Inputs in, int num_splits)
 {
-    wait_for_previous();
+    take_over();
     join_share(params, in,
                {static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(blockIdx.y), 1, 0, num_splits, 0, 1});
 }

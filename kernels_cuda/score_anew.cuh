@@ -6,36 +6,9 @@
 #ifndef HATTN_KERNELS_CUDA_SCORE_ANEW_CUH
 #define HATTN_KERNELS_CUDA_SCORE_ANEW_CUH
 
-#include "kernels_cuda/regions.cuh"
-#include "kernels_cuda/select.cuh"
+#include "kernels_cuda/region_lists.cuh"
 
 namespace hattn {
-
-constexpr int kFine = 640; /* keys of the threshold's level that are ranked against each other: as many as cost no memory beside what else there is */
-
-struct RegionSpace {
-    uint32_t sums[2][kWarps];
-    int32_t num_hits;
-    uint32_t num_fine;
-    uint64_t fine_threshold;
-    union {
-        struct {
-            union {
-                struct {
-                    int32_t region;
-                    uint32_t above, equal;
-                } hits[kList];
-                int32_t fine_regions[kFine];
-            };
-            uint64_t fine[kFine]; /* key << 32 | ~position: all different */
-        };
-        struct {
-            QueryCode query;
-            SelectSpace select;
-            Threshold threshold;
-        } anew;
-    };
-};
 
 /* The row's scores by position, and what is selected of them. */
 template <class Key>

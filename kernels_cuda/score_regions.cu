@@ -17,6 +17,7 @@ struct ScoreRun {
     RegionRun regions;
     QueryRun query;
     CodeRun codes;
+    int32_t is_first;      /* kernel of the decode: no other appends keys or encodes queries */
     int32_t encodes;       /* 0: weights are given */
     int32_t shows_weights; /* of all rows, also of those that have nothing to score */
 };
@@ -181,9 +182,13 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
     extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
     __shared__ Planes<kWords> planes;
-    allow_dependents();
     const RegionRun &regions = run.regions;
     const int32_t row = blockIdx.x, head = blockIdx.y, chunk = blockIdx.z;
+    if (run.encodes)
+        prefetch_map(query_map<W>(run.query, head), run.query.map_input, run.query.head_dim, run.query.code_bits);
+    if (run.is_first)
+        wait_for_previous();
+    allow_dependents();
     const int stride = histogram_stride(regions.row_size);
     float *space = shared + (kSampled ? stride : 0);
     const RegionTask task = resolve_task(regions, row, head);
@@ -330,6 +335,7 @@ ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &arg
         for (int i = 0; i < 3; i++)
             run.codes.norm_stride[i] = p.norms.stride[i];
     }
+    run.is_first = params.encodes_in_score && !args.append;
     run.encodes = params.encodes_in_score;
     run.shows_weights = run.encodes && args.weights.data;
     return run;
@@ -390,13 +396,7 @@ cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_de
     const dim3 grid(args.batch.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
     const ScoreRun run = score_run(params, args, workspace);
     const size_t bytes = space_bytes(params);
-    /* Nothing that an earlier kernel writes is read before the wait, but that needs a kernel before it that is this decode's own. */
-    if (args.append || !params.encodes_in_score)
-        return with_kernel(params, [&](auto kernel) { return launch_dependent(params, kernel, grid, bytes, stream, run); });
-    return with_kernel(params, [&](auto kernel) {
-        kernel<<<grid, kThreads, bytes, stream>>>(run);
-        return cudaGetLastError();
-    });
+    return with_kernel(params, [&](auto kernel) { return launch_dependent(params, kernel, grid, bytes, stream, run); });
 }
 
 } // namespace hattn

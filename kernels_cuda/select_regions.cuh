@@ -24,7 +24,7 @@ class RegionSelection
 {
 public:
     __device__ RegionSelection(const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
-        : run_(run), task_(resolve_task(run, row, head)), space_(space)
+        : run_(run), row_(row), head_(head), task_(resolve_task(run, row, head)), space_(space)
     {
     }
 
@@ -58,7 +58,7 @@ public:
         if (run_.keys) {
             if (total > kFine)
                 return false;
-            rank_fine();
+            rank_fine(run_, row_, head_, threshold_, space_);
         }
         return true;
     }
@@ -102,51 +102,6 @@ public:
     }
 
 private:
-    /* ---- keyed candidates ---- */
-
-    /* Whether a candidate of the threshold's level is selected. */
-    __device__ bool is_kept(uint32_t key, uint32_t position) const { return fine_of(key, position) >= space_.fine_threshold; }
-
-    __device__ static uint64_t fine_of(uint32_t key, uint32_t position) { return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~position); }
-
-    /* Brings the keys of the threshold's level together, and finds the least of those that are kept. All threads; ends with a barrier. */
-    __device__ void rank_fine()
-    {
-        if (threadIdx.x == 0)
-            space_.num_fine = 0;
-#pragma unroll 1
-        for (int region = first_region_; region < end_region_; region++) {
-            uint32_t above = above_, equal = equal_;
-            if (per_thread_ > 1)
-                count(region, &above, &equal);
-            if (equal)
-                space_.fine_regions[atomicAdd(&space_.num_hits, 1)] = region;
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (int i = warp_id(); i < space_.num_hits; i += kWarps) {
-            const int region = space_.fine_regions[i];
-            each_candidate(region, [&](uint32_t level, uint32_t position, int64_t place) {
-                if (level == threshold_.key)
-                    space_.fine[atomicAdd(&space_.num_fine, 1u)] = fine_of(__ldcg(run_.keys + place), position);
-            });
-        }
-        __syncthreads();
-        const uint32_t num = space_.num_fine;
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < num; i += kThreads) {
-            const uint64_t mine = space_.fine[i];
-            uint32_t before = 0;
-            for (uint32_t j = 0; j < num; j++)
-                before += space_.fine[j] > mine;
-            if (before + 1 == threshold_.ties)
-                space_.fine_threshold = mine;
-        }
-        if (threadIdx.x == 0)
-            space_.num_hits = 0;
-        __syncthreads();
-    }
-
     /* How many of the middle are selected before a region that so many above the threshold, and equal to it, come before. */
     __device__ uint32_t kept_before(int region, uint32_t above, uint32_t equal) const
     {
@@ -157,8 +112,6 @@ private:
             above += space_.fine[j] >= space_.fine_threshold && ~static_cast<uint32_t>(space_.fine[j]) < start;
         return above;
     }
-
-    /* ---- */
 
     /* The largest score that at least `wanted` of the middle reach, by each warp for itself. */
     __device__ void find_threshold()
@@ -173,26 +126,7 @@ private:
         threshold_.ties = wanted - above;
     }
 
-    /* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
-    __device__ void count(int region, uint32_t *above, uint32_t *equal) const
-    {
-        const int regions = run_.range / run_.region, range = region / regions;
-        uint32_t before_above = 0, before_all = 0, all;
-        count_range(region, range * run_.range, above, &all);
-        if (region != range * regions)
-            count_range(region - 1, range * run_.range, &before_above, &before_all);
-        *above -= before_above;
-        *equal = all - before_all - *above;
-    }
-
-    __device__ void count_range(int region, int32_t range_start, uint32_t *above, uint32_t *all) const
-    {
-        const uint16_t *row = run_.rows + (task_.task * run_.num_regions + region) * run_.row_size;
-        const int threshold = static_cast<int>(threshold_.key);
-        *above = threshold < run_.num_levels ? __ldcg(row + threshold) : 0;
-        *all =
-            threshold ? __ldcg(row + threshold - 1) : static_cast<uint32_t>(max(0, min((region + 1) * run_.region, task_.end) - max(range_start, task_.first)));
-    }
+    __device__ void count(int region, uint32_t *above, uint32_t *equal) const { count_region(run_, task_, threshold_.key, region, above, equal); }
 
     /* Regions that hold ranks low..high of the middle, in any order. */
     __device__ void find_hits(int low, int high)
@@ -261,36 +195,14 @@ private:
         }
     }
 
-    /* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list all lanes see level 0. */
-    template <class F>
-    __device__ void each_candidate(int region, F f) const
-    {
-        constexpr int kLoads = 4;
-        const int32_t start = region * run_.region;
-        const int size = __ldcg(run_.rows + (task_.task * run_.num_regions + region) * run_.row_size);
-        const int64_t list = task_.task * run_.score_stride + start;
-#pragma unroll 1
-        for (int first = 0; first < size; first += kLoads * 32) {
-            uint32_t loaded[kLoads];
-#pragma unroll
-            for (int i = 0; i < kLoads; i++) {
-                const int place = first + i * 32 + lane_id();
-                loaded[i] = place < size ? __ldcg(reinterpret_cast<const uint32_t *>(run_.scores) + list + place) : 0;
-            }
-#pragma unroll
-            for (int i = 0; i < kLoads; i++)
-                f(loaded[i] & 0xffff, static_cast<uint32_t>(start) + (loaded[i] >> 16), list + first + i * 32 + lane_id());
-        }
-    }
-
     /* The same as visit_region, out of a range's list. Of keyed candidates those that are kept count as above, and none as equal. */
     template <class Sink>
     __device__ void visit_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
     {
-        each_candidate(region, [&](uint32_t level, uint32_t position, int64_t place) {
+        each_candidate(run_, task_, region, [&](uint32_t level, uint32_t position, int64_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
             if (run_.keys && is_equal) {
-                is_above = is_kept(__ldcg(run_.keys + place), position);
+                is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
                 is_equal = false;
             }
             const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
@@ -303,6 +215,7 @@ private:
     }
 
     const RegionRun &run_;
+    const int32_t row_, head_;
     const RegionTask task_;
     RegionSpace &space_;
     Threshold threshold_ = {0, 0};

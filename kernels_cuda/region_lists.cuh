@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Reading what a score kernel left of a row (regions.cuh), for one block that selects: counts of regions, lists of candidates, and the order
+ * of keys that share the threshold's level.
+ */
+#ifndef HATTN_KERNELS_CUDA_REGION_LISTS_CUH
+#define HATTN_KERNELS_CUDA_REGION_LISTS_CUH
+
+#include "kernels_cuda/regions.cuh"
+#include "kernels_cuda/select.cuh"
+
+namespace hattn {
+
+constexpr int kFine = 640; /* keys of the threshold's level that are ranked against each other: as many as cost no memory beside what else there is */
+
+struct RegionSpace {
+    uint32_t sums[2][kWarps];
+    int32_t num_hits;
+    uint32_t num_fine;
+    uint64_t fine_threshold;
+    union {
+        struct {
+            union {
+                struct {
+                    int32_t region;
+                    uint32_t above, equal;
+                } hits[kList];
+                int32_t fine_regions[kFine];
+            };
+            uint64_t fine[kFine]; /* key << 32 | ~position: all different */
+        };
+        struct {
+            QueryCode query;
+            SelectSpace select;
+            Threshold threshold;
+        } anew;
+    };
+};
+
+/* Of a range up to the end of a region: scores above the threshold, and at least as large. */
+__device__ inline void count_range(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region, int32_t range_start, uint32_t *above, uint32_t *all)
+{
+    const uint16_t *row = run.rows + (task.task * run.num_regions + region) * run.row_size;
+    const int level = static_cast<int>(threshold);
+    *above = level < run.num_levels ? __ldcg(row + level) : 0;
+    *all = level ? __ldcg(row + level - 1) : static_cast<uint32_t>(max(0, min((region + 1) * run.region, task.end) - max(range_start, task.first)));
+}
+
+/* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
+__device__ inline void count_region(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region, uint32_t *above, uint32_t *equal)
+{
+    const int regions = run.range / run.region, range = region / regions;
+    uint32_t before_above = 0, before_all = 0, all;
+    count_range(run, task, threshold, region, range * run.range, above, &all);
+    if (region != range * regions)
+        count_range(run, task, threshold, region - 1, range * run.range, &before_above, &before_all);
+    *above -= before_above;
+    *equal = all - before_all - *above;
+}
+
+/* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list lanes see level 0. */
+template <class F>
+__device__ inline void each_candidate(const RegionRun &run, const RegionTask &task, int region, F f)
+{
+    constexpr int kLoads = 4;
+    const int32_t start = region * run.region;
+    const int size = __ldcg(run.rows + (task.task * run.num_regions + region) * run.row_size);
+    const int64_t list = task.task * run.score_stride + start;
+#pragma unroll 1
+    for (int first = 0; first < size; first += kLoads * 32) {
+        uint32_t loaded[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; i++) {
+            const int place = first + i * 32 + lane_id();
+            loaded[i] = place < size ? __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list + place) : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < kLoads; i++)
+            f(loaded[i] & 0xffff, static_cast<uint32_t>(start) + (loaded[i] >> 16), list + first + i * 32 + lane_id());
+    }
+}
+
+/* The order of candidates of one level. */
+__device__ inline uint64_t fine_of(uint32_t key, uint32_t position)
+{
+    return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~position);
+}
+
+/* Brings the keys of the threshold's level together, at most kFine, and finds the least of those that are kept. All threads; num_hits is 0
+ * before, and after; ends with a barrier. Apart from what rows without keys run. */
+static __device__ __noinline__ void rank_fine(const RegionRun &run, int32_t row, int32_t head, Threshold threshold, RegionSpace &space)
+{
+    const RegionTask task = resolve_task(run, row, head);
+    const int used = (task.end + run.region - 1) / run.region;
+    if (threadIdx.x == 0)
+        space.num_fine = 0;
+    for (int region = threadIdx.x; region < used; region += kThreads) {
+        uint32_t above, equal;
+        count_region(run, task, threshold.key, region, &above, &equal);
+        if (equal)
+            space.fine_regions[atomicAdd(&space.num_hits, 1)] = region;
+    }
+    __syncthreads();
+    for (int i = warp_id(); i < space.num_hits; i += kWarps)
+        each_candidate(run, task, space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
+            if (level == threshold.key)
+                space.fine[atomicAdd(&space.num_fine, 1u)] = fine_of(__ldcg(run.keys + place), position);
+        });
+    __syncthreads();
+    const uint32_t num = space.num_fine;
+    for (uint32_t i = threadIdx.x; i < num; i += kThreads) {
+        const uint64_t mine = space.fine[i];
+        uint32_t before = 0;
+        for (uint32_t j = 0; j < num; j++)
+            before += space.fine[j] > mine;
+        if (before + 1 == threshold.ties)
+            space.fine_threshold = mine;
+    }
+    if (threadIdx.x == 0)
+        space.num_hits = 0;
+    __syncthreads();
+}
+
+} // namespace hattn
+
+#endif
