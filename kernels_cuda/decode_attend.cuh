@@ -15,17 +15,7 @@ struct SelectEarly {
     RegionSpace select;
 };
 
-/* f(a score of the problem's type) */
-template <class F>
-__device__ inline void by_key_type(const hattn_problem &p, F f)
-{
-    if (p.key_norms)
-        f(0.0f);
-    else
-        f(uint16_t());
-}
-
-template <class Engine, int kGroup>
+template <class Engine, int kGroup, bool kKeyed>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
                          const __grid_constant__ RegionRun run, hattn_buffer workspace)
@@ -34,7 +24,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const hattn_problem &p = params.problem;
     const Share share = share_of(params.group, kGroup);
     const int32_t head = share.first_head / params.group;
-    RegionSelection selection(run, share.row, head, space.early.select);
+    RegionSelection<kKeyed> selection(run, share.row, head, space.early.select);
     const int32_t kept = selection.task().kept;
     const SlotFinder slots(params, args.batch, selection.task().row.sequence);
 
@@ -48,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         take_over();
         is_found = selection.find();
         if (!is_found)
-            by_key_type(p, [&](auto key) { score_anew<decltype(key)>(params, args, run, share.row, head, space.early.select); });
+            score_anew<kKeyed>(params, args, run, share.row, head, space.early.select);
         if (shows && share.split == 0) {
             for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
                 indices[i] = -1;
@@ -62,7 +52,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (is_found)
             selection.visit(first, end, positions);
         else
-            by_key_type(p, [&](auto key) { visit_anew<decltype(key)>(run, share.row, head, first, end, positions, space.early.select); });
+            visit_anew<kKeyed>(params, run, share.row, head, first, end, positions, space.early.select);
 #pragma unroll 1
         for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
             list[rank - first] = slots.find(positions[rank - first]);
@@ -81,26 +71,26 @@ __global__ void __launch_bounds__(kThreads, 2)
         selection.clear();
 }
 
-template <class Engines, class F>
+template <class Engines, bool kKeyed, class F>
 cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
-        return f(decode_attend_kernel<Engine, Engine::kHeads>);
+        return f(decode_attend_kernel<Engine, Engine::kHeads, kKeyed>);
     });
 }
 
-template <class Engines>
+template <class Engines, bool kKeyed>
 cudaError_t load_decode_attend(const hattn_cuda_params &params)
 {
-    return with_decode_kernel<Engines>(params, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
+    return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
-template <class Engines>
+template <class Engines, bool kKeyed>
 cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
 {
     const RegionRun run = region_run(params, args, workspace);
-    const cudaError_t error = with_decode_kernel<Engines>(params, [&](auto kernel) {
+    const cudaError_t error = with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
         const dim3 grid = attend_grid(params.problem, args.batch.num_rows, params.group, params.block_heads, params.num_splits);
         return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });

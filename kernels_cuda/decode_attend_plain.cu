@@ -5,14 +5,6 @@
 
 namespace hattn {
 
-cudaError_t load_decode_attend_plain(const hattn_cuda_params &params)
-{
-    return load_decode_attend<PlainEngines>(params);
-}
-
-cudaError_t launch_decode_attend_plain(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
-{
-    return launch_decode_attend<PlainEngines>(params, args, workspace, stream);
-}
+const DecodeAttend decode_attend_plain = {load_decode_attend<PlainEngines, false>, launch_decode_attend<PlainEngines, false>};
 
 } // namespace hattn

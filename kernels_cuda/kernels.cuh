@@ -77,9 +77,14 @@ cudaError_t load_topk(const hattn_cuda_params &params);
 cudaError_t load_attend_mma(const hattn_cuda_params &params);
 cudaError_t load_attend_plain(const hattn_cuda_params &params);
 cudaError_t load_attend_wide(const hattn_cuda_params &params);
-cudaError_t load_decode_attend_mma(const hattn_cuda_params &params);
-cudaError_t load_decode_attend_plain(const hattn_cuda_params &params);
-cudaError_t load_decode_attend_wide(const hattn_cuda_params &params);
+
+/* A decode's second kernel: of an engine, without or with keys. */
+struct DecodeAttend {
+    cudaError_t (*load)(const hattn_cuda_params &params);
+    cudaError_t (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+};
+extern const DecodeAttend decode_attend_mma, decode_attend_mma_keyed, decode_attend_plain, decode_attend_plain_keyed, decode_attend_wide, decode_attend_wide_keyed;
+
 cudaError_t load_merge();
 cudaError_t load_join();
 cudaError_t launch_join(const hattn_cuda_params &params, const Inputs &in, int num_rows, int num_splits, cudaStream_t stream);
@@ -89,9 +94,6 @@ cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
-cudaError_t launch_decode_attend_mma(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
-cudaError_t launch_decode_attend_plain(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
-cudaError_t launch_decode_attend_wide(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);

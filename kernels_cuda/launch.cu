@@ -12,13 +12,12 @@ namespace {
 /* By hattn_cuda_params.engine. */
 const struct Attention {
     cudaError_t (*load_attend)(const hattn_cuda_params &);
-    cudaError_t (*load_decode_attend)(const hattn_cuda_params &);
     cudaError_t (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace, cudaStream_t);
-    cudaError_t (*launch_decode_attend)(const hattn_cuda_params &, const hattn_decode_args &, hattn_buffer workspace, cudaStream_t);
+    const DecodeAttend *decode[2]; /* without, with keys */
 } attentions[] = {
-    {load_attend_plain, load_decode_attend_plain, launch_attend_plain, launch_decode_attend_plain},
-    {load_attend_mma, load_decode_attend_mma, launch_attend_mma, launch_decode_attend_mma},
-    {load_attend_wide, load_decode_attend_wide, launch_attend_wide, launch_decode_attend_wide},
+    {load_attend_plain, launch_attend_plain, {&decode_attend_plain, &decode_attend_plain_keyed}},
+    {load_attend_mma, launch_attend_mma, {&decode_attend_mma, &decode_attend_mma_keyed}},
+    {load_attend_wide, launch_attend_wide, {&decode_attend_wide, &decode_attend_wide_keyed}},
 };
 
 } // namespace
@@ -105,7 +104,7 @@ int hattn_cuda_load(hattn_cuda_params *params)
         params->by_regions ? load_score_regions(*params) : cudaSuccess,
         load_topk(*params),
         attention->load_attend(*params),
-        params->by_regions ? attention->load_decode_attend(*params) : cudaSuccess,
+        params->by_regions ? attention->decode[params->is_keyed]->load(*params) : cudaSuccess,
         load_merge(),
         load_join(),
     });
@@ -148,5 +147,5 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
         error = launch_score_regions(*params, *args, workspace, stream);
     if (error)
         return error;
-    return attentions[params->engine].launch_decode_attend(*params, *args, workspace, stream);
+    return attentions[params->engine].decode[params->is_keyed]->launch(*params, *args, workspace, stream);
 }

@@ -86,10 +86,9 @@ __device__ inline uint64_t fine_of(uint32_t key, uint32_t position)
 }
 
 /* Brings the keys of the threshold's level together, at most kFine, and finds the least of those that are kept. All threads; num_hits is 0
- * before, and after; ends with a barrier. Apart from what rows without keys run. */
-static __device__ __noinline__ void rank_fine(const RegionRun &run, int32_t row, int32_t head, Threshold threshold, RegionSpace &space)
+ * before, and after; ends with a barrier. */
+__device__ inline void rank_fine(const RegionRun &run, const RegionTask &task, Threshold threshold, RegionSpace &space)
 {
-    const RegionTask task = resolve_task(run, row, head);
     const int used = (task.end + run.region - 1) / run.region;
     if (threadIdx.x == 0)
         space.num_fine = 0;

@@ -20,7 +20,7 @@ __device__ inline Selection<Key> anew_selection(const RegionRun &run, const Regi
 }
 
 template <class Key>
-static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
+__device__ inline void score_anew_as(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
                                                RegionSpace &space)
 {
     const RegionTask task = resolve_task(run, row, head);
@@ -52,11 +52,31 @@ static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, 
     __syncthreads();
 }
 
-template <class Key>
-static __device__ __noinline__ void visit_anew(const RegionRun &run, int32_t row, int32_t head, int first, int end, int32_t *positions, RegionSpace &space)
+/* f(a score of the problem's type) */
+template <bool kKeyed, class F>
+__device__ inline void by_score_type(const hattn_problem &p, F f)
 {
-    anew_selection<Key>(run, resolve_task(run, row, head), space.anew.threshold).visit(first, end, space.anew.select, [&](int rank, int position) {
-        positions[rank - first] = position;
+    if (kKeyed && p.key_norms)
+        f(0.0f);
+    else
+        f(uint16_t());
+}
+
+template <bool kKeyed>
+static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
+                                               RegionSpace &space)
+{
+    by_score_type<kKeyed>(params.problem, [&](auto score) { score_anew_as<decltype(score)>(params, args, run, row, head, space); });
+}
+
+template <bool kKeyed>
+static __device__ __noinline__ void visit_anew(const hattn_cuda_params &params, const RegionRun &run, int32_t row, int32_t head, int first, int end,
+                                               int32_t *positions, RegionSpace &space)
+{
+    by_score_type<kKeyed>(params.problem, [&](auto score) {
+        anew_selection<decltype(score)>(run, resolve_task(run, row, head), space.anew.threshold).visit(first, end, space.anew.select, [&](int rank, int position) {
+            positions[rank - first] = position;
+        });
     });
 }
 

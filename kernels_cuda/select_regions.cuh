@@ -20,11 +20,12 @@ __device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold
     return (bits | bits >> 15) & 0xff;
 }
 
+template <bool kKeyed>
 class RegionSelection
 {
 public:
     __device__ RegionSelection(const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
-        : run_(run), row_(row), head_(head), task_(resolve_task(run, row, head)), space_(space)
+        : run_(run), task_(resolve_task(run, row, head)), space_(space)
     {
     }
 
@@ -55,10 +56,10 @@ public:
         }
         above_before_ = block_scan(above, space_.sums[0], &total);
         equal_before_ = block_scan(equal, space_.sums[1], &total);
-        if (run_.keys) {
+        if constexpr (kKeyed) {
             if (total > kFine)
                 return false;
-            rank_fine(run_, row_, head_, threshold_, space_);
+            rank_fine(run_, task_, threshold_, space_);
         }
         return true;
     }
@@ -81,7 +82,7 @@ public:
                     if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
                         list[rank] = position;
                 };
-                if (run_.is_sampled)
+                if (kKeyed || run_.is_sampled)
                     visit_candidates(hit.region, hit.above, hit.equal, keep);
                 else
                     visit_region(hit.region, hit.above, hit.equal, keep);
@@ -105,7 +106,7 @@ private:
     /* How many of the middle are selected before a region that so many above the threshold, and equal to it, come before. */
     __device__ uint32_t kept_before(int region, uint32_t above, uint32_t equal) const
     {
-        if (!run_.keys)
+        if (!kKeyed)
             return above + min(equal, threshold_.ties);
         const uint32_t num = space_.num_fine, start = static_cast<uint32_t>(region) * static_cast<uint32_t>(run_.region);
         for (uint32_t j = 0; j < num; j++) /* low words are complements of positions */
@@ -140,7 +141,7 @@ private:
             const int before = static_cast<int>(kept_before(region, above_before, equal_before));
             const int after = static_cast<int>(kept_before(region + 1, above_before + above, equal_before + equal));
             if (after > low && before < high && after > before)
-                space_.hits[atomicAdd(&space_.num_hits, 1)] = {region, run_.keys ? before : above_before, run_.keys ? 0 : equal_before};
+                space_.hits[atomicAdd(&space_.num_hits, 1)] = {region, kKeyed ? before : above_before, kKeyed ? 0 : equal_before};
             above_before += above;
             equal_before += equal;
         }
@@ -201,7 +202,7 @@ private:
     {
         each_candidate(run_, task_, region, [&](uint32_t level, uint32_t position, int64_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
-            if (run_.keys && is_equal) {
+            if (kKeyed && is_equal) {
                 is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
                 is_equal = false;
             }
@@ -215,7 +216,6 @@ private:
     }
 
     const RegionRun &run_;
-    const int32_t row_, head_;
     const RegionTask task_;
     RegionSpace &space_;
     Threshold threshold_ = {0, 0};
