@@ -29,9 +29,10 @@ static size_t pages_of(const conformance::Problem &problem)
 
 static hattn_problem shape_of(const conformance::Problem &problem)
 {
-    const bool plain = (problem.strides == conformance::Strides::COMPACT || problem.strides == conformance::Strides::HEAD_MAJOR) &&
-                       problem.budgets == conformance::Budgets::NONE &&
-                       problem.kv_scales == conformance::Scales::NONE && !problem.sink_logits && problem.q_lens.empty();
+    const bool plain =
+        (problem.strides == conformance::Strides::COMPACT || problem.strides == conformance::Strides::HEAD_MAJOR) &&
+        problem.budgets == conformance::Budgets::NONE && problem.kv_scales == conformance::Scales::NONE &&
+        !problem.sink_logits && problem.q_lens.empty();
     const bool pattern =
         problem.pattern == conformance::Pattern::RANDOM || problem.pattern == conformance::Pattern::CLUSTERED;
     if (!plain || !pattern)

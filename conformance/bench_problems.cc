@@ -99,7 +99,8 @@ std::vector<Problem> bench_problems()
     add_features(&all, s4); /* GPUs */
     for (bool head_major : {false, true}) /* codes of one head side by side, or of one token */
         for (bool ordered : {false, true}) {
-            Problem &p = add(&all, s4, std::string("_paged_1") + (head_major ? "_head_major" : "") + (ordered ? "_ordered" : ""));
+            Problem &p = add(&all, s4,
+                             std::string("_paged_1") + (head_major ? "_head_major" : "") + (ordered ? "_ordered" : ""));
             p.page_size = 1;
             p.ordered_pages = ordered;
             p.strides = head_major ? Strides::HEAD_MAJOR : Strides::COMPACT;

@@ -38,7 +38,10 @@ struct Tensor {
     explicit operator bool() const { return rank > 0; }
     int64_t num_elements() const;
     int64_t offset(const Index &index) const;
-    uint8_t *at(const Index &index) const { return memory->data() + (first + offset(index)) * (int64_t)dtype_size(dtype); }
+    uint8_t *at(const Index &index) const
+    {
+        return memory->data() + (first + offset(index)) * (int64_t)dtype_size(dtype);
+    }
     template <typename T>
     T &value(const Index &index) const
     {

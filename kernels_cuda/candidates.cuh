@@ -54,10 +54,14 @@ struct LevelMap {
             largest = fmaxf(largest, extents[1][w]);
         }
         const float top = static_cast<float>(num_levels - 1), scale = top / (largest - least);
-        return isfinite(scale) && scale > 0.0f ? LevelMap{least, scale, top} : LevelMap{}; /* all alike, or none finite: one level */
+        return isfinite(scale) && scale > 0.0f ? LevelMap{least, scale, top}
+                                               : LevelMap{}; /* all alike, or none finite: one level */
     }
 
-    __device__ uint32_t level(float value) const { return 1 + static_cast<uint32_t>(fminf(fmaxf((value - low) * scale, 0.0f), top)); }
+    __device__ uint32_t level(float value) const
+    {
+        return 1 + static_cast<uint32_t>(fminf(fmaxf((value - low) * scale, 0.0f), top));
+    }
 };
 
 /* Scores that are no levels: fp32 products with norms, or integers too large to count. */
@@ -99,7 +103,8 @@ struct CandidateList {
 
     /* The candidates among a lane's neighbours, of which the first is `position` in the range and `key` among those that are ranked. */
     template <int kPerLoad>
-    __device__ void add(const uint32_t *level, const float *values, uint32_t bound, uint32_t position, uint32_t key, uint32_t ranked)
+    __device__ void add(const uint32_t *level, const float *values, uint32_t bound, uint32_t position, uint32_t key,
+                        uint32_t ranked)
     {
         uint32_t place = size;
         bool listed[kPerLoad];

@@ -16,8 +16,8 @@ struct CodeRun {
     const int32_t *table;             /* NULL: contiguous */
     int64_t table_stride;
     hattn_cuda_divisor page_size;
-    const __half *norms;       /* NULL: none */
-    int64_t norm_stride[3];    /* page, slot, head */
+    const __half *norms;    /* NULL: none */
+    int64_t norm_stride[3]; /* page, slot, head */
 };
 
 /* What a lane loads at a time: 4 or 8 times 16 bytes, of which each is several keys, one, or a part of one; more scores than 16 would not

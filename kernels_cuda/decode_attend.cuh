@@ -17,8 +17,9 @@ struct SelectEarly {
 
 template <class Engine, int kGroup, bool kKeyed>
 __global__ void __launch_bounds__(kThreads, 2)
-    decode_attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
-                         const __grid_constant__ RegionRun run, hattn_buffer workspace)
+    decode_attend_kernel(const __grid_constant__ hattn_cuda_params params,
+                         const __grid_constant__ hattn_decode_args args, const __grid_constant__ RegionRun run,
+                         hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
     const hattn_problem &p = params.problem;
@@ -83,11 +84,13 @@ cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 template <class Engines, bool kKeyed>
 cudaError_t load_decode_attend(const hattn_cuda_params &params)
 {
-    return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
+    return with_decode_kernel<Engines, kKeyed>(params,
+                                               [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
 template <class Engines, bool kKeyed>
-cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
+cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
+                                 cudaStream_t stream)
 {
     const RegionRun run = region_run(params, args, workspace);
     const cudaError_t error = with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {

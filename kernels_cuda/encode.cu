@@ -115,8 +115,11 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
     take_over();
     const int column = lane_id() / 4;
     const Place place = column < num_columns ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column) : Place{-1, 0};
-    const W *key = place.page >= 0 ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head)) : nullptr;
-    multiply_mma(weight, stride, p.head_dim_qk, p.code_bits, key, num_columns, parts, [] {});
+    const W *const key =
+        place.page >= 0
+            ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head))
+            : nullptr;
+    multiply_mma(weight, stride, p.head_dim_qk, p.code_bits, {key}, num_columns, parts, [] {});
     __syncthreads();
 
     const W *bias = args.key_map.bias[0].data ? static_cast<const W *>(hattn_address(args.key_map.bias[0])) + code_head * p.key_map.bias_stride[0] : nullptr;
@@ -144,7 +147,9 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
 __host__ __device__ inline int block_bits(const hattn_cuda_params &params)
 {
     const hattn_problem &p = params.problem;
-    return params.encodes_by_mma && !params.encodes_in_score && p.score_kind == HATTN_SCORE_HAMMING && p.code_bits > 64 ? 64 : p.code_bits;
+    return params.encodes_by_mma && !params.encodes_in_score && p.score_kind == HATTN_SCORE_HAMMING && p.code_bits > 64
+               ? 64
+               : p.code_bits;
 }
 
 template <class W>
@@ -166,7 +171,9 @@ __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_c
             take_over();
             sum_query_mma<W>(
                 run, row, static_cast<int32_t>(head), shared, [] {},
-                [&](int r, float sum) { weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f)); });
+                [&](int r, float sum) {
+                    weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f));
+                });
             return;
         }
     take_over();
@@ -221,10 +228,17 @@ cudaError_t load_encode(const hattn_cuda_params &params)
     const hattn_problem &p = params.problem;
     const size_t key_bytes = encode_space_bytes(p, p.key_map, kVectors);
     return first_error({
-        with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
-        params.appends_by_mma ? with_append_mma(p, [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, append_columns(p, 8))); })
-                              : with_float_dtype(p.key_map.dtype, [&](auto w) { return prepare(append_kernel<value_of<decltype(w)>>, key_bytes); }),
-        with_float_dtype(p.query_map.dtype, [&](auto w) { return prepare(encode_queries_kernel<value_of<decltype(w)>>, encode_queries_bytes(params)); }),
+        with_float_dtype(p.key_map.dtype,
+                         [&](auto w) { return prepare(encode_keys_kernel<value_of<decltype(w)>>, key_bytes); }),
+        params.appends_by_mma
+            ? with_append_mma(p,
+                              [&](auto kernel) { return prepare(kernel, append_mma_bytes(p, append_columns(p, 8))); })
+            : with_float_dtype(p.key_map.dtype,
+                               [&](auto w) { return prepare(append_kernel<value_of<decltype(w)>>, key_bytes); }),
+        with_float_dtype(p.query_map.dtype,
+                         [&](auto w) {
+                             return prepare(encode_queries_kernel<value_of<decltype(w)>>, encode_queries_bytes(params));
+                         }),
     });
 }
 
@@ -234,12 +248,14 @@ cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_ar
         const int rows = args.batch.num_rows, columns = append_columns(params.problem, rows);
         const dim3 grid((rows + columns - 1) / columns, params.problem.num_code_heads);
         return with_append_mma(params.problem, [&](auto kernel) {
-            return launch_dependent(params, kernel, grid, append_mma_bytes(params.problem, columns), stream, params, args, columns);
+            return launch_dependent(params, kernel, grid, append_mma_bytes(params.problem, columns), stream, params,
+                                    args, columns);
         });
     }
     const Blocks blocks(params.problem, args.batch.num_rows);
     return with_float_dtype(params.problem.key_map.dtype, [&](auto w) {
-        return launch_dependent(params, append_kernel<value_of<decltype(w)>>, blocks.grid, blocks.shared_bytes, stream, params, args, blocks.num_vectors);
+        return launch_dependent(params, append_kernel<value_of<decltype(w)>>, blocks.grid, blocks.shared_bytes, stream,
+                                params, args, blocks.num_vectors);
     });
 }
 
@@ -248,7 +264,8 @@ cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_e
     const hattn_problem &p = params.problem;
     const dim3 grid(args.num_rows, p.num_selection_heads, (p.code_bits + block_bits(params) - 1) / block_bits(params));
     return with_float_dtype(p.query_map.dtype, [&](auto w) {
-        return launch_dependent(params, encode_queries_kernel<value_of<decltype(w)>>, grid, encode_queries_bytes(params), stream, params, args);
+        return launch_dependent(params, encode_queries_kernel<value_of<decltype(w)>>, grid,
+                                encode_queries_bytes(params), stream, params, args);
     });
 }
 

@@ -126,8 +126,9 @@ __device__ inline void apply_narrow(const Layer<W> &layer)
 template <int kNum, class W>
 __device__ inline void apply_wide(const Layer<W> &layer, float *parts)
 {
-    constexpr int kOutputs = 16 / sizeof(W);                                            /* of a load */
-    const int columns = layer.num_outputs / kOutputs, slices = kThreads / columns; /* at most 32 columns: those of a warp */
+    constexpr int kOutputs = 16 / sizeof(W); /* of a load */
+    const int columns = layer.num_outputs / kOutputs,
+              slices = kThreads / columns; /* at most 32 columns: those of a warp */
     const int column = static_cast<int>(threadIdx.x) % columns, slice = static_cast<int>(threadIdx.x) / columns;
     float z[kNum][kOutputs] = {};
 #pragma unroll 8
@@ -231,12 +232,13 @@ struct MapSplit {
     __host__ __device__ explicit MapSplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks) {}
 };
 
-/* A linear map times at most 8 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
+/* A linear map times at most 8 * kBlocks vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
  * does its values: W^T through byte permutes, the vectors as columns. Few instructions: a block that works for a few microseconds runs each
- * of them once, from a cold instruction cache. `vector` is that of lanes 4 * column..4 * column + 3, NULL: zero. meanwhile() is called when
+ * of them once, from a cold instruction cache. vectors[b] is that of column 8 * b + lane / 4, NULL: zero. meanwhile() is called when
  * the first loads are on their way. sum_parts has the results after a barrier. */
-template <class W, class Meanwhile>
-__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs, const W *vector, int num_columns, float *parts,
+template <class W, int kBlocks, class Meanwhile>
+__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs,
+                                    const W *const (&vectors)[kBlocks], int num_columns, float *parts,
                                     Meanwhile meanwhile)
 {
     const MapSplit split(num_outputs);
@@ -244,11 +246,11 @@ __device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inp
     const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
     const bool is_used = first < num_outputs;
     weight += 2 * t * stride + first;
-    float z[4][4] = {};
+    float z[kBlocks][4][4] = {};
 #pragma unroll 1
     for (int i = share * 16; i < num_inputs || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
         uint4 v[2][4] = {};
-        uint32_t b[2][2] = {};
+        uint32_t x[2][kBlocks][2] = {};
 #pragma unroll
         for (int s = 0; s < 2; s++) {
             const int input = i + s * step;
@@ -259,28 +261,40 @@ __device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inp
                 v[s][2] = load_row16(w + 8 * stride);
                 v[s][3] = load_row16(w + 9 * stride);
             }
-            if (input < num_inputs && vector) {
-                memcpy(&b[s][0], vector + input + 2 * t, sizeof(uint32_t));
-                memcpy(&b[s][1], vector + input + 2 * t + 8, sizeof(uint32_t));
-            }
+#pragma unroll
+            for (int b = 0; b < kBlocks; b++)
+                if (input < num_inputs && vectors[b]) {
+                    memcpy(&x[s][b][0], vectors[b] + input + 2 * t, sizeof(uint32_t));
+                    memcpy(&x[s][b][1], vectors[b] + input + 2 * t + 8, sizeof(uint32_t));
+                }
         }
         if (i == share * 16)
             meanwhile();
 #pragma unroll
         for (int s = 0; s < 2; s++) {
-            const uint32_t *x0 = &v[s][0].x, *x1 = &v[s][1].x, *x2 = &v[s][2].x, *x3 = &v[s][3].x;
+            const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                mma_16816<W>(z[j], __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                             __byte_perm(x2[j], x3[j], 0x7632), b[s][0], b[s][1]);
+            for (int j = 0; j < 4; j++) {
+                const uint32_t a0 = __byte_perm(r0[j], r1[j], 0x5410), a1 = __byte_perm(r0[j], r1[j], 0x7632),
+                               a2 = __byte_perm(r2[j], r3[j], 0x5410), a3 = __byte_perm(r2[j], r3[j], 0x7632);
+#pragma unroll
+                for (int b = 0; b < kBlocks; b++)
+                    mma_16816<W>(z[b][j], a0, a1, a2, a3, x[s][b][0], x[s][b][1]);
+            }
         }
     }
 #pragma unroll
-    for (int c = 0; c < 2; c++)
-        if (2 * t + c < num_columns && is_used)
+    for (int b = 0; b < kBlocks; b++)
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                *reinterpret_cast<float2 *>(&parts[(share * num_columns + 2 * t + c) * stride_part + mma_place(first + 2 * j)]) = make_float2(z[j][c], z[j][c + 2]);
+        for (int c = 0; c < 2; c++) {
+            const int column = 8 * b + 2 * t + c;
+            if (column < num_columns && is_used)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    *reinterpret_cast<float2 *>(
+                        &parts[(share * num_columns + column) * stride_part + mma_place(first + 2 * j)]) =
+                        make_float2(z[b][j][c], z[b][j][c + 2]);
+        }
 }
 
 /* Bit r's output for a column. */

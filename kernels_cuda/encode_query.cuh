@@ -63,22 +63,32 @@ __device__ inline const W *query_map(const QueryRun &run, int32_t head)
     return static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
 }
 
-constexpr int kQueryHeads = 8; /* that sum_query_mma takes at a time */
-
-/* u_r, or sums of signs, for a linear map of q's own 16-bit type, up to 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
- * r is threadIdx.x, and then every kThreads. */
-template <class W, class Meanwhile, class Emit>
-__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile, Emit emit)
+/* Heads that sum_query_mma takes at a time. */
+__host__ __device__ inline int query_heads(int group)
 {
-    const int part_heads = min(run.group, kQueryHeads);
+    return group < 16 ? group : 16;
+}
+
+/* u_r, or sums of signs, for a linear map of q's own 16-bit type, kBlocks * 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
+ * r is threadIdx.x, and then every kThreads. */
+template <class W, int kBlocks, class Meanwhile, class Emit>
+__device__ inline void sum_query_blocks(const QueryRun &run, int64_t row, int32_t head, float *parts,
+                                        Meanwhile meanwhile, Emit emit)
+{
+    const int part_heads = query_heads(run.group);
     float *sums = parts + parts_floats(part_heads, run.code_bits);
     const W *weight = query_map<W>(run, head);
     const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head;
 #pragma unroll 1
     for (int first_head = 0; first_head < run.group; first_head += part_heads) {
-        const int count = min(part_heads, run.group - first_head), column = lane_id() / 4;
-        const W *query = column < count ? queries + static_cast<int64_t>(first_head + column) * run.q_head : nullptr;
-        multiply_mma(weight, run.map_input, run.head_dim, run.code_bits, query, part_heads, parts, [&] {
+        const int count = min(part_heads, run.group - first_head);
+        const W *columns[kBlocks];
+#pragma unroll
+        for (int b = 0; b < kBlocks; b++) {
+            const int column = 8 * b + lane_id() / 4;
+            columns[b] = column < count ? queries + static_cast<int64_t>(first_head + column) * run.q_head : nullptr;
+        }
+        multiply_mma(weight, run.map_input, run.head_dim, run.code_bits, columns, part_heads, parts, [&] {
             if (first_head == 0)
                 meanwhile();
         });
@@ -101,6 +111,16 @@ __device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t h
     }
 }
 
+template <class W, class Meanwhile, class Emit>
+__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile,
+                                     Emit emit)
+{
+    if (run.group <= 8)
+        sum_query_blocks<W, 1>(run, row, head, parts, meanwhile, emit);
+    else
+        sum_query_blocks<W, 2>(run, row, head, parts, meanwhile, emit);
+}
+
 /* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
 __device__ inline int weight_of(int group, int weight_max, float sum, float largest)
 {
@@ -118,13 +138,14 @@ __device__ inline float finite_magnitude(float sum)
 /* Shared memory for sum_query_mma. */
 inline size_t query_mma_bytes(int group, int code_bits)
 {
-    return (parts_floats(group < kQueryHeads ? group : kQueryHeads, code_bits) + static_cast<size_t>(mma_row(code_bits))) * sizeof(float);
+    return (parts_floats(query_heads(group), code_bits) + static_cast<size_t>(mma_row(code_bits))) * sizeof(float);
 }
 
 inline size_t query_space_bytes(const hattn_cuda_params &params)
 {
-    return params.encodes_by_mma ? query_mma_bytes(params.group, params.problem.code_bits)
-                                 : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
+    return params.encodes_by_mma
+               ? query_mma_bytes(params.group, params.problem.code_bits)
+               : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
 }
 
 __host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &map)

@@ -49,8 +49,8 @@ cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
 
 /* Launches a kernel of kThreads that may start while the stream's previous one ends; it has a wait_for_previous. */
 template <class... Parameters, class... Arguments>
-cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid, size_t shared_bytes, cudaStream_t stream,
-                             const Arguments &...arguments)
+cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid,
+                             size_t shared_bytes, cudaStream_t stream, const Arguments &...arguments)
 {
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -81,9 +81,11 @@ cudaError_t load_attend_wide(const hattn_cuda_params &params);
 /* A decode's second kernel: of an engine, without or with keys. */
 struct DecodeAttend {
     cudaError_t (*load)(const hattn_cuda_params &params);
-    cudaError_t (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+    cudaError_t (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
+                          cudaStream_t stream);
 };
-extern const DecodeAttend decode_attend_mma, decode_attend_mma_keyed, decode_attend_plain, decode_attend_plain_keyed, decode_attend_wide, decode_attend_wide_keyed;
+extern const DecodeAttend decode_attend_mma, decode_attend_mma_keyed, decode_attend_plain, decode_attend_plain_keyed,
+    decode_attend_wide, decode_attend_wide_keyed;
 
 cudaError_t load_merge();
 cudaError_t load_join();
@@ -93,7 +95,8 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
 cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
-cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
+                                 cudaStream_t stream);
 cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);

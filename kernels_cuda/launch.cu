@@ -97,7 +97,7 @@ int hattn_cuda_load(hattn_cuda_params *params)
     return first_error({
         find_dependent_launch(params),
         load_encode(*params),
-        !params->encodes_keys_by_mma                     ? cudaSuccess
+        !params->encodes_keys_by_mma                ? cudaSuccess
         : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
                                                     : load_encode_keys_mma(*params),
         load_score(*params),

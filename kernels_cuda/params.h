@@ -8,11 +8,11 @@
 #include "api/hattn.h"
 
 enum {
-    HATTN_CUDA_BINS = 2048,               /* of one digit of a key */
-    HATTN_CUDA_LEVELS = 1024,             /* the largest score of a decode by regions whose scores are levels */
-    HATTN_CUDA_KEYED_LEVELS = 255,        /* that other scores are cut into */
-    HATTN_CUDA_HISTOGRAMS = 1024,         /* the most tasks of a decode by regions, and of a top-k over several blocks a row */
-    HATTN_CUDA_COUNTERS = 65536           /* tasks that may be split over blocks */
+    HATTN_CUDA_BINS = 2048,        /* of one digit of a key */
+    HATTN_CUDA_LEVELS = 1024,      /* the largest score of a decode by regions whose scores are levels */
+    HATTN_CUDA_KEYED_LEVELS = 255, /* that other scores are cut into */
+    HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a decode by regions, and of a top-k over several blocks a row */
+    HATTN_CUDA_COUNTERS = 65536    /* tasks that may be split over blocks */
 };
 
 /* Attention's engines: attend.cuh, attend_mma.cuh, attend_wide.cuh. */

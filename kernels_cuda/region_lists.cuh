@@ -10,7 +10,8 @@
 
 namespace hattn {
 
-constexpr int kFine = 640; /* keys of the threshold's level that are ranked against each other: as many as cost no memory beside what else there is */
+constexpr int kFine =
+    640; /* keys of the threshold's level that are ranked against each other: as many as cost no memory beside what else there is */
 
 struct RegionSpace {
     uint32_t sums[2][kWarps];
@@ -37,16 +38,20 @@ struct RegionSpace {
 };
 
 /* Of a range up to the end of a region: scores above the threshold, and at least as large. */
-__device__ inline void count_range(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region, int32_t range_start, uint32_t *above, uint32_t *all)
+__device__ inline void count_range(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region,
+                                   int32_t range_start, uint32_t *above, uint32_t *all)
 {
     const uint16_t *row = run.rows + (task.task * run.num_regions + region) * run.row_size;
     const int level = static_cast<int>(threshold);
     *above = level < run.num_levels ? __ldcg(row + level) : 0;
-    *all = level ? __ldcg(row + level - 1) : static_cast<uint32_t>(max(0, min((region + 1) * run.region, task.end) - max(range_start, task.first)));
+    *all = level
+               ? __ldcg(row + level - 1)
+               : static_cast<uint32_t>(max(0, min((region + 1) * run.region, task.end) - max(range_start, task.first)));
 }
 
 /* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
-__device__ inline void count_region(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region, uint32_t *above, uint32_t *equal)
+__device__ inline void count_region(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region,
+                                    uint32_t *above, uint32_t *equal)
 {
     const int regions = run.range / run.region, range = region / regions;
     uint32_t before_above = 0, before_all = 0, all;

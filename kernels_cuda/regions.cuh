@@ -33,7 +33,7 @@ struct RegionRun {
     int32_t is_sampled;
     uint16_t *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
     int64_t score_stride;
-    uint32_t *keys; /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
+    uint32_t *keys;  /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
     int8_t *weights; /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
     int64_t weights_row, weights_head;
     uint16_t *rows;       /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
@@ -114,7 +114,8 @@ __device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *a
 #pragma unroll 1
     for (int block = last; block >= 0; block -= 256) {
         if (block)
-            load(below, block - 256 + lane); /* on its way while this one is summed: the highest levels are often empty */
+            load(below,
+                 block - 256 + lane); /* on its way while this one is summed: the highest levels are often empty */
 #pragma unroll
         for (int k = 6; k >= 0; k--)
             x[k] += x[k + 1];

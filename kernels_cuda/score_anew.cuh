@@ -14,14 +14,20 @@ namespace hattn {
 template <class Key>
 __device__ inline Selection<Key> anew_selection(const RegionRun &run, const RegionTask &task, Threshold threshold)
 {
-    const void *list = sizeof(Key) == sizeof(float) ? reinterpret_cast<const void *>(run.keys + task.task * run.score_stride)
-                                                    : reinterpret_cast<const uint32_t *>(run.scores) + task.task * run.score_stride;
-    return {static_cast<const Key *>(list) + run.num_sink, task.row.length, task.kept, run.num_sink, run.num_recent, threshold};
+    const void *list = sizeof(Key) == sizeof(float)
+                           ? reinterpret_cast<const void *>(run.keys + task.task * run.score_stride)
+                           : reinterpret_cast<const uint32_t *>(run.scores) + task.task * run.score_stride;
+    return {static_cast<const Key *>(list) + run.num_sink,
+            task.row.length,
+            task.kept,
+            run.num_sink,
+            run.num_recent,
+            threshold};
 }
 
 template <class Key>
-__device__ inline void score_anew_as(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
-                                               RegionSpace &space)
+__device__ inline void score_anew_as(const hattn_cuda_params &params, const hattn_decode_args &args,
+                                     const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
 {
     const RegionTask task = resolve_task(run, row, head);
     QueryCode &query = space.anew.query;
@@ -38,10 +44,13 @@ __device__ inline void score_anew_as(const hattn_cuda_params &params, const hatt
     for (int32_t j = threadIdx.x; j < task.end; j += kThreads) {
         int32_t slot;
         const int64_t page = hattn_page(&pages, j, &slot);
-        const uint32_t score =
-            score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args.codes, page, slot, code_head)), (p.code_bits + 31) / 32);
+        const uint32_t score = score_key(
+            query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args.codes, page, slot, code_head)),
+            (p.code_bits + 31) / 32);
         if constexpr (sizeof(Key) == sizeof(float))
-            scores[j] = scale_score(score, query.max_score, *reinterpret_cast<const __half *>(hattn_element(&p.norms, args.norms, page, slot, code_head)));
+            scores[j] = scale_score(
+                score, query.max_score,
+                *reinterpret_cast<const __half *>(hattn_element(&p.norms, args.norms, page, slot, code_head)));
         else
             scores[j] = static_cast<Key>(score);
     }
@@ -63,20 +72,20 @@ __device__ inline void by_score_type(const hattn_problem &p, F f)
 }
 
 template <bool kKeyed>
-static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run, int32_t row, int32_t head,
-                                               RegionSpace &space)
+static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, const hattn_decode_args &args,
+                                               const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
 {
-    by_score_type<kKeyed>(params.problem, [&](auto score) { score_anew_as<decltype(score)>(params, args, run, row, head, space); });
+    by_score_type<kKeyed>(params.problem,
+                          [&](auto score) { score_anew_as<decltype(score)>(params, args, run, row, head, space); });
 }
 
 template <bool kKeyed>
-static __device__ __noinline__ void visit_anew(const hattn_cuda_params &params, const RegionRun &run, int32_t row, int32_t head, int first, int end,
-                                               int32_t *positions, RegionSpace &space)
+static __device__ __noinline__ void visit_anew(const hattn_cuda_params &params, const RegionRun &run, int32_t row,
+                                               int32_t head, int first, int end, int32_t *positions, RegionSpace &space)
 {
     by_score_type<kKeyed>(params.problem, [&](auto score) {
-        anew_selection<decltype(score)>(run, resolve_task(run, row, head), space.anew.threshold).visit(first, end, space.anew.select, [&](int rank, int position) {
-            positions[rank - first] = position;
-        });
+        anew_selection<decltype(score)>(run, resolve_task(run, row, head), space.anew.threshold)
+            .visit(first, end, space.anew.select, [&](int rank, int position) { positions[rank - first] = position; });
     });
 }
 

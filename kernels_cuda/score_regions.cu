@@ -262,7 +262,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const SharedCounters counts(histogram + 3);
     const int64_t first_score = task.task * regions.score_stride;
     uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
-    CandidateList list = {reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin, kKeyed ? regions.keys + first_score + begin : nullptr, 0, counts};
+    CandidateList list = {reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin,
+                          kKeyed ? regions.keys + first_score + begin : nullptr, 0, counts};
     uint16_t *rows = regions.rows + task.task * regions.num_regions * regions.row_size;
     const uint32_t ranked = max(end - task.first, 0); /* 0: a range of sinks alone */
     int32_t region_end = begin + regions.region;
@@ -296,7 +297,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
             }
         }
         if (next == region_end || next >= end) {
-            publish_row(histogram + 4, regions.row_size, num_levels, rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
+            publish_row(histogram + 4, regions.row_size, num_levels,
+                        rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
             region_end += regions.region;
         }
     }
@@ -348,14 +350,16 @@ cudaError_t with_leaves(const hattn_cuda_params &params, F f)
     if (params.is_keyed)
         return f(score_regions_kernel<kWords, kBlocks, W, Leaves::KEYED_CANDIDATES>);
     if constexpr (kBlocks < 4)
-        return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, Leaves::CANDIDATES>) : f(score_regions_kernel<kWords, kBlocks, W, Leaves::SCORES>);
+        return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, Leaves::CANDIDATES>)
+                                 : f(score_regions_kernel<kWords, kBlocks, W, Leaves::SCORES>);
     return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
 }
 
 template <int kWords, int kBlocks, class F>
 cudaError_t with_map_type(const hattn_cuda_params &params, F f)
 {
-    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kBlocks, __nv_bfloat16>(params, f) : with_leaves<kWords, kBlocks, __half>(params, f);
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kBlocks, __nv_bfloat16>(params, f)
+                                                        : with_leaves<kWords, kBlocks, __half>(params, f);
 }
 
 template <int kWords, class F>

@@ -108,7 +108,8 @@ private:
     {
         if (!kKeyed)
             return above + min(equal, threshold_.ties);
-        const uint32_t num = space_.num_fine, start = static_cast<uint32_t>(region) * static_cast<uint32_t>(run_.region);
+        const uint32_t num = space_.num_fine,
+                       start = static_cast<uint32_t>(region) * static_cast<uint32_t>(run_.region);
         for (uint32_t j = 0; j < num; j++) /* low words are complements of positions */
             above += space_.fine[j] >= space_.fine_threshold && ~static_cast<uint32_t>(space_.fine[j]) < start;
         return above;
@@ -127,7 +128,10 @@ private:
         threshold_.ties = wanted - above;
     }
 
-    __device__ void count(int region, uint32_t *above, uint32_t *equal) const { count_region(run_, task_, threshold_.key, region, above, equal); }
+    __device__ void count(int region, uint32_t *above, uint32_t *equal) const
+    {
+        count_region(run_, task_, threshold_.key, region, above, equal);
+    }
 
     /* Regions that hold ranks low..high of the middle, in any order. */
     __device__ void find_hits(int low, int high)
@@ -141,7 +145,8 @@ private:
             const int before = static_cast<int>(kept_before(region, above_before, equal_before));
             const int after = static_cast<int>(kept_before(region + 1, above_before + above, equal_before + equal));
             if (after > low && before < high && after > before)
-                space_.hits[atomicAdd(&space_.num_hits, 1)] = {region, kKeyed ? before : above_before, kKeyed ? 0 : equal_before};
+                space_.hits[atomicAdd(&space_.num_hits, 1)] = {region, kKeyed ? before : above_before,
+                                                               kKeyed ? 0 : equal_before};
             above_before += above;
             equal_before += equal;
         }
@@ -207,7 +212,8 @@ private:
                 is_equal = false;
             }
             const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
-            const uint32_t num_above = above_before + __popc(above & lanes_below()), num_equal = equal_before + __popc(equal & lanes_below());
+            const uint32_t num_above = above_before + __popc(above & lanes_below()),
+                           num_equal = equal_before + __popc(equal & lanes_below());
             if (is_above || (is_equal && num_equal < threshold_.ties))
                 sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
             above_before += __popc(above);

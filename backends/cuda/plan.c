@@ -115,8 +115,9 @@ static int fits_regions(const hattn_problem *p, int64_t tasks)
 {
     const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
     return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 &&
-           (words == 1 || words == 2 || words == 4 || words == 8) && slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) &&
-           p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % words == 0 && p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+           (words == 1 || words == 2 || words == 4 || words == 8) && slots % per_load == 0 &&
+           (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 &&
+           p->codes.stride[1] % words == 0 && p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -228,8 +229,13 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     }
 
-    const int64_t kept = smaller(p->k, p->max_length);
-    params->num_splits = num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads), kept, 32);
+    /* Parts of many heads and dims are more bytes than the rows that they come from. */
+    enum { LARGE_PART = 4096 /* floats */ };
+    const int64_t kept = smaller(p->k, p->max_length),
+                  part = smaller(params->group, params->block_heads) * p->head_dim_v;
+    params->num_splits =
+        num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads),
+                   kept, part > LARGE_PART ? 16 : 32);
     params->num_dense_splits = num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
@@ -238,7 +244,8 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     hattn_carve(&used, sizeof(hattn_cuda_control));
     params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
     params->scores = hattn_carve(&used, (uint64_t)(tasks * params->score_stride) * (params->is_sampled ? sizeof(uint32_t) : sizeof(uint16_t)));
-    params->keys = hattn_carve(&used, params->is_keyed ? (uint64_t)(tasks * params->score_stride) * sizeof(uint32_t) : 0);
+    params->keys =
+        hattn_carve(&used, params->is_keyed ? (uint64_t)(tasks * params->score_stride) * sizeof(uint32_t) : 0);
     params->rows = hattn_carve(&used, (uint64_t)(tasks * params->num_regions) * (uint64_t)params->row_size * sizeof(uint16_t));
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));
