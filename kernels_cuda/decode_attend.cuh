@@ -36,7 +36,11 @@ __global__ void __launch_bounds__(kThreads, 2)
         indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] + head * p.indices.stride[1];
     bool is_found = true;
     auto ready = [&] {
-        take_over();
+        wait_for_previous();
+        /* The next decode's first kernel then waits beside this one's blocks; but where those have much shared memory, or lists of keys to read, it
+         * would score many codes through what they leave of L1. */
+        if (!kKeyed && (Engine::kNeedsSpaceLate || !run.is_sampled))
+            allow_dependents();
         is_found = selection.find();
         if (!is_found)
             score_anew<kKeyed>(params, args, run, share.row, head, space.early.select);
