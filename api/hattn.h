@@ -168,9 +168,9 @@ typedef struct hattn_problem {
     int32_t per_head_kv_scales; /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
     int32_t reserved;           /* 0 */
     hattn_map key_map, query_map;
-    /* Strides in brackets. "page" strides step over sequences where page_size is 0. A GPU reads 32 bytes at least: with pages of few slots, let
-     * the codes of one head be neighbours (head stride outermost) where pages mostly follow each other; hattn_problem_set_defaults
-     * makes them [page, Hc, slot, W], which is as good from 8 slots on. */
+    /* Strides in brackets. "page" strides step over sequences where page_size is 0. A GPU reads 32 bytes at least: with
+     * pages of fewer than 8 slots that mostly follow each other, give codes an outermost head stride, so that a head's
+     * codes are neighbours; the defaults, [page, Hc, slot, W], are as good for larger pages. */
     hattn_tensor q;           /* [row, Hq, d]                {row, head}         F32 F16 BF16 */
     hattn_tensor k_new;       /* [token, Hkv, d]             {token, head}       as k; input of hattn_encode_keys */
     hattn_tensor k_cache;     /* [page, slot, Hkv, d]        {page, slot, head}  F32 F16 BF16 F8_E4M3 */
