@@ -70,10 +70,10 @@ std::string Outcome::text() const
         line += ": " + message;
     if (status != Status::FAILED)
         return line;
-    bool random = problem.rfind("random-", 0) == 0;
+    const std::string random = random_option(problem);
     return line + "; repeat with: hattn verify --backend " + target.backend +
            (target.isa.empty() ? "" : " --isa " + target.isa) + " --filter " + problem + "/" + op +
-           (random ? " --random 1" : "") + " --seed " + std::to_string(seed);
+           (random.empty() ? "" : " --" + random + " 1") + " --seed " + std::to_string(seed);
 }
 
 std::vector<std::string> operation_names()

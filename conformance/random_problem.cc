@@ -3,19 +3,25 @@
 
 #include "conformance/problems.h"
 #include "conformance/rng.h"
+#include "conformance/tensor.h"
 
 namespace conformance {
 namespace {
 
-/* Multiplications of one pass of dense attention: keeps a problem at milliseconds on a scalar backend. */
-const int64_t MAX_WORK = 1500000;
+/* How large problems may be. */
+struct Limits {
+    int64_t work; /* multiplications of one pass of dense attention */
+    int longest, long_one, tokens, dim;
+};
+const Limits MODERATE = {1500000, 260, 3000, 40, 576}; /* milliseconds on a scalar backend */
+const Limits SMALL = {30000, 48, 160, 6, 64};          /* of which many run in a second */
 
 int steps_of_8(Rng &rng, int low, int high)
 {
     return 8 * (int)rng.between(low / 8, high / 8);
 }
 
-void choose_heads(Rng &rng, Problem &p)
+void choose_heads(Rng &rng, const Limits &limits, Problem &p)
 {
     const int groups[] = {1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 12, 16};
     p.num_kv_heads = (int)rng.between(1, 4);
@@ -25,6 +31,8 @@ void choose_heads(Rng &rng, Problem &p)
     const int dims[] = {32, 40, 64, 64, 96, 128, 128};
     p.head_dim_qk = rng.chance(20) ? steps_of_8(rng, 32, 576) : rng.pick(dims);
     p.head_dim_v = rng.chance(70) ? 0 : rng.chance(50) ? steps_of_8(rng, 32, 256) : rng.pick(dims);
+    p.head_dim_qk = std::min(p.head_dim_qk, limits.dim);
+    p.head_dim_v = std::min(p.head_dim_v, limits.dim);
     p.v_inside_k = rng.chance(10) && p.head_dim_v <= p.head_dim_qk;
     const int bits[] = {32, 64, 64, 128, 128, 128, 256};
     p.code_bits = rng.chance(30) ? steps_of_8(rng, 32, 512) : rng.pick(bits);
@@ -44,6 +52,10 @@ void choose_types(Rng &rng, Problem &p)
         p.hidden[0] = steps_of_8(rng, 8, 128);
         p.hidden[1] = steps_of_8(rng, 8, 128);
     }
+    if (p.v_inside_k) {
+        const int unit = 16 / (int)dtype_size(p.kv_dtype); /* GPUs want V's first element there */
+        p.v_offset = unit * (int)rng.below((p.head_dim_qk - (p.head_dim_v ? p.head_dim_v : p.head_dim_qk)) / unit + 1);
+    }
     p.key_bias = rng.chance(25);
     p.shared_map = rng.chance(25);
     p.score_kind = rng.chance(50) ? HATTN_SCORE_HAMMING : HATTN_SCORE_WEIGHTED;
@@ -51,15 +63,15 @@ void choose_types(Rng &rng, Problem &p)
     p.key_norms = rng.chance(20);
 }
 
-void choose_batch(Rng &rng, Problem &p)
+void choose_batch(Rng &rng, const Limits &limits, Problem &p)
 {
     const int pages[] = {0, 0, 1, 2, 3, 7, 16, 16, 32, 64, 129};
     p.page_size = rng.pick(pages);
     int sequences = (int)rng.between(1, 4);
     int64_t work_per_key = (int64_t)p.num_kv_heads * p.group * (p.head_dim_qk + std::max(p.head_dim_v, p.head_dim_qk));
     int q_len = rng.chance(60) ? 1 : (int)rng.between(1, 8);
-    int64_t affordable = std::max<int64_t>(8, MAX_WORK / (work_per_key * sequences * q_len));
-    int longest = (int)std::min<int64_t>(affordable, rng.chance(20) ? 3000 : 260);
+    int64_t affordable = std::max<int64_t>(8, limits.work / (work_per_key * sequences * q_len));
+    int longest = (int)std::min<int64_t>(affordable, rng.chance(20) ? limits.long_one : limits.longest);
     p.lengths.clear();
     for (int b = 0; b < sequences; b++)
         p.lengths.push_back(rng.chance(10) ? (int)rng.below(4) : (int)rng.between(1, longest));
@@ -74,7 +86,7 @@ void choose_batch(Rng &rng, Problem &p)
     p.append = rng.chance(60);
     int longest_used = *std::max_element(p.lengths.begin(), p.lengths.end());
     int slots = p.max_length ? std::min(p.max_length, longest_used) : longest_used;
-    p.num_tokens = (int)rng.between(0, std::min(40, slots));
+    p.num_tokens = (int)rng.between(0, std::min(limits.tokens, slots));
     p.slot_mapping = rng.chance(70);
     p.num_parts = (int)rng.between(1, 5);
 }
@@ -94,18 +106,35 @@ void choose_selection(Rng &rng, Problem &p)
     p.kv_on_host = rng.chance(10);
 }
 
+Problem make_problem(uint64_t seed, const Limits &limits, const std::string &prefix)
+{
+    Rng rng(seed, "problem");
+    Problem p;
+    p.name = prefix + std::to_string(seed);
+    choose_heads(rng, limits, p);
+    choose_types(rng, p);
+    choose_batch(rng, limits, p);
+    choose_selection(rng, p);
+    return p;
+}
+
+const std::string RANDOM = "random-", SMALL_RANDOM = "small-";
+
 } // namespace
 
 Problem random_problem(uint64_t seed)
 {
-    Rng rng(seed, "problem");
-    Problem p;
-    p.name = "random-" + std::to_string(seed);
-    choose_heads(rng, p);
-    choose_types(rng, p);
-    choose_batch(rng, p);
-    choose_selection(rng, p);
-    return p;
+    return make_problem(seed, MODERATE, RANDOM);
+}
+
+Problem small_problem(uint64_t seed)
+{
+    return make_problem(seed, SMALL, SMALL_RANDOM);
+}
+
+std::string random_option(const std::string &problem)
+{
+    return problem.rfind(RANDOM, 0) == 0 ? "random" : problem.rfind(SMALL_RANDOM, 0) == 0 ? "small" : "";
 }
 
 } // namespace conformance

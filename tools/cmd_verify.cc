@@ -18,7 +18,7 @@ namespace {
 
 struct Options {
     std::string backend = "all", isa, filter, json, junit, write, against;
-    int64_t seed = 1, random = 0;
+    int64_t seed = 1, random = 0, small = 0;
 };
 
 /* Keys of golden files are those of class Golden; the metadata say how the inputs were made. */
@@ -88,6 +88,8 @@ std::vector<Problem> chosen_problems(const Options &options)
             all.push_back(problem);
     for (int64_t i = 0; i < options.random; i++)
         all.push_back(random_problem(options.seed + i));
+    for (int64_t i = 0; i < options.small; i++)
+        all.push_back(small_problem(options.seed + i));
     for (const Problem &problem : all)
         for (const std::string &op : operation_names())
             if ((problem.name + "/" + op).find(options.filter) != std::string::npos) {
@@ -122,8 +124,8 @@ std::vector<std::unique_ptr<Session>> chosen_sessions(const Options &options)
 uint64_t seed_of(const Problem &problem, const Options &options)
 {
     int64_t seed = options.seed;
-    if (problem.name.rfind("random-", 0) == 0)
-        parse_number(problem.name.substr(7), &seed);
+    if (!random_option(problem.name).empty())
+        parse_number(problem.name.substr(problem.name.rfind('-') + 1), &seed);
     return seed;
 }
 
@@ -274,6 +276,7 @@ void declare(Args &args, Options *options)
     args.text("filter", "TEXT", "only operations with TEXT in PROBLEM/OPERATION", &options->filter);
     args.number("seed", "N", "of the data", &options->seed, 0, INT32_MAX);
     args.number("random", "N", "add N random problems, of seeds SEED, SEED + 1, ...", &options->random, 0, 1000000);
+    args.number("small", "N", "add N small random problems likewise", &options->small, 0, 1000000);
     args.text("write", "FILE", "write the outputs of one backend as golden values (safetensors)", &options->write);
     args.text("against", "FILE", "check against golden values too; their seed is used", &options->against);
     args.text("json", "OUT", "write the outcomes as JSON; -: to stdout", &options->json);
