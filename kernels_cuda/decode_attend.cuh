@@ -37,9 +37,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     bool is_found = true;
     auto ready = [&] {
         wait_for_previous();
-        /* The next decode's first kernel then waits beside this one's blocks; but where those have much shared memory, or lists of keys to read, it
-         * would score many codes through what they leave of L1. */
-        if (!kKeyed && (Engine::kNeedsSpaceLate || !run.is_sampled))
+        if (run.overlaps)
             allow_dependents();
         is_found = selection.find();
         if (!is_found)

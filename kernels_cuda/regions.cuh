@@ -31,6 +31,7 @@ struct RegionRun {
     int32_t num_regions;          /* of max_length */
     int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
     int32_t is_sampled;
+    int32_t overlaps; /* with the decode after it */
     uint16_t *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
     int64_t score_stride;
     uint32_t *keys;  /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
@@ -61,6 +62,10 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.num_levels = params.num_levels;
     run.row_size = params.row_size;
     run.is_sampled = params.is_sampled;
+    /* A decode's first kernel waits beside the last one's blocks, and then shares L1 with their shared memory. That is no time for many codes: where
+     * attention has much of it, where keys are listed too, or where each code is a line in flight. */
+    const bool has_small_pages = p.page_size > 0 && p.page_size < 8;
+    run.overlaps = !params.is_keyed && !(params.is_sampled && (params.engine != HATTN_CUDA_MMA || has_small_pages));
     if (args.weights.data) {
         run.weights = static_cast<int8_t *>(hattn_address(args.weights));
         run.weights_row = p.weights.stride[0];
@@ -114,25 +119,31 @@ __device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *a
 #pragma unroll 1
     for (int block = last; block >= 0; block -= 256) {
         if (block)
-            load(below,
-                 block - 256 + lane); /* on its way while this one is summed: the highest levels are often empty */
+            load(below, block - 256 + lane); /* on its way while this one is summed */
+        uint32_t any = 0;
 #pragma unroll
-        for (int k = 6; k >= 0; k--)
-            x[k] += x[k + 1];
-        const uint32_t at_least = warp_scan_down(x[0]), base = before + at_least - x[0];
-        uint32_t mine = 0, next = base; /* levels that are reached, and the count at the lowest of this lane that is not */
+        for (int k = 0; k < 8; k++)
+            any |= x[k];
+        if (__any_sync(kFullMask, any)) { /* the highest levels are often empty */
 #pragma unroll
-        for (int k = 7; k >= 0; k--) {
-            if (x[k] + base < wanted)
-                next = x[k] + base;
-            mine += x[k] + base >= wanted;
+            for (int k = 6; k >= 0; k--)
+                x[k] += x[k + 1];
+            const uint32_t at_least = warp_scan_down(x[0]), base = before + at_least - x[0];
+            uint32_t mine = 0,
+                     next = base; /* levels that are reached, and the count at the lowest of this lane that is not */
+#pragma unroll
+            for (int k = 7; k >= 0; k--) {
+                if (x[k] + base < wanted)
+                    next = x[k] + base;
+                mine += x[k] + base >= wanted;
+            }
+            const uint32_t reached = __reduce_add_sync(kFullMask, mine);
+            if (reached) {
+                *above = __shfl_sync(kFullMask, next, (reached - 1) / 8);
+                return block + reached;
+            }
+            before += __shfl_sync(kFullMask, at_least, 0);
         }
-        const uint32_t reached = __reduce_add_sync(kFullMask, mine);
-        if (reached) {
-            *above = __shfl_sync(kFullMask, next, (reached - 1) / 8);
-            return block + reached;
-        }
-        before += __shfl_sync(kFullMask, at_least, 0);
 #pragma unroll
         for (int k = 0; k < 8; k++)
             x[k] = below[k];

@@ -256,7 +256,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         const int32_t middle = task.end - task.first, wanted = task.kept - regions.num_sink - regions.num_recent;
         constexpr int kSample = kWarps * S::kSize;
         if (middle >= 4 * kSample)
-            bound = find_bound(sample + 4, regions.row_size, static_cast<float>(wanted) / static_cast<float>(middle) * kSample);
+            bound = find_bound(sample + 4, (num_levels + 7) / 8 * 8,
+                               static_cast<float>(wanted) / static_cast<float>(middle) * kSample);
     }
     __syncwarp();
     const SharedCounters counts(histogram + 3);
@@ -400,7 +401,13 @@ cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_de
     const dim3 grid(args.batch.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
     const ScoreRun run = score_run(params, args, workspace);
     const size_t bytes = space_bytes(params);
-    return with_kernel(params, [&](auto kernel) { return launch_dependent(params, kernel, grid, bytes, stream, run); });
+    if (!run.is_first || run.regions.overlaps)
+        return with_kernel(params,
+                           [&](auto kernel) { return launch_dependent(params, kernel, grid, bytes, stream, run); });
+    return with_kernel(params, [&](auto kernel) {
+        kernel<<<grid, kThreads, bytes, stream>>>(run);
+        return cudaGetLastError();
+    });
 }
 
 } // namespace hattn
