@@ -11,10 +11,10 @@ namespace {
 /* How large problems may be. */
 struct Limits {
     int64_t work; /* multiplications of one pass of dense attention */
-    int longest, long_one, tokens, dim;
+    int longest, long_one, tokens, sequences, kv_heads, group, dim, bits, hidden;
 };
-const Limits MODERATE = {1500000, 260, 3000, 40, 576}; /* milliseconds on a scalar backend */
-const Limits SMALL = {30000, 48, 160, 6, 64};          /* of which many run in a second */
+const Limits MODERATE = {1500000, 260, 3000, 40, 4, 4, 128, 576, 512, 128}; /* milliseconds on a scalar backend */
+const Limits SMALL = {10000, 24, 80, 3, 2, 2, 16, 48, 128, 16};             /* a hundred in a second */
 
 int steps_of_8(Rng &rng, int low, int high)
 {
@@ -24,21 +24,22 @@ int steps_of_8(Rng &rng, int low, int high)
 void choose_heads(Rng &rng, const Limits &limits, Problem &p)
 {
     const int groups[] = {1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 12, 16};
-    p.num_kv_heads = (int)rng.between(1, 4);
+    p.num_kv_heads = (int)rng.between(1, limits.kv_heads);
     p.group = rng.chance(5) ? (int)rng.between(1, 128) : rng.pick(groups);
     p.selections_per_query_head = rng.chance(30);
     p.codes_per_query_head = p.selections_per_query_head && rng.chance(50);
     const int dims[] = {32, 40, 64, 64, 96, 128, 128};
     p.head_dim_qk = rng.chance(20) ? steps_of_8(rng, 32, 576) : rng.pick(dims);
     p.head_dim_v = rng.chance(70) ? 0 : rng.chance(50) ? steps_of_8(rng, 32, 256) : rng.pick(dims);
+    p.group = std::min(p.group, limits.group);
     p.head_dim_qk = std::min(p.head_dim_qk, limits.dim);
     p.head_dim_v = std::min(p.head_dim_v, limits.dim);
     p.v_inside_k = rng.chance(10) && p.head_dim_v <= p.head_dim_qk;
     const int bits[] = {32, 64, 64, 128, 128, 128, 256};
-    p.code_bits = rng.chance(30) ? steps_of_8(rng, 32, 512) : rng.pick(bits);
+    p.code_bits = std::min(rng.chance(30) ? steps_of_8(rng, 32, 512) : rng.pick(bits), limits.bits);
 }
 
-void choose_types(Rng &rng, Problem &p)
+void choose_types(Rng &rng, const Limits &limits, Problem &p)
 {
     const int32_t floats[] = {HATTN_F32, HATTN_F16, HATTN_BF16};
     p.q_dtype = rng.pick(floats);
@@ -49,8 +50,8 @@ void choose_types(Rng &rng, Problem &p)
         p.kv_scales = (Scales)rng.below(3);
     if (rng.chance(15)) {
         p.map_kind = HATTN_MAP_MLP;
-        p.hidden[0] = steps_of_8(rng, 8, 128);
-        p.hidden[1] = steps_of_8(rng, 8, 128);
+        p.hidden[0] = steps_of_8(rng, 8, limits.hidden);
+        p.hidden[1] = steps_of_8(rng, 8, limits.hidden);
     }
     if (p.v_inside_k) {
         const int unit = 16 / (int)dtype_size(p.kv_dtype); /* GPUs want V's first element there */
@@ -67,7 +68,7 @@ void choose_batch(Rng &rng, const Limits &limits, Problem &p)
 {
     const int pages[] = {0, 0, 1, 2, 3, 7, 16, 16, 32, 64, 129};
     p.page_size = rng.pick(pages);
-    int sequences = (int)rng.between(1, 4);
+    int sequences = (int)rng.between(1, limits.sequences);
     int64_t work_per_key = (int64_t)p.num_kv_heads * p.group * (p.head_dim_qk + std::max(p.head_dim_v, p.head_dim_qk));
     int q_len = rng.chance(60) ? 1 : (int)rng.between(1, 8);
     int64_t affordable = std::max<int64_t>(8, limits.work / (work_per_key * sequences * q_len));
@@ -112,7 +113,7 @@ Problem make_problem(uint64_t seed, const Limits &limits, const std::string &pre
     Problem p;
     p.name = prefix + std::to_string(seed);
     choose_heads(rng, limits, p);
-    choose_types(rng, p);
+    choose_types(rng, limits, p);
     choose_batch(rng, limits, p);
     choose_selection(rng, p);
     return p;
