@@ -308,14 +308,14 @@ void add_long_selections(ProblemList &list)
                 p.key_norms = norms;
             });
     list.add("long_equal_8_bits", [](Problem &p) { /* scores of 16 bits, all of them ties */
-                                                   p.tag = Tag::MEDIUM;
-                                                   p.pattern = Pattern::EQUAL;
-                                                   p.lengths = {5000, 299, 2049};
-                                                   p.k = 300;
-                                                   p.head_dim_qk = 32;
-                                                   p.num_kv_heads = 1;
-                                                   p.score_kind = HATTN_SCORE_WEIGHTED;
-                                                   p.weight_bits = 8;
+        p.tag = Tag::MEDIUM;
+        p.pattern = Pattern::EQUAL;
+        p.lengths = {5000, 299, 2049};
+        p.k = 300;
+        p.head_dim_qk = 32;
+        p.num_kv_heads = 1;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.weight_bits = 8;
     });
     /* Among so many rows a block of a device takes thousands of keys, and may list candidates instead of scores; where all scores are 0, as with
      * weights of 0, it finds none. */

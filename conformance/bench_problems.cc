@@ -97,7 +97,7 @@ std::vector<Problem> bench_problems()
     add(&all, s1, "_clustered").pattern = Pattern::CLUSTERED;
 
     add_features(&all, s4); /* GPUs */
-    for (bool head_major : {false, true}) /* codes of one head side by side, or of one token */
+    for (bool head_major : {false, true}) /* else the codes of one token are side by side */
         for (bool ordered : {false, true}) {
             Problem &p = add(&all, s4,
                              std::string("_paged_1") + (head_major ? "_head_major" : "") + (ordered ? "_ordered" : ""));

@@ -93,7 +93,7 @@ std::vector<Problem> bench_problems();
 /* One out of the whole space of valid problems, small enough for a scalar backend; called "random-SEED". */
 Problem random_problem(uint64_t seed);
 
-/* The same space with small dims and short caches, thousands of which are done in a minute; called "small-SEED". */
+/* The same space with small dims and short caches, a thousand of which are done in a minute; called "small-SEED". */
 Problem small_problem(uint64_t seed);
 
 /* "random" or "small" for the name of such a problem, else "": the option of hattn verify that makes it. */

@@ -14,7 +14,7 @@ struct Limits {
     int longest, long_one, tokens, sequences, kv_heads, group, dim, bits, hidden;
 };
 const Limits MODERATE = {1500000, 260, 3000, 40, 4, 4, 128, 576, 512, 128}; /* milliseconds on a scalar backend */
-const Limits SMALL = {10000, 24, 80, 3, 2, 2, 16, 48, 128, 16};             /* a hundred in a second */
+const Limits SMALL = {10000, 24, 80, 3, 2, 2, 16, 48, 128, 16};             /* some twenty in a second */
 
 int steps_of_8(Rng &rng, int low, int high)
 {

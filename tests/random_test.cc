@@ -57,6 +57,8 @@ bool parse_arguments(int argc, char **argv)
 void agree_with_reference(conformance::Problem (*make)(uint64_t seed), uint64_t number)
 {
     using namespace conformance;
+    if (!number)
+        GTEST_SKIP() << "none asked for";
     std::vector<std::unique_ptr<Session>> sessions;
     for (const Target &target : all_targets()) {
         auto session = std::make_unique<Session>(target);
@@ -82,7 +84,7 @@ void agree_with_reference(conformance::Problem (*make)(uint64_t seed), uint64_t 
     printf("%llu problems from seed %llu: %llu operations passed, %llu failed, %llu refused\n",
            (unsigned long long)done, (unsigned long long)first_seed, (unsigned long long)counts[0],
            (unsigned long long)counts[1], (unsigned long long)counts[2]);
-    EXPECT_TRUE(!number || counts[(int)Status::PASSED]);
+    EXPECT_GT(counts[(int)Status::PASSED], 0u);
     for (const auto &session : sessions)
         EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
 }
