@@ -19,9 +19,10 @@ static double logit(const query *x, int64_t j)
     const hattn_problem *problem = x->problem;
     const void *keys = hattn_reference_address(x->args->k_cache);
     int64_t at = hattn_reference_key_offset(problem, &x->args->batch, &problem->k_cache, x->sequence, j, x->kv_head);
-    double dot = 0;
+    double key[HATTN_REFERENCE_MAX_DIM], dot = 0;
+    hattn_reference_load_row(keys, problem->k_cache.dtype, at, problem->head_dim_qk, x->k_scale, key);
     for (int i = 0; i < problem->head_dim_qk; i++)
-        dot += x->q[i] * (hattn_reference_load(keys, problem->k_cache.dtype, at + i) * x->k_scale);
+        dot += x->q[i] * key[i];
     dot *= problem->scale;
     return problem->soft_cap > 0 ? problem->soft_cap * tanh(dot / problem->soft_cap) : dot;
 }
@@ -31,8 +32,10 @@ static void add_value(const query *x, int64_t j, double weight, double *sum)
     const hattn_problem *problem = x->problem;
     const void *values = hattn_reference_address(x->args->v_cache);
     int64_t at = hattn_reference_key_offset(problem, &x->args->batch, &problem->v_cache, x->sequence, j, x->kv_head);
+    double value[HATTN_REFERENCE_MAX_DIM];
+    hattn_reference_load_row(values, problem->v_cache.dtype, at, problem->head_dim_v, x->v_scale, value);
     for (int i = 0; i < problem->head_dim_v; i++)
-        sum[i] += weight * (hattn_reference_load(values, problem->v_cache.dtype, at + i) * x->v_scale);
+        sum[i] += weight * value[i];
 }
 
 /* The larger; NaN stays. */
