@@ -87,7 +87,7 @@ int64_t Tensor::offset(const Index &index) const
 
 double Tensor::load(const Index &index) const
 {
-    return hattn_reference_load(memory->data(), dtype, offset(index));
+    return hattn_reference_load(at(index), dtype, 0);
 }
 
 void Tensor::store(const Index &index, double value) const
@@ -95,7 +95,7 @@ void Tensor::store(const Index &index, double value) const
     if (dtype == HATTN_F8_E4M3)
         *at(index) = std::isnan(value) ? 0x7f : to_f8_e4m3(value);
     else
-        hattn_reference_store(memory->data(), dtype, offset(index), value);
+        hattn_reference_store(at(index), dtype, 0, value);
 }
 
 hattn_buffer Tensor::buffer() const
