@@ -76,6 +76,7 @@ std::vector<Problem> bench_problems()
         shape("S1", 1, 32, 8, 32768, 512),   shape("S2", 1, 32, 8, 131072, 2048), shape("S3", 8, 32, 8, 32768, 512),
         shape("S4", 8, 32, 8, 131072, 2048), shape("S5", 8, 32, 32, 32768, 512),  shape("S6", 1, 32, 32, 131072, 2048),
         shape("S7", 1, 32, 32, 32768, 512), /* CPUs */
+        shape("S8", 256, 32, 8, 4096, 512), /* GPUs: a large batch */
     };
     const std::vector<Problem> shapes = all;
     for (const Problem &base : shapes) {
@@ -93,6 +94,8 @@ std::vector<Problem> bench_problems()
     Problem &mlp = add_per_query_head(&all, s1, "_per_query_head_mlp_32"); /* HashAttention's own maps */
     mlp.map_kind = HATTN_MAP_MLP;
     mlp.hidden[0] = mlp.hidden[1] = 128;
+    for (int bits : {96, 256, 512})
+        add(&all, s1, "_" + std::to_string(bits)).code_bits = bits;
     add(&all, s1, "_append").append = true;
     add(&all, s1, "_clustered").pattern = Pattern::CLUSTERED;
 
