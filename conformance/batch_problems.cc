@@ -287,6 +287,13 @@ void add_patterns_and_strides(ProblemList &list)
     });
 }
 
+/* Rows beside which a device has blocks for `longest` only if each takes thousands of keys: it may then list candidates instead of scores. */
+void add_short_rows(Problem &p, int number)
+{
+    for (int b = 0; b < number; b++)
+        p.lengths.push_back(b * 7 % 41);
+}
+
 /* Selections that several blocks of a device find together: ties from end to end, beside rows of all kinds of lengths. */
 void add_long_selections(ProblemList &list)
 {
@@ -317,15 +324,13 @@ void add_long_selections(ProblemList &list)
         p.score_kind = HATTN_SCORE_WEIGHTED;
         p.weight_bits = 8;
     });
-    /* Among so many rows a block of a device takes thousands of keys, and may list candidates instead of scores; where all scores are 0, as with
-     * weights of 0, it finds none. */
+    /* Where all scores are 0, as with weights of 0, there are no candidates. */
     for (const auto &row : patterns)
         list.add(std::string("long_among_short_") + row.name, [&](Problem &p) {
             p.tag = Tag::MEDIUM;
             p.pattern = row.pattern;
             p.lengths = {9000, 8211, 2500};
-            for (int b = 0; b < 270; b++)
-                p.lengths.push_back(b * 7 % 41);
+            add_short_rows(p, 270);
             p.k = 300;
             p.num_sink = 3;
             p.num_recent = 5;
@@ -334,6 +339,47 @@ void add_long_selections(ProblemList &list)
             p.group = row.pattern == Pattern::EQUAL ? 1 : 4;
             p.score_kind = row.pattern == Pattern::CLUSTERED || row.pattern == Pattern::ZERO ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
             p.page_size = 16;
+        });
+    /* Codes of every number of words, and where no code starts at 16 bytes. */
+    for (int bits : {32, 64, 96, 160, 256, 288, 512})
+        for (bool packed : {true, false})
+            list.add(with(packed ? "long_among_short_bits" : "long_among_short_odd_bits", bits), [&](Problem &p) {
+                p.tag = Tag::MEDIUM;
+                p.lengths = {8200, 2500};
+                add_short_rows(p, 270);
+                p.k = 300;
+                p.head_dim_qk = 32;
+                p.num_kv_heads = 1;
+                p.code_bits = bits;
+                p.score_kind = bits % 128 ? HATTN_SCORE_HAMMING : HATTN_SCORE_WEIGHTED;
+                p.strides = packed ? Strides::COMPACT : Strides::ODD;
+                p.page_size = 16;
+                p.key_norms = bits == 64 || bits == 288;
+            });
+    for (int bits : {96, 512})
+        list.add(with("long_contiguous_norms_bits", bits), [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.lengths = {9000, 300};
+            p.k = 300;
+            p.head_dim_qk = 32;
+            p.num_kv_heads = 1;
+            p.page_size = 0;
+            p.code_bits = bits;
+            p.key_norms = true;
+        });
+    /* More rows than a device may have histograms for. */
+    for (bool norms : {false, true})
+        list.add(norms ? "many_rows_norms" : "many_rows", [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.lengths = {600};
+            add_short_rows(p, 360);
+            p.num_kv_heads = 3;
+            p.group = norms ? 1 : 2;
+            p.head_dim_qk = 32;
+            p.key_norms = norms;
+            p.k = 40;
+            p.num_sink = 2;
+            p.append = true;
         });
 }
 

@@ -55,7 +55,7 @@ void add_heads(ProblemList &list)
 
 void add_codes(ProblemList &list)
 {
-    for (int bits : {32, 40, 64, 96, 128, 200, 256, 512}) {
+    for (int bits : {32, 40, 64, 96, 128, 160, 200, 224, 256, 384, 512}) {
         for (bool weighted : {false, true}) {
             list.add(with(weighted ? "bits_weighted" : "bits", bits), [&](Problem &p) {
                 p.code_bits = bits;

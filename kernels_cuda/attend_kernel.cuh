@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const Share share = share_of(group, kGroup);
+    const Share share = share_of(group, kGroup, 0);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
     int total = resolved.length;
     const int32_t *indices = nullptr;

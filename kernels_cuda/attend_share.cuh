@@ -25,11 +25,11 @@ struct Share {
     int32_t heads; /* of the largest block */
 };
 
-/* The grid is (row, blocks of heads, split): no divisions of large numbers. */
-__device__ inline Share share_of(int group, int block_group)
+/* The grid is (row from first_row on, blocks of heads, split): no divisions of large numbers. */
+__device__ inline Share share_of(int group, int block_group, int32_t first_row)
 {
     Share share;
-    share.row = blockIdx.x;
+    share.row = first_row + static_cast<int32_t>(blockIdx.x);
     share.split = blockIdx.z;
     share.num_splits = gridDim.z;
     share.counter = blockIdx.x * gridDim.y + blockIdx.y;

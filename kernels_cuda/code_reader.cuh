@@ -13,7 +13,8 @@ struct CodeRun {
     const uint32_t *codes;
     int64_t stride_page, stride_head; /* words */
     uint32_t page_bytes, slot_bytes;  /* the page's only with pages */
-    const int32_t *table;             /* NULL: contiguous */
+    int32_t num_words;
+    const int32_t *table; /* NULL: contiguous */
     int64_t table_stride;
     hattn_cuda_divisor page_size;
     const __half *norms;    /* NULL: none */
@@ -21,7 +22,7 @@ struct CodeRun {
 };
 
 /* What a lane loads at a time: 4 or 8 times 16 bytes, of which each is several keys, one, or a part of one; more scores than 16 would not
- * fit its registers. */
+ * fit its registers. Loose codes, of any number of words up to kWords and at any word, come a word at a time instead. */
 template <int kWords>
 struct Step {
     static constexpr int kPerLoad = kWords < 4 ? 4 / kWords : 1, kLoads = kWords > 4 ? kWords / 4 : 1; /* keys a load, loads a key */
@@ -29,7 +30,7 @@ struct Step {
 };
 
 /* Codes of one sequence and head: key(u) for each unit of a step, the pages of all of them first. */
-template <int kWords>
+template <int kWords, bool kLoose>
 class CodeReader
 {
 public:
@@ -61,7 +62,7 @@ public:
     /* Asks for codes, as far as it is known where they are. */
     __device__ void prefetch(Units units) const
     {
-        if (!run_.table && lane_id() % (8 / S::kLoads) == 0) /* a line has 128 bytes */
+        if (!run_.table && (kLoose || lane_id() % (8 / S::kLoads) == 0)) /* a line has 128 bytes */
 #pragma unroll 1
             for (int u = 0; u < S::kUnits; u++, units.first += units.spacing)
                 prefetch_line(base_ + static_cast<uint64_t>(min(units.first, last_)) * run_.slot_bytes);
@@ -80,16 +81,16 @@ public:
     {
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
-            uint32_t slot = min(units.first + u * units.spacing, last_);
-            const char *code = base_;
-            if (run_.table) {
-                slot -= divide(slot, run_.page_size) * run_.page_size.divisor;
+            const char *code = base_ + static_cast<uint64_t>(slot_of(units, u)) * run_.slot_bytes;
+            if (run_.table)
                 code += static_cast<uint64_t>(page_[u]) * run_.page_bytes;
-            }
-            code += static_cast<uint64_t>(slot) * run_.slot_bytes;
 #pragma unroll
             for (int i = 0; i < S::kLoads; i++)
-                load_streamed(words[u * S::kLoads + i], code + 16 * i);
+                if constexpr (kLoose)
+                    load_words(words[u * S::kLoads + i], reinterpret_cast<const uint32_t *>(code) + 4 * i,
+                               run_.num_words - 4 * i);
+                else
+                    load_streamed(words[u * S::kLoads + i], code + 16 * i);
         }
     }
 
@@ -98,13 +99,9 @@ public:
     {
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
-            uint32_t slot = min(units.first + u * units.spacing, last_);
-            const __half *norm = norms_;
-            if (run_.table) {
-                slot -= divide(slot, run_.page_size) * run_.page_size.divisor;
+            const __half *norm = norms_ + slot_of(units, u) * run_.norm_stride[1];
+            if (run_.table)
                 norm += page_[u] * run_.norm_stride[0];
-            }
-            norm += slot * run_.norm_stride[1];
 #pragma unroll
             for (int i = 0; i < S::kPerLoad; i++)
                 norms[u * S::kPerLoad + i] = __ldg(norm + i * run_.norm_stride[1]);
@@ -112,6 +109,21 @@ public:
     }
 
 private:
+    /* In its page, or the sequence. */
+    __device__ uint32_t slot_of(Units units, int u) const
+    {
+        const uint32_t position = min(units.first + u * units.spacing, last_);
+        return run_.table ? position - divide(position, run_.page_size) * run_.page_size.divisor : position;
+    }
+
+    /* The first num_words, and zeros. */
+    __device__ static void load_words(uint32_t (&words)[4], const uint32_t *code, int num_words)
+    {
+#pragma unroll
+        for (int w = 0; w < 4; w++)
+            words[w] = w < num_words ? __ldg(code + w) : 0;
+    }
+
     const CodeRun &run_;
     const char *base_;
     const __half *norms_;

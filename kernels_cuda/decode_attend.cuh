@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
     const hattn_problem &p = params.problem;
-    const Share share = share_of(params.group, kGroup);
+    const Share share = share_of(params.group, kGroup, run.first_row);
     const int32_t head = share.first_head / params.group;
     RegionSelection<kKeyed> selection(run, share.row, head, space.early.select);
     const int32_t kept = selection.task().kept;
@@ -91,15 +91,19 @@ cudaError_t load_decode_attend(const hattn_cuda_params &params)
 }
 
 template <class Engines, bool kKeyed>
-cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
-                                 cudaStream_t stream)
+cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, cudaStream_t stream)
 {
-    const RegionRun run = region_run(params, args, workspace);
+    const RegionRun run = region_run(params, args, wave, workspace);
     const cudaError_t error = with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
-        const dim3 grid = attend_grid(params.problem, args.batch.num_rows, params.group, params.block_heads, params.num_splits);
+        const dim3 grid =
+            attend_grid(params.problem, wave.num_rows, params.group, params.block_heads, params.num_splits);
         return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });
-    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, params.group, params.block_heads, params.num_splits, stream);
+    if (error || wave.first_row + wave.num_rows < args.batch.num_rows)
+        return error;
+    return launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, params.group, params.block_heads,
+                          params.num_splits, stream);
 }
 
 } // namespace hattn

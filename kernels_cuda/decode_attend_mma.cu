@@ -5,6 +5,6 @@
 
 namespace hattn {
 
-const DecodeAttend decode_attend_mma = {load_decode_attend<MmaEngines, false>, launch_decode_attend<MmaEngines, false>};
+const DecodeKernel decode_attend_mma = {load_decode_attend<MmaEngines, false>, launch_decode_attend<MmaEngines, false>};
 
 } // namespace hattn

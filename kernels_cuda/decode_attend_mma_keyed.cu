@@ -5,7 +5,7 @@
 
 namespace hattn {
 
-const DecodeAttend decode_attend_mma_keyed = {load_decode_attend<MmaEngines, true>,
+const DecodeKernel decode_attend_mma_keyed = {load_decode_attend<MmaEngines, true>,
                                               launch_decode_attend<MmaEngines, true>};
 
 } // namespace hattn

@@ -5,7 +5,7 @@
 
 namespace hattn {
 
-const DecodeAttend decode_attend_plain = {load_decode_attend<PlainEngines, false>,
+const DecodeKernel decode_attend_plain = {load_decode_attend<PlainEngines, false>,
                                           launch_decode_attend<PlainEngines, false>};
 
 } // namespace hattn

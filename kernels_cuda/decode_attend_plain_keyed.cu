@@ -5,7 +5,7 @@
 
 namespace hattn {
 
-const DecodeAttend decode_attend_plain_keyed = {load_decode_attend<PlainEngines, true>,
+const DecodeKernel decode_attend_plain_keyed = {load_decode_attend<PlainEngines, true>,
                                                 launch_decode_attend<PlainEngines, true>};
 
 } // namespace hattn

@@ -8,7 +8,7 @@ namespace hattn {
 static_assert(sizeof(ShareSpace<WideEngine<__half, __half, 2, false>, SelectEarly>) + 64 <= HATTN_WIDE_STATIC,
               "the plan counts on it");
 
-const DecodeAttend decode_attend_wide = {load_decode_attend<WideEngines, false>,
+const DecodeKernel decode_attend_wide = {load_decode_attend<WideEngines, false>,
                                          launch_decode_attend<WideEngines, false>};
 
 } // namespace hattn

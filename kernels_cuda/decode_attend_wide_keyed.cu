@@ -5,7 +5,7 @@
 
 namespace hattn {
 
-const DecodeAttend decode_attend_wide_keyed = {load_decode_attend<WideEngines, true>,
+const DecodeKernel decode_attend_wide_keyed = {load_decode_attend<WideEngines, true>,
                                                launch_decode_attend<WideEngines, true>};
 
 } // namespace hattn

@@ -14,6 +14,8 @@
 
 namespace hattn {
 
+struct Wave; /* regions.cuh */
+
 /* The element type behind with_dtype's pointer. */
 template <class Pointer>
 using value_of = std::remove_const_t<std::remove_pointer_t<Pointer>>;
@@ -72,19 +74,22 @@ cudaError_t load_encode(const hattn_cuda_params &params);
 cudaError_t load_encode_keys_mma(const hattn_cuda_params &params);
 cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);
 cudaError_t load_score(const hattn_cuda_params &params);
-cudaError_t load_score_regions(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
 cudaError_t load_attend_mma(const hattn_cuda_params &params);
 cudaError_t load_attend_plain(const hattn_cuda_params &params);
 cudaError_t load_attend_wide(const hattn_cuda_params &params);
 
-/* A decode's second kernel: of an engine, without or with keys. */
-struct DecodeAttend {
+/* A kernel of a decode. */
+struct DecodeKernel {
     cudaError_t (*load)(const hattn_cuda_params &params);
-    cudaError_t (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
-                          cudaStream_t stream);
+    cudaError_t (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                          hattn_buffer workspace, cudaStream_t stream);
 };
-extern const DecodeAttend decode_attend_mma, decode_attend_mma_keyed, decode_attend_plain, decode_attend_plain_keyed,
+/* The first one: of codes of so many words. */
+extern const DecodeKernel decode_score_1, decode_score_2, decode_score_4, decode_score_8, decode_score_16,
+    decode_score_loose_4, decode_score_loose_8, decode_score_loose_16;
+/* The second one: of an engine, without or with keys. */
+extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_attend_plain, decode_attend_plain_keyed,
     decode_attend_wide, decode_attend_wide_keyed;
 
 cudaError_t load_merge();
@@ -94,9 +99,8 @@ cudaError_t launch_join(const hattn_cuda_params &params, const Inputs &in, int n
 cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
-cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream);
-cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
-                                 cudaStream_t stream);
+cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                  cudaStream_t stream);
 cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The runtime for the C side, loading, and a decode's sequence of kernels.
  */
+#include <algorithm>
 #include <cstring>
 
 #include "backends/rows.h"
 #include "kernels_cuda/kernels.cuh"
+#include "kernels_cuda/regions.cuh"
 
 namespace hattn {
 namespace {
@@ -13,12 +15,34 @@ namespace {
 const struct Attention {
     cudaError_t (*load_attend)(const hattn_cuda_params &);
     cudaError_t (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace, cudaStream_t);
-    const DecodeAttend *decode[2]; /* without, with keys */
+    const DecodeKernel *decode[2]; /* without, with keys */
 } attentions[] = {
     {load_attend_plain, launch_attend_plain, {&decode_attend_plain, &decode_attend_plain_keyed}},
     {load_attend_mma, launch_attend_mma, {&decode_attend_mma, &decode_attend_mma_keyed}},
     {load_attend_wide, launch_attend_wide, {&decode_attend_wide, &decode_attend_wide_keyed}},
 };
+
+/* A decode's kernels, in order. */
+struct Decode {
+    const DecodeKernel *score, *attend;
+};
+
+Decode decode_of(const hattn_cuda_params &params)
+{
+    const int words = params.code_words;
+    const DecodeKernel *attend = attentions[params.engine].decode[params.is_keyed];
+    if (params.has_loose_codes)
+        return {words == 4   ? &decode_score_loose_4
+                : words == 8 ? &decode_score_loose_8
+                             : &decode_score_loose_16,
+                attend};
+    return {words == 1   ? &decode_score_1
+            : words == 2 ? &decode_score_2
+            : words == 4 ? &decode_score_4
+            : words == 8 ? &decode_score_8
+                         : &decode_score_16,
+            attend};
+}
 
 } // namespace
 } // namespace hattn
@@ -101,10 +125,10 @@ int hattn_cuda_load(hattn_cuda_params *params)
         : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
                                                     : load_encode_keys_mma(*params),
         load_score(*params),
-        params->by_regions ? load_score_regions(*params) : cudaSuccess,
+        params->by_regions ? decode_of(*params).score->load(*params) : cudaSuccess,
         load_topk(*params),
         attention->load_attend(*params),
-        params->by_regions ? attention->decode[params->is_keyed]->load(*params) : cudaSuccess,
+        params->by_regions ? decode_of(*params).attend->load(*params) : cudaSuccess,
         load_merge(),
         load_join(),
     });
@@ -143,9 +167,13 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
         }
         error = launch_encode_queries(own, encode, stream);
     }
-    if (!error)
-        error = launch_score_regions(*params, *args, workspace, stream);
-    if (error)
-        return error;
-    return attentions[params->engine].decode[params->is_keyed]->launch(*params, *args, workspace, stream);
+    const Decode decode = decode_of(*params);
+    const int32_t num_rows = args->batch.num_rows;
+    for (Wave wave = {0, 0}; !error && wave.first_row < num_rows; wave.first_row += wave.num_rows) {
+        wave.num_rows = std::min(params->wave_rows, num_rows - wave.first_row);
+        error = decode.score->launch(*params, *args, wave, workspace, stream);
+        if (!error)
+            error = decode.attend->launch(*params, *args, wave, workspace, stream);
+    }
+    return error;
 }

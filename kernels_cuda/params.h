@@ -11,7 +11,7 @@ enum {
     HATTN_CUDA_BINS = 2048,        /* of one digit of a key */
     HATTN_CUDA_LEVELS = 1024,      /* the largest score of a decode by regions whose scores are levels */
     HATTN_CUDA_KEYED_LEVELS = 255, /* that other scores are cut into */
-    HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a decode by regions, and of a top-k over several blocks a row */
+    HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a wave (regions.cuh), or of a top-k over several blocks a row */
     HATTN_CUDA_COUNTERS = 65536    /* tasks that may be split over blocks */
 };
 
@@ -56,9 +56,11 @@ typedef struct hattn_cuda_params {
     int32_t engine;                       /* HATTN_CUDA_PLAIN ... */
     int32_t block_heads, dense_block_heads; /* query heads of one attend block: of a selection's, of a KV head's */
     int32_t attend_shared;                /* bytes of dynamic shared memory of an attend block */
-    int32_t has_dependent_launch;         /* kernels compiled for sm_90: the attend kernel may start while the score kernel ends */
+    int32_t has_dependent_launch;         /* compiled for sm_90: kernels may start while the one before them ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
+    int32_t wave_rows;                    /* rows of a wave */
+    int32_t code_words, has_loose_codes;  /* of the score kernel: see code_reader.cuh */
     int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
     int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */
     int32_t is_keyed;                     /* and their keys: scores are not levels */

@@ -10,6 +10,7 @@
  * Scores that one histogram cannot hold (fp32 with norms, or sums above HATTN_CUDA_LEVELS) are keyed: always sampled, the range of the
  * sample is cut into levels that take the place of scores, and each candidate's key is listed beside it. The few keys of the threshold's
  * level are then ranked against each other.
+ * Of more tasks than there are histograms the two kernels take a wave of rows at a time.
  * Positions are absolute; sinks and recents have scores like all others but are in no histogram.
  */
 #ifndef HATTN_KERNELS_CUDA_REGIONS_CUH
@@ -20,6 +21,11 @@
 
 namespace hattn {
 
+/* Rows first_row..first_row+num_rows of a decode. */
+struct Wave {
+    int32_t first_row, num_rows;
+};
+
 /* What both kernels know, resolved on the host and small: a block reads its parameters from a cold cache. */
 struct RegionRun {
     hattn_batch batch;
@@ -27,6 +33,7 @@ struct RegionRun {
     int64_t budget_stride[2];
     int32_t max_length, k, num_sink, num_recent;
     int32_t num_heads;            /* of selections */
+    int32_t first_row;            /* of the wave: tasks count from here */
     int32_t region, range, chunk; /* keys */
     int32_t num_regions;          /* of max_length */
     int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
@@ -41,7 +48,8 @@ struct RegionRun {
     uint32_t *histograms; /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
 };
 
-inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace)
+inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                            hattn_buffer workspace)
 {
     const hattn_problem &p = params.problem;
     char *base = static_cast<char *>(hattn_address(workspace));
@@ -55,6 +63,7 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.num_sink = p.num_sink;
     run.num_recent = p.num_recent;
     run.num_heads = p.num_selection_heads;
+    run.first_row = wave.first_row;
     run.region = params.region;
     run.range = params.score_chunk / kWarps;
     run.chunk = params.score_chunk;
@@ -94,7 +103,7 @@ struct RegionTask {
 __device__ inline RegionTask resolve_task(const RegionRun &run, int32_t row, int32_t head)
 {
     RegionTask task;
-    task.task = static_cast<int64_t>(row) * run.num_heads + head;
+    task.task = static_cast<int64_t>(row - run.first_row) * run.num_heads + head;
     task.row = hattn_resolve_row_of(run.max_length, &run.batch, row);
     const int32_t forced = run.num_sink + run.num_recent;
     int32_t budget = run.k;

@@ -110,15 +110,27 @@ static int encodes_by_mma(const hattn_problem *p)
            p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
 }
 
-/* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Codes are loaded 16 bytes at a time. */
-static int fits_regions(const hattn_problem *p, int64_t tasks)
+/* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Positions and strides have 32 bits there. */
+static int fits_regions(const hattn_problem *p)
 {
-    const int64_t words = (p->code_bits + 31) / 32, per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
-    return tasks <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 &&
-           (words == 1 || words == 2 || words == 4 || words == 8) && slots % per_load == 0 &&
-           (per_load == 1 || p->codes.stride[1] == words) && p->codes.stride[0] % 4 == 0 &&
-           p->codes.stride[1] % words == 0 && p->codes.stride[2] % 4 == 0 && p->codes.stride[1] * 4 <= UINT32_MAX &&
-           (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
+    return p->num_selection_heads <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 &&
+           p->codes.stride[1] * 4 <= UINT32_MAX && (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
+}
+
+/* Whether codes can be loaded 16 bytes at a time: whole keys of 1, 2 or 4 words, or parts of longer ones. */
+static int has_packed_codes(const hattn_problem *p, int64_t words)
+{
+    const int64_t per_load = words < 4 ? 4 / words : 1, slots = p->page_size ? p->page_size : p->max_length;
+    return (words & (words - 1)) == 0 && slots % per_load == 0 && (per_load == 1 || p->codes.stride[1] == words) &&
+           p->codes.stride[0] % 4 == 0 && p->codes.stride[1] % (words < 4 ? words : 4) == 0 &&
+           p->codes.stride[2] % 4 == 0;
+}
+
+static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
+{
+    const int32_t words = (p->code_bits + 31) / 32;
+    params->has_loose_codes = !has_packed_codes(p, words);
+    params->code_words = !params->has_loose_codes ? words : words <= 4 ? 4 : words <= 8 ? 8 : 16;
 }
 
 static int64_t round_up(int64_t a, int64_t unit)
@@ -141,7 +153,7 @@ static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hatt
 {
     enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
     const hattn_problem *p = &params->problem;
-    const int64_t words = (p->code_bits + 31) / 32, step = (words < 4 ? 512 : 1024) / words;
+    const int64_t words = params->code_words, step = (words < 4 ? 512 : 1024) / words;
     const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
     const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
     int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
@@ -212,14 +224,17 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
-    params->by_regions = fits_regions(p, tasks);
+    params->by_regions = fits_regions(p);
+    params->wave_rows = (int32_t)smaller(rows, larger(1, HATTN_CUDA_HISTOGRAMS / p->num_selection_heads));
+    const int64_t wave_tasks = (int64_t)params->wave_rows * p->num_selection_heads;
     if (params->by_regions) {
+        choose_codes(p, params);
         const int64_t weight = levels / p->code_bits;
         params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
         params->is_keyed = p->key_norms || levels > HATTN_CUDA_LEVELS || params->plane_blocks == 4;
         params->num_levels = params->is_keyed ? HATTN_CUDA_KEYED_LEVELS : (int32_t)levels;
         params->row_size = (int32_t)round_up(params->num_levels, 8);
-        cut_regions(device, tasks, params);
+        cut_regions(device, wave_tasks, params);
         /* A map that every score block reads, once for 8 heads, must be small beside the codes that it scores. */
         params->encodes_in_score = params->encodes_by_mma && params->group <= 16 && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
     } else {
@@ -243,10 +258,12 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_control));
     params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
-    params->scores = hattn_carve(&used, (uint64_t)(tasks * params->score_stride) * (params->is_sampled ? sizeof(uint32_t) : sizeof(uint16_t)));
+    params->scores = hattn_carve(&used, (uint64_t)(wave_tasks * params->score_stride) *
+                                            (params->is_sampled ? sizeof(uint32_t) : sizeof(uint16_t)));
     params->keys =
-        hattn_carve(&used, params->is_keyed ? (uint64_t)(tasks * params->score_stride) * sizeof(uint32_t) : 0);
-    params->rows = hattn_carve(&used, (uint64_t)(tasks * params->num_regions) * (uint64_t)params->row_size * sizeof(uint16_t));
+        hattn_carve(&used, params->is_keyed ? (uint64_t)(wave_tasks * params->score_stride) * sizeof(uint32_t) : 0);
+    params->rows = hattn_carve(&used, (uint64_t)(wave_tasks * params->num_regions) * (uint64_t)params->row_size *
+                                          sizeof(uint16_t));
     params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
     params->part_lse = hattn_carve(&used, parts * sizeof(float));
     uint64_t topk = 0;

@@ -4,104 +4,18 @@
  * Bound: the codes' bytes; 128 bytes a lane are in flight while the keys before are counted. For short caches it is a chain of
  * latencies instead (row, codes and map, barriers, rows), so that codes and map are asked for together and little code is unrolled.
  */
+#ifndef HATTN_KERNELS_CUDA_SCORE_REGIONS_CUH
+#define HATTN_KERNELS_CUDA_SCORE_REGIONS_CUH
+
 #include "kernels_cuda/candidates.cuh"
-#include "kernels_cuda/code_reader.cuh"
-#include "kernels_cuda/encode_query.cuh"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/planes.cuh"
+#include "kernels_cuda/score_run.cuh"
 
 namespace hattn {
-namespace {
-
-struct ScoreRun {
-    RegionRun regions;
-    QueryRun query;
-    CodeRun codes;
-    int32_t is_first;      /* kernel of the decode: no other appends keys or encodes queries */
-    int32_t encodes;       /* 0: weights are given */
-    int32_t shows_weights; /* of all rows, also of those that have nothing to score */
-};
-
-/* Weights of a thread's bits as planes in shared memory. */
-template <int kWords>
-struct Planes {
-    uint32_t sign[kWords];
-    uint32_t plane[7][16];
-    float largest[kWarps];
-    float extents[2][kWarps]; /* of the sample */
-
-    /* sum |w| */
-    __device__ uint32_t max_score(int num_planes) const
-    {
-        uint32_t sum = 0;
-        for (int p = 0; p < num_planes; p++)
-            for (int w = 0; w < kWords; w++)
-                sum += __popc(plane[p][w]) << p;
-        return sum;
-    }
-};
-
-template <int kBlocks>
-constexpr int kPlanes = kBlocks < 4 ? 2 * kBlocks : 7;
 
 /* What is left of a warp's keys. */
 enum class Leaves { SCORES, CANDIDATES, KEYED_CANDIDATES };
-
-/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way. */
-template <int kWords, int kBlocks, class W, class Meanwhile>
-__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile)
-{
-    int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
-    constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
-    const int code_bits = run.query.code_bits;
-    int weight[kBits] = {};
-    if (!run.encodes) {
-        meanwhile();
-        wait_for_previous();
-#pragma unroll
-        for (int i = 0; i < kBits; i++) {
-            const int r = threadIdx.x + i * kThreads;
-            weight[i] = r < code_bits ? weights[r] : 0;
-        }
-    } else {
-        float sums[kBits] = {}, largest = 0.0f;
-        sum_query_mma<W>(run.query, row, head, parts, meanwhile, [&](int r, float sum) {
-            sums[kBits == 1 ? 0 : r / kThreads] = sum;
-            largest = fmaxf(largest, finite_magnitude(sum));
-        });
-        if (run.query.weight_max) {
-            largest = warp_max(largest);
-            if (lane_id() == 0)
-                planes.largest[warp_id()] = largest;
-            __syncthreads();
-            for (float x : planes.largest)
-                largest = fmaxf(largest, x);
-        }
-#pragma unroll
-        for (int i = 0; i < kBits; i++) {
-            const int r = threadIdx.x + i * kThreads;
-            weight[i] = r < code_bits ? weight_of(run.query.group, run.query.weight_max, sums[i], largest) : 0;
-            if (stores && r < code_bits)
-                weights[r] = static_cast<int8_t>(weight[i]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < kBits; i++) {
-        const int word = (threadIdx.x + i * kThreads) / 32;
-        if (word < kWords) { /* whole warps */
-            const uint32_t negative = __ballot_sync(kFullMask, weight[i] < 0);
-            if (lane_id() == 0)
-                planes.sign[word] = negative;
-#pragma unroll
-            for (int p = 0; p < kPlanes<kBlocks>; p++) {
-                const uint32_t bits = __ballot_sync(kFullMask, abs(weight[i]) >> p & 1);
-                if (lane_id() == 0)
-                    planes.plane[p][word] = bits;
-            }
-        }
-    }
-    __syncthreads();
-}
 
 /* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. None are above num_levels. */
 __device__ inline void publish_row(const uint32_t *histogram, int row_size, int num_levels, uint16_t *row)
@@ -175,7 +89,7 @@ __device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const 
     }
 }
 
-template <int kWords, int kBlocks, class W, Leaves kLeaves>
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
 __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
     using S = Step<kWords>;
@@ -183,7 +97,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
     __shared__ Planes<kWords> planes;
     const RegionRun &regions = run.regions;
-    const int32_t row = blockIdx.x, head = blockIdx.y, chunk = blockIdx.z;
+    const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x), head = blockIdx.y, chunk = blockIdx.z;
     if (run.encodes)
         prefetch_map(query_map<W>(run.query, head), run.query.map_input, run.query.head_dim, run.query.code_bits);
     if (run.is_first)
@@ -194,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const RegionTask task = resolve_task(regions, row, head);
     const bool shows = run.shows_weights && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
     const int32_t begin = chunk * regions.chunk + warp_id() * regions.range, end = min(begin + regions.range, scores_keys ? task.end : 0);
-    using Reader = CodeReader<kWords>;
+    using Reader = CodeReader<kWords, kLoose>;
     Reader reader(run.codes, task.row.sequence, head / run.query.heads_per_code, task.end - 1);
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
@@ -317,97 +231,65 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     }
 }
 
-ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace)
-{
-    const hattn_problem &p = params.problem;
-    ScoreRun run = {};
-    run.regions = region_run(params, args, workspace);
-    run.query = query_run(params, args.q, args.query_map);
-    run.codes.codes = static_cast<const uint32_t *>(hattn_address(args.codes));
-    run.codes.stride_page = p.codes.stride[0];
-    run.codes.stride_head = p.codes.stride[2];
-    run.codes.page_bytes = static_cast<uint32_t>(p.codes.stride[0] * 4);
-    run.codes.slot_bytes = static_cast<uint32_t>(p.codes.stride[1] * 4);
-    if (p.page_size) {
-        run.codes.table = static_cast<const int32_t *>(hattn_address(args.batch.block_table));
-        run.codes.table_stride = p.block_table.stride[0];
-        run.codes.page_size = params.page_size;
-    }
-    if (p.key_norms) {
-        run.codes.norms = static_cast<const __half *>(hattn_address(args.norms));
-        for (int i = 0; i < 3; i++)
-            run.codes.norm_stride[i] = p.norms.stride[i];
-    }
-    run.is_first = params.encodes_in_score && !args.append;
-    run.encodes = params.encodes_in_score;
-    run.shows_weights = run.encodes && args.weights.data;
-    return run;
-}
-
-/* Calls f with the kernel of a problem. */
-template <int kWords, int kBlocks, class W, class F>
+/* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
+template <int kWords, bool kLoose, int kBlocks, class W, class F>
 cudaError_t with_leaves(const hattn_cuda_params &params, F f)
 {
     if (params.is_keyed)
-        return f(score_regions_kernel<kWords, kBlocks, W, Leaves::KEYED_CANDIDATES>);
+        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
     if constexpr (kBlocks < 4)
-        return params.is_sampled ? f(score_regions_kernel<kWords, kBlocks, W, Leaves::CANDIDATES>)
-                                 : f(score_regions_kernel<kWords, kBlocks, W, Leaves::SCORES>);
+        return params.is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
+                                 : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
     return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
 }
 
-template <int kWords, int kBlocks, class F>
+template <int kWords, bool kLoose, int kBlocks, class F>
 cudaError_t with_map_type(const hattn_cuda_params &params, F f)
 {
-    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kBlocks, __nv_bfloat16>(params, f)
-                                                        : with_leaves<kWords, kBlocks, __half>(params, f);
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kLoose, kBlocks, __nv_bfloat16>(params, f)
+                                                        : with_leaves<kWords, kLoose, kBlocks, __half>(params, f);
 }
 
-template <int kWords, class F>
-cudaError_t with_planes(const hattn_cuda_params &params, F f)
-{
-    return params.plane_blocks == 1   ? with_map_type<kWords, 1>(params, f)
-           : params.plane_blocks == 2 ? with_map_type<kWords, 2>(params, f)
-                                      : with_map_type<kWords, 4>(params, f);
-}
-
-template <class F>
+template <int kWords, bool kLoose, class F>
 cudaError_t with_kernel(const hattn_cuda_params &params, F f)
 {
-    switch ((params.problem.code_bits + 31) / 32) {
-    case 1: return with_planes<1>(params, f);
-    case 2: return with_planes<2>(params, f);
-    case 4: return with_planes<4>(params, f);
-    default: return with_planes<8>(params, f);
-    }
+    if constexpr (!kLoose && kWords < 16)
+        if (params.plane_blocks == 1)
+            return with_map_type<kWords, kLoose, 1>(params, f);
+    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, f)
+                                   : with_map_type<kWords, kLoose, 4>(params, f);
 }
 
-size_t space_bytes(const hattn_cuda_params &params)
+inline size_t score_shared_bytes(const hattn_cuda_params &params)
 {
-    const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0, histograms = kWarps * histogram_stride(params.row_size) * sizeof(uint32_t);
-    const size_t sample = params.is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
+    const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0,
+                 histograms = kWarps * histogram_stride(params.row_size) * sizeof(uint32_t),
+                 sample = params.is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
     return sample + (query > histograms ? query : histograms);
 }
 
-} // namespace
-
+template <int kWords, bool kLoose>
 cudaError_t load_score_regions(const hattn_cuda_params &params)
 {
-    return with_kernel(params, [&](auto kernel) { return prepare(kernel, space_bytes(params)); });
+    return with_kernel<kWords, kLoose>(params,
+                                       [&](auto kernel) { return prepare(kernel, score_shared_bytes(params)); });
 }
 
-cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace, cudaStream_t stream)
+template <int kWords, bool kLoose>
+cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, cudaStream_t stream)
 {
-    const dim3 grid(args.batch.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
-    const ScoreRun run = score_run(params, args, workspace);
-    const size_t bytes = space_bytes(params);
-    if (!run.is_first || run.regions.overlaps)
-        return with_kernel(params,
-                           [&](auto kernel) { return launch_dependent(params, kernel, grid, bytes, stream, run); });
-    return with_kernel(params, [&](auto kernel) {
+    const dim3 grid(wave.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
+    const ScoreRun run = score_run(params, args, wave, workspace);
+    const size_t bytes = score_shared_bytes(params);
+    return with_kernel<kWords, kLoose>(params, [&](auto kernel) {
+        if (!run.is_first || run.regions.overlaps)
+            return launch_dependent(params, kernel, grid, bytes, stream, run);
         kernel<<<grid, kThreads, bytes, stream>>>(run);
         return cudaGetLastError();
     });
 }
 
 } // namespace hattn
+
+#endif
