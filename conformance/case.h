@@ -5,6 +5,7 @@
 #define HATTN_CONFORMANCE_CASE_H
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,9 +15,23 @@
 
 namespace conformance {
 
+/* What an output holds after the reference has written it. */
+struct Expectation {
+    std::vector<uint8_t> images[2]; /* of what held FILLS[i] before: case.cc */
+    std::vector<uint8_t> written;   /* per byte */
+};
+
+/* What the reference made of an instance, for the next session. */
+struct Answer {
+    std::vector<uint8_t> question; /* Case::question */
+    std::vector<Expectation> expectations;
+};
+using Answers = std::map<std::string, Answer>; /* by operation */
+
 struct Context {
     Session &session;
     const Instance &instance;
+    Answers &answers;
     const hattn_plan *plan;
     const Workspace &workspace; /* the plan's own */
     std::string op;
@@ -48,6 +63,7 @@ struct Case {
      * optional ones are null. */
     std::function<hattn_status(bool optional, const hattn_exec *, hattn_error *)> run;
     std::function<void()> reference;    /* fills all expected tensors; may look at actual ones */
+    std::function<std::vector<uint8_t>()> question; /* what it looks at; none: nothing but the instance */
     std::function<void()> before_again; /* between the comparison and the repetitions */
     std::vector<Output *> outputs;      /* compared in this order */
 };

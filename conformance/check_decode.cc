@@ -45,6 +45,7 @@ public:
             return context_.session.runner.decode(context_.plan, &args, exec, error);
         };
         checked.reference = [this] { reference(); };
+        checked.question = [this] { return question(); };
         checked.before_again = [this] {
             cache_ = std::make_unique<PoisonedCache>(instance_, [this](PoisonedCache *cache) { keep_selected(cache); });
         };
@@ -177,6 +178,17 @@ private:
         attend.out = expected.out;
         attend.lse = expected.lse;
         hattn_reference_attend(&instance_.shape, &attend);
+    }
+
+    /* What reference() looks at. */
+    std::vector<uint8_t> question() const
+    {
+        std::vector<uint8_t> bytes(separate_weights_.memory->begin(), separate_weights_.memory->end());
+        if (append_)
+            for (const Output *output : {&codes_, &norms_})
+                if (output->actual)
+                    bytes.insert(bytes.end(), output->actual.memory->begin(), output->actual.memory->end());
+        return bytes;
     }
 
     void keep_selected(PoisonedCache *cache) const

@@ -84,26 +84,40 @@ std::vector<std::string> operation_names()
     return names;
 }
 
-std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter,
-                                   Golden *golden)
+struct Trial::State {
+    const Problem problem;
+    const uint64_t seed;
+    std::unique_ptr<Instance> instance; /* made when it is first needed */
+    Answers answers;
+};
+
+Trial::Trial(const Problem &problem, uint64_t seed) : state(new State{problem, seed, nullptr, {}}) {}
+
+Trial::~Trial() = default;
+
+std::vector<Outcome> check_trial(Session &session, Trial &trial, const std::string &filter, Golden *golden)
 {
+    Trial::State &state = *trial.state;
     std::vector<Outcome> outcomes;
     std::vector<std::string (*)(const Context &)> checks;
     for (const auto &operation : operations) {
-        if (!wanted(problem, operation.name, filter))
+        if (!wanted(state.problem, operation.name, filter))
             continue;
-        outcomes.push_back({Status::PASSED, session.target, operation.name, problem.name, seed, ""});
+        outcomes.push_back({Status::PASSED, session.target, operation.name, state.problem.name, state.seed, ""});
         checks.push_back(operation.check);
     }
     if (outcomes.empty())
         return outcomes;
 
-    Instance instance(problem, seed);
+    if (!state.instance)
+        state.instance = std::make_unique<Instance>(state.problem, state.seed);
+    const Instance &instance = *state.instance;
     PlanOwner owner(session, instance);
     if (owner.plan) {
         Workspace workspace(session, hattn_plan_workspace_size(owner.plan));
         for (size_t i = 0; i < outcomes.size(); i++) {
-            outcomes[i].message = checks[i]({session, instance, owner.plan, workspace, outcomes[i].op, golden});
+            outcomes[i].message =
+                checks[i]({session, instance, state.answers, owner.plan, workspace, outcomes[i].op, golden});
             outcomes[i].status = outcomes[i].message.empty() ? Status::PASSED : Status::FAILED;
         }
     } else {
@@ -113,6 +127,13 @@ std::vector<Outcome> check_problem(Session &session, const Problem &problem, uin
         }
     }
     return outcomes;
+}
+
+std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter,
+                                   Golden *golden)
+{
+    Trial trial(problem, seed);
+    return check_trial(session, trial, filter, golden);
 }
 
 } // namespace conformance

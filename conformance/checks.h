@@ -7,6 +7,7 @@
 #ifndef HATTN_CONFORMANCE_CHECKS_H
 #define HATTN_CONFORMANCE_CHECKS_H
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -43,7 +44,21 @@ public:
 /* The names of the operations, in the order in which they are checked. */
 std::vector<std::string> operation_names();
 
+/* A problem's data, and what the reference has made of it: sessions that check it one after the other share both. */
+class Trial
+{
+public:
+    Trial(const Problem &problem, uint64_t seed);
+    ~Trial();
+    Trial(const Trial &) = delete;
+    Trial &operator=(const Trial &) = delete;
+
+    struct State;
+    const std::unique_ptr<State> state;
+};
+
 /* Checks all operations whose "PROBLEM/OP" contains the filter; golden may be null. */
+std::vector<Outcome> check_trial(Session &session, Trial &trial, const std::string &filter, Golden *golden);
 std::vector<Outcome> check_problem(Session &session, const Problem &problem, uint64_t seed, const std::string &filter,
                                    Golden *golden);
 

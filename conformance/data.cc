@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include "conformance/instance.h"
 #include "reference/reference.h"
@@ -18,12 +19,9 @@ const double NOT_A_NUMBER = std::numeric_limits<double>::quiet_NaN();
 class Normals
 {
 public:
-    Normals(int32_t dtype, double deviation, Rng *rng) : size_(dtype_size(dtype)), rng_(rng), table_(COUNT * size_)
+    Normals(int32_t dtype, double deviation, Rng *rng)
+        : size_(dtype_size(dtype)), rng_(rng), table_(table_of(dtype, deviation))
     {
-        Tensor values("normals", dtype, {COUNT}, nullptr, Region::AT_START, 0);
-        for (int i = 0; i < COUNT; i++)
-            values.store({i}, (float)(rng->normal() * deviation));
-        memcpy(table_.data(), values.memory->data(), table_.size());
     }
 
     void fill(uint8_t *elements, int64_t n)
@@ -38,6 +36,21 @@ public:
 private:
     static const int COUNT = 4096, BITS = 12;
 
+    /* Made once: small problems draw fewer values than it has. */
+    static const std::vector<uint8_t> &table_of(int32_t dtype, double deviation)
+    {
+        static auto *const tables = new std::map<std::pair<int32_t, double>, std::vector<uint8_t>>;
+        std::vector<uint8_t> &table = (*tables)[{dtype, deviation}];
+        if (table.empty()) {
+            Rng rng(dtype, "normals");
+            Tensor values("normals", dtype, {COUNT}, nullptr, Region::AT_START, 0);
+            for (int i = 0; i < COUNT; i++)
+                values.store({i}, (float)(rng.normal() * deviation));
+            table.assign(values.memory->data(), values.memory->data() + COUNT * dtype_size(dtype));
+        }
+        return table;
+    }
+
     template <size_t size>
     void draw(uint8_t *elements, int64_t n)
     {
@@ -50,7 +63,7 @@ private:
 
     size_t size_;
     Rng *rng_;
-    std::vector<uint8_t> table_;
+    const std::vector<uint8_t> &table_;
 };
 
 void fill_row(const Tensor &tensor, Index index, double value)

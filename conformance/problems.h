@@ -79,6 +79,8 @@ struct Problem {
     int num_tokens = 37;      /* of hattn_encode_keys */
     bool slot_mapping = true; /* false: token t goes to slot t */
     int num_parts = 3;        /* of hattn_merge */
+
+    int repetitions = 0; /* in how many manners, drawn by the seed, each operation is run again; 0: in all */
 };
 
 inline std::ostream &operator<<(std::ostream &stream, const Problem &problem)
@@ -93,7 +95,7 @@ std::vector<Problem> bench_problems();
 /* One out of the whole space of valid problems, small enough for a scalar backend; called "random-SEED". */
 Problem random_problem(uint64_t seed);
 
-/* The same space with small dims and short caches, a thousand of which are done in a minute; called "small-SEED". */
+/* The same space with small dims and short caches, each run again in three manners; called "small-SEED". */
 Problem small_problem(uint64_t seed);
 
 /* "random" or "small" for the name of such a problem, else "": the option of hattn verify that makes it. */

@@ -11,10 +11,10 @@ namespace {
 /* How large problems may be. */
 struct Limits {
     int64_t work; /* multiplications of one pass of dense attention */
-    int longest, long_one, tokens, sequences, kv_heads, group, dim, bits, hidden;
+    int longest, long_one, tokens, sequences, q_len, kv_heads, group, dim, bits, hidden;
 };
-const Limits MODERATE = {1500000, 260, 3000, 40, 4, 4, 128, 576, 512, 128}; /* milliseconds on a scalar backend */
-const Limits SMALL = {10000, 24, 80, 3, 2, 2, 16, 48, 128, 16};             /* some twenty in a second */
+const Limits MODERATE = {1500000, 260, 3000, 40, 4, 8, 4, 128, 576, 512, 128}; /* milliseconds on a scalar backend */
+const Limits SMALL = {10000, 24, 80, 20, 2, 3, 2, 16, 48, 128, 16};            /* some sixty in a second */
 
 int steps_of_8(Rng &rng, int low, int high)
 {
@@ -70,7 +70,7 @@ void choose_batch(Rng &rng, const Limits &limits, Problem &p)
     p.page_size = rng.pick(pages);
     int sequences = (int)rng.between(1, limits.sequences);
     int64_t work_per_key = (int64_t)p.num_kv_heads * p.group * (p.head_dim_qk + std::max(p.head_dim_v, p.head_dim_qk));
-    int q_len = rng.chance(60) ? 1 : (int)rng.between(1, 8);
+    int q_len = rng.chance(60) ? 1 : (int)rng.between(1, limits.q_len);
     int64_t affordable = std::max<int64_t>(8, limits.work / (work_per_key * sequences * q_len));
     int longest = (int)std::min<int64_t>(affordable, rng.chance(20) ? limits.long_one : limits.longest);
     p.lengths.clear();
@@ -130,7 +130,9 @@ Problem random_problem(uint64_t seed)
 
 Problem small_problem(uint64_t seed)
 {
-    return make_problem(seed, SMALL, SMALL_RANDOM);
+    Problem p = make_problem(seed, SMALL, SMALL_RANDOM);
+    p.repetitions = 3;
+    return p;
 }
 
 std::string random_option(const std::string &problem)

@@ -116,11 +116,10 @@ std::function<Scale(int row, int h)> make_scales(const Instance &instance, Posit
 
 void load_scaled(const Tensor &tensor, Index index, double scale, double *x)
 {
-    int last = tensor.rank - 1;
-    for (int64_t i = 0; i < tensor.extent[last]; i++) {
-        index[last] = i;
-        x[i] = tensor.load(index) * scale;
-    }
+    index[tensor.rank - 1] = 0;
+    const uint8_t *row = tensor.at(index);
+    for (int64_t i = 0; i < tensor.extent[tensor.rank - 1]; i++)
+        x[i] = hattn_reference_load(row, tensor.dtype, i) * scale;
 }
 
 Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on_flip)
@@ -253,9 +252,11 @@ Rule lse_rule(const Instance &instance, Positions positions)
 
 Rule merged_out_rule(const Instance &instance)
 {
-    return [&instance](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        double largest = 0;
-        for (int64_t part = 0; part < instance.problem.num_parts; part++)
+    auto known = std::make_shared<std::map<std::pair<int64_t, int64_t>, double>>(); /* a row has many elements */
+    return [&instance, known](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+        auto [found, is_new] = known->emplace(std::make_pair(index[0], index[1]), 0);
+        double &largest = found->second;
+        for (int64_t part = 0; is_new && part < instance.problem.num_parts; part++)
             for (int64_t i = 0; i < instance.shape.head_dim_v; i++)
                 if (instance.partial_lse.load({part, index[0], index[1]}) > -INFINITY)
                     largest = std::fmax(largest, std::fabs(instance.partial_out.load({part, index[0], index[1], i})));

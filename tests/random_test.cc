@@ -69,12 +69,13 @@ void agree_with_reference(conformance::Problem (*make)(uint64_t seed), uint64_t 
     auto start = std::chrono::steady_clock::now();
     uint64_t done = 0, counts[4] = {};
     for (; done < number && std::chrono::steady_clock::now() - start < std::chrono::seconds(seconds); done++) {
-        uint64_t seed = first_seed + done;
+        const uint64_t seed = first_seed + done;
+        Trial trial(make(seed), seed);
         /* The reference against itself says nothing about the others; it gets every eighth. */
         for (const auto &session : sessions) {
             if (session->target.backend == "reference" && done % 8)
                 continue;
-            for (const Outcome &outcome : check_problem(*session, make(seed), seed, "", nullptr)) {
+            for (const Outcome &outcome : check_trial(*session, trial, "", nullptr)) {
                 counts[(int)outcome.status]++;
                 if (outcome.status == Status::FAILED)
                     ADD_FAILURE() << outcome.text();
