@@ -109,9 +109,11 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
 {
     extern __shared__ float parts[];
     const hattn_problem &p = params.problem;
-    const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads, stride = p.key_map.weight_stride[0][1];
-    const W *weight = static_cast<const W *>(hattn_address(args.key_map.weight[0])) + code_head * p.key_map.weight_stride[0][0];
-    prefetch_map(weight, stride, p.head_dim_qk, p.code_bits);
+    const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads;
+    const MapRows map = map_rows(static_cast<const W *>(hattn_address(args.key_map.weight[0])) +
+                                     code_head * p.key_map.weight_stride[0][0],
+                                 p.key_map.weight_stride[0][1]);
+    prefetch_map(map, p.head_dim_qk, p.code_bits);
     take_over();
     const int column = lane_id() / 4;
     const Place place = column < num_columns ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column) : Place{-1, 0};
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
         place.page >= 0
             ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head))
             : nullptr;
-    multiply_mma(weight, stride, p.head_dim_qk, p.code_bits, {key}, num_columns, parts, [] {});
+    multiply_mma(map, p.head_dim_qk, p.code_bits, {key}, num_columns, parts, [] {});
     __syncthreads();
 
     const W *bias = args.key_map.bias[0].data ? static_cast<const W *>(hattn_address(args.key_map.bias[0])) + code_head * p.key_map.bias_stride[0] : nullptr;
@@ -165,12 +167,12 @@ __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_c
         if (gridDim.z > 1) {
             const int first = static_cast<int>(blockIdx.z) * block_bits(params);
             QueryRun run = query_run(params, args.q, args.query_map);
-            run.map = static_cast<const W *>(run.map) + first;
+            run.map.rows += first / 8;
             run.code_bits = min(block_bits(params), p.code_bits - first);
-            prefetch_map(query_map<W>(run, static_cast<int32_t>(head)), run.map_input, p.head_dim_qk, run.code_bits);
+            prefetch_map(query_map(run, static_cast<int32_t>(head)), p.head_dim_qk, run.code_bits);
             take_over();
             sum_query_mma<W>(
-                run, row, static_cast<int32_t>(head), shared, [] {},
+                run, static_cast<int32_t>(row), static_cast<int32_t>(head), shared, [] {},
                 [&](int r, float sum) {
                     weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f));
                 });

@@ -203,14 +203,25 @@ __device__ inline void project(const hattn_problem &p, const hattn_map &map, con
         project<kVectors, W>(p, map, buffers, code_head, space);
 }
 
-/* Asks for rows of a map. All threads. */
-template <class W>
-__device__ inline void prefetch_map(const W *weight, int64_t stride, int num_inputs, int num_outputs)
+/* A linear map of 16-bit weights, and how far its rows (of one input) are apart. Both in 16 bytes: the plan sees to it that rows are. */
+struct MapRows {
+    const uint4 *rows;
+    uint32_t stride;
+};
+
+__host__ __device__ inline MapRows map_rows(const void *map, int64_t stride)
 {
-    const int lines = (num_outputs * static_cast<int>(sizeof(W)) + 127) / 128; /* of a row */
+    return {static_cast<const uint4 *>(map), static_cast<uint32_t>(stride / 8)};
+}
+
+/* Asks for a map. All threads. */
+__device__ inline void prefetch_map(const MapRows &map, int num_inputs, int num_outputs)
+{
 #pragma unroll 1
-    for (int i = threadIdx.x; i < num_inputs * lines; i += kThreads)
-        prefetch_line(weight + i / lines * stride + i % lines * (128 / sizeof(W)));
+    for (uint32_t i = threadIdx.x; i < static_cast<uint32_t>(num_inputs); i += kThreads)
+#pragma unroll 1
+        for (int chunk = 0; chunk < num_outputs / 8; chunk += 8) /* a line */
+            prefetch_line(map.rows + static_cast<uint64_t>(i) * map.stride + chunk);
 }
 
 /* Partial sums of warps in shared memory: rows of outputs, in the order of fragments, padded against bank conflicts. */
@@ -220,7 +231,7 @@ __host__ __device__ inline int mma_row(int code_bits)
 }
 
 /* Where bit r lies in such a row. */
-__device__ inline int mma_place(int r)
+__device__ inline uint32_t mma_place(uint32_t r)
 {
     return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
 }
@@ -233,79 +244,86 @@ struct MapSplit {
 };
 
 /* A linear map times at most 8 * kBlocks vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
- * does its values: W^T through byte permutes, the vectors as columns. Few instructions: a block that works for a few microseconds runs each
- * of them once, from a cold instruction cache. vectors[b] is that of column 8 * b + lane / 4, NULL: zero. meanwhile() is called when
- * the first loads are on their way. sum_parts has the results after a barrier. */
+ * does its values: W^T through byte permutes, the vectors as columns. Few instructions, above all before the first load: a block that works for a
+ * few microseconds runs each of them once, from a cold instruction cache. vectors[b], at 4 bytes, is that of column 8 * b + lane / 4, NULL: zero.
+ * meanwhile() is called when the first loads are on their way. sum_parts has the results after a barrier. */
 template <class W, int kBlocks, class Meanwhile>
-__device__ inline void multiply_mma(const W *weight, int64_t stride, int num_inputs, int num_outputs,
+__device__ inline void multiply_mma(const MapRows &map, int num_inputs, int num_outputs,
                                     const W *const (&vectors)[kBlocks], int num_columns, float *parts,
                                     Meanwhile meanwhile)
 {
     const MapSplit split(num_outputs);
     const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(num_outputs), share = warp_id() / split.blocks;
     const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
-    const bool is_used = first < num_outputs;
-    weight += 2 * t * stride + first;
+    const bool is_used = first < num_outputs; /* others load what is there, for nothing */
+    const uint4 *rows = map.rows + (is_used ? first / 8 : 0);
     float z[kBlocks][4][4] = {};
 #pragma unroll 1
     for (int i = share * 16; i < num_inputs || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
-        uint4 v[2][4] = {};
+        const bool is_here[2] = {i < num_inputs, i + step < num_inputs};
+        uint4 v[2][4];
         uint32_t x[2][kBlocks][2] = {};
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            const int input = i + s * step;
-            if (input < num_inputs && is_used) {
-                const W *w = weight + input * stride;
-                v[s][0] = load_row16(w);
-                v[s][1] = load_row16(w + stride);
-                v[s][2] = load_row16(w + 8 * stride);
-                v[s][3] = load_row16(w + 9 * stride);
-            }
+        for (int s = 0; s < 2; s++)
+            if (is_here[s]) {
+                const uint4 *row =
+                    rows + static_cast<uint64_t>(static_cast<uint32_t>(i + s * step + 2 * t)) * map.stride;
+                v[s][0] = load_row16(row);
+                v[s][1] = load_row16(row + map.stride);
+                v[s][2] = load_row16(row + 8 * static_cast<uint64_t>(map.stride));
+                v[s][3] = load_row16(row + 9 * static_cast<uint64_t>(map.stride));
 #pragma unroll
-            for (int b = 0; b < kBlocks; b++)
-                if (input < num_inputs && vectors[b]) {
-                    memcpy(&x[s][b][0], vectors[b] + input + 2 * t, sizeof(uint32_t));
-                    memcpy(&x[s][b][1], vectors[b] + input + 2 * t + 8, sizeof(uint32_t));
-                }
-        }
+                for (int b = 0; b < kBlocks; b++)
+                    if (vectors[b]) {
+                        const uint32_t *pairs = reinterpret_cast<const uint32_t *>(vectors[b] + i + s * step) + t;
+                        x[s][b][0] = pairs[0];
+                        x[s][b][1] = pairs[4];
+                    }
+            }
         if (i == share * 16)
             meanwhile();
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
+        for (int s = 0; s < 2; s++)
+            if (is_here[s]) {
+                const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const uint32_t a0 = __byte_perm(r0[j], r1[j], 0x5410), a1 = __byte_perm(r0[j], r1[j], 0x7632),
-                               a2 = __byte_perm(r2[j], r3[j], 0x5410), a3 = __byte_perm(r2[j], r3[j], 0x7632);
+                for (int j = 0; j < 4; j++) {
+                    const uint32_t a0 = __byte_perm(r0[j], r1[j], 0x5410), a1 = __byte_perm(r0[j], r1[j], 0x7632),
+                                   a2 = __byte_perm(r2[j], r3[j], 0x5410), a3 = __byte_perm(r2[j], r3[j], 0x7632);
 #pragma unroll
-                for (int b = 0; b < kBlocks; b++)
-                    mma_16816<W>(z[b][j], a0, a1, a2, a3, x[s][b][0], x[s][b][1]);
+                    for (int b = 0; b < kBlocks; b++)
+                        mma_16816<W>(z[b][j], a0, a1, a2, a3, x[s][b][0], x[s][b][1]);
+                }
             }
-        }
     }
 #pragma unroll
     for (int b = 0; b < kBlocks; b++)
 #pragma unroll
         for (int c = 0; c < 2; c++) {
             const int column = 8 * b + 2 * t + c;
-            if (column < num_columns && is_used)
+            if (column < num_columns && is_used) {
+                float *const row =
+                    parts + (share * num_columns + column) * stride_part + first - 6 * g; /* mma_place(first) */
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(
-                        &parts[(share * num_columns + column) * stride_part + mma_place(first + 2 * j)]) =
-                        make_float2(z[b][j][c], z[b][j][c + 2]);
+                    *reinterpret_cast<float2 *>(row + 16 * j) = make_float2(z[b][j][c], z[b][j][c + 2]);
+            }
         }
 }
 
 /* Bit r's output for a column. */
 __device__ inline float sum_parts(const float *parts, int num_columns, int num_outputs, int column, int r)
 {
-    const int shares = MapSplit(num_outputs).shares, stride_part = mma_row(num_outputs);
+    const int shares = MapSplit(num_outputs).shares, stride_part = mma_row(num_outputs),
+              step = num_columns * stride_part;
     const float *part = parts + column * stride_part + mma_place(r);
     float z = 0.0f;
+#pragma unroll 1
+    for (int first = 0; first < shares; first += 4) {
 #pragma unroll
-    for (int s = 0; s < kWarps; s++)
-        z += s < shares ? part[s * num_columns * stride_part] : 0.0f;
+        for (int s = 0; s < 4; s++, part += step)
+            z += first + s < shares ? *part : 0.0f;
+    }
     return z;
 }
 

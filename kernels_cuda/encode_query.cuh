@@ -51,16 +51,18 @@ __device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hatt
 
 /* A query and its linear map, resolved on the host. */
 struct QueryRun {
-    const void *q, *map;
-    int64_t q_row, q_head, map_head, map_input; /* strides in elements */
-    int32_t group, head_dim, code_bits, heads_per_code;
+    const void *q;
+    MapRows map;            /* of code head 0 */
+    int64_t map_head;       /* 16 bytes */
+    uint32_t q_row, q_head; /* 16 bytes */
+    int32_t group, head_dim, code_bits;
+    hattn_cuda_divisor heads_per_code;
     int32_t weight_max; /* of weighted scores; hamming: 0 */
 };
 
-template <class W>
-__device__ inline const W *query_map(const QueryRun &run, int32_t head)
+__device__ inline MapRows query_map(const QueryRun &run, int32_t head)
 {
-    return static_cast<const W *>(run.map) + head / run.heads_per_code * run.map_head;
+    return {run.map.rows + divide(head, run.heads_per_code) * run.map_head, run.map.stride};
 }
 
 /* Heads that sum_query_mma takes at a time. */
@@ -72,13 +74,15 @@ __host__ __device__ inline int query_heads(int group)
 /* u_r, or sums of signs, for a linear map of q's own 16-bit type, kBlocks * 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
  * r is threadIdx.x, and then every kThreads. */
 template <class W, int kBlocks, class Meanwhile, class Emit>
-__device__ inline void sum_query_blocks(const QueryRun &run, int64_t row, int32_t head, float *parts,
+__device__ inline void sum_query_blocks(const QueryRun &run, int32_t row, int32_t head, float *parts,
                                         Meanwhile meanwhile, Emit emit)
 {
     const int part_heads = query_heads(run.group);
     float *sums = parts + parts_floats(part_heads, run.code_bits);
-    const W *weight = query_map<W>(run, head);
-    const W *queries = static_cast<const W *>(run.q) + row * run.q_row + static_cast<int64_t>(head) * run.group * run.q_head;
+    const MapRows map = query_map(run, head);
+    const uint4 *queries =
+        static_cast<const uint4 *>(run.q) + static_cast<uint64_t>(static_cast<uint32_t>(row)) * run.q_row;
+    const uint32_t group_head = static_cast<uint32_t>(head * run.group);
 #pragma unroll 1
     for (int first_head = 0; first_head < run.group; first_head += part_heads) {
         const int count = min(part_heads, run.group - first_head);
@@ -86,9 +90,12 @@ __device__ inline void sum_query_blocks(const QueryRun &run, int64_t row, int32_
 #pragma unroll
         for (int b = 0; b < kBlocks; b++) {
             const int column = 8 * b + lane_id() / 4;
-            columns[b] = column < count ? queries + static_cast<int64_t>(first_head + column) * run.q_head : nullptr;
+            columns[b] = nullptr;
+            if (column < count)
+                columns[b] = reinterpret_cast<const W *>(
+                    queries + static_cast<uint64_t>(group_head + first_head + column) * run.q_head);
         }
-        multiply_mma(weight, run.map_input, run.head_dim, run.code_bits, columns, part_heads, parts, [&] {
+        multiply_mma(map, run.head_dim, run.code_bits, columns, part_heads, parts, [&] {
             if (first_head == 0)
                 meanwhile();
         });
@@ -112,7 +119,7 @@ __device__ inline void sum_query_blocks(const QueryRun &run, int64_t row, int32_
 }
 
 template <class W, class Meanwhile, class Emit>
-__device__ inline void sum_query_mma(const QueryRun &run, int64_t row, int32_t head, float *parts, Meanwhile meanwhile,
+__device__ inline void sum_query_mma(const QueryRun &run, int32_t row, int32_t head, float *parts, Meanwhile meanwhile,
                                      Emit emit)
 {
     if (run.group <= 8)
@@ -153,15 +160,14 @@ __host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, h
     const hattn_problem &p = params.problem;
     QueryRun run;
     run.q = hattn_address(q);
-    run.map = hattn_address(map.weight[0]);
-    run.q_row = p.q.stride[0];
-    run.q_head = p.q.stride[1];
-    run.map_head = p.query_map.weight_stride[0][0];
-    run.map_input = p.query_map.weight_stride[0][1];
+    run.map = map_rows(hattn_address(map.weight[0]), p.query_map.weight_stride[0][1]);
+    run.map_head = p.query_map.weight_stride[0][0] / 8;
+    run.q_row = static_cast<uint32_t>(p.q.stride[0] / 8);
+    run.q_head = static_cast<uint32_t>(p.q.stride[1] / 8);
     run.group = params.group;
     run.head_dim = p.head_dim_qk;
     run.code_bits = p.code_bits;
-    run.heads_per_code = p.num_selection_heads / p.num_code_heads;
+    run.heads_per_code = params.heads_per_code;
     run.weight_max = p.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p.weight_bits - 1)) - 1 : 0;
     return run;
 }
@@ -178,7 +184,8 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     if constexpr (sizeof(W) == 2)
         if ((done = params.encodes_by_mma))
             sum_query_mma<W>(
-                run, row, static_cast<int32_t>(head), shared, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
+                run, static_cast<int32_t>(row), static_cast<int32_t>(head), shared, [] {},
+                [&](int r, float sum) { code.sums[r] = sum; });
     if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);
     __syncthreads();

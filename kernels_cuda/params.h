@@ -41,6 +41,8 @@ typedef struct hattn_cuda_topk_state {
 typedef struct hattn_cuda_params {
     hattn_problem problem;
     hattn_cuda_divisor page_size;         /* by 1 where there are no pages */
+    hattn_cuda_divisor heads_per_code;    /* selection heads of a code head */
+    hattn_cuda_divisor v_dim;             /* of problem.head_dim_v */
     int32_t group, dense_group;           /* query heads that share a selection, or K and V */
     int32_t digit_shift;                  /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
     int32_t num_bins;                     /* of that digit */
@@ -65,6 +67,7 @@ typedef struct hattn_cuda_params {
     int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */
     int32_t is_keyed;                     /* and their keys: scores are not levels */
     int32_t region, num_regions;          /* keys of one; of max_length */
+    hattn_cuda_divisor regions_per_range;
     int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
     int64_t score_stride;

@@ -36,6 +36,7 @@ struct RegionRun {
     int32_t first_row;            /* of the wave: tasks count from here */
     int32_t region, range, chunk; /* keys */
     int32_t num_regions;          /* of max_length */
+    hattn_cuda_divisor regions_per_range;
     int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
     int32_t is_sampled;
     int32_t overlaps; /* with the decode after it */
@@ -68,6 +69,7 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.range = params.score_chunk / kWarps;
     run.chunk = params.score_chunk;
     run.num_regions = params.num_regions;
+    run.regions_per_range = params.regions_per_range;
     run.num_levels = params.num_levels;
     run.row_size = params.row_size;
     run.is_sampled = params.is_sampled;

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const RegionRun &regions = run.regions;
     const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x), head = blockIdx.y, chunk = blockIdx.z;
     if (run.encodes)
-        prefetch_map(query_map<W>(run.query, head), run.query.map_input, run.query.head_dim, run.query.code_bits);
+        prefetch_map(query_map(run.query, head), run.query.head_dim, run.query.code_bits);
     if (run.is_first)
         wait_for_previous();
     allow_dependents();
@@ -109,7 +109,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const bool shows = run.shows_weights && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
     const int32_t begin = chunk * regions.chunk + warp_id() * regions.range, end = min(begin + regions.range, scores_keys ? task.end : 0);
     using Reader = CodeReader<kWords, kLoose>;
-    Reader reader(run.codes, task.row.sequence, head / run.query.heads_per_code, task.end - 1);
+    Reader reader(run.codes, task.row.sequence, static_cast<int32_t>(divide(head, run.query.heads_per_code)),
+                  task.end - 1);
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
     make_planes<kWords, kBlocks, W>(run, row, head, shows || (kSampled && chunk == 0), space, planes, [&] {
@@ -179,7 +180,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
     CandidateList list = {reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin,
                           kKeyed ? regions.keys + first_score + begin : nullptr, 0, counts};
-    uint16_t *rows = regions.rows + task.task * regions.num_regions * regions.row_size;
+    const uint32_t first_region = static_cast<uint32_t>(chunk * kWarps + warp_id()) * regions.regions_per_range.divisor;
+    uint16_t *rows = regions.rows + (task.task * regions.num_regions + first_region) * regions.row_size;
     const uint32_t ranked = max(end - task.first, 0); /* 0: a range of sinks alone */
     int32_t region_end = begin + regions.region;
 #pragma unroll 1
@@ -212,8 +214,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
             }
         }
         if (next == region_end || next >= end) {
-            publish_row(histogram + 4, regions.row_size, num_levels,
-                        rows + static_cast<int64_t>(first / regions.region) * regions.row_size);
+            publish_row(histogram + 4, regions.row_size, num_levels, rows);
+            rows += regions.row_size;
             region_end += regions.region;
         }
     }

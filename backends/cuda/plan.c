@@ -29,6 +29,15 @@ static int64_t max_score(const hattn_problem *p, int group)
     return p->code_bits * (p->score_kind == HATTN_SCORE_WEIGHTED ? weighted : hamming);
 }
 
+static hattn_cuda_divisor make_divisor(uint32_t divisor)
+{
+    hattn_cuda_divisor d = {divisor, 0, 0};
+    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
+        d.shift++;
+    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
+    return d;
+}
+
 /* Blocks that one selection of `count` rows is split over: two blocks a multiprocessor in all, none with less than 32 rows, and no more
  * than `most` parts to join. */
 static int32_t num_splits(const hattn_cuda_properties *device, int64_t tasks, int64_t count, int64_t most)
@@ -102,12 +111,19 @@ static void choose_attention(const hattn_cuda_properties *device, const hattn_pr
     params->dense_block_heads = block_heads(params->engine, p, params->dense_group);
 }
 
+/* Whether a stride of 16-bit elements is one of 16 bytes, as 32 bits count them. */
+static int is_in_chunks(int64_t stride)
+{
+    return stride % 8 == 0 && stride / 8 <= UINT32_MAX;
+}
+
 /* Whether queries can be encoded on tensor cores: see sum_query_mma in kernels_cuda/encode_query.cuh. */
 static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
-    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype && p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 &&
-           p->q.stride[0] % 8 == 0 && p->q.stride[1] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+    return p->map_kind == HATTN_MAP_LINEAR && p->q.dtype != HATTN_F32 && p->q.dtype == map->dtype &&
+           p->head_dim_qk % 16 == 0 && p->code_bits % 32 == 0 && is_in_chunks(p->q.stride[0]) &&
+           is_in_chunks(p->q.stride[1]) && map->weight_stride[0][0] % 8 == 0 && is_in_chunks(map->weight_stride[0][1]);
 }
 
 /* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Positions and strides have 32 bits there. */
@@ -138,15 +154,6 @@ static int64_t round_up(int64_t a, int64_t unit)
     return divide_up(a, unit) * unit;
 }
 
-static hattn_cuda_divisor make_divisor(uint32_t divisor)
-{
-    hattn_cuda_divisor d = {divisor, 0, 0};
-    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
-        d.shift++;
-    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
-    return d;
-}
-
 /* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
 static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hattn_cuda_params *params)
@@ -166,6 +173,7 @@ static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hatt
     params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     params->region = (int32_t)region;
     params->num_regions = (int32_t)(params->num_score_chunks * (params->score_chunk / region));
+    params->regions_per_range = make_divisor((uint32_t)(range / region));
     params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
 }
 
@@ -187,9 +195,10 @@ static int encodes_keys_by_mma(const hattn_problem *p)
 static int appends_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
-    return p->map_kind == HATTN_MAP_LINEAR && p->k_cache.dtype != HATTN_F32 && p->k_cache.dtype == map->dtype && p->head_dim_qk % 16 == 0 &&
-           p->code_bits % 64 == 0 && p->k_cache.stride[0] % 8 == 0 && p->k_cache.stride[1] % 8 == 0 && p->k_cache.stride[2] % 8 == 0 &&
-           map->weight_stride[0][0] % 8 == 0 && map->weight_stride[0][1] % 8 == 0;
+    return p->map_kind == HATTN_MAP_LINEAR && p->k_cache.dtype != HATTN_F32 && p->k_cache.dtype == map->dtype &&
+           p->head_dim_qk % 16 == 0 && p->code_bits % 64 == 0 && p->k_cache.stride[0] % 8 == 0 &&
+           p->k_cache.stride[1] % 8 == 0 && p->k_cache.stride[2] % 8 == 0 && map->weight_stride[0][0] % 8 == 0 &&
+           is_in_chunks(map->weight_stride[0][1]);
 }
 
 /* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between 16-byte steps. */
@@ -212,6 +221,8 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
     params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
+    params->heads_per_code = make_divisor((uint32_t)(p->num_selection_heads / p->num_code_heads));
+    params->v_dim = make_divisor((uint32_t)p->head_dim_v);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;
