@@ -30,11 +30,13 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
-    attend_share<Engine, ListEarly>(params, inputs_of(args, workspace), share, space, [&] { return total; }, [&](int first, int end, Slot *list) {
-        for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-            list[rank - first] = slots.find(indices ? indices[rank] : rank);
-        __syncthreads();
-    });
+    attend_share<Engine, ListEarly>(
+        params, inputs_of(args, workspace), share, total, space, [] {},
+        [&](int first, int end, Slot *list) {
+            for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
+                list[rank - first] = slots.find(indices ? indices[rank] : rank);
+            __syncthreads();
+        });
 }
 
 template <class Engines, class F>

@@ -62,12 +62,15 @@ using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine,
 /* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), the loads of 8 parts in flight together. lse and out
  * are [head, part]. A sink is a part of its own: all weight, no value. */
 template <class Write, class WriteLse>
-__device__ inline void join_parts(const Share &share, int stride, int dim, const float *part_lse, const float *part_out, const float *sinks, Write write,
-                                  WriteLse write_lse)
+__device__ inline void join_parts(const Share &share, int stride, const hattn_cuda_divisor &dim, const float *part_lse,
+                                  const float *part_out, const float *sinks, Write write, WriteLse write_lse)
 {
     constexpr int kParts = 8;
-    for (int i = threadIdx.x * 4; i < share.count * dim; i += kThreads * 4) {
-        const int g = i / dim, column = i % dim;
+    const uint32_t size = dim.divisor; /* floats of a part */
+    for (uint32_t i = threadIdx.x * 4; i < share.count * size; i += kThreads * 4) {
+        const uint32_t g = divide(i, dim), column = i - g * size, first_part = g * static_cast<uint32_t>(stride);
+        const float *const lses = part_lse + first_part;
+        const float *const values = part_out + static_cast<uint64_t>(first_part) * size + column;
         float max = sinks ? sinks[g] : -INFINITY, sum = sinks ? 1.0f : 0.0f;
         float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
         for (int first = 0; first < share.num_splits; first += kParts) {
@@ -75,9 +78,9 @@ __device__ inline void join_parts(const Share &share, int stride, int dim, const
             float4 x[kParts];
 #pragma unroll
             for (int p = 0; p < kParts; p++) {
-                const int64_t part = static_cast<int64_t>(g) * stride + min(first + p, share.num_splits - 1);
-                lse[p] = first + p < share.num_splits ? __ldcg(part_lse + part) : -INFINITY;
-                x[p] = __ldcg(reinterpret_cast<const float4 *>(part_out + part * dim + column));
+                const uint32_t part = min(first + p, share.num_splits - 1);
+                lse[p] = first + p < share.num_splits ? __ldcg(lses + part) : -INFINITY;
+                x[p] = __ldcg(reinterpret_cast<const float4 *>(values + part * size));
             }
             const float old = max;
 #pragma unroll
@@ -138,17 +141,18 @@ __device__ inline void join_share(const hattn_cuda_params &params, const Inputs 
     const ShareParts parts(params, in, share);
     const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
     join_parts(
-        share, params.num_splits_max, p.head_dim_v, parts.lse, parts.out, sinks,
-        [&](int g, int column, float4 value) { store_elements(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value); },
+        share, params.num_splits_max, params.v_dim, parts.lse, parts.out, sinks,
+        [&](int g, int column, float4 value) {
+            store_elements(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value);
+        },
         [&](int g, float lse) { write_lse(p, in, share, g, lse); });
 }
 
-/* Attends to a share. ready() is called when the queries are on their way and returns the number of rows of all shares;
- * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
+/* Attends to a share of `total` rows. ready() is called when the queries are on their way; fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
  * results. */
 template <class Engine, class Early, class Ready, class Fill>
-__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, ShareSpace<Engine, Early> &space, Ready ready,
-                                    Fill fill)
+__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, int total,
+                                    ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
     AttendTask task = {
@@ -157,11 +161,13 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
     const int q_size = p.q.dtype == HATTN_F32 ? 4 : 2;
-    engine.start(
-        [&](int g) { return static_cast<const char *>(hattn_address(in.q)) + (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size; });
-    const int total = ready();
+    engine.start([&](int g) {
+        return static_cast<const char *>(hattn_address(in.q)) +
+               (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
+    });
     const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
     const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);
+    ready(); /* which may wait: what can be known is known */
     for (int done = first; done < end; done += kList) {
         const int count = min(kList, end - done);
         if (done != first)
@@ -179,10 +185,12 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     }
     /* Parts are normalised, so that joining them is one operation everywhere: [row, head, part]. */
     const ShareParts parts(params, in, share);
-    auto part_of = [&](int g, int part) { return static_cast<int64_t>(g) * params.num_splits_max + part; };
-    engine.each_value([&](int g, int column, float value) { parts.out[part_of(g, share.split) * p.head_dim_v + column] = value; });
+    const uint32_t dim = static_cast<uint32_t>(p.head_dim_v), stride = static_cast<uint32_t>(params.num_splits_max);
+    float *const out = parts.out + static_cast<uint32_t>(share.split) * dim;
+    engine.each_value(
+        [&](int g, int column, float value) { out[static_cast<uint32_t>(g) * (stride * dim) + column] = value; });
     if (threadIdx.x < share.count)
-        parts.lse[part_of(threadIdx.x, share.split)] = engine.lse(threadIdx.x);
+        parts.lse[threadIdx.x * stride + share.split] = engine.lse(threadIdx.x);
     hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(in.workspace));
     if (!arrive_last(&control->arrived[share.counter], static_cast<uint32_t>(share.num_splits)))
         return false;

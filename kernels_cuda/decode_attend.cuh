@@ -48,22 +48,22 @@ __global__ void __launch_bounds__(kThreads, 2)
             if (threadIdx.x == 0 && args.counts.data)
                 static_cast<int32_t *>(hattn_address(args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
         }
-        return kept;
     };
-    bool last = attend_share<Engine, SelectEarly>(params, inputs_of(args, workspace), share, space, ready, [&](int first, int end, Slot *list) {
-        int32_t *positions = space.early.positions;
-        if (is_found)
-            selection.visit(first, end, positions);
-        else
-            visit_anew<kKeyed>(params, run, share.row, head, first, end, positions, space.early.select);
+    bool last = attend_share<Engine, SelectEarly>(
+        params, inputs_of(args, workspace), share, kept, space, ready, [&](int first, int end, Slot *list) {
+            int32_t *positions = space.early.positions;
+            if (is_found)
+                selection.visit(first, end, positions);
+            else
+                visit_anew<kKeyed>(params, run, share.row, head, first, end, positions, space.early.select);
 #pragma unroll 1
-        for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
-            list[rank - first] = slots.find(positions[rank - first]);
-            if (indices)
-                indices[rank] = positions[rank - first];
-        }
-        __syncthreads();
-    });
+            for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
+                list[rank - first] = slots.find(positions[rank - first]);
+                if (indices)
+                    indices[rank] = positions[rank - first];
+            }
+            __syncthreads();
+        });
     /* Every block of the task has read the histogram once the last one is here. */
     const uint32_t blocks = static_cast<uint32_t>((params.group + kGroup - 1) / kGroup);
     if (last && blocks > 1) {

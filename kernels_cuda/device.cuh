@@ -108,6 +108,28 @@ __device__ inline uint32_t block_scan(uint32_t x, uint32_t *sums, uint32_t *tota
     return before + inclusive - x;
 }
 
+/* The same of two numbers, with one barrier; total: of the second. */
+__device__ inline void block_scan_two(uint32_t x, uint32_t y, uint32_t (*sums)[kWarps], uint32_t *x_before,
+                                      uint32_t *y_before, uint32_t *total)
+{
+    const uint32_t inclusive_x = warp_scan(x), inclusive_y = warp_scan(y);
+    if (lane_id() == 31) {
+        sums[0][warp_id()] = inclusive_x;
+        sums[1][warp_id()] = inclusive_y;
+    }
+    __syncthreads();
+    uint32_t before_x = 0, before_y = 0, all = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) {
+        before_x += w < warp_id() ? sums[0][w] : 0;
+        before_y += w < warp_id() ? sums[1][w] : 0;
+        all += sums[1][w];
+    }
+    *total = all;
+    *x_before = before_x + inclusive_x - x;
+    *y_before = before_y + inclusive_y - y;
+}
+
 /* ---- tensor cores: fragments as in the PTX manual, mma.m16n8k16 and movmatrix ---- */
 
 #ifdef HATTN_PORTABLE

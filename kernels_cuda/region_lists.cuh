@@ -53,10 +53,10 @@ __device__ inline void count_range(const RegionRun &run, const RegionTask &task,
 __device__ inline void count_region(const RegionRun &run, const RegionTask &task, uint32_t threshold, int region,
                                     uint32_t *above, uint32_t *equal)
 {
-    const int regions = run.range / run.region, range = region / regions;
+    const int range = static_cast<int>(divide(region, run.regions_per_range));
     uint32_t before_above = 0, before_all = 0, all;
     count_range(run, task, threshold, region, range * run.range, above, &all);
-    if (region != range * regions)
+    if (region != range * static_cast<int>(run.regions_per_range.divisor))
         count_range(run, task, threshold, region - 1, range * run.range, &before_above, &before_all);
     *above -= before_above;
     *equal = all - before_all - *above;
@@ -68,20 +68,23 @@ __device__ inline void each_candidate(const RegionRun &run, const RegionTask &ta
 {
     constexpr int kLoads = 4;
     const int32_t start = region * run.region;
-    const int size = __ldcg(run.rows + (task.task * run.num_regions + region) * run.row_size);
     const int64_t list = task.task * run.score_stride + start;
+    const int size = __ldcg(run.rows + (task.task * run.num_regions + region) * run.row_size);
+    int first = 0;
 #pragma unroll 1
-    for (int first = 0; first < size; first += kLoads * 32) {
+    do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
         uint32_t loaded[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; i++)
+            loaded[i] = __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list + first + i * 32 + lane_id());
 #pragma unroll
         for (int i = 0; i < kLoads; i++) {
             const int place = first + i * 32 + lane_id();
-            loaded[i] = place < size ? __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list + place) : 0;
+            const uint32_t candidate = place < size ? loaded[i] : 0;
+            f(candidate & 0xffff, static_cast<uint32_t>(start) + (candidate >> 16), list + place);
         }
-#pragma unroll
-        for (int i = 0; i < kLoads; i++)
-            f(loaded[i] & 0xffff, static_cast<uint32_t>(start) + (loaded[i] >> 16), list + first + i * 32 + lane_id());
-    }
+        first += kLoads * 32;
+    } while (first < size);
 }
 
 /* The order of candidates of one level. */

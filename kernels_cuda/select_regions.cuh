@@ -54,8 +54,7 @@ public:
             above += above_;
             equal += equal_;
         }
-        above_before_ = block_scan(above, space_.sums[0], &total);
-        equal_before_ = block_scan(equal, space_.sums[1], &total);
+        block_scan_two(above, equal, space_.sums, &above_before_, &equal_before_, &total);
         if constexpr (kKeyed) {
             if (total > kFine)
                 return false;
@@ -75,18 +74,14 @@ public:
             int32_t *list = positions + run_.num_sink - first;
             find_hits(low, high);
             __syncthreads();
-#pragma unroll 1
-            for (int i = warp_id(); i < space_.num_hits; i += kWarps) {
-                const auto hit = space_.hits[i];
-                auto keep = [&](uint32_t rank, int position) {
-                    if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
-                        list[rank] = position;
-                };
-                if (kKeyed || run_.is_sampled)
-                    visit_candidates(hit.region, hit.above, hit.equal, keep);
-                else
-                    visit_region(hit.region, hit.above, hit.equal, keep);
-            }
+            auto keep = [&](uint32_t rank, int position) {
+                if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
+                    list[rank] = position;
+            };
+            if (kKeyed || run_.is_sampled)
+                visit_candidates(keep);
+            else
+                visit_scores(keep);
         }
         __syncthreads();
         if (threadIdx.x == 0) /* for the next call, after the caller's barrier */
@@ -152,73 +147,97 @@ private:
         }
     }
 
-    /* By one warp. */
-    template <class Sink>
-    __device__ void visit_region(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    /* A lane's 8 scores of 256 of a region. */
+    __device__ uint4 load_scores(int region, int offset) const
     {
-        constexpr int kLoads = 4; /* of 8 scores a lane, whose bits are a byte each of above and both */
-        const int32_t start = region * run_.region, end = min(start + run_.region, task_.end);
-        const uint16_t *scores = run_.scores + task_.task * run_.score_stride + lane_id() * 8;
+        const int32_t first = region * run_.region + offset;
+        const uint16_t *scores = run_.scores + task_.task * run_.score_stride + first + lane_id() * 8;
+        return first < task_.end ? __ldcg(reinterpret_cast<const uint4 *>(scores)) : uint4{};
+    }
+
+    /* What is selected of 256 scores, after so many of its region; adds to them. By a warp. */
+    template <class Sink>
+    __device__ void list_scores(const uint4 &scores, int32_t first, uint32_t *above_before, uint32_t *equal_before,
+                                Sink sink) const
+    {
+        const int32_t position = first + lane_id() * 8;
+        uint32_t mask = 0xff;
+        if (position < task_.first)
+            mask &= 0xffu << min(task_.first - position, 8);
+        if (position + 8 > task_.end)
+            mask &= 0xffu >> min(position + 8 - task_.end, 8);
+        const uint32_t above = at_least_bits(scores, threshold_.key + 1) & mask,
+                       both = at_least_bits(scores, threshold_.key) & mask;
+        /* Both counts in one scan: they are below 2^16. */
+        const uint32_t mine = __popc(above) | __popc(both & ~above) << 16, scan = warp_scan(mine),
+                       total = __shfl_sync(kFullMask, scan, 31);
+        uint32_t num_above = *above_before + ((scan - mine) & 0xffff),
+                 num_equal = *equal_before + ((scan - mine) >> 16);
 #pragma unroll 1
-        for (int32_t first = start; first < end; first += kLoads * 256) {
-            uint4 loaded[kLoads] = {};
-#pragma unroll
-            for (int i = 0; i < kLoads; i++)
-                if (first + i * 256 < end)
-                    loaded[i] = __ldcg(reinterpret_cast<const uint4 *>(scores + first + i * 256));
-            uint32_t above = 0, both = 0;
-#pragma unroll
-            for (int i = 0; i < kLoads; i++)
-                if (first + i * 256 < end) {
-                    above |= at_least_bits(loaded[i], threshold_.key + 1) << 8 * i;
-                    both |= at_least_bits(loaded[i], threshold_.key) << 8 * i;
-                }
+        for (uint32_t left = both; left; left &= left - 1) {
+            const int bit = __ffs(static_cast<int>(left)) - 1;
+            const bool is_above = above >> bit & 1;
+            if (is_above || num_equal < threshold_.ties)
+                sink(num_above + min(num_equal, threshold_.ties), position + bit);
+            num_above += is_above;
+            num_equal += !is_above;
+        }
+        *above_before += total & 0xffff;
+        *equal_before += total >> 16;
+    }
+
+    /* A warp's hits, 256 keys at a time, the next ones' scores on their way. */
+    template <class Sink>
+    __device__ void visit_scores(Sink sink) const
+    {
+        int i = warp_id(), offset = 0;
+        uint32_t above = 0, equal = 0;
+        uint4 next = {};
+        if (i < space_.num_hits)
+            next = load_scores(space_.hits[i].region, 0);
 #pragma unroll 1
-            for (int32_t part = first; part < min(first + kLoads * 256, end); part += 256, above >>= 8, both >>= 8) {
-                const int32_t position = part + lane_id() * 8;
-                uint32_t mask = 0xff;
-                if (position < task_.first)
-                    mask &= 0xffu << min(task_.first - position, 8);
-                if (position + 8 > end)
-                    mask &= 0xffu >> min(position + 8 - end, 8);
-                const uint32_t mine_above = above & mask, mine_both = both & mask;
-                /* Both counts in one scan: they are below 2^16. */
-                const uint32_t mine = __popc(mine_above) | __popc(mine_both & ~mine_above) << 16, scan = warp_scan(mine);
-                uint32_t num_above = above_before + ((scan - mine) & 0xffff), num_equal = equal_before + ((scan - mine) >> 16);
-#pragma unroll 1
-                for (uint32_t left = mine_both; left; left &= left - 1) {
-                    const int bit = __ffs(static_cast<int>(left)) - 1;
-                    const bool is_above = mine_above >> bit & 1;
-                    if (is_above || num_equal < threshold_.ties)
-                        sink(num_above + min(num_equal, threshold_.ties), position + bit);
-                    num_above += is_above;
-                    num_equal += !is_above;
-                }
-                const uint32_t total = __shfl_sync(kFullMask, scan, 31);
-                above_before += total & 0xffff;
-                equal_before += total >> 16;
+        while (i < space_.num_hits) {
+            const auto hit = space_.hits[i];
+            const uint4 scores = next;
+            const int32_t first = hit.region * run_.region + offset;
+            if (offset == 0) {
+                above = hit.above;
+                equal = hit.equal;
             }
+            offset += 256;
+            if (offset >= run_.region) {
+                offset = 0;
+                i += kWarps;
+            }
+            if (i < space_.num_hits)
+                next = load_scores(space_.hits[i].region, offset);
+            list_scores(scores, first, &above, &equal, sink);
         }
     }
 
-    /* The same as visit_region, out of a range's list. Of keyed candidates those that are kept count as above, and none as equal. */
+    /* The same out of ranges' lists. Of keyed candidates those that are kept count as above, and none as equal. */
     template <class Sink>
-    __device__ void visit_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    __device__ void visit_candidates(Sink sink) const
     {
-        each_candidate(run_, task_, region, [&](uint32_t level, uint32_t position, int64_t place) {
-            bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
-            if (kKeyed && is_equal) {
-                is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
-                is_equal = false;
-            }
-            const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
-            const uint32_t num_above = above_before + __popc(above & lanes_below()),
-                           num_equal = equal_before + __popc(equal & lanes_below());
-            if (is_above || (is_equal && num_equal < threshold_.ties))
-                sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
-            above_before += __popc(above);
-            equal_before += __popc(equal);
-        });
+#pragma unroll 1
+        for (int i = warp_id(); i < space_.num_hits; i += kWarps) {
+            const auto hit = space_.hits[i];
+            uint32_t above_before = hit.above, equal_before = hit.equal;
+            each_candidate(run_, task_, hit.region, [&](uint32_t level, uint32_t position, int64_t place) {
+                bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
+                if (kKeyed && is_equal) {
+                    is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
+                    is_equal = false;
+                }
+                const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
+                const uint32_t num_above = above_before + __popc(above & lanes_below()),
+                               num_equal = equal_before + __popc(equal & lanes_below());
+                if (is_above || (is_equal && num_equal < threshold_.ties))
+                    sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
+                above_before += __popc(above);
+                equal_before += __popc(equal);
+            });
+        }
     }
 
     const RegionRun &run_;
