@@ -148,8 +148,8 @@ __device__ inline void join_share(const hattn_cuda_params &params, const Inputs 
         [&](int g, float lse) { write_lse(p, in, share, g, lse); });
 }
 
-/* Attends to a share of `total` rows. ready() is called when the queries are on their way; fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of the block that wrote the
- * results. */
+/* Attends to a share of `total` rows. ready() is called when the queries are on their way; fill(first, end, list) writes the slots of
+ * ranks first..end and ends with a barrier. True in all threads of the block that wrote the results. */
 template <class Engine, class Early, class Ready, class Fill>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
