@@ -14,7 +14,7 @@ struct Limits {
     int longest, long_one, tokens, sequences, q_len, kv_heads, group, dim, bits, hidden;
 };
 const Limits MODERATE = {1500000, 260, 3000, 40, 4, 8, 4, 128, 576, 512, 128}; /* milliseconds on a scalar backend */
-const Limits SMALL = {10000, 24, 80, 20, 2, 3, 2, 16, 48, 128, 16};            /* some sixty in a second */
+const Limits SMALL = {10000, 24, 80, 20, 2, 3, 2, 16, 48, 128, 16};            /* some fifty in a second */
 
 int steps_of_8(Rng &rng, int low, int high)
 {

@@ -13,17 +13,17 @@ _FLAGS = [
     "-I.",
 ]
 
+_PTX80 = ["-gencode=arch=compute_80,code=compute_80"]
+_SM90 = ["-gencode=arch=compute_90,code=sm_90"]
+
 # Machine code for A100 and Hopper; the PTX is for whatever comes later.
-_ARCHITECTURES = [
-    "-gencode=arch=compute_80,code=[sm_80,compute_80]",
-    "-gencode=arch=compute_90,code=sm_90",
-]
+_ARCHITECTURES = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"] + _SM90
 
 # --//kernels_cuda:variant=NAME; CONTRIBUTING.md says what each is for.
 _VARIANTS = {
     "default": _ARCHITECTURES,
-    "portable": _ARCHITECTURES + ["-DHATTN_PORTABLE"],
-    "ptx80": ["-gencode=arch=compute_80,code=compute_80"],
+    "portable": _PTX80 + _SM90 + ["-DHATTN_PORTABLE"],
+    "ptx80": _PTX80,
 }
 
 def _variant_flag_impl(ctx):
