@@ -287,7 +287,8 @@ void add_patterns_and_strides(ProblemList &list)
     });
 }
 
-/* Rows beside which a device has blocks for `longest` only if each takes thousands of keys: it may then list candidates instead of scores. */
+/* Short rows, of 0 to 40 keys: where a device shares its blocks between many rows, each block of a long one takes thousands of keys and may
+ * list candidates instead of scores. */
 void add_short_rows(Problem &p, int number)
 {
     for (int b = 0; b < number; b++)

@@ -19,6 +19,15 @@ if tools/fuzz.sh --binaries "$TEST_TMPDIR/broken" 5 5 >"$TEST_TMPDIR/printed"; t
 fi
 grep '^memory fault$' "$TEST_TMPDIR/printed"
 tail -n 1 "$TEST_TMPDIR/printed" | grep 'something was wrong$'
+printf '#!/bin/sh\n' >"$TEST_TMPDIR/broken/random_test"
+cp "$TEST_TMPDIR/broken/random_test" "$TEST_TMPDIR/broken/safetensors_test"
+for asked in "5 0" "0 5"; do
+    # shellcheck disable=SC2086
+    if tools/fuzz.sh --binaries "$TEST_TMPDIR/broken" $asked; then
+        echo "binaries that run nothing passed"
+        exit 1
+    fi
+done
 for wrong in "5" "5 x" "--seed 5" "--binaries $TEST_TMPDIR/none 5 5"; do
     # shellcheck disable=SC2086
     if tools/fuzz.sh $wrong; then

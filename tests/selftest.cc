@@ -234,13 +234,18 @@ const Problem &problem_called(const std::string &name)
     throw std::runtime_error("no problem is called " + name);
 }
 
-Outcome outcome_of(Session &session, const std::string &problem, const std::string &op, uint64_t seed,
-                   Golden *golden = nullptr)
+Outcome outcome_of(Session &session, Trial &trial, const std::string &op)
 {
-    for (const Outcome &outcome : check_problem(session, problem_called(problem), seed, "/" + op, golden))
+    for (const Outcome &outcome : check_trial(session, trial, "/" + op, nullptr))
         if (outcome.op == op)
             return outcome;
-    throw std::runtime_error(problem + " has no " + op);
+    throw std::runtime_error("no " + op);
+}
+
+Outcome outcome_of(Session &session, const std::string &problem, const std::string &op, uint64_t seed)
+{
+    Trial trial(problem_called(problem), seed);
+    return outcome_of(session, trial, op);
 }
 
 Session *open_session(const Broken &broken)
@@ -260,10 +265,12 @@ TEST(Selftest, BrokenRunnersAreCaught)
         const char *problem = broken.problem, *op = broken.op;
         for (uint64_t seed : SEEDS) {
             session->runner = Runner();
-            Outcome sound = outcome_of(*session, problem, op, seed);
+            Trial trial(problem_called(problem),
+                        seed); /* of both: what the reference said to the first must not hide the second */
+            Outcome sound = outcome_of(*session, trial, op);
             EXPECT_EQ(sound.status, Status::PASSED) << "unbroken: " << sound.text();
             broken.break_it(session->runner);
-            Outcome caught = outcome_of(*session, problem, op, seed);
+            Outcome caught = outcome_of(*session, trial, op);
             EXPECT_EQ(caught.status, Status::FAILED);
             EXPECT_NE(caught.message.find(broken.expected), std::string::npos) << caught.text();
         }

@@ -36,15 +36,15 @@ logs=$(mktemp -d)
 trap 'rm -r "$logs"' EXIT
 # Devices are left out, and threads that wait sleep: there is a process for each processor.
 export CUDA_VISIBLE_DEVICES= OMP_WAIT_POLICY=passive
-processes=$(nproc) done=0 i=0 running= status=0
+processes=$(nproc) given=0 i=0 running= status=0
 while [ $i -lt "$processes" ]; do
     i=$((i + 1))
-    number=$((problems * i / processes - done))
+    number=$((problems * i / processes - given))
     if [ $number -gt 0 ]; then
-        "$binaries/random_test" --problems=0 --small=$number --seed=$((seed + done)) --seconds=1000000 >"$logs/$i" 2>&1 &
+        "$binaries/random_test" --problems=0 --small=$number --seed=$((seed + given)) --seconds=1000000 >"$logs/$i" 2>&1 &
         running="$running $!"
     fi
-    done=$((done + number))
+    given=$((given + number))
 done
 if [ "$headers" -gt 0 ]; then
     HATTN_DAMAGED_HEADERS=$headers "$binaries/safetensors_test" '--gtest_filter=*Fuzzed*' --gtest_brief=1 >"$logs/headers" 2>&1 &
@@ -53,6 +53,10 @@ fi
 for pid in $running; do
     wait "$pid" || status=1
 done
+# What did not run did not pass.
+counted=$(cat "$logs"/* | awk '/ problems from seed / { sum += $1 } END { print sum + 0 }')
+[ "$counted" -eq "$problems" ] || status=1
+[ "$headers" -eq 0 ] || grep -q 'PASSED.* 1 test\.' "$logs/headers" || status=1
 [ $status -eq 0 ] || grep -hE 'failed|FAILED|error|fault' "$logs"/* | head -40
 cat "$logs"/* | awk -v headers="$headers" -v status=$status '/ problems from seed / { problems += $1; passed += $6; failed += $9; refused += $11 }
     END { printf "%d problems, %d operations passed, %d failed, %d refused; %d damaged headers; %s\n",
