@@ -41,21 +41,44 @@ HATTN_HOST_DEVICE static inline int32_t hattn_find_sequence(const int32_t *q_sta
     return low;
 }
 
-HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row_of(int32_t max_length, const hattn_batch *batch, int32_t row)
+/* Whose row it is, and how many of its sequence's rows come after it: all that there is to know before lengths. */
+typedef struct hattn_row_place {
+    int32_t sequence; /* -1: padding */
+    int32_t after;
+} hattn_row_place;
+
+/* Reads q_start alone, if there is one. */
+HATTN_HOST_DEVICE static inline hattn_row_place hattn_place_row(const hattn_batch *batch, int32_t row)
 {
     const int32_t *q_start = batch->q_start.data ? (const int32_t *)hattn_address(batch->q_start) : NULL;
-    const int32_t *seq_len = (const int32_t *)hattn_address(batch->seq_len);
-    hattn_row resolved = {-1, 0, -1};
+    hattn_row_place place = {-1, 0};
     if (batch->num_sequences == 0 || (q_start && row >= q_start[batch->num_sequences]))
+        return place;
+    place.sequence = q_start ? hattn_find_sequence(q_start, batch->num_sequences, row) : row / batch->q_len;
+    place.after = (q_start ? q_start[place.sequence + 1] : (place.sequence + 1) * batch->q_len) - 1 - row;
+    return place;
+}
+
+/* seq_len: of its sequence. */
+HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_place(int32_t max_length, hattn_row_place place,
+                                                              int32_t seq_len)
+{
+    hattn_row resolved = {-1, 0, -1};
+    if (place.sequence < 0)
         return resolved;
-    const int32_t sequence = q_start ? hattn_find_sequence(q_start, batch->num_sequences, row) : row / batch->q_len;
-    const int32_t first = q_start ? q_start[sequence] : sequence * batch->q_len;
-    const int32_t tokens = q_start ? q_start[sequence + 1] - first : batch->q_len;
-    resolved.sequence = sequence;
-    resolved.position = (int64_t)seq_len[sequence] - tokens + (row - first);
+    resolved.sequence = place.sequence;
+    resolved.position = (int64_t)seq_len - 1 - place.after;
     const int64_t length = resolved.position + 1;
     resolved.length = (int32_t)(length < 0 ? 0 : length > max_length ? max_length : length);
     return resolved;
+}
+
+HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row_of(int32_t max_length, const hattn_batch *batch,
+                                                               int32_t row)
+{
+    const hattn_row_place place = hattn_place_row(batch, row);
+    return hattn_resolve_place(
+        max_length, place, place.sequence < 0 ? 0 : ((const int32_t *)hattn_address(batch->seq_len))[place.sequence]);
 }
 
 HATTN_HOST_DEVICE static inline hattn_row hattn_resolve_row(const hattn_problem *problem, const hattn_batch *batch,
