@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one,
- * attend_mma.cuh's or attend_wide.cuh's) takes up to 8 or 16 query heads that share rows: start, add_rows as often as there are, finish,
- * each_value and lse.
+ * attend_mma.cuh's or attend_wide.cuh's) takes up to 8 or 16 query heads that share rows: start, settle, add_rows as often as there are,
+ * finish and each_value.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_CUH
 
 #include "kernels_cuda/device.cuh"
 #include "kernels_cuda/params.h"
+#include "kernels_cuda/parts.cuh"
 
 namespace hattn {
 
@@ -21,7 +22,8 @@ struct AttendTask {
     int count; /* of query heads */
     float k_scale, v_scale;
     const void *k_cache, *v_cache;
-    int dynamic_bytes; /* of shared memory */
+    uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, where rows are aligned */
+    int dynamic_bytes;                 /* of shared memory */
 };
 
 /* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column. fp32. */
@@ -59,6 +61,8 @@ public:
         __syncthreads();
     }
 
+    __device__ void settle() {}
+
     /* Slots in shared memory. Ends with a barrier. */
     __device__ void add_rows(const Slot *slots, int n)
     {
@@ -66,31 +70,26 @@ public:
             add_tile(slots + first, min(kTile, n - first));
     }
 
-    /* Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
+    /* Ends with a barrier; then each_value gives a part of a softmax. */
     __device__ void finish()
     {
         __syncthreads();
     }
 
-    /* f(g, column, value) for the values of this thread. */
+    /* f(g, column, value, weight) for the values of this thread. */
     template <class F>
     __device__ void each_value(F f) const
     {
 #pragma unroll
         for (int g = 0; g < kGroup; g++) {
-            const float factor = space_.sum[g] == 0.0f ? 0.0f : task_.v_scale / space_.sum[g];
+            const PartWeight weight = {space_.max[g], space_.sum[g]};
 #pragma unroll
             for (int c = 0; c < kColumns; c++) {
                 const int column = c * kThreads + static_cast<int>(threadIdx.x);
                 if (g < task_.count && column < p_.head_dim_v)
-                    f(g, column, values_[c][g] * factor);
+                    f(g, column, values_[c][g] * task_.v_scale, weight);
             }
         }
-    }
-
-    __device__ float lse(int g) const
-    {
-        return space_.sum[g] == 0.0f ? -INFINITY : space_.max[g] + logf(space_.sum[g]);
     }
 
 private:

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const Share share = share_of(group, kGroup, 0);
+    const Share share = share_of(group, kGroup, 0, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
     int total = resolved.length;
     const int32_t *indices = nullptr;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
     attend_share<Engine, ListEarly>(
-        params, inputs_of(args, workspace), share, total, space, [] {},
+        params, inputs_of(args, workspace), share, total, space, [](auto take_turn) { take_turn(); },
         [&](int first, int end, Slot *list) {
             for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
                 list[rank - first] = slots.find(indices ? indices[rank] : rank);

@@ -25,28 +25,27 @@ public:
     /* Results of warps. */
     struct alignas(16) Space {
         float values[kWarps][kGroup][kDim + 4];
-        float max[kWarps][kGroup], sum[kWarps][kGroup];
-        float factor[kGroup][kWarps];
-        float lse[kGroup];
+        float max[kGroup][kWarps], sum[kGroup][kWarps];
     };
 
     __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space)
     {
         k_ = static_cast<const T *>(task.k_cache) + task.kv_head * p.k_cache.stride[2];
         v_ = static_cast<const T *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];
-        for (int i = 0; i < 2; i++) {
-            k_stride_[i] = static_cast<uint32_t>(p.k_cache.stride[i] / 8);
-            v_stride_[i] = static_cast<uint32_t>(p.v_cache.stride[i] / 8);
-        }
     }
 
-    /* row(g): the address of query g. */
+    /* row(g): the address of query g. Queries are on their way into shared memory: registers are short while rows are found,
+     * and when all loads of a tile go out together. */
     template <class Row>
     __device__ void start(Row row)
     {
-        const int head = lane_id() / 4;
-        for (int s = 0; s < kDim / 32; s++)
-            q_[s] = head < task_.count ? load16(reinterpret_cast<const T *>(row(head)) + s * 32 + lane_id() % 4 * 8) : uint4{};
+        if (warp_id() == 0) {
+            const int head = lane_id() / 4;
+            const T *query = reinterpret_cast<const T *>(row(min(head, task_.count - 1))) + lane_id() % 4 * 8;
+            for (int s = 0; s < kDim / 32; s++)
+                copy_async16(&queries()[s * 32 + lane_id()], query + s * 32, head < task_.count);
+            copy_commit();
+        }
         for (auto &half : values_)
             for (auto &pair : half)
                 for (float &x : pair)
@@ -55,6 +54,9 @@ public:
         sum_[0] = sum_[1] = 0.0f;
         used_ = 0;
     }
+
+    /* Before the barrier that comes before the first add_rows. */
+    __device__ void settle() { copy_wait(0); }
 
     /* Slots in shared memory; every warp takes tiles of its own. */
     __device__ void add_rows(const Slot *slots, int n)
@@ -65,7 +67,7 @@ public:
             add_tile(slots, first, n);
     }
 
-    /* Weighs the warps. Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
+    /* Ends with a barrier; then each_value gives a part of a softmax. */
     __device__ void finish()
     {
         const int g = lane_id() / 4, t = lane_id() % 4;
@@ -73,57 +75,63 @@ public:
             sum_[0] += __shfl_xor_sync(kFullMask, sum_[0], offset);
             sum_[1] += __shfl_xor_sync(kFullMask, sum_[1], offset);
         }
-        __syncthreads();
+        __syncthreads(); /* the lists are done with */
+#pragma unroll
         for (int c = 0; c < 2; c++) {
             const int head = 2 * t + c;
-            if (head >= kGroup || warp_id() >= used_)
+            if (head >= kGroup)
                 continue;
-            for (int h = 0; h < kDim / 64; h++)
-                for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(&space_.values[warp_id()][head][64 * h + 8 * g + 2 * j]) =
-                        make_float2(values_[h][j][c], values_[h][j][c + 2]);
+            if (warp_id() < used_)
+                for (int h = 0; h < kDim / 64; h++)
+                    for (int j = 0; j < 4; j++)
+                        *reinterpret_cast<float2 *>(&space_.values[warp_id()][head][64 * h + 8 * g + 2 * j]) =
+                            make_float2(values_[h][j][c], values_[h][j][c + 2]);
             if (g == 0) {
-                space_.max[warp_id()][head] = max_[c];
-                space_.sum[warp_id()][head] = sum_[c];
+                space_.max[head][warp_id()] = max_[c];
+                space_.sum[head][warp_id()] = sum_[c];
             }
         }
         __syncthreads();
-        if (threadIdx.x < (kGroup * kWarps + 31) / 32 * 32) { /* a lane a head and warp: 8 neighbours share a head */
-            const int head = min(static_cast<int>(threadIdx.x) / kWarps, kGroup - 1), w = threadIdx.x % kWarps;
-            const float mine = w < used_ ? space_.max[w][head] : -INFINITY;
-            float max = mine;
-            for (int offset = 1; offset < kWarps; offset <<= 1)
-                max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
-            const float factor = expf(mine - (max == -INFINITY ? 0.0f : max));
-            float sum = w < used_ ? space_.sum[w][head] * factor : 0.0f;
-            for (int offset = 1; offset < kWarps; offset <<= 1)
-                sum += __shfl_xor_sync(kFullMask, sum, offset);
-            space_.factor[head][w] = sum == 0.0f ? 0.0f : factor * (task_.v_scale / sum); /* a NaN stays one */
-            if (w == 0)
-                space_.lse[head] = sum == 0.0f ? -INFINITY : max + logf(sum);
-        }
-        __syncthreads();
     }
 
-    /* f(g, column, value) for the values of this thread. */
+    /* f(g, column, four values, weight) for the values of this thread, which weighs the warps for itself. */
     template <class F>
     __device__ void each_value(F f) const
     {
-        for (int i = threadIdx.x; i < task_.count * kDim; i += kThreads) {
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x) * 4; i < task_.count * kDim; i += kThreads * 4) {
             const int g = i / kDim, column = i % kDim;
-            float value = 0.0f;
-            for (int w = 0; w < used_; w++)
-                value += space_.factor[g][w] * space_.values[w][g][column];
-            f(g, column, value);
+            float factor[kWarps];
+            PartWeight weight = {-INFINITY, 0.0f};
+#pragma unroll
+            for (int w = 0; w < kWarps; w++)
+                weight.max = fmaxf(weight.max, factor[w] = space_.max[g][w]);
+            const float base = weight.max == -INFINITY ? 0.0f : weight.max;
+#pragma unroll
+            for (int w = 0; w < kWarps; w++) {
+                factor[w] = __expf(factor[w] - base);
+                weight.sum += space_.sum[g][w] * factor[w];
+            }
+            float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+            for (int w = 0; w < kWarps; w++)
+                if (w < used_) {
+                    const float4 x = *reinterpret_cast<const float4 *>(&space_.values[w][g][column]);
+                    value = {value.x + factor[w] * x.x, value.y + factor[w] * x.y, value.z + factor[w] * x.z,
+                             value.w + factor[w] * x.w};
+                }
+            f(g, column, scaled(value, task_.v_scale), weight);
         }
     }
 
-    __device__ float lse(int g) const
+private:
+    /* A lane's fragments, every 32. */
+    __device__ static uint4 *queries()
     {
-        return space_.lse[g];
+        __shared__ uint4 fragments[kDim];
+        return fragments;
     }
 
-private:
     __device__ static uint4 load16(const T *address)
     {
         return load_row16(address);
@@ -138,11 +146,12 @@ private:
     __device__ void add_tile(const Slot *slots, int first, int n)
     {
         const int g = lane_id() / 4, t = lane_id() % 4, last = n - 1;
-        const T *k0 = row(k_, k_stride_, slots[min(first + g, last)]) + t * 8, *k1 = row(k_, k_stride_, slots[min(first + g + 8, last)]) + t * 8;
+        const T *k0 = row(k_, task_.k_stride, slots[min(first + g, last)]) + t * 8,
+                *k1 = row(k_, task_.k_stride, slots[min(first + g + 8, last)]) + t * 8;
         const T *rows[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            rows[i] = row(v_, v_stride_, slots[min(first + 2 * t + i % 2 + i / 2 * 8, last)]);
+            rows[i] = row(v_, task_.v_stride, slots[min(first + 2 * t + i % 2 + i / 2 * 8, last)]);
         uint4 ka[kDim / 32], kb[kDim / 32], v[4][kDim / 64];
 #pragma unroll
         for (int s = 0; s < kDim / 32; s++) {
@@ -158,8 +167,9 @@ private:
         float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1, 2t, 2t+1 */
 #pragma unroll
         for (int s = 0; s < kDim / 32; s++) {
-            mma_16816<T>(c, ka[s].x, kb[s].x, ka[s].y, kb[s].y, q_[s].x, q_[s].y);
-            mma_16816<T>(c, ka[s].z, kb[s].z, ka[s].w, kb[s].w, q_[s].z, q_[s].w);
+            const uint4 q = queries()[s * 32 + lane_id()];
+            mma_16816<T>(c, ka[s].x, kb[s].x, ka[s].y, kb[s].y, q.x, q.y);
+            mma_16816<T>(c, ka[s].z, kb[s].z, ka[s].w, kb[s].w, q.z, q.w);
         }
         const float scale = p_.scale * task_.k_scale;
         float decay[2];
@@ -205,8 +215,6 @@ private:
     const AttendTask &task_;
     Space &space_;
     const T *k_, *v_;
-    uint32_t k_stride_[2], v_stride_[2]; /* of pages and slots */
-    uint4 q_[kDim / 32];
     float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1) of heads 2t, 2t+1 */
     float max_[2], sum_[2];
     int used_; /* warps that had rows */

@@ -10,25 +10,15 @@
 #include "kernels_cuda/attend_mma.cuh"
 #include "kernels_cuda/attend_wide.cuh"
 #include "kernels_cuda/kernels.cuh"
+#include "kernels_cuda/parts.cuh"
 
 namespace hattn {
 
-template <class Args>
-__host__ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
-{
-    return {args.q, args.k_cache, args.v_cache, args.k_scale, args.v_scale, args.sink_logits, args.out, args.lse, workspace};
-}
-
-/* Which part of the work a block has: heads first_head..first_head+count of a row, share `split` of num_splits. */
-struct Share {
-    int32_t row, first_head, count, split, num_splits, counter;
-    int32_t heads; /* of the largest block */
-};
-
 /* The grid is (row from first_row on, blocks of heads, split): no divisions of large numbers. */
-__device__ inline Share share_of(int group, int block_group, int32_t first_row)
+__device__ inline Share share_of(int group, int block_group, int32_t first_row, const hattn_cuda_divisor &splits)
 {
     Share share;
+    share.splits = splits;
     share.row = first_row + static_cast<int32_t>(blockIdx.x);
     share.split = blockIdx.z;
     share.num_splits = gridDim.z;
@@ -42,121 +32,81 @@ __device__ inline Share share_of(int group, int block_group, int32_t first_row)
     return share;
 }
 
-/* Shared memory of a block: what finds rows (Early has a member list of slots) and what holds results. The first is done with when the second
- * starts, unless the engine works in shared memory all along. Little of it leaves much for L1, where rows land. */
+/* Shared memory of a block: what finds rows (Early has a member list of slots), what holds results, what joins them. Each is done with when
+ * the next one starts, unless the engine works in shared memory all along. Little of it leaves much for L1, where rows land. */
 template <class Engine, class Early>
 union LateSpace {
     typename Engine::Space engine;
     Early early;
+    JoinSpace join;
 };
 
 template <class Engine, class Early>
 struct ApartSpace {
     typename Engine::Space engine;
-    Early early;
+    union {
+        Early early;
+        JoinSpace join;
+    };
 };
 
 template <class Engine, class Early>
 using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine, Early>, ApartSpace<Engine, Early>>;
 
-/* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), the loads of 8 parts in flight together. lse and out
- * are [head, part]. A sink is a part of its own: all weight, no value. */
-template <class Write, class WriteLse>
-__device__ inline void join_parts(const Share &share, int stride, const hattn_cuda_divisor &dim, const float *part_lse,
-                                  const float *part_out, const float *sinks, Write write, WriteLse write_lse)
+/* How a share's parts come together. */
+__device__ inline bool sends_parts(const Share &share, const hattn_problem &p)
 {
-    constexpr int kParts = 8;
-    const uint32_t size = dim.divisor; /* floats of a part */
-    for (uint32_t i = threadIdx.x * 4; i < share.count * size; i += kThreads * 4) {
-        const uint32_t g = divide(i, dim), column = i - g * size, first_part = g * static_cast<uint32_t>(stride);
-        const float *const lses = part_lse + first_part;
-        const float *const values = part_out + static_cast<uint64_t>(first_part) * size + column;
-        float max = sinks ? sinks[g] : -INFINITY, sum = sinks ? 1.0f : 0.0f;
-        float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (int first = 0; first < share.num_splits; first += kParts) {
-            float lse[kParts];
-            float4 x[kParts];
-#pragma unroll
-            for (int p = 0; p < kParts; p++) {
-                const uint32_t part = min(first + p, share.num_splits - 1);
-                lse[p] = first + p < share.num_splits ? __ldcg(lses + part) : -INFINITY;
-                x[p] = __ldcg(reinterpret_cast<const float4 *>(values + part * size));
-            }
-            const float old = max;
-#pragma unroll
-            for (int p = 0; p < kParts; p++)
-                max = fmaxf(max, lse[p]);
-            const float base = max == -INFINITY ? 0.0f : max, decay = expf(old - base);
-            sum *= decay;
-            value = {value.x * decay, value.y * decay, value.z * decay, value.w * decay};
-#pragma unroll
-            for (int p = 0; p < kParts; p++) {
-                const float factor = expf(lse[p] - base);
-                sum += factor;
-                if (factor != 0.0f) /* an empty part's values may be anything; a NaN is passed on */
-                    value = {value.x + factor * x[p].x, value.y + factor * x[p].y, value.z + factor * x[p].z, value.w + factor * x[p].w};
-            }
-        }
-        const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
-        write(g, column, make_float4(value.x * scale, value.y * scale, value.z * scale, value.w * scale));
-        if (column == 0)
-            write_lse(g, sum == 0.0f ? -INFINITY : max + logf(sum));
-    }
+    return share.num_splits > 1 && !hattn_cuda_joins_apart(share.heads, p.head_dim_v);
 }
 
-/* Whether a kernel of its own joins the parts of blocks of `heads` (join.cu): reading 2048 floats a part takes one block longer than
- * another kernel does. */
-__host__ __device__ inline bool joins_apart(const hattn_problem &p, int heads)
+/* A block's turn among those of its share's task; the counter is zero again after the last one. */
+class Turn
 {
-    return heads * p.head_dim_v > 1024;
-}
-
-/* Where a share's parts are, [head, part], and its results. */
-struct ShareParts {
-    __device__ ShareParts(const hattn_cuda_params &params, const Inputs &in, const Share &share)
+public:
+    __device__ Turn(const Share &share, hattn_buffer workspace)
+        : counter_(&static_cast<hattn_cuda_control *>(hattn_address(workspace))->arrived[share.counter]),
+          count_(share.num_splits)
     {
-        const int64_t first = (static_cast<int64_t>(share.row) * params.problem.num_q_heads + share.first_head) * params.num_splits_max;
-        char *workspace = static_cast<char *>(hattn_address(in.workspace));
-        out = reinterpret_cast<float *>(workspace + params.part_out) + first * params.problem.head_dim_v;
-        lse = reinterpret_cast<float *>(workspace + params.part_lse) + first;
     }
 
-    float *out, *lse;
+    __device__ void take()
+    {
+        if (threadIdx.x == 0)
+            turn_ = take_turn(counter_, count_);
+    }
+
+    /* In thread 0, after take. */
+    __device__ bool is_last()
+    {
+        compute_now(turn_); /* and not before: it has come meanwhile */
+        return turn_ == count_ - 1;
+    }
+
+private:
+    uint32_t *counter_;
+    uint32_t count_, turn_ = 0;
 };
 
-__device__ inline int64_t out_place(const hattn_problem &p, const Share &share, int g)
-{
-    return share.row * p.out.stride[0] + (share.first_head + g) * p.out.stride[1];
-}
-
-__device__ inline void write_lse(const hattn_problem &p, const Inputs &in, const Share &share, int g, float lse)
-{
-    if (in.lse.data)
-        static_cast<float *>(hattn_address(in.lse))[share.row * p.lse.stride[0] + (share.first_head + g) * p.lse.stride[1]] = lse;
-}
-
-__device__ inline void join_share(const hattn_cuda_params &params, const Inputs &in, const Share &share)
-{
-    const hattn_problem &p = params.problem;
-    const ShareParts parts(params, in, share);
-    const float *sinks = in.sink_logits.data ? static_cast<const float *>(hattn_address(in.sink_logits)) + share.first_head : nullptr;
-    join_parts(
-        share, params.num_splits_max, params.v_dim, parts.lse, parts.out, sinks,
-        [&](int g, int column, float4 value) {
-            store_elements(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value);
-        },
-        [&](int g, float lse) { write_lse(p, in, share, g, lse); });
-}
-
-/* Attends to a share of `total` rows. ready() is called when the queries are on their way; fill(first, end, list) writes the slots of
- * ranks first..end and ends with a barrier. True in all threads of the block that wrote the results. */
+/* Attends to a share of `total` rows. ready(take_turn) is called when the queries are on their way; it may wait, and then calls take_turn, once.
+ * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of one block of the task, when all
+ * others are done with their ready and fill.
+ * Where parts are sent, the last block to take its turn joins them: all the others run by then, so that their parts come, whatever else waits
+ * for a place on the device. */
 template <class Engine, class Early, class Ready, class Fill>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
-    AttendTask task = {
-        share.first_head / params.dense_group, share.count, 1.0f, 1.0f, hattn_address(in.k_cache), hattn_address(in.v_cache), params.attend_shared};
+    AttendTask task = {};
+    task.kv_head = share.first_head / params.dense_group;
+    task.count = share.count;
+    task.k_cache = hattn_address(in.k_cache);
+    task.v_cache = hattn_address(in.v_cache);
+    task.dynamic_bytes = params.attend_shared;
+    for (int i = 0; i < 2; i++) {
+        task.k_stride[i] = params.k_stride[i];
+        task.v_stride[i] = params.v_stride[i];
+    }
     task.k_scale = hattn_kv_scale(&p, in.k_scale, task.kv_head);
     task.v_scale = hattn_kv_scale(&p, in.v_scale, task.kv_head);
     Engine engine(p, task, space.engine);
@@ -165,9 +115,21 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         return static_cast<const char *>(hattn_address(in.q)) +
                (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
     });
-    const int first = static_cast<int>(static_cast<int64_t>(total) * share.split / share.num_splits);
-    const int end = static_cast<int>(static_cast<int64_t>(total) * (share.split + 1) / share.num_splits);
-    ready(); /* which may wait: what can be known is known */
+    const int even = static_cast<int>(divide(total, share.splits)),
+              rest = total - even * share.num_splits; /* of which one each */
+    int first = share.split * even + min(share.split, rest), end = first + even + (share.split < rest);
+    compute_now(first);
+    compute_now(end);
+    Turn turn(share, in.workspace);
+    const bool is_sent = sends_parts(share, p);
+    ready([&] { /* what can be known is known */
+                if (is_sent)
+                    turn.take();
+    });
+    __shared__ bool is_last;
+    if (threadIdx.x == 0)
+        is_last = share.num_splits == 1 || (is_sent && turn.is_last());
+    engine.settle();
     for (int done = first; done < end; done += kList) {
         const int count = min(kList, end - done);
         if (done != first)
@@ -177,26 +139,27 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     }
     engine.finish();
 
-    if (share.num_splits == 1 && !in.sink_logits.data) {
-        engine.each_value([&](int g, int column, float value) { store_element(hattn_address(in.out), p.out.dtype, out_place(p, share, g) + column, value); });
-        if (threadIdx.x < share.count)
-            write_lse(p, in, share, threadIdx.x, engine.lse(threadIdx.x));
-        return true;
+    const Results results(p, in, share);
+    if (share.num_splits == 1) {
+        engine.each_value(
+            [&](int g, int column, auto value, PartWeight weight) { results.store_whole(g, column, value, weight); });
+    } else if (!is_sent) {
+        const PartsApart parts(params, in, share);
+        engine.each_value([&](int g, int column, auto value, PartWeight weight) {
+            parts.store(g, share.split, column, value, weight);
+        });
+        turn.take();
+        if (threadIdx.x == 0)
+            is_last = turn.is_last();
+        __syncthreads();
+    } else {
+        const SentParts parts(in, share, params.v_dim);
+        engine.each_value(
+            [&](int g, int column, auto value, PartWeight weight) { parts.send(g, column, value, weight); });
+        if (is_last)
+            parts.join(results, space.join);
     }
-    /* Parts are normalised, so that joining them is one operation everywhere: [row, head, part]. */
-    const ShareParts parts(params, in, share);
-    const uint32_t dim = static_cast<uint32_t>(p.head_dim_v), stride = static_cast<uint32_t>(params.num_splits_max);
-    float *const out = parts.out + static_cast<uint32_t>(share.split) * dim;
-    engine.each_value(
-        [&](int g, int column, float value) { out[static_cast<uint32_t>(g) * (stride * dim) + column] = value; });
-    if (threadIdx.x < share.count)
-        parts.lse[threadIdx.x * stride + share.split] = engine.lse(threadIdx.x);
-    hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(in.workspace));
-    if (!arrive_last(&control->arrived[share.counter], static_cast<uint32_t>(share.num_splits)))
-        return false;
-    if (!joins_apart(p, share.heads))
-        join_share(params, in, share);
-    return true;
+    return is_last;
 }
 
 /* Positions of one sequence to slots. */
@@ -292,8 +255,9 @@ inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int hea
 /* What such blocks leave to a kernel of its own, if they do. */
 inline cudaError_t launch_join_of(const hattn_cuda_params &params, const Inputs &in, int num_rows, int group, int heads, int num_splits, cudaStream_t stream)
 {
-    const bool has_parts = num_splits > 1 || in.sink_logits.data;
-    return has_parts && joins_apart(params.problem, std::min(group, heads)) ? launch_join(params, in, num_rows, num_splits, stream) : cudaSuccess;
+    return num_splits > 1 && hattn_cuda_joins_apart(std::min(group, heads), params.problem.head_dim_v)
+               ? launch_join(params, in, num_rows, num_splits, stream)
+               : cudaSuccess;
 }
 
 } // namespace hattn

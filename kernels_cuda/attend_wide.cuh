@@ -32,7 +32,7 @@ public:
 
     struct alignas(16) Space {
         float max[kHeads], sum[kHeads], logit_scale[kHeads]; /* of the warp that has the head */
-        float decay[kHeads], factor[kHeads], lse[kHeads];
+        float decay[kHeads];
     };
 
     __device__ WideEngine(const hattn_problem &p, const AttendTask &task, Space &space)
@@ -62,6 +62,8 @@ public:
                     x = 0.0f;
     }
 
+    __device__ void settle() {}
+
     /* Slots in shared memory; n > 0. */
     __device__ void add_rows(const Slot *slots, int n)
     {
@@ -82,16 +84,11 @@ public:
         }
     }
 
-    /* Ends with a barrier; then each_value and lse(g) are what a part of a softmax is. */
+    /* Ends with a barrier; then each_value gives a part of a softmax. */
     __device__ void finish()
     {
         const int g = lane_id() / 4, t = lane_id() % 4;
         __syncthreads();
-        if (threadIdx.x < task_.count) {
-            const float sum = space_.sum[threadIdx.x];
-            space_.factor[threadIdx.x] = sum == 0.0f ? 0.0f : task_.v_scale / sum;
-            space_.lse[threadIdx.x] = sum == 0.0f ? -INFINITY : space_.max[threadIdx.x] + logf(sum);
-        }
 #pragma unroll
         for (int i = 0; i < kDimBlocks; i++) {
             const int block = warp_id() + kWarps * i;
@@ -107,7 +104,7 @@ public:
         __syncthreads();
     }
 
-    /* f(g, column, value) for the values of this thread. */
+    /* f(g, column, value, weight) for the values of this thread. */
     template <class F>
     __device__ void each_value(F f) const
     {
@@ -115,12 +112,7 @@ public:
         for (int head = warp_id(); head < task_.count; head += kWarps)
 #pragma unroll 1
             for (int column = lane_id(); column < p_.head_dim_v; column += 32)
-                f(head, column, result(head)[column] * space_.factor[head]);
-    }
-
-    __device__ float lse(int g) const
-    {
-        return space_.lse[g];
+                f(head, column, result(head)[column] * task_.v_scale, PartWeight{space_.max[head], space_.sum[head]});
     }
 
 private:

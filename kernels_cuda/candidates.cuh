@@ -11,15 +11,13 @@
 namespace hattn {
 
 /* A level that is almost certainly not above the one that is looked for, of which `sample` keys hold about `expected`: the deviation of
- * their number is its root, and five of them are less than one in a million. All threads, between barriers of their own. */
-__device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, float expected)
+ * their number is its root, and five of them are less than one in a million. counts are in shared memory. All threads, between barriers. */
+__device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, float expected, LevelSpace &space)
 {
     uint32_t above;
     const uint32_t wanted = static_cast<uint32_t>(expected + 5.0f * sqrtf(expected)) + 4;
-    return max(1u, find_level(row_size, wanted, &above, [&](uint32_t(&x)[8], int i) {
-                   *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(counts + i);
-                   *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(counts + i + 4);
-               }));
+    return max(1u,
+               find_level(row_size, wanted, &above, space, [&](auto &x, int i) { memcpy(x, counts + i, sizeof(x)); }));
 }
 
 /* Values cut into levels from 1, evenly between the least and the largest of a sample: a larger value never has a smaller level. */

@@ -36,12 +36,17 @@ class CodeReader
 public:
     using S = Step<kWords>;
 
-    __device__ CodeReader(const CodeRun &run, int32_t sequence, int32_t code_head, int32_t last) : run_(run), last_(last / S::kPerLoad * S::kPerLoad)
+    __device__ CodeReader(const CodeRun &run, int32_t sequence, int32_t code_head) : run_(run)
     {
         base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head + (run.table ? 0 : sequence * run.stride_page));
         table_ = run.table + sequence * run.table_stride;
         norms_ = run.norms + code_head * run.norm_stride[2] + (run.table ? 0 : sequence * run.norm_stride[0]);
+        compute_now(base_);
+        compute_now(table_);
     }
+
+    /* The last key that is there, before anything else. */
+    __device__ void end_at(int32_t last) { last_ = last / S::kPerLoad * S::kPerLoad; }
 
     /* Units of a lane: keys first, first + spacing, ... */
     struct Units {

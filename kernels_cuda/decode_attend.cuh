@@ -11,7 +11,6 @@ namespace hattn {
 
 struct SelectEarly {
     Slot list[kList];
-    int32_t positions[kList];
     RegionSpace select;
 };
 
@@ -23,11 +22,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
     const hattn_problem &p = params.problem;
-    const Share share = share_of(params.group, kGroup, run.first_row);
+    const Share share = share_of(params.group, kGroup, run.first_row, params.splits);
     const int32_t head = share.first_head / params.group;
     RegionSelection<kKeyed> selection(run, share.row, head, space.early.select);
-    const int32_t kept = selection.task().kept;
-    const SlotFinder slots(params, args.batch, selection.task().row.sequence);
+    const int32_t kept = selection.task().kept, sequence = selection.task().row.sequence;
+    const SlotFinder slots(params, args.batch, sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
     const bool shows = share.first_head % params.group == 0;
@@ -35,35 +34,41 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (shows && args.indices.data)
         indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] + head * p.indices.stride[1];
     bool is_found = true;
-    auto ready = [&] {
+    auto ready = [&](auto take_turn) {
         wait_for_previous();
+        take_turn();
         if (run.overlaps)
             allow_dependents();
         is_found = selection.find();
         if (!is_found)
             score_anew<kKeyed>(params, args, run, share.row, head, space.early.select);
-        if (shows && share.split == 0) {
-            for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
-                indices[i] = -1;
-            if (threadIdx.x == 0 && args.counts.data)
-                static_cast<int32_t *>(hattn_address(args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
-        }
     };
     bool last = attend_share<Engine, SelectEarly>(
         params, inputs_of(args, workspace), share, kept, space, ready, [&](int first, int end, Slot *list) {
-            int32_t *positions = space.early.positions;
-            if (is_found)
-                selection.visit(first, end, positions);
-            else
-                visit_anew<kKeyed>(params, run, share.row, head, first, end, positions, space.early.select);
-#pragma unroll 1
-            for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
-                list[rank - first] = slots.find(positions[rank - first]);
+            auto keep = [list, indices, first, sequence](int rank, int position) {
+                list[rank - first] = {sequence, position};
                 if (indices)
-                    indices[rank] = positions[rank - first];
+                    indices[rank] = position;
+            };
+            if (is_found)
+                selection.visit(first, end, keep);
+            else
+                visit_anew<kKeyed>(params, run, share.row, head, first, end, keep, space.early.select);
+            if (run.is_paged) {
+#pragma unroll 1
+                for (int i = threadIdx.x; i < end - first; i += kThreads)
+                    list[i] = slots.find(list[i].slot);
+                __syncthreads();
             }
-            __syncthreads();
         });
+    if (shows && share.split == 0) {
+#pragma unroll 1
+        for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
+            indices[i] = -1;
+        if (threadIdx.x == 0 && args.counts.data)
+            static_cast<int32_t *>(
+                hattn_address(args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
+    }
     /* Every block of the task has read the histogram once the last one is here. */
     const uint32_t blocks = static_cast<uint32_t>((params.group + kGroup - 1) / kGroup);
     if (last && blocks > 1) {

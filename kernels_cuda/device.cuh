@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What all kernels are made of: warp and block steps, tensor cores, memory. Vendor intrinsics appear here and nowhere else.
+ * What all kernels are made of: warp and block steps, tensor cores, memory. Vendor intrinsics appear here, in device_exchange.cuh and nowhere
+ * else.
  */
 #ifndef HATTN_KERNELS_CUDA_DEVICE_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_CUH
@@ -48,6 +49,12 @@ __device__ inline float warp_max(float x)
     for (int offset = 16; offset; offset >>= 1)
         x = fmaxf(x, __shfl_xor_sync(kFullMask, x, offset));
     return x;
+}
+
+/* Of numbers that are not negative: their bits are in the same order. */
+__device__ inline float warp_max_magnitude(float x)
+{
+    return __uint_as_float(__reduce_max_sync(kFullMask, __float_as_uint(x)));
 }
 
 /* Sum over the lanes up to this one. */
@@ -108,28 +115,6 @@ __device__ inline uint32_t block_scan(uint32_t x, uint32_t *sums, uint32_t *tota
     return before + inclusive - x;
 }
 
-/* The same of two numbers, with one barrier; total: of the second. */
-__device__ inline void block_scan_two(uint32_t x, uint32_t y, uint32_t (*sums)[kWarps], uint32_t *x_before,
-                                      uint32_t *y_before, uint32_t *total)
-{
-    const uint32_t inclusive_x = warp_scan(x), inclusive_y = warp_scan(y);
-    if (lane_id() == 31) {
-        sums[0][warp_id()] = inclusive_x;
-        sums[1][warp_id()] = inclusive_y;
-    }
-    __syncthreads();
-    uint32_t before_x = 0, before_y = 0, all = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; w++) {
-        before_x += w < warp_id() ? sums[0][w] : 0;
-        before_y += w < warp_id() ? sums[1][w] : 0;
-        all += sums[1][w];
-    }
-    *total = all;
-    *x_before = before_x + inclusive_x - x;
-    *y_before = before_y + inclusive_y - y;
-}
-
 /* ---- tensor cores: fragments as in the PTX manual, mma.m16n8k16 and movmatrix ---- */
 
 #ifdef HATTN_PORTABLE
@@ -143,9 +128,10 @@ __device__ inline float half_of(uint32_t bits, int i)
     return to_float(pair[i]);
 }
 
-/* c[16 x 8] += a[16 x 16] b[16 x 8]; a, b, c distributed over the warp. */
+/* c[16 x 8] += a[16 x 16] b[16 x 8]; a, b, c distributed over the warp. Not inlined: it stands in loops that are unrolled. */
 template <class T>
-__device__ inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
+__device__ __noinline__ void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                       uint32_t b1)
 {
     const int g = lane_id() / 4, t = lane_id() % 4;
     for (int k = 0; k < 4; k++) { /* the quarter of the inner dimension that lane 4x + k holds */
@@ -275,6 +261,20 @@ __device__ inline void mma_b1(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2
 
 #endif
 
+/* Has x, an integer or a pointer, computed here and not when it is first needed: before a wait, above all. */
+template <class T>
+__device__ inline void compute_now(T &x)
+{
+#ifndef HATTN_PORTABLE
+    if constexpr (sizeof(T) == 8)
+        asm volatile("" : "+l"(x));
+    else
+        asm volatile("" : "+r"(x));
+#else
+    (void)x;
+#endif
+}
+
 /* ---- pages ---- */
 
 /* Division of 0..2^31-1. */
@@ -289,6 +289,18 @@ struct Slot {
 };
 
 /* ---- memory and launches ---- */
+
+/* A load that stays before the loads of load_row16 that come after it. */
+__device__ inline int32_t load_now(const int32_t *address)
+{
+#ifdef HATTN_PORTABLE
+    return *address;
+#else
+    int32_t x;
+    asm volatile("ld.global.s32 %0,[%1];" : "=r"(x) : "l"(address) : "memory");
+    return x;
+#endif
+}
 
 /* 16 bytes of a row that no other block reads: not kept in L1. */
 __device__ inline uint4 load_row16(const void *address)
@@ -413,35 +425,6 @@ __device__ inline void take_over()
 {
     wait_for_previous();
     allow_dependents();
-}
-
-/* Adds 1 after everything that this thread knows to be written, and before everything that it reads afterwards. */
-__device__ inline uint32_t arrive(uint32_t *counter)
-{
-    uint32_t before;
-#ifdef HATTN_PORTABLE
-    __threadfence();
-    before = atomicAdd(counter, 1u);
-    __threadfence();
-#else
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0,[%1],1;" : "=r"(before) : "l"(counter) : "memory");
-#endif
-    return before;
-}
-
-/* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The counter is
- * zero again afterwards. */
-__device__ inline bool arrive_last(uint32_t *counter, uint32_t count)
-{
-    __shared__ bool last;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = arrive(counter) == count - 1;
-        if (last)
-            *counter = 0;
-    }
-    __syncthreads();
-    return last;
 }
 
 } // namespace hattn

@@ -243,73 +243,113 @@ struct MapSplit {
     __host__ __device__ explicit MapSplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks) {}
 };
 
-/* A linear map times at most 8 * kBlocks vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
+/* A linear map times up to 16 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
  * does its values: W^T through byte permutes, the vectors as columns. Few instructions, above all before the first load: a block that works for a
- * few microseconds runs each of them once, from a cold instruction cache. vectors[b], at 4 bytes, is that of column 8 * b + lane / 4, NULL: zero.
- * meanwhile() is called when the first loads are on their way. sum_parts has the results after a barrier. */
-template <class W, int kBlocks, class Meanwhile>
-__device__ inline void multiply_mma(const MapRows &map, int num_inputs, int num_outputs,
-                                    const W *const (&vectors)[kBlocks], int num_columns, float *parts,
-                                    Meanwhile meanwhile)
+ * few microseconds runs each of them once, from a cold instruction cache. sum_parts has the results after a barrier. */
+template <class W>
+class MapProduct
 {
-    const MapSplit split(num_outputs);
-    const int g = lane_id() / 4, t = lane_id() % 4, stride_part = mma_row(num_outputs), share = warp_id() / split.blocks;
-    const int first = warp_id() % split.blocks * 64 + g * 8, step = split.shares * 16;
-    const bool is_used = first < num_outputs; /* others load what is there, for nothing */
-    const uint4 *rows = map.rows + (is_used ? first / 8 : 0);
-    float z[kBlocks][4][4] = {};
+public:
+    /* The vectors, at 4 bytes, are those of columns lane / 4 and 8 + lane / 4; NULL: zero. Reads nothing. */
+    __device__ MapProduct(const MapRows &map, int num_outputs, const W *first_vector, const W *second_vector)
+        : num_outputs_(num_outputs), stride_(map.stride), split_(num_outputs)
+    {
+        const int t = lane_id() % 4, output = first_output(), input = first_input();
+        const int used = output < num_outputs ? output : 0; /* others load what is there, for nothing */
+        rows_ = map.rows + used / 8 + static_cast<uint64_t>(static_cast<uint32_t>(input + 2 * t)) * map.stride;
+        pairs_[0] = first_vector ? reinterpret_cast<const uint32_t *>(first_vector + input) + t : nullptr;
+        pairs_[1] = second_vector ? reinterpret_cast<const uint32_t *>(second_vector + input) + t : nullptr;
+        compute_now(rows_);
+        compute_now(pairs_[0]);
+    }
+
+    __device__ void prefetch_vectors(int num_inputs) const
+    {
+        for (const uint32_t *pairs : pairs_)
+            if (pairs && first_input() < num_inputs)
+                prefetch_line(pairs);
+    }
+
+    /* Of the first 8 * kBlocks columns. meanwhile() is called when the first loads are on their way. */
+    template <int kBlocks, class Meanwhile>
+    __device__ void multiply(int num_inputs, int num_columns, float *parts, Meanwhile meanwhile) const
+    {
+        const int g = lane_id() / 4, t = lane_id() % 4, step = split_.shares * 16, first = first_input();
+        float z[kBlocks][4][4] = {};
+        /* Two steps of 16 inputs: 8 loads in flight. */
 #pragma unroll 1
-    for (int i = share * 16; i < num_inputs || i == share * 16; i += 2 * step) { /* two steps of 16 inputs: 8 loads in flight */
-        const bool is_here[2] = {i < num_inputs, i + step < num_inputs};
-        uint4 v[2][4];
-        uint32_t x[2][kBlocks][2] = {};
+        for (int i = first; i < num_inputs || i == first; i += 2 * step) {
+            const bool is_here[2] = {i < num_inputs, i + step < num_inputs};
+            uint4 v[2][4];
+            uint32_t x[2][kBlocks][2] = {};
 #pragma unroll
-        for (int s = 0; s < 2; s++)
-            if (is_here[s]) {
-                const uint4 *row =
-                    rows + static_cast<uint64_t>(static_cast<uint32_t>(i + s * step + 2 * t)) * map.stride;
-                v[s][0] = load_row16(row);
-                v[s][1] = load_row16(row + map.stride);
-                v[s][2] = load_row16(row + 8 * static_cast<uint64_t>(map.stride));
-                v[s][3] = load_row16(row + 9 * static_cast<uint64_t>(map.stride));
-#pragma unroll
-                for (int b = 0; b < kBlocks; b++)
-                    if (vectors[b]) {
-                        const uint32_t *pairs = reinterpret_cast<const uint32_t *>(vectors[b] + i + s * step) + t;
-                        x[s][b][0] = pairs[0];
-                        x[s][b][1] = pairs[4];
-                    }
-            }
-        if (i == share * 16)
-            meanwhile();
-#pragma unroll
-        for (int s = 0; s < 2; s++)
-            if (is_here[s]) {
-                const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const uint32_t a0 = __byte_perm(r0[j], r1[j], 0x5410), a1 = __byte_perm(r0[j], r1[j], 0x7632),
-                                   a2 = __byte_perm(r2[j], r3[j], 0x5410), a3 = __byte_perm(r2[j], r3[j], 0x7632);
+            for (int s = 0; s < 2; s++)
+                if (is_here[s]) {
+                    const int done = i - first + s * step;
+                    const uint4 *row = rows_ + static_cast<uint64_t>(static_cast<uint32_t>(done)) * stride_;
+                    v[s][0] = load_row16(row);
+                    v[s][1] = load_row16(row + stride_);
+                    v[s][2] = load_row16(row + 8 * static_cast<uint64_t>(stride_));
+                    v[s][3] = load_row16(row + 9 * static_cast<uint64_t>(stride_));
 #pragma unroll
                     for (int b = 0; b < kBlocks; b++)
-                        mma_16816<W>(z[b][j], a0, a1, a2, a3, x[s][b][0], x[s][b][1]);
+                        if (pairs_[b]) {
+                            x[s][b][0] = pairs_[b][done / 2];
+                            x[s][b][1] = pairs_[b][done / 2 + 4];
+                        }
+                }
+            if (i == first)
+                meanwhile();
+#pragma unroll
+            for (int s = 0; s < 2; s++)
+                if (is_here[s]) {
+                    const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        const uint32_t a0 = __byte_perm(r0[j], r1[j], 0x5410), a1 = __byte_perm(r0[j], r1[j], 0x7632),
+                                       a2 = __byte_perm(r2[j], r3[j], 0x5410), a3 = __byte_perm(r2[j], r3[j], 0x7632);
+#pragma unroll
+                        for (int b = 0; b < kBlocks; b++)
+                            mma_16816<W>(z[b][j], a0, a1, a2, a3, x[s][b][0], x[s][b][1]);
+                    }
+                }
+        }
+        const int output = first_output(), stride_part = mma_row(num_outputs_), share = warp_id() / split_.blocks;
+        if (output >= num_outputs_)
+            return;
+#pragma unroll
+        for (int b = 0; b < kBlocks; b++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                const int column = 8 * b + 2 * t + c;
+                if (column < num_columns) {
+                    float *const row =
+                        parts + (share * num_columns + column) * stride_part + output - 6 * g; /* mma_place(output) */
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        *reinterpret_cast<float2 *>(row + 16 * j) = make_float2(z[b][j][c], z[b][j][c + 2]);
                 }
             }
     }
-#pragma unroll
-    for (int b = 0; b < kBlocks; b++)
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            const int column = 8 * b + 2 * t + c;
-            if (column < num_columns && is_used) {
-                float *const row =
-                    parts + (share * num_columns + column) * stride_part + first - 6 * g; /* mma_place(first) */
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    *reinterpret_cast<float2 *>(row + 16 * j) = make_float2(z[b][j][c], z[b][j][c + 2]);
-            }
-        }
-}
+
+private:
+    /* Of this lane's 8, and of this warp's 16. */
+    __device__ int first_output() const
+    {
+        return warp_id() % split_.blocks * 64 + lane_id() / 4 * 8;
+    }
+
+    __device__ int first_input() const
+    {
+        return warp_id() / split_.blocks * 16;
+    }
+
+    int num_outputs_;
+    uint32_t stride_;
+    MapSplit split_;
+    const uint4 *rows_;        /* of the lane's first input */
+    const uint32_t *pairs_[2]; /* of its first two inputs */
+};
 
 /* Bit r's output for a column. */
 __device__ inline float sum_parts(const float *parts, int num_columns, int num_outputs, int column, int r)

@@ -65,68 +65,92 @@ __device__ inline MapRows query_map(const QueryRun &run, int32_t head)
     return {run.map.rows + divide(head, run.heads_per_code) * run.map_head, run.map.stride};
 }
 
-/* Heads that sum_query_mma takes at a time. */
+/* Heads that QueryProduct takes at a time. */
 __host__ __device__ inline int query_heads(int group)
 {
     return group < 16 ? group : 16;
 }
 
-/* u_r, or sums of signs, for a linear map of q's own 16-bit type, kBlocks * 8 heads at a time. emit(r, sum) is called in the thread that has bit r:
- * r is threadIdx.x, and then every kThreads. */
-template <class W, int kBlocks, class Meanwhile, class Emit>
-__device__ inline void sum_query_blocks(const QueryRun &run, int32_t row, int32_t head, float *parts,
-                                        Meanwhile meanwhile, Emit emit)
+/* u_r, or sums of signs, for a linear map of q's own 16-bit type, 8 or 16 heads at a time. code_bits is that of run, for the compiler to know. */
+template <class W>
+class QueryProduct
 {
-    const int part_heads = query_heads(run.group);
-    float *sums = parts + parts_floats(part_heads, run.code_bits);
-    const MapRows map = query_map(run, head);
-    const uint4 *queries =
-        static_cast<const uint4 *>(run.q) + static_cast<uint64_t>(static_cast<uint32_t>(row)) * run.q_row;
-    const uint32_t group_head = static_cast<uint32_t>(head * run.group);
-#pragma unroll 1
-    for (int first_head = 0; first_head < run.group; first_head += part_heads) {
-        const int count = min(part_heads, run.group - first_head);
-        const W *columns[kBlocks];
-#pragma unroll
-        for (int b = 0; b < kBlocks; b++) {
-            const int column = 8 * b + lane_id() / 4;
-            columns[b] = nullptr;
-            if (column < count)
-                columns[b] = reinterpret_cast<const W *>(
-                    queries + static_cast<uint64_t>(group_head + first_head + column) * run.q_head);
-        }
-        multiply_mma(map, run.head_dim, run.code_bits, columns, part_heads, parts, [&] {
-            if (first_head == 0)
-                meanwhile();
-        });
-        __syncthreads();
-#pragma unroll 1
-        for (int r = threadIdx.x; r < run.code_bits; r += kThreads) {
-            float sum = first_head ? sums[r] : 0.0f;
-#pragma unroll 1
-            for (int v = 0; v < count; v++) {
-                const float z = sum_parts(parts, part_heads, run.code_bits, v, r);
-                sum += run.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
-            }
-            if (first_head + count < run.group)
-                sums[r] = sum;
-            else
-                emit(r, sum);
-        }
-        if (first_head + count < run.group)
-            __syncthreads();
+public:
+    /* Reads nothing. */
+    __device__ QueryProduct(const QueryRun &run, int32_t row, int32_t head, int code_bits)
+        : run_(run), map_(query_map(run, head)), code_bits_(code_bits),
+          queries_(static_cast<const uint4 *>(run.q) + static_cast<uint64_t>(static_cast<uint32_t>(row)) * run.q_row +
+                   static_cast<uint64_t>(static_cast<uint32_t>(head * run.group)) * run.q_head),
+          first_(product_of(0))
+    {
     }
-}
 
-template <class W, class Meanwhile, class Emit>
-__device__ inline void sum_query_mma(const QueryRun &run, int32_t row, int32_t head, float *parts, Meanwhile meanwhile,
-                                     Emit emit)
-{
-    if (run.group <= 8)
-        sum_query_blocks<W, 1>(run, row, head, parts, meanwhile, emit);
-    else
-        sum_query_blocks<W, 2>(run, row, head, parts, meanwhile, emit);
-}
+    /* Asks for the map and the queries. */
+    __device__ void prefetch() const
+    {
+        prefetch_map(map_, run_.head_dim, code_bits_);
+        first_.prefetch_vectors(run_.head_dim);
+    }
+
+    /* emit(r, sum) is called in the thread that has bit r: r is threadIdx.x, and then every kThreads. meanwhile() is called while the first loads
+     * are on their way, then() when they are done with; `parts` has query_mma_bytes. kOnePass: there are at most 16 heads. */
+    template <bool kOnePass, class Meanwhile, class Then, class Emit>
+    __device__ void sum(float *parts, Meanwhile meanwhile, Then then, Emit emit) const
+    {
+        const int part_heads = query_heads(run_.group);
+        if (run_.group <= 8)
+            first_.template multiply<1>(run_.head_dim, part_heads, parts, meanwhile);
+        else
+            first_.template multiply<2>(run_.head_dim, part_heads, parts, meanwhile);
+        then();
+        float *sums = parts + parts_floats(part_heads, code_bits_);
+#pragma unroll 1
+        for (int first_head = 0;;) {
+            const int count = min(part_heads, run_.group - first_head);
+            __syncthreads();
+            const bool is_done = kOnePass || first_head + count >= run_.group;
+#pragma unroll 1
+            for (int r = threadIdx.x; r < code_bits_; r += kThreads) {
+                float sum = first_head ? sums[r] : 0.0f;
+#pragma unroll 1
+                for (int v = 0; v < count; v++) {
+                    const float z = sum_parts(parts, part_heads, code_bits_, v, r);
+                    sum += run_.weight_max ? z : z > 0.0f ? 1.0f : -1.0f;
+                }
+                if (is_done)
+                    emit(r, sum);
+                else
+                    sums[r] = sum;
+            }
+            if (is_done)
+                return;
+            first_head += count;
+            __syncthreads();
+            product_of(first_head).template multiply<2>(run_.head_dim, part_heads, parts, [] {});
+        }
+    }
+
+private:
+    /* Of the heads from first_head on. */
+    __device__ MapProduct<W> product_of(int first_head) const
+    {
+        const int head = first_head + lane_id() / 4;
+        return {map_, code_bits_, vector(head), vector(head + 8)};
+    }
+
+    __device__ const W *vector(int head) const
+    {
+        return head < run_.group ? reinterpret_cast<const W *>(
+                                       queries_ + static_cast<uint64_t>(static_cast<uint32_t>(head)) * run_.q_head)
+                                 : nullptr;
+    }
+
+    const QueryRun &run_;
+    const MapRows map_;
+    const int code_bits_;
+    const uint4 *const queries_; /* of the group's first head */
+    const MapProduct<W> first_;
+};
 
 /* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
 __device__ inline int weight_of(int group, int weight_max, float sum, float largest)
@@ -142,7 +166,7 @@ __device__ inline float finite_magnitude(float sum)
     return isfinite(sum) ? fabsf(sum) : INFINITY;
 }
 
-/* Shared memory for sum_query_mma. */
+/* Shared memory for QueryProduct. */
 inline size_t query_mma_bytes(int group, int code_bits)
 {
     return (parts_floats(query_heads(group), code_bits) + static_cast<size_t>(mma_row(code_bits))) * sizeof(float);
@@ -183,9 +207,9 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     bool done = false;
     if constexpr (sizeof(W) == 2)
         if ((done = params.encodes_by_mma))
-            sum_query_mma<W>(
-                run, static_cast<int32_t>(row), static_cast<int32_t>(head), shared, [] {},
-                [&](int r, float sum) { code.sums[r] = sum; });
+            QueryProduct<W>(run, static_cast<int32_t>(row), static_cast<int32_t>(head), run.code_bits)
+                .template sum<false>(
+                    shared, [] {}, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
     if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);
     __syncthreads();
@@ -194,7 +218,7 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     float largest = 0.0f;
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
         largest = fmaxf(largest, finite_magnitude(code.sums[r]));
-    largest = warp_max(largest);
+    largest = warp_max_magnitude(largest);
     if (lane_id() == 0)
         code.warp_values[warp_id()] = largest;
     __syncthreads();

@@ -5,6 +5,7 @@
 #ifndef HATTN_KERNELS_CUDA_PARAMS_H
 #define HATTN_KERNELS_CUDA_PARAMS_H
 
+#include "api/dtype.h"
 #include "api/hattn.h"
 
 enum {
@@ -12,7 +13,8 @@ enum {
     HATTN_CUDA_LEVELS = 1024,      /* the largest score of a decode by regions whose scores are levels */
     HATTN_CUDA_KEYED_LEVELS = 255, /* that other scores are cut into */
     HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a wave (regions.cuh), or of a top-k over several blocks a row */
-    HATTN_CUDA_COUNTERS = 65536    /* tasks that may be split over blocks */
+    HATTN_CUDA_COUNTERS = 65536,   /* tasks that may be split over blocks */
+    HATTN_CUDA_PARTS = 1 << 20     /* words of parts of attention that are on their way: kernels_cuda/parts.cuh */
 };
 
 /* Attention's engines: attend.cuh, attend_mma.cuh, attend_wide.cuh. */
@@ -24,7 +26,21 @@ enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_WIDE };
 typedef struct hattn_cuda_control {
     uint32_t arrived[HATTN_CUDA_COUNTERS];
     uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_BINS];
+    uint32_t parts[HATTN_CUDA_PARTS];
 } hattn_cuda_control;
+
+/* Words of a part of `heads` heads: values, and two that weigh each head. */
+HATTN_HOST_DEVICE static inline uint32_t hattn_cuda_part_words(int32_t heads, int32_t head_dim_v)
+{
+    return (uint32_t)(heads * (head_dim_v + 2) + 3) / 4 * 4;
+}
+
+/* Whether a kernel of its own joins the parts of blocks of `heads` (kernels_cuda/join.cu): reading so many floats of each part takes one
+ * block longer than another kernel does. */
+HATTN_HOST_DEVICE static inline int hattn_cuda_joins_apart(int32_t heads, int32_t head_dim_v)
+{
+    return heads * head_dim_v > 1024;
+}
 
 /* Division by a number that the host knows, as a multiplication (Granlund and Montgomery 1994, section 4). */
 typedef struct hattn_cuda_divisor {
@@ -71,9 +87,11 @@ typedef struct hattn_cuda_params {
     int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
     int64_t score_stride;
-    uint64_t weights, scores, keys, rows, part_out, part_lse; /* offsets in the workspace, behind the control region */
+    uint64_t weights, scores, keys, rows, part_values, part_weights; /* offsets in the workspace, behind the control region */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/topk_split.cuh */
     uint64_t workspace_size;
+    hattn_cuda_divisor region_size, splits, dense_splits;
+    uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, but for the plain engine */
 } hattn_cuda_params;
 
 #endif

@@ -36,10 +36,12 @@ struct RegionRun {
     int32_t first_row;            /* of the wave: tasks count from here */
     int32_t region, range, chunk; /* keys */
     int32_t num_regions;          /* of max_length */
+    hattn_cuda_divisor region_size;
     hattn_cuda_divisor regions_per_range;
     int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
     int32_t is_sampled;
     int32_t overlaps; /* with the decode after it */
+    int32_t is_paged;
     uint16_t *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
     int64_t score_stride;
     uint32_t *keys;  /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
@@ -66,6 +68,7 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.num_heads = p.num_selection_heads;
     run.first_row = wave.first_row;
     run.region = params.region;
+    run.region_size = params.region_size;
     run.range = params.score_chunk / kWarps;
     run.chunk = params.score_chunk;
     run.num_regions = params.num_regions;
@@ -73,6 +76,7 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.num_levels = params.num_levels;
     run.row_size = params.row_size;
     run.is_sampled = params.is_sampled;
+    run.is_paged = p.page_size > 0;
     /* A decode's first kernel waits beside the last one's blocks, and then shares L1 with their shared memory. That is no time for many codes: where
      * attention has much of it, where keys are listed too, or where each code is a line in flight. */
     const bool has_small_pages = p.page_size > 0 && p.page_size < 8;
@@ -102,65 +106,109 @@ struct RegionTask {
     bool is_ranked;           /* some of the middle are kept and some are not */
 };
 
+/* From a row and a selection head to their task: what can be known before lengths may be read, asking for those, the task. */
+class TaskFinder
+{
+public:
+    /* Reads q_start alone, if there is one. */
+    __device__ TaskFinder(const RegionRun &run, int32_t row, int32_t head)
+        : run_(run), place_(hattn_place_row(&run.batch, row))
+    {
+        index_ = static_cast<int64_t>(row - run.first_row) * run.num_heads + head;
+        length_ = static_cast<const int32_t *>(hattn_address(run.batch.seq_len)) + place_.sequence;
+        budget_ =
+            run.budgets ? run.budgets + place_.sequence * run.budget_stride[0] + head * run.budget_stride[1] : nullptr;
+        compute_now(length_);
+        compute_now(budget_);
+    }
+
+    __device__ int32_t sequence() const { return place_.sequence; }
+
+    __device__ void ask()
+    {
+        if (place_.sequence < 0)
+            return;
+        seq_len_ = load_now(length_);
+        if (budget_)
+            k_ = load_now(budget_);
+    }
+
+    __device__ RegionTask task() const
+    {
+        RegionTask task;
+        task.task = index_;
+        task.row = hattn_resolve_place(run_.max_length, place_, seq_len_);
+        const int32_t forced = run_.num_sink + run_.num_recent;
+        task.kept = hattn_kept_of(budget_ ? k_ : run_.k, run_.k, forced, task.row.length);
+        task.first = run_.num_sink;
+        task.end = task.row.length - run_.num_recent;
+        task.is_ranked = task.kept < task.row.length && task.kept > forced;
+        return task;
+    }
+
+private:
+    const RegionRun &run_;
+    const hattn_row_place place_;
+    int64_t index_;
+    const int32_t *length_, *budget_; /* the second may be NULL */
+    int32_t seq_len_ = 0, k_ = 0;
+};
+
 __device__ inline RegionTask resolve_task(const RegionRun &run, int32_t row, int32_t head)
 {
-    RegionTask task;
-    task.task = static_cast<int64_t>(row - run.first_row) * run.num_heads + head;
-    task.row = hattn_resolve_row_of(run.max_length, &run.batch, row);
-    const int32_t forced = run.num_sink + run.num_recent;
-    int32_t budget = run.k;
-    if (run.budgets && task.row.length)
-        budget = run.budgets[task.row.sequence * run.budget_stride[0] + head * run.budget_stride[1]];
-    task.kept = hattn_kept_of(budget, run.k, forced, task.row.length);
-    task.first = run.num_sink;
-    task.end = task.row.length - run.num_recent;
-    task.is_ranked = task.kept < task.row.length && task.kept > forced;
-    return task;
+    TaskFinder finder(run, row, head);
+    finder.ask();
+    return finder.task();
 }
 
-/* The largest level, from 1, that at least `wanted` reach, or 0; *above: how many reach the next one. load(x, i) gives the counts of
- * levels i + 1 .. i + 8. By a warp. */
-template <class Load>
-__device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *above, Load load)
+struct LevelSpace {
+    uint32_t at_least[HATTN_CUDA_LEVELS]; /* that reach a level, of those in the same warp's share of levels */
+    uint32_t totals[kWarps];
+};
+
+template <int kPerLane, class Load>
+__device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t *above, LevelSpace &space, Load load)
 {
-    uint32_t before = 0, x[8] = {}, below[8] = {};
-    const int last = (row_size - 1) / 256 * 256, lane = lane_id() * 8;
-    if (last + lane < row_size)
-        load(x, last + lane);
-#pragma unroll 1
-    for (int block = last; block >= 0; block -= 256) {
-        if (block)
-            load(below, block - 256 + lane); /* on its way while this one is summed */
-        uint32_t any = 0;
+    constexpr int kShare = 32 * kPerLane; /* levels of a warp */
+    const int first = warp_id() * kShare + lane_id() * kPerLane;
+    uint32_t x[kPerLane] = {};
+    if (first < row_size)
+        load(x, first);
 #pragma unroll
-        for (int k = 0; k < 8; k++)
-            any |= x[k];
-        if (__any_sync(kFullMask, any)) { /* the highest levels are often empty */
+    for (int k = kPerLane - 2; k >= 0; k--)
+        x[k] += x[k + 1];
+    const uint32_t scan = warp_scan_down(x[0]);
 #pragma unroll
-            for (int k = 6; k >= 0; k--)
-                x[k] += x[k + 1];
-            const uint32_t at_least = warp_scan_down(x[0]), base = before + at_least - x[0];
-            uint32_t mine = 0,
-                     next = base; /* levels that are reached, and the count at the lowest of this lane that is not */
+    for (int k = 0; k < kPerLane; k++)
+        space.at_least[first + k] = scan - x[0] + x[k];
+    if (lane_id() == 0)
+        space.totals[warp_id()] = scan;
+    __syncthreads();
+
+    uint32_t before = 0; /* in the shares above the one with the level, or above the lowest */
+    int share = kWarps - 1;
 #pragma unroll
-            for (int k = 7; k >= 0; k--) {
-                if (x[k] + base < wanted)
-                    next = x[k] + base;
-                mine += x[k] + base >= wanted;
-            }
-            const uint32_t reached = __reduce_add_sync(kFullMask, mine);
-            if (reached) {
-                *above = __shfl_sync(kFullMask, next, (reached - 1) / 8);
-                return block + reached;
-            }
-            before += __shfl_sync(kFullMask, at_least, 0);
+    for (int w = kWarps - 1; w > 0; w--)
+        if (share == w && before + space.totals[w] < wanted) {
+            before += space.totals[w];
+            share = w - 1;
         }
+    const uint32_t *at_least = &space.at_least[share * kShare];
+    int reached = 0;
 #pragma unroll
-        for (int k = 0; k < 8; k++)
-            x[k] = below[k];
-    }
-    *above = before;
-    return 0;
+    for (int k = 0; k < kPerLane; k++)
+        reached += __popc(__ballot_sync(kFullMask, before + at_least[k * 32 + lane_id()] >= wanted));
+    *above = before + (reached < kShare ? at_least[reached] : 0);
+    return reached ? share * kShare + reached : 0;
+}
+
+/* The largest level, from 1, that at least `wanted` reach, or 0; *above: how many reach the next one. load(x, i) gives the counts of one level or
+ * four, from level i + 1 on. All threads; there is a barrier in it, and space may be used again after another one. */
+template <class Load>
+__device__ inline uint32_t find_level(int row_size, uint32_t wanted, uint32_t *above, LevelSpace &space, Load load)
+{
+    return row_size <= kThreads ? find_level_in<1>(row_size, wanted, above, space, load)
+                                : find_level_in<HATTN_CUDA_LEVELS / kThreads>(row_size, wanted, above, space, load);
 }
 
 } // namespace hattn

@@ -79,13 +79,14 @@ static __device__ __noinline__ void score_anew(const hattn_cuda_params &params, 
                           [&](auto score) { score_anew_as<decltype(score)>(params, args, run, row, head, space); });
 }
 
-template <bool kKeyed>
+/* keep(rank, position), which is passed by value and refers to nothing, so that what it has stays in registers. */
+template <bool kKeyed, class Keep>
 static __device__ __noinline__ void visit_anew(const hattn_cuda_params &params, const RegionRun &run, int32_t row,
-                                               int32_t head, int first, int end, int32_t *positions, RegionSpace &space)
+                                               int32_t head, int first, int end, Keep keep, RegionSpace &space)
 {
     by_score_type<kKeyed>(params.problem, [&](auto score) {
         anew_selection<decltype(score)>(run, resolve_task(run, row, head), space.anew.threshold)
-            .visit(first, end, space.anew.select, [&](int rank, int position) { positions[rank - first] = position; });
+            .visit(first, end, space.anew.select, keep);
     });
 }
 

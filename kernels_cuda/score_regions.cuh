@@ -17,19 +17,20 @@ namespace hattn {
 /* What is left of a warp's keys. */
 enum class Leaves { SCORES, CANDIDATES, KEYED_CANDIDATES };
 
-/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. None are above num_levels. */
-__device__ inline void publish_row(const uint32_t *histogram, int row_size, int num_levels, uint16_t *row)
+/* How much of a row is written and read where no level is above num_levels: up to the end of the 256 entries with entry num_levels. */
+__device__ inline int published_size(int row_size, int num_levels)
+{
+    return min(row_size, num_levels / 256 * 256 + 256);
+}
+
+/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. */
+__device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
 {
     uint32_t above = 0;
     __syncwarp();
 #pragma unroll 1
     for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
         const int i = block + lane_id() * 8;
-        if (block >= num_levels) {
-            if (i < row_size)
-                *reinterpret_cast<uint4 *>(row + i) = {};
-            continue;
-        }
         uint32_t x[8] = {};
         if (i < row_size) {
             *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(histogram + i);
@@ -98,44 +99,71 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     __shared__ Planes<kWords> planes;
     const RegionRun &regions = run.regions;
     const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x), head = blockIdx.y, chunk = blockIdx.z;
+    /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. */
+    if (run.is_first && regions.batch.q_start.data)
+        wait_for_previous();
+    TaskFinder finder(regions, row, head);
+    using Reader = CodeReader<kWords, kLoose>;
+    Reader reader(run.codes, finder.sequence(), static_cast<int32_t>(divide(head, run.query.heads_per_code)));
+    const QueryProduct<W> product(run.query, row, head, kLoose ? run.query.code_bits : 32 * kWords);
     if (run.encodes)
-        prefetch_map(query_map(run.query, head), run.query.head_dim, run.query.code_bits);
+        product.prefetch();
     if (run.is_first)
         wait_for_previous();
     allow_dependents();
+    finder.ask();
     const int stride = histogram_stride(regions.row_size);
     float *space = shared + (kSampled ? stride : 0);
-    const RegionTask task = resolve_task(regions, row, head);
-    const bool shows = run.shows_weights && chunk == 0, scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
-    const int32_t begin = chunk * regions.chunk + warp_id() * regions.range, end = min(begin + regions.range, scores_keys ? task.end : 0);
-    using Reader = CodeReader<kWords, kLoose>;
-    Reader reader(run.codes, task.row.sequence, static_cast<int32_t>(divide(head, run.query.heads_per_code)),
-                  task.end - 1);
+    RegionTask task = {};
+    bool scores_keys = false;
+    const bool shows = run.shows_weights && chunk == 0;
+    const int32_t begin = chunk * regions.chunk + warp_id() * regions.range;
+    int32_t end = 0;
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
-    make_planes<kWords, kBlocks, W>(run, row, head, shows || (kSampled && chunk == 0), space, planes, [&] {
-        if (kSampled)
-            clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
-        if (kSampled && scores_keys)
-            reader.prefetch(reader.sample(task.first));
-        if (begin < end)
-            reader.prefetch(Reader::step(begin));
-    });
+    uint32_t words[S::kAll][4];
+    /* Codes of the sample, or of this warp's first keys: these before there are planes, if they are not appended meanwhile. */
+    const bool comes_early = !kSampled && run.is_first;
+    auto load_first = [&] {
+        const auto units = kSampled ? reader.sample(task.first) : Reader::step(begin);
+        if (kSampled ? scores_keys : begin < end) {
+            reader.look_up(units);
+            reader.load(words, units);
+        }
+    };
+    make_planes<kWords, kBlocks>(
+        run, product, row, head, shows || (kSampled && chunk == 0), space, planes,
+        [&] {
+            task = finder.task();
+            scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
+            end = min(begin + regions.range, scores_keys ? task.end : 0);
+            reader.end_at(task.end - 1);
+            if (kSampled)
+                clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
+            if (kSampled && scores_keys)
+                reader.prefetch(reader.sample(task.first));
+            if (begin < end)
+                reader.prefetch(Reader::step(begin));
+        },
+        [&] {
+            if (comes_early)
+                load_first();
+        });
     wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)
         return;
+    if (!comes_early)
+        load_first();
 
-    uint32_t words[S::kAll][4], score[S::kKeys];
+    uint32_t score[S::kKeys];
     const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, kPlanes<kBlocks>);
     int32_t num_levels = regions.num_levels;
     if constexpr (kBlocks > 1 && !kKeyed) /* of 4 bits: a weight's largest magnitude is far above the mean */
-        num_levels = min(num_levels, static_cast<int32_t>(planes.max_score(kPlanes<kBlocks>)));
-    ValueMaker<kWords> maker(kKeyed && run.codes.norms, kKeyed ? planes.max_score(kPlanes<kBlocks>) : 0);
+        num_levels = min(num_levels, static_cast<int32_t>(planes.max_score()));
+    ValueMaker<kWords> maker(kKeyed && run.codes.norms, kKeyed ? planes.max_score() : 0);
     float values[S::kKeys];
     const SharedCounters sample_counts(sample + 3);
     if constexpr (kSampled) {
-        reader.look_up(reader.sample(task.first));
-        reader.load(words, reader.sample(task.first));
         if constexpr (kKeyed)
             maker.load(reader, reader.sample(task.first));
         score_step(score, words, counter);
@@ -149,15 +177,19 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         }
     }
     if (begin < end) {
-        reader.look_up(Reader::step(begin));
-        reader.load(words, Reader::step(begin));
+        if constexpr (kSampled) {
+            reader.look_up(Reader::step(begin));
+            reader.load(words, Reader::step(begin));
+        }
         if constexpr (kKeyed)
             maker.load(reader, Reader::step(begin));
         reader.look_up(Reader::step(begin + S::kSize));
     }
     uint32_t *histogram = reinterpret_cast<uint32_t *>(space) + warp_id() * stride;
-    clear(histogram + 4, regions.row_size, lane_id(), 32);
+    const int row_size = published_size(regions.row_size, num_levels);
+    clear(histogram + 4, row_size, lane_id(), 32);
     LevelMap map;
+    __shared__ std::conditional_t<kSampled, LevelSpace, char> levels;
     uint32_t bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
     if constexpr (kSampled) {
         if constexpr (kKeyed) {
@@ -172,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         constexpr int kSample = kWarps * S::kSize;
         if (middle >= 4 * kSample)
             bound = find_bound(sample + 4, (num_levels + 7) / 8 * 8,
-                               static_cast<float>(wanted) / static_cast<float>(middle) * kSample);
+                               static_cast<float>(wanted) / static_cast<float>(middle) * kSample, levels);
     }
     __syncwarp();
     const SharedCounters counts(histogram + 3);
@@ -214,7 +246,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
             }
         }
         if (next == region_end || next >= end) {
-            publish_row(histogram + 4, regions.row_size, num_levels, rows);
+            publish_row(histogram + 4, row_size, rows);
             rows += regions.row_size;
             region_end += regions.region;
         }

@@ -14,7 +14,7 @@ struct ScoreRun {
     RegionRun regions;
     QueryRun query;
     CodeRun codes;
-    int32_t is_first;      /* kernel of the decode: no other appends keys or encodes queries */
+    int32_t is_first;      /* of the decode or of a later wave: no kernel that appends keys or encodes queries comes right before */
     int32_t encodes;       /* 0: weights are given */
     int32_t shows_weights; /* of all rows, also of those that have nothing to score */
 };
@@ -42,7 +42,7 @@ inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_ar
         for (int i = 0; i < 3; i++)
             run.codes.norm_stride[i] = p.norms.stride[i];
     }
-    run.is_first = params.encodes_in_score && !args.append;
+    run.is_first = wave.first_row > 0 || (params.encodes_in_score && !args.append);
     run.encodes = params.encodes_in_score;
     run.shows_weights = run.encodes && args.weights.data;
     return run;
@@ -55,14 +55,13 @@ struct Planes {
     uint32_t plane[7][16];
     float largest[kWarps];
     float extents[2][kWarps]; /* of the sample */
+    uint32_t sums[kWords];    /* of |w| */
 
-    /* sum |w| */
-    __device__ uint32_t max_score(int num_planes) const
+    __device__ uint32_t max_score() const
     {
         uint32_t sum = 0;
-        for (int p = 0; p < num_planes; p++)
-            for (int w = 0; w < kWords; w++)
-                sum += __popc(plane[p][w]) << p;
+        for (const uint32_t x : sums)
+            sum += x;
         return sum;
     }
 };
@@ -70,10 +69,10 @@ struct Planes {
 template <int kBlocks>
 constexpr int kPlanes = kBlocks < 4 ? 2 * kBlocks : 7;
 
-/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way. */
-template <int kWords, int kBlocks, class W, class Meanwhile>
-__device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t head, bool stores, float *parts,
-                                   Planes<kWords> &planes, Meanwhile meanwhile)
+/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way, then() when they are done with. */
+template <int kWords, int kBlocks, class W, class Meanwhile, class Then>
+__device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &product, int32_t row, int32_t head,
+                                   bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile, Then then)
 {
     int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
     constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
@@ -81,6 +80,7 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
     int weight[kBits] = {};
     if (!run.encodes) {
         meanwhile();
+        then();
         wait_for_previous();
 #pragma unroll
         for (int i = 0; i < kBits; i++) {
@@ -89,12 +89,12 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
         }
     } else {
         float sums[kBits] = {}, largest = 0.0f;
-        sum_query_mma<W>(run.query, row, head, parts, meanwhile, [&](int r, float sum) {
+        product.template sum<true>(parts, meanwhile, then, [&](int r, float sum) {
             sums[kBits == 1 ? 0 : r / kThreads] = sum;
             largest = fmaxf(largest, finite_magnitude(sum));
         });
         if (run.query.weight_max) {
-            largest = warp_max(largest);
+            largest = warp_max_magnitude(largest);
             if (lane_id() == 0)
                 planes.largest[warp_id()] = largest;
             __syncthreads();
@@ -114,8 +114,11 @@ __device__ inline void make_planes(const ScoreRun &run, int32_t row, int32_t hea
         const int word = (threadIdx.x + i * kThreads) / 32;
         if (word < kWords) { /* whole warps */
             const uint32_t negative = __ballot_sync(kFullMask, weight[i] < 0);
-            if (lane_id() == 0)
+            const uint32_t sum = __reduce_add_sync(kFullMask, abs(weight[i]));
+            if (lane_id() == 0) {
                 planes.sign[word] = negative;
+                planes.sums[word] = sum;
+            }
 #pragma unroll
             for (int p = 0; p < kPlanes<kBlocks>; p++) {
                 const uint32_t bits = __ballot_sync(kFullMask, abs(weight[i]) >> p & 1);

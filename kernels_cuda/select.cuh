@@ -139,8 +139,10 @@ template <class Sink>
 __device__ inline void visit_forced(int length, int kept, int num_sink, int num_recent, int first, int end, Sink sink)
 {
     const int sinks = kept == length ? kept : num_sink;
+#pragma unroll 1
     for (int rank = first + static_cast<int>(threadIdx.x); rank < min(end, sinks); rank += kThreads)
         sink(rank, rank);
+#pragma unroll 1
     for (int rank = max(first, max(sinks, kept - num_recent)) + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
         sink(rank, length - kept + rank);
 }

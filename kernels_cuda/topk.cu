@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Top-k by itself: chunks of a row and selection head to a block each, or, where there are more rows than histograms, whole rows.
  */
+#include "kernels_cuda/device_exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/select.cuh"
 #include "kernels_cuda/topk_split.cuh"

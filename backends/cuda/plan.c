@@ -38,12 +38,15 @@ static hattn_cuda_divisor make_divisor(uint32_t divisor)
     return d;
 }
 
-/* Blocks that one selection of `count` rows is split over: two blocks a multiprocessor in all, none with less than 32 rows, and no more
- * than `most` parts to join. */
-static int32_t num_splits(const hattn_cuda_properties *device, int64_t tasks, int64_t count, int64_t most)
+/* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in all, none with less than 32
+ * rows, no more than `most` parts to join, and no more than there is room for. */
+static int32_t num_splits(const hattn_cuda_properties *device, const hattn_problem *p, int64_t tasks, int32_t heads,
+                          int64_t count, int64_t most)
 {
     if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
         return 1;
+    if (!hattn_cuda_joins_apart(heads, p->head_dim_v))
+        most = smaller(most, HATTN_CUDA_PARTS / (tasks * hattn_cuda_part_words(heads, p->head_dim_v)));
     return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
 }
 
@@ -107,6 +110,10 @@ static void choose_attention(const hattn_cuda_properties *device, const hattn_pr
         if (!params->attend_shared)
             params->engine = HATTN_CUDA_PLAIN;
     }
+    for (int i = 0; i < 2; i++) {
+        params->k_stride[i] = (uint32_t)(p->k_cache.stride[i] * hattn_dtype_size(p->k_cache.dtype) / 16);
+        params->v_stride[i] = (uint32_t)(p->v_cache.stride[i] * hattn_dtype_size(p->v_cache.dtype) / 16);
+    }
     params->block_heads = block_heads(params->engine, p, params->group);
     params->dense_block_heads = block_heads(params->engine, p, params->dense_group);
 }
@@ -158,7 +165,7 @@ static int64_t round_up(int64_t a, int64_t unit)
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
 static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hattn_cuda_params *params)
 {
-    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 1024 };
+    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 2048 };
     const hattn_problem *p = &params->problem;
     const int64_t words = params->code_words, step = (words < 4 ? 512 : 1024) / words;
     const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
@@ -172,6 +179,7 @@ static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hatt
     params->score_chunk = (int32_t)(range * WARPS);
     params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     params->region = (int32_t)region;
+    params->region_size = make_divisor((uint32_t)region);
     params->num_regions = (int32_t)(params->num_score_chunks * (params->score_chunk / region));
     params->regions_per_range = make_divisor((uint32_t)(range / region));
     params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
@@ -257,15 +265,20 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
 
     /* Parts of many heads and dims are more bytes than the rows that they come from. */
     enum { LARGE_PART = 4096 /* floats */ };
-    const int64_t kept = smaller(p->k, p->max_length),
-                  part = smaller(params->group, params->block_heads) * p->head_dim_v;
+    const int32_t heads = (int32_t)smaller(params->group, params->block_heads),
+                  dense_heads = (int32_t)smaller(params->dense_group, params->dense_block_heads);
     params->num_splits =
-        num_splits(device, rows * (p->num_q_heads / params->group) * divide_up(params->group, params->block_heads),
-                   kept, part > LARGE_PART ? 16 : 32);
-    params->num_dense_splits = num_splits(device, rows * p->num_kv_heads * divide_up(params->dense_group, params->dense_block_heads), p->max_length, 64);
+        num_splits(device, p, rows * (p->num_q_heads / params->group) * divide_up(params->group, heads), heads,
+                   smaller(p->k, p->max_length), heads * p->head_dim_v > LARGE_PART ? 16 : 32);
+    params->num_dense_splits =
+        num_splits(device, p, rows * p->num_kv_heads * divide_up(params->dense_group, dense_heads), dense_heads,
+                   p->max_length, 64);
+    params->splits = make_divisor((uint32_t)params->num_splits);
+    params->dense_splits = make_divisor((uint32_t)params->num_dense_splits);
     params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
-    const uint64_t parts = (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max;
+    const int is_apart = hattn_cuda_joins_apart((int32_t)larger(heads, dense_heads), p->head_dim_v);
+    const uint64_t parts = is_apart ? (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max : 0;
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_control));
     params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
@@ -275,8 +288,8 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         hattn_carve(&used, params->is_keyed ? (uint64_t)(wave_tasks * params->score_stride) * sizeof(uint32_t) : 0);
     params->rows = hattn_carve(&used, (uint64_t)(wave_tasks * params->num_regions) * (uint64_t)params->row_size *
                                           sizeof(uint16_t));
-    params->part_out = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
-    params->part_lse = hattn_carve(&used, parts * sizeof(float));
+    params->part_values = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
+    params->part_weights = hattn_carve(&used, parts * 2 * sizeof(float));
     uint64_t topk = 0;
     hattn_carve(&topk, sizeof(hattn_cuda_control));
     choose_topk(device, params, &topk);

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What blocks of a grid tell each other: PTX beside plain twins, like device.cuh.
+ */
+#ifndef HATTN_KERNELS_CUDA_DEVICE_EXCHANGE_CUH
+#define HATTN_KERNELS_CUDA_DEVICE_EXCHANGE_CUH
+
+#include <cstdint>
+
+namespace hattn {
+
+/* Adds 1 after everything that this thread knows to be written, and before everything that it reads afterwards. */
+__device__ inline uint32_t arrive(uint32_t *counter)
+{
+    uint32_t before;
+#ifdef HATTN_PORTABLE
+    __threadfence();
+    before = atomicAdd(counter, 1u);
+    __threadfence();
+#else
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0,[%1],1;" : "=r"(before) : "l"(counter) : "memory");
+#endif
+    return before;
+}
+
+/* One of 0..count-1, which come in turn; orders nothing. Not an addition: the compiler would gather those of a warp's lanes, and wait for the
+ * result at once. */
+__device__ inline uint32_t take_turn(uint32_t *counter, uint32_t count)
+{
+    uint32_t turn;
+#ifdef HATTN_PORTABLE
+    turn = atomicInc(counter, count - 1);
+#else
+    asm volatile("atom.relaxed.gpu.global.inc.u32 %0,[%1],%2;" : "=r"(turn) : "l"(counter), "r"(count - 1) : "memory");
+#endif
+    return turn;
+}
+
+/* Floats from one block to another that waits for them, without a fence: each word tells by itself whether it is there, 0 is not. A NaN
+ * arrives as one. */
+__device__ inline uint32_t word_of(float x)
+{
+    const uint32_t complement = ~__float_as_uint(x);
+    return complement ? complement : 0x80000000u;
+}
+
+__device__ inline void send_words(uint32_t *to, float x)
+{
+#ifdef HATTN_PORTABLE
+    *static_cast<volatile uint32_t *>(to) = word_of(x);
+#else
+    asm volatile("st.relaxed.gpu.global.u32 [%0],%1;" ::"l"(to), "r"(word_of(x)) : "memory");
+#endif
+}
+
+/* To 8 bytes. */
+__device__ inline void send_words(uint32_t *to, float2 x)
+{
+#ifdef HATTN_PORTABLE
+    send_words(to, x.x);
+    send_words(to + 1, x.y);
+#else
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0],{%1,%2};" ::"l"(to), "r"(word_of(x.x)), "r"(word_of(x.y))
+                 : "memory");
+#endif
+}
+
+/* To 16 bytes. */
+__device__ inline void send_words(uint32_t *to, float4 x)
+{
+#ifdef HATTN_PORTABLE
+    send_words(to, x.x);
+    send_words(to + 1, x.y);
+    send_words(to + 2, x.z);
+    send_words(to + 3, x.w);
+#else
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0],{%1,%2,%3,%4};" ::"l"(to), "r"(word_of(x.x)), "r"(word_of(x.y)),
+                 "r"(word_of(x.z)), "r"(word_of(x.w))
+                 : "memory");
+#endif
+}
+
+__device__ inline float float_of(uint32_t word)
+{
+    return __uint_as_float(~word);
+}
+
+__device__ inline uint32_t receive(const uint32_t *from)
+{
+    uint32_t word;
+#ifdef HATTN_PORTABLE
+    word = *static_cast<const volatile uint32_t *>(from);
+#else
+    asm volatile("ld.relaxed.gpu.global.u32 %0,[%1];" : "=r"(word) : "l"(from) : "memory");
+#endif
+    return word;
+}
+
+/* Two words, at 8 bytes. */
+__device__ inline uint2 receive_two(const uint32_t *from)
+{
+    uint2 words;
+#ifdef HATTN_PORTABLE
+    words = {receive(from), receive(from + 1)};
+#else
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1},[%2];" : "=r"(words.x), "=r"(words.y) : "l"(from) : "memory");
+#endif
+    return words;
+}
+
+/* Four words, at 16 bytes. */
+__device__ inline uint4 receive_four(const uint32_t *from)
+{
+    uint4 words;
+#ifdef HATTN_PORTABLE
+    words = {receive(from), receive(from + 1), receive(from + 2), receive(from + 3)};
+#else
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3},[%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "l"(from)
+                 : "memory");
+#endif
+    return words;
+}
+
+/* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The counter is
+ * zero again afterwards. */
+__device__ inline bool arrive_last(uint32_t *counter, uint32_t count)
+{
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = arrive(counter) == count - 1;
+        if (last)
+            *counter = 0;
+    }
+    __syncthreads();
+    return last;
+}
+
+} // namespace hattn
+
+#endif

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Parts of an attention and how they are joined. The block that joins does not wait for other blocks' memory fences: parts are sent, in
+ * words that tell by themselves whether they are there (device.cuh). It is the last one of its task to begin, so that all that it waits for
+ * are at work already, wherever they are.
+ */
+#ifndef HATTN_KERNELS_CUDA_PARTS_CUH
+#define HATTN_KERNELS_CUDA_PARTS_CUH
+
+#include "kernels_cuda/device.cuh"
+#include "kernels_cuda/device_exchange.cuh"
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+
+template <class Args>
+__host__ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
+{
+    return {args.q,           args.k_cache, args.v_cache, args.k_scale, args.v_scale,
+            args.sink_logits, args.out,     args.lse,     workspace};
+}
+
+/* Which part of the work a block has: heads first_head..first_head+count of a row, share `split` of num_splits. */
+struct Share {
+    int32_t row, first_head, count, split, num_splits, counter;
+    int32_t heads; /* of the largest block */
+    hattn_cuda_divisor splits;
+};
+
+/* What a part of a softmax weighs: its values are a sum with weights that sum to `sum`, all relative to e^max. Nothing: -inf and 0. */
+struct PartWeight {
+    float max, sum;
+
+    __device__ float lse() const { return sum == 0.0f ? -INFINITY : max + logf(sum); }
+
+    __device__ float scale() const { return sum == 0.0f ? 0.0f : 1.0f / sum; } /* a NaN stays one */
+};
+
+__device__ inline float scaled(float x, float scale)
+{
+    return x * scale;
+}
+
+__device__ inline float4 scaled(float4 x, float scale)
+{
+    return {x.x * scale, x.y * scale, x.z * scale, x.w * scale};
+}
+
+/* Where the results of a share's heads go, and their sinks. */
+class Results
+{
+public:
+    __device__ Results(const hattn_problem &p, const Inputs &in, const Share &share) : p_(p), in_(in), share_(share) {}
+
+    /* One value, or four, of all parts and the sink. */
+    template <class X>
+    __device__ void store(int g, int column, X value, PartWeight weight) const
+    {
+        put(place(g) + column, scaled(value, weight.scale()));
+        if (column == 0 && in_.lse.data)
+            static_cast<float *>(hattn_address(
+                in_.lse))[share_.row * p_.lse.stride[0] + (share_.first_head + g) * p_.lse.stride[1]] = weight.lse();
+    }
+
+    /* The same without the sink. */
+    template <class X>
+    __device__ void store_whole(int g, int column, X value, PartWeight weight) const
+    {
+        if (has_sinks()) {
+            const float sink_logit = sink(g), max = fmaxf(weight.max, sink_logit), base = max == -INFINITY ? 0.0f : max,
+                        factor = expf(weight.max - base);
+            value = scaled(value, factor);
+            weight = {max, weight.sum * factor + expf(sink_logit - base)};
+        }
+        store(g, column, value, weight);
+    }
+
+    __device__ bool has_sinks() const { return in_.sink_logits.data; }
+
+    __device__ float sink(int g) const
+    {
+        return static_cast<const float *>(hattn_address(in_.sink_logits))[share_.first_head + g];
+    }
+
+private:
+    __device__ int64_t place(int g) const
+    {
+        return share_.row * p_.out.stride[0] + (share_.first_head + g) * p_.out.stride[1];
+    }
+
+    __device__ void put(int64_t index, float value) const
+    {
+        store_element(hattn_address(in_.out), p_.out.dtype, index, value);
+    }
+
+    __device__ void put(int64_t index, float4 value) const
+    {
+        store_elements(hattn_address(in_.out), p_.out.dtype, index, value);
+    }
+
+    const hattn_problem &p_;
+    const Inputs &in_;
+    const Share &share_;
+};
+
+constexpr int kJoined = 8; /* parts whose loads are in flight together */
+
+/* What threads of a block join apart: up to four take parts of the same columns. */
+struct JoinSpace {
+    float4 value[kThreads];
+    PartWeight weight[kThreads];
+};
+
+/* Four columns of some parts. */
+struct JoinedParts {
+    PartWeight weight = {-INFINITY, 0.0f};
+    float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+
+    template <int kNum>
+    __device__ void add(const PartWeight (&weights)[kNum], const float4 (&x)[kNum])
+    {
+        const float old = weight.max;
+#pragma unroll
+        for (int p = 0; p < kNum; p++)
+            weight.max = fmaxf(weight.max, weights[p].max);
+        const float base = weight.max == -INFINITY ? 0.0f : weight.max, decay = __expf(old - base);
+        weight.sum *= decay;
+        value = scaled(value, decay);
+#pragma unroll
+        for (int p = 0; p < kNum; p++) {
+            const float factor = __expf(weights[p].max - base);
+            if (factor != 0.0f || isnan(weights[p].sum)) { /* what weighs nothing may be anything; a NaN is passed on */
+                weight.sum += factor * weights[p].sum;
+                value = {value.x + factor * x[p].x, value.y + factor * x[p].y, value.z + factor * x[p].z,
+                         value.w + factor * x[p].w};
+            }
+        }
+    }
+};
+
+/* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), parts shared between threads where there are threads
+ * enough. read(first, g, place, weights, x): parts from `first` on, of columns from `place` on among those of all heads; past the last one,
+ * nothing. A sink is a part of its own: all weight, no value. Starts with a barrier. */
+template <class Read>
+__device__ inline void join_parts(const Results &results, const Share &share, const hattn_cuda_divisor &dim,
+                                  JoinSpace &space, Read read)
+{
+    const uint32_t num = share.count * dim.divisor / 4, row = num <= kThreads / 4   ? kThreads / 4
+                                                              : num <= kThreads / 2 ? kThreads / 2
+                                                                                    : kThreads;
+    const uint32_t turn = threadIdx.x / row;
+#pragma unroll 1
+    for (uint32_t done = 0; done < num; done += row) {
+        const uint32_t which = done + threadIdx.x % row, place = which * 4, g = divide(place, dim),
+                       column = place - g * dim.divisor;
+        JoinedParts joined;
+        __syncthreads();
+        if (which < num)
+#pragma unroll 1
+            for (int first = turn * kJoined; first < share.num_splits; first += kThreads / row * kJoined) {
+                PartWeight weights[kJoined];
+                float4 x[kJoined];
+                read(first, g, place, weights, x);
+                joined.add(weights, x);
+            }
+        if (turn) {
+            space.value[threadIdx.x] = joined.value;
+            space.weight[threadIdx.x] = joined.weight;
+        }
+        __syncthreads();
+        if (which >= num || turn)
+            continue;
+#pragma unroll 1
+        for (uint32_t other = threadIdx.x + row; other < kThreads; other += row)
+            joined.add<1>({space.weight[other]}, {space.value[other]});
+        results.store_whole(g, column, joined.value, joined.weight);
+    }
+}
+
+/* Of blocks whose parts are few bytes: they are sent through the control region, [task, part], values before each head's weight. */
+class SentParts
+{
+public:
+    __device__ SentParts(const Inputs &in, const Share &share, const hattn_cuda_divisor &dim)
+        : share_(share), dim_(dim), stride_(hattn_cuda_part_words(share.heads, static_cast<int32_t>(dim.divisor))),
+          first_(static_cast<hattn_cuda_control *>(hattn_address(in.workspace))->parts +
+                 static_cast<uint32_t>(share.counter * share.num_splits) * stride_)
+    {
+    }
+
+    /* One value or four. */
+    template <class X>
+    __device__ void send(int g, int column, X value, PartWeight weight) const
+    {
+        const uint32_t part = share_.split * stride_;
+        send_words(first_ + part + static_cast<uint32_t>(g) * dim_.divisor + column, value);
+        if (column == 0)
+            send_words(weights(g) + part, make_float2(weight.max, weight.sum));
+    }
+
+    /* By one block, once. Leaves zeros: of weights, which several threads read, after join_parts' barriers. */
+    __device__ void join(const Results &results, JoinSpace &space) const
+    {
+        const uint32_t last = static_cast<uint32_t>(share_.num_splits) - 1;
+        join_parts(
+            results, share_, dim_, space,
+            [&](int first, uint32_t g, uint32_t place, PartWeight(&weight)[kJoined], float4(&x)[kJoined]) {
+                uint2 weight_words[kJoined];
+                uint4 words[kJoined];
+                bool is_here;
+                do {
+                    is_here = true;
+#pragma unroll
+                    for (int p = 0; p < kJoined; p++) {
+                        const uint32_t part = min(static_cast<uint32_t>(first) + p, last) * stride_;
+                        weight_words[p] = receive_two(weights(g) + part);
+                        words[p] = receive_four(first_ + part + place);
+                    }
+#pragma unroll
+                    for (int p = 0; p < kJoined; p++)
+                        is_here &= weight_words[p].x && weight_words[p].y && words[p].x && words[p].y && words[p].z &&
+                                   words[p].w;
+                } while (!is_here);
+#pragma unroll
+                for (int p = 0; p < kJoined; p++) {
+                    const bool is_part = static_cast<uint32_t>(first) + p <= last;
+                    weight[p] = {is_part ? float_of(weight_words[p].x) : -INFINITY, float_of(weight_words[p].y)};
+                    x[p] = {float_of(words[p].x), float_of(words[p].y), float_of(words[p].z), float_of(words[p].w)};
+                    if (is_part)
+                        *reinterpret_cast<uint4 *>(first_ + (first + p) * stride_ + place) = {};
+                }
+            });
+        for (uint32_t part = threadIdx.x; part <= last; part += kThreads)
+            for (int g = 0; g < share_.count; g++)
+                *reinterpret_cast<uint2 *>(weights(g) + part * stride_) = {};
+    }
+
+private:
+    __device__ uint32_t *weights(int g) const
+    {
+        return first_ + share_.heads * dim_.divisor + 2 * g;
+    }
+
+    const Share &share_;
+    const hattn_cuda_divisor &dim_;
+    uint32_t stride_;
+    uint32_t *first_;
+};
+
+/* Of others, which a kernel of its own joins: they are in the workspace, [row, head, part]. */
+class PartsApart
+{
+public:
+    __device__ PartsApart(const hattn_cuda_params &params, const Inputs &in, const Share &share)
+        : stride_(params.num_splits_max), dim_(params.problem.head_dim_v)
+    {
+        const int64_t first =
+            (static_cast<int64_t>(share.row) * params.problem.num_q_heads + share.first_head) * stride_;
+        char *workspace = static_cast<char *>(hattn_address(in.workspace));
+        values_ = reinterpret_cast<float *>(workspace + params.part_values) + first * dim_;
+        weights_ = reinterpret_cast<PartWeight *>(workspace + params.part_weights) + first;
+    }
+
+    template <class X>
+    __device__ void store(int g, int part, int column, X x, PartWeight weight) const
+    {
+        *reinterpret_cast<X *>(values_ + value(g, part, column)) = x;
+        if (column == 0)
+            weights_[static_cast<uint32_t>(g) * stride_ + part] = weight;
+    }
+
+    /* Of the first head. */
+    __device__ float4 load(int part, int column) const
+    {
+        return __ldcg(reinterpret_cast<const float4 *>(values_ + value(0, part, column)));
+    }
+
+    __device__ PartWeight load_weight(int part) const
+    {
+        const float2 weight = __ldcg(reinterpret_cast<const float2 *>(weights_ + part));
+        return {weight.x, weight.y};
+    }
+
+private:
+    __device__ uint32_t value(int g, int part, int column) const
+    {
+        return (static_cast<uint32_t>(g) * stride_ + part) * dim_ + column;
+    }
+
+    uint32_t stride_, dim_;
+    float *values_;
+    PartWeight *weights_;
+};
+
+} // namespace hattn
+
+#endif
