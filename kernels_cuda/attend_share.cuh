@@ -53,7 +53,7 @@ struct ApartSpace {
 template <class Engine, class Early>
 using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine, Early>, ApartSpace<Engine, Early>>;
 
-/* How a share's parts come together. */
+/* Whether the parts are sent to the block that joins them. */
 __device__ inline bool sends_parts(const Share &share, const hattn_problem &p)
 {
     return share.num_splits > 1 && !hattn_cuda_joins_apart(share.heads, p.head_dim_v);
@@ -122,9 +122,10 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     compute_now(end);
     Turn turn(share, in.workspace);
     const bool is_sent = sends_parts(share, p);
-    ready([&] { /* what can be known is known */
-                if (is_sent)
-                    turn.take();
+    /* What can be known is known. */
+    ready([&] {
+        if (is_sent)
+            turn.take();
     });
     __shared__ bool is_last;
     if (threadIdx.x == 0)
@@ -142,7 +143,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     const Results results(p, in, share);
     if (share.num_splits == 1) {
         engine.each_value(
-            [&](int g, int column, auto value, PartWeight weight) { results.store_whole(g, column, value, weight); });
+            [&](int g, int column, auto value, PartWeight weight) { results.store(g, column, value, weight); });
     } else if (!is_sent) {
         const PartsApart parts(params, in, share);
         engine.each_value([&](int g, int column, auto value, PartWeight weight) {

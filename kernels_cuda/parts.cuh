@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Parts of an attention and how they are joined. The block that joins does not wait for other blocks' memory fences: parts are sent, in
- * words that tell by themselves whether they are there (device.cuh). It is the last one of its task to begin, so that all that it waits for
+ * words that tell by themselves whether they are there (device_exchange.cuh). It is the last one of its task to begin, so that all that it waits for
  * are at work already, wherever they are.
  */
 #ifndef HATTN_KERNELS_CUDA_PARTS_CUH
@@ -51,34 +51,21 @@ class Results
 public:
     __device__ Results(const hattn_problem &p, const Inputs &in, const Share &share) : p_(p), in_(in), share_(share) {}
 
-    /* One value, or four, of all parts and the sink. */
+    /* One value, or four, of all parts. A sink is one more of them: all weight, no value. */
     template <class X>
     __device__ void store(int g, int column, X value, PartWeight weight) const
     {
+        if (in_.sink_logits.data) {
+            const float sink = static_cast<const float *>(hattn_address(in_.sink_logits))[share_.first_head + g];
+            const float max = fmaxf(weight.max, sink), base = max == -INFINITY ? 0.0f : max,
+                        factor = expf(weight.max - base);
+            value = scaled(value, factor);
+            weight = {max, weight.sum * factor + expf(sink - base)};
+        }
         put(place(g) + column, scaled(value, weight.scale()));
         if (column == 0 && in_.lse.data)
             static_cast<float *>(hattn_address(
                 in_.lse))[share_.row * p_.lse.stride[0] + (share_.first_head + g) * p_.lse.stride[1]] = weight.lse();
-    }
-
-    /* The same without the sink. */
-    template <class X>
-    __device__ void store_whole(int g, int column, X value, PartWeight weight) const
-    {
-        if (has_sinks()) {
-            const float sink_logit = sink(g), max = fmaxf(weight.max, sink_logit), base = max == -INFINITY ? 0.0f : max,
-                        factor = expf(weight.max - base);
-            value = scaled(value, factor);
-            weight = {max, weight.sum * factor + expf(sink_logit - base)};
-        }
-        store(g, column, value, weight);
-    }
-
-    __device__ bool has_sinks() const { return in_.sink_logits.data; }
-
-    __device__ float sink(int g) const
-    {
-        return static_cast<const float *>(hattn_address(in_.sink_logits))[share_.first_head + g];
     }
 
 private:
@@ -139,7 +126,7 @@ struct JoinedParts {
 
 /* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), parts shared between threads where there are threads
  * enough. read(first, g, place, weights, x): parts from `first` on, of columns from `place` on among those of all heads; past the last one,
- * nothing. A sink is a part of its own: all weight, no value. Starts with a barrier. */
+ * nothing. Starts with a barrier. */
 template <class Read>
 __device__ inline void join_parts(const Results &results, const Share &share, const hattn_cuda_divisor &dim,
                                   JoinSpace &space, Read read)
@@ -172,7 +159,7 @@ __device__ inline void join_parts(const Results &results, const Share &share, co
 #pragma unroll 1
         for (uint32_t other = threadIdx.x + row; other < kThreads; other += row)
             joined.add<1>({space.weight[other]}, {space.value[other]});
-        results.store_whole(g, column, joined.value, joined.weight);
+        results.store(g, column, joined.value, joined.weight);
     }
 }
 
