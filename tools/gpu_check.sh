@@ -96,7 +96,11 @@ part_verify() {
     done
     for variant in ptx80 portable; do
         if [ -x "$hattn-$variant" ]; then
-            verify "verify_$variant" "$hattn-$variant" --backend cuda &
+            for ops in "decode topk score merge" "attend_dense attend_sparse encode_keys encode_queries"; do
+                for op in $ops; do
+                    verify "verify_${variant}_$op" "$hattn-$variant" --backend cuda --filter "/$op"
+                done &
+            done
         else
             report "verify_$variant" skipped "no $hattn-$variant: tools/gpu_bundle.sh builds it"
         fi
