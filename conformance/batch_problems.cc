@@ -288,7 +288,8 @@ void add_patterns_and_strides(ProblemList &list)
 }
 
 /* Short rows, of 0 to 40 keys: where a device shares its blocks between many rows, each block of a long one takes thousands of keys and may
- * list candidates instead of scores. */
+ * list candidates instead of scores: on CUDA from 2048 keys a warp on, which is more than 16384 a block (SAMPLED_RANGE in
+ * backends/cuda/plan.c). */
 void add_short_rows(Problem &p, int number)
 {
     for (int b = 0; b < number; b++)
@@ -330,7 +331,7 @@ void add_long_selections(ProblemList &list)
         list.add(std::string("long_among_short_") + row.name, [&](Problem &p) {
             p.tag = Tag::MEDIUM;
             p.pattern = row.pattern;
-            p.lengths = {9000, 8211, 2500};
+            p.lengths = {17000, 16611, 2500};
             add_short_rows(p, 270);
             p.k = 300;
             p.num_sink = 3;
@@ -346,7 +347,7 @@ void add_long_selections(ProblemList &list)
         for (bool packed : {true, false})
             list.add(with(packed ? "long_among_short_bits" : "long_among_short_odd_bits", bits), [&](Problem &p) {
                 p.tag = Tag::MEDIUM;
-                p.lengths = {8200, 2500};
+                p.lengths = {16500, 2500};
                 add_short_rows(p, 270);
                 p.k = 300;
                 p.head_dim_qk = 32;
