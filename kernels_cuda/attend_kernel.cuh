@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
     attend_share<Engine, ListEarly>(
-        params, inputs_of(args, workspace), share, total, space, [](auto take_turn) { take_turn(); },
+        params, inputs_of(args, workspace), share, total, space, [](auto begin) { begin(); },
         [&](int first, int end, Slot *list) {
             for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
                 list[rank - first] = slots.find(indices ? indices[rank] : rank);
@@ -61,11 +61,10 @@ cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group, heads = dense ? params.dense_block_heads : params.block_heads;
     const int num_splits = dense ? params.num_dense_splits : params.num_splits;
-    const cudaError_t error = with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
+    return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
         kernel<<<attend_grid(params.problem, args.batch.num_rows, group, heads, num_splits), kThreads, params.attend_shared, stream>>>(params, args, workspace);
         return cudaGetLastError();
     });
-    return error ? error : launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, group, heads, num_splits, stream);
 }
 
 } // namespace hattn

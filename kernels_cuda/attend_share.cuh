@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One block's share of an attention: up to 16 query heads that share rows, and an even part of those rows. The last block of a task to
- * finish joins the parts.
+ * One block's share of an attention: up to 16 query heads that share rows, and an even part of those rows.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
@@ -53,45 +52,77 @@ struct ApartSpace {
 template <class Engine, class Early>
 using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine, Early>, ApartSpace<Engine, Early>>;
 
-/* Whether the parts are sent to the block that joins them. */
-__device__ inline bool sends_parts(const Share &share, const hattn_problem &p)
-{
-    return share.num_splits > 1 && !hattn_cuda_joins_apart(share.heads, p.head_dim_v);
-}
-
-/* A block's turn among those of its share's task; the counter is zero again after the last one. */
+/* Which heads a block of a task joins. The task's counter has how many blocks have begun, and, from bit 16 on, how many have asked for heads, in
+ * turn. Who asks when all have begun gets some, the last to ask the first ones. Who asks earlier gets none; those are left to the last one to begin,
+ * which has seen how many had asked. The counter is zero again after the last one. */
 class Turn
 {
 public:
-    __device__ Turn(const Share &share, hattn_buffer workspace)
-        : counter_(&static_cast<hattn_cuda_control *>(hattn_address(workspace))->arrived[share.counter]),
+    struct Heads {
+        int first, end, left; /* first..end, and from `left` on */
+        bool is_last;         /* to ask */
+    };
+    struct Space {
+        uint32_t begun;
+        Heads heads;
+    };
+
+    __device__ Turn(const Share &share, hattn_buffer workspace, Space &space)
+        : space_(space), counter_(&static_cast<hattn_cuda_control *>(hattn_address(workspace))->arrived[share.counter]),
           count_(share.num_splits)
     {
     }
 
-    __device__ void take()
+    __device__ void begin()
     {
         if (threadIdx.x == 0)
-            turn_ = take_turn(counter_, count_);
+            begun_ = count_up(counter_, 1);
     }
 
-    /* In thread 0, after take. */
-    __device__ bool is_last()
+    /* When that has come, and before there is much else in registers. */
+    __device__ void settle()
     {
-        compute_now(turn_); /* and not before: it has come meanwhile */
-        return turn_ == count_ - 1;
+        if (threadIdx.x == 0) {
+            compute_now(begun_);
+            space_.begun = begun_;
+        }
+    }
+
+    __device__ void ask()
+    {
+        if (threadIdx.x == 0)
+            asked_ = count_up(counter_, 1 << 16);
+    }
+
+    /* A block has `unit` of `num` heads. There is a barrier in it. */
+    __device__ Heads heads(int num, int unit)
+    {
+        if (threadIdx.x == 0) {
+            const uint32_t asked = asked_ >> 16, others = count_ - 1, begun = space_.begun;
+            Heads heads = {num, num, num, asked == others};
+            if ((asked_ & 0xffff) == count_) {
+                heads.first = min(static_cast<int>(others - asked) * unit, num);
+                heads.end = min(heads.first + unit, num);
+            }
+            if ((begun & 0xffff) == others)
+                heads.left = min(static_cast<int>(count_ - (begun >> 16)) * unit, num);
+            if (heads.is_last)
+                *counter_ = 0;
+            space_.heads = heads;
+        }
+        __syncthreads();
+        return space_.heads;
     }
 
 private:
+    Space &space_;
     uint32_t *counter_;
-    uint32_t count_, turn_ = 0;
+    uint32_t count_, begun_ = 0, asked_ = 0;
 };
 
-/* Attends to a share of `total` rows. ready(take_turn) is called when the queries are on their way; it may wait, and then calls take_turn, once.
+/* Attends to a share of `total` rows. ready(begin) is called when the queries are on their way; it may wait, and then calls begin, once.
  * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of one block of the task, when all
- * others are done with their ready and fill.
- * Where parts are sent, the last block to take its turn joins them: all the others run by then, so that their parts come, whatever else waits
- * for a place on the device. */
+ * others are done with their ready and fill. */
 template <class Engine, class Early, class Ready, class Fill>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
@@ -120,16 +151,16 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     int first = share.split * even + min(share.split, rest), end = first + even + (share.split < rest);
     compute_now(first);
     compute_now(end);
-    Turn turn(share, in.workspace);
-    const bool is_sent = sends_parts(share, p);
+    __shared__ Turn::Space turns;
+    Turn turn(share, in.workspace, turns);
+    const bool is_whole = share.num_splits == 1;
     /* What can be known is known. */
     ready([&] {
-        if (is_sent)
-            turn.take();
+        if (!is_whole)
+            turn.begin();
     });
-    __shared__ bool is_last;
-    if (threadIdx.x == 0)
-        is_last = share.num_splits == 1 || (is_sent && turn.is_last());
+    if (!is_whole)
+        turn.settle();
     engine.settle();
     for (int done = first; done < end; done += kList) {
         const int count = min(kList, end - done);
@@ -138,29 +169,25 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         fill(done, done + count, space.early.list);
         engine.add_rows(space.early.list, count);
     }
+    if (!is_whole)
+        turn.ask();
     engine.finish();
 
     const Results results(p, in, share);
-    if (share.num_splits == 1) {
+    if (is_whole) {
         engine.each_value(
             [&](int g, int column, auto value, PartWeight weight) { results.store(g, column, value, weight); });
-    } else if (!is_sent) {
-        const PartsApart parts(params, in, share);
-        engine.each_value([&](int g, int column, auto value, PartWeight weight) {
-            parts.store(g, share.split, column, value, weight);
-        });
-        turn.take();
-        if (threadIdx.x == 0)
-            is_last = turn.is_last();
-        __syncthreads();
-    } else {
-        const SentParts parts(in, share, params.v_dim);
-        engine.each_value(
-            [&](int g, int column, auto value, PartWeight weight) { parts.send(g, column, value, weight); });
-        if (is_last)
-            parts.join(results, space.join);
+        return true;
     }
-    return is_last;
+    const SentParts parts(in, share, params.v_dim);
+    engine.each_value([&](int g, int column, auto value, PartWeight weight) { parts.send(g, column, value, weight); });
+    const int unit = static_cast<int>(divide(share.count + share.num_splits - 1, share.splits));
+    const Turn::Heads heads = turn.heads(share.count, unit);
+    if (heads.first < heads.end)
+        parts.join(results, heads.first, heads.end, unit, space.join);
+    if (heads.left < share.count)
+        parts.join(results, heads.left, share.count, unit, space.join);
+    return heads.is_last;
 }
 
 /* Positions of one sequence to slots. */
@@ -251,14 +278,6 @@ private:
 inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int heads, int num_splits)
 {
     return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + heads - 1) / heads)), static_cast<unsigned>(num_splits));
-}
-
-/* What such blocks leave to a kernel of its own, if they do. */
-inline cudaError_t launch_join_of(const hattn_cuda_params &params, const Inputs &in, int num_rows, int group, int heads, int num_splits, cudaStream_t stream)
-{
-    return num_splits > 1 && hattn_cuda_joins_apart(std::min(group, heads), params.problem.head_dim_v)
-               ? launch_join(params, in, num_rows, num_splits, stream)
-               : cudaSuccess;
 }
 
 } // namespace hattn

@@ -111,8 +111,9 @@ public:
 #pragma unroll 1
         for (int head = warp_id(); head < task_.count; head += kWarps)
 #pragma unroll 1
-            for (int column = lane_id(); column < p_.head_dim_v; column += 32)
-                f(head, column, result(head)[column] * task_.v_scale, PartWeight{space_.max[head], space_.sum[head]});
+            for (int column = 4 * lane_id(); column < p_.head_dim_v; column += 4 * 32)
+                f(head, column, scaled(*reinterpret_cast<const float4 *>(result(head) + column), task_.v_scale),
+                  PartWeight{space_.max[head], space_.sum[head]});
     }
 
 private:

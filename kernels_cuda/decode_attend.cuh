@@ -34,9 +34,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (shows && args.indices.data)
         indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] + head * p.indices.stride[1];
     bool is_found = true;
-    auto ready = [&](auto take_turn) {
+    auto ready = [&](auto begin) {
         wait_for_previous();
-        take_turn();
+        begin();
         if (run.overlaps)
             allow_dependents();
         is_found = selection.find();
@@ -100,15 +100,11 @@ cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_de
                                  hattn_buffer workspace, cudaStream_t stream)
 {
     const RegionRun run = region_run(params, args, wave, workspace);
-    const cudaError_t error = with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
+    return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
         const dim3 grid =
             attend_grid(params.problem, wave.num_rows, params.group, params.block_heads, params.num_splits);
         return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });
-    if (error || wave.first_row + wave.num_rows < args.batch.num_rows)
-        return error;
-    return launch_join_of(params, inputs_of(args, workspace), args.batch.num_rows, params.group, params.block_heads,
-                          params.num_splits, stream);
 }
 
 } // namespace hattn

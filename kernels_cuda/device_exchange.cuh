@@ -22,17 +22,22 @@ __device__ inline uint32_t arrive(uint32_t *counter)
     return before;
 }
 
-/* One of 0..count-1, which come in turn; orders nothing. Not an addition: the compiler would gather those of a warp's lanes, and wait for the
- * result at once. */
-__device__ inline uint32_t take_turn(uint32_t *counter, uint32_t count)
+/* Adds what is no constant to the compiler, which would gather constants of a warp's lanes and wait for the result at once; orders nothing.
+ * In one lane, the first. */
+__device__ inline uint32_t count_up(uint32_t *counter, uint32_t amount)
 {
-    uint32_t turn;
+    uint32_t before;
 #ifdef HATTN_PORTABLE
-    turn = atomicInc(counter, count - 1);
+    before = atomicAdd(counter, amount);
 #else
-    asm volatile("atom.relaxed.gpu.global.inc.u32 %0,[%1],%2;" : "=r"(turn) : "l"(counter), "r"(count - 1) : "memory");
+    uint32_t lane;
+    asm volatile("mov.u32 %0,%%laneid;" : "=r"(lane));
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0,[%1],%2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(amount + lane)
+                 : "memory");
 #endif
-    return turn;
+    return before;
 }
 
 /* Floats from one block to another that waits for them, without a fence: each word tells by itself whether it is there, 0 is not. A NaN

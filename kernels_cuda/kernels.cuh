@@ -93,8 +93,6 @@ extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_att
     decode_attend_wide, decode_attend_wide_keyed;
 
 cudaError_t load_merge();
-cudaError_t load_join();
-cudaError_t launch_join(const hattn_cuda_params &params, const Inputs &in, int num_rows, int num_splits, cudaStream_t stream);
 
 cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
 cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);

@@ -130,7 +130,6 @@ int hattn_cuda_load(hattn_cuda_params *params)
         attention->load_attend(*params),
         params->by_regions ? decode_of(*params).attend->load(*params) : cudaSuccess,
         load_merge(),
-        load_join(),
     });
 }
 

@@ -14,7 +14,7 @@ enum {
     HATTN_CUDA_KEYED_LEVELS = 255, /* that other scores are cut into */
     HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a wave (regions.cuh), or of a top-k over several blocks a row */
     HATTN_CUDA_COUNTERS = 65536,   /* tasks that may be split over blocks */
-    HATTN_CUDA_PARTS = 1 << 20     /* words of parts of attention that are on their way: kernels_cuda/parts.cuh */
+    HATTN_CUDA_PARTS = 5 << 19     /* words of parts of attention that are on their way: kernels_cuda/parts.cuh */
 };
 
 /* Attention's engines: attend.cuh, attend_mma.cuh, attend_wide.cuh. */
@@ -33,13 +33,6 @@ typedef struct hattn_cuda_control {
 HATTN_HOST_DEVICE static inline uint32_t hattn_cuda_part_words(int32_t heads, int32_t head_dim_v)
 {
     return (uint32_t)(heads * (head_dim_v + 2) + 3) / 4 * 4;
-}
-
-/* Whether a kernel of its own joins the parts of blocks of `heads` (kernels_cuda/join.cu): reading so many floats of each part takes one
- * block longer than another kernel does. */
-HATTN_HOST_DEVICE static inline int hattn_cuda_joins_apart(int32_t heads, int32_t head_dim_v)
-{
-    return heads * head_dim_v > 1024;
 }
 
 /* Division by a number that the host knows, as a multiplication (Granlund and Montgomery 1994, section 4). */
@@ -66,7 +59,6 @@ typedef struct hattn_cuda_params {
     int32_t topk_chunk, num_topk_chunks;  /* of one row over blocks of the stand-alone top-k; 0: a block a row */
     int32_t num_topk_passes;              /* digits of a key there */
     int32_t num_splits, num_dense_splits; /* of one selection over attend blocks */
-    int32_t num_splits_max;               /* of the two: what the partial results are laid out for */
     int32_t encodes_by_mma;               /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t encodes_keys_by_mma;          /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
     int32_t appends_by_mma;               /* the same of keys in the cache and the keys' map */
@@ -87,7 +79,7 @@ typedef struct hattn_cuda_params {
     int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
     int64_t score_stride;
-    uint64_t weights, scores, keys, rows, part_values, part_weights; /* offsets in the workspace, behind the control region */
+    uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/topk_split.cuh */
     uint64_t workspace_size;
     hattn_cuda_divisor region_size, splits, dense_splits;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Parts of an attention and how they are joined. The block that joins does not wait for other blocks' memory fences: parts are sent, in
- * words that tell by themselves whether they are there (device_exchange.cuh). It is the last one of its task to begin, so that all that it waits for
- * are at work already, wherever they are.
+ * Parts of an attention and how the blocks of a task join them: each some heads. A block does not wait for other blocks' memory fences: parts
+ * are sent, in words that tell by themselves whether they are there (device_exchange.cuh). Nor does it wait for blocks that may have no place
+ * on the device yet: who is done before all have begun leaves its heads to the last one to begin.
  */
 #ifndef HATTN_KERNELS_CUDA_PARTS_CUH
 #define HATTN_KERNELS_CUDA_PARTS_CUH
@@ -124,26 +124,24 @@ struct JoinedParts {
     }
 };
 
-/* Joins the parts of a share's heads: four columns a thread (dims are multiples of 8), parts shared between threads where there are threads
- * enough. read(first, g, place, weights, x): parts from `first` on, of columns from `place` on among those of all heads; past the last one,
+/* Joins parts of columns first_column..end_column, of those of all heads of a share: four a thread (dims are multiples of 8), `row` threads beside each
+ * other, parts shared between the rest. read(first, g, place, weights, x): parts from `first` on, of columns from `place` on; past the last one,
  * nothing. Starts with a barrier. */
 template <class Read>
 __device__ inline void join_parts(const Results &results, const Share &share, const hattn_cuda_divisor &dim,
-                                  JoinSpace &space, Read read)
+                                  uint32_t first_column, uint32_t end_column, uint32_t row, JoinSpace &space, Read read)
 {
-    const uint32_t num = share.count * dim.divisor / 4, row = num <= kThreads / 4   ? kThreads / 4
-                                                              : num <= kThreads / 2 ? kThreads / 2
-                                                                                    : kThreads;
-    const uint32_t turn = threadIdx.x / row;
+    const uint32_t turn = threadIdx.x / row,
+                   turns = min(static_cast<uint32_t>(kThreads) / row,
+                               static_cast<uint32_t>(share.num_splits + kJoined - 1) / kJoined);
 #pragma unroll 1
-    for (uint32_t done = 0; done < num; done += row) {
-        const uint32_t which = done + threadIdx.x % row, place = which * 4, g = divide(place, dim),
-                       column = place - g * dim.divisor;
+    for (uint32_t done = first_column; done < end_column; done += 4 * row) {
+        const uint32_t place = done + threadIdx.x % row * 4, g = divide(place, dim), column = place - g * dim.divisor;
         JoinedParts joined;
         __syncthreads();
-        if (which < num)
+        if (place < end_column && turn < turns)
 #pragma unroll 1
-            for (int first = turn * kJoined; first < share.num_splits; first += kThreads / row * kJoined) {
+            for (int first = turn * kJoined; first < share.num_splits; first += turns * kJoined) {
                 PartWeight weights[kJoined];
                 float4 x[kJoined];
                 read(first, g, place, weights, x);
@@ -154,16 +152,16 @@ __device__ inline void join_parts(const Results &results, const Share &share, co
             space.weight[threadIdx.x] = joined.weight;
         }
         __syncthreads();
-        if (which >= num || turn)
+        if (place >= end_column || turn)
             continue;
 #pragma unroll 1
-        for (uint32_t other = threadIdx.x + row; other < kThreads; other += row)
+        for (uint32_t other = threadIdx.x + row; other < turns * row; other += row)
             joined.add<1>({space.weight[other]}, {space.value[other]});
         results.store(g, column, joined.value, joined.weight);
     }
 }
 
-/* Of blocks whose parts are few bytes: they are sent through the control region, [task, part], values before each head's weight. */
+/* They are sent through the control region, [task, part], values before each head's weight. */
 class SentParts
 {
 public:
@@ -184,12 +182,14 @@ public:
             send_words(weights(g) + part, make_float2(weight.max, weight.sum));
     }
 
-    /* By one block, once. Leaves zeros: of weights, which several threads read, after join_parts' barriers. */
-    __device__ void join(const Results &results, JoinSpace &space) const
+    /* By one block, once, heads first..end, of which a block has `unit`: what order parts are joined in depends on it alone. Leaves zeros: of
+     * weights, which several threads read, after join_parts' barriers. */
+    __device__ void join(const Results &results, int first_head, int end_head, int unit, JoinSpace &space) const
     {
-        const uint32_t last = static_cast<uint32_t>(share_.num_splits) - 1;
+        const uint32_t last = static_cast<uint32_t>(share_.num_splits) - 1, columns = unit * dim_.divisor / 4;
+        const uint32_t row = columns <= 32 ? 32 : columns <= 64 ? 64 : columns <= 128 ? 128 : kThreads;
         join_parts(
-            results, share_, dim_, space,
+            results, share_, dim_, first_head * dim_.divisor, end_head * dim_.divisor, row, space,
             [&](int first, uint32_t g, uint32_t place, PartWeight(&weight)[kJoined], float4(&x)[kJoined]) {
                 uint2 weight_words[kJoined];
                 uint4 words[kJoined];
@@ -217,7 +217,7 @@ public:
                 }
             });
         for (uint32_t part = threadIdx.x; part <= last; part += kThreads)
-            for (int g = 0; g < share_.count; g++)
+            for (int g = first_head; g < end_head; g++)
                 *reinterpret_cast<uint2 *>(weights(g) + part * stride_) = {};
     }
 
@@ -231,51 +231,6 @@ private:
     const hattn_cuda_divisor &dim_;
     uint32_t stride_;
     uint32_t *first_;
-};
-
-/* Of others, which a kernel of its own joins: they are in the workspace, [row, head, part]. */
-class PartsApart
-{
-public:
-    __device__ PartsApart(const hattn_cuda_params &params, const Inputs &in, const Share &share)
-        : stride_(params.num_splits_max), dim_(params.problem.head_dim_v)
-    {
-        const int64_t first =
-            (static_cast<int64_t>(share.row) * params.problem.num_q_heads + share.first_head) * stride_;
-        char *workspace = static_cast<char *>(hattn_address(in.workspace));
-        values_ = reinterpret_cast<float *>(workspace + params.part_values) + first * dim_;
-        weights_ = reinterpret_cast<PartWeight *>(workspace + params.part_weights) + first;
-    }
-
-    template <class X>
-    __device__ void store(int g, int part, int column, X x, PartWeight weight) const
-    {
-        *reinterpret_cast<X *>(values_ + value(g, part, column)) = x;
-        if (column == 0)
-            weights_[static_cast<uint32_t>(g) * stride_ + part] = weight;
-    }
-
-    /* Of the first head. */
-    __device__ float4 load(int part, int column) const
-    {
-        return __ldcg(reinterpret_cast<const float4 *>(values_ + value(0, part, column)));
-    }
-
-    __device__ PartWeight load_weight(int part) const
-    {
-        const float2 weight = __ldcg(reinterpret_cast<const float2 *>(weights_ + part));
-        return {weight.x, weight.y};
-    }
-
-private:
-    __device__ uint32_t value(int g, int part, int column) const
-    {
-        return (static_cast<uint32_t>(g) * stride_ + part) * dim_ + column;
-    }
-
-    uint32_t stride_, dim_;
-    float *values_;
-    PartWeight *weights_;
 };
 
 } // namespace hattn

@@ -45,8 +45,7 @@ static int32_t num_splits(const hattn_cuda_properties *device, const hattn_probl
 {
     if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
         return 1;
-    if (!hattn_cuda_joins_apart(heads, p->head_dim_v))
-        most = smaller(most, HATTN_CUDA_PARTS / (tasks * hattn_cuda_part_words(heads, p->head_dim_v)));
+    most = smaller(most, HATTN_CUDA_PARTS / (tasks * hattn_cuda_part_words(heads, p->head_dim_v)));
     return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
 }
 
@@ -275,10 +274,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
                    p->max_length, 64);
     params->splits = make_divisor((uint32_t)params->num_splits);
     params->dense_splits = make_divisor((uint32_t)params->num_dense_splits);
-    params->num_splits_max = (int32_t)larger(params->num_splits, params->num_dense_splits);
 
-    const int is_apart = hattn_cuda_joins_apart((int32_t)larger(heads, dense_heads), p->head_dim_v);
-    const uint64_t parts = is_apart ? (uint64_t)(rows * p->num_q_heads) * (uint64_t)params->num_splits_max : 0;
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_control));
     params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
@@ -288,8 +284,6 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         hattn_carve(&used, params->is_keyed ? (uint64_t)(wave_tasks * params->score_stride) * sizeof(uint32_t) : 0);
     params->rows = hattn_carve(&used, (uint64_t)(wave_tasks * params->num_regions) * (uint64_t)params->row_size *
                                           sizeof(uint16_t));
-    params->part_values = hattn_carve(&used, parts * (uint64_t)p->head_dim_v * sizeof(float));
-    params->part_weights = hattn_carve(&used, parts * 2 * sizeof(float));
     uint64_t topk = 0;
     hattn_carve(&topk, sizeof(hattn_cuda_control));
     choose_topk(device, params, &topk);
@@ -302,7 +296,7 @@ hattn_status hattn_cuda_check(const hattn_cuda_params *params, hattn_error *erro
     const int64_t tasks = (int64_t)p->max_rows * p->num_q_heads;
     if (p->num_q_heads > 65535)
         return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: num_q_heads is %d: a grid has at most 65535", p->num_q_heads);
-    if (tasks * larger(params->num_score_chunks, params->num_splits_max) > INT32_MAX)
+    if (tasks * larger(params->num_score_chunks, larger(params->num_splits, params->num_dense_splits)) > INT32_MAX)
         return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: max_rows %d * num_q_heads %d * max_length %d needs more than 2^31 blocks", p->max_rows,
                           p->num_q_heads, p->max_length);
     return HATTN_OK;
