@@ -30,6 +30,13 @@ void add_heads(ProblemList &list)
             p.sink_logits = group == 24;
         });
     }
+    list.add("heads_1030", [](Problem &p) { /* more than a device has histograms for at a time */
+                                            p.num_kv_heads = 1030;
+                                            p.group = 1;
+                                            p.head_dim_qk = 32;
+                                            p.lengths = {33, 100};
+                                            p.append = true;
+    });
     list.add("one_kv_head", [](Problem &p) { p.num_kv_heads = 1; });
     list.add("five_kv_heads", [](Problem &p) {
         p.num_kv_heads = 5;

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const Share share = share_of(group, kGroup, 0, dense ? params.dense_splits : params.splits);
+    const Share share = share_of(group, kGroup, 0, 0, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
     int total = resolved.length;
     const int32_t *indices = nullptr;
@@ -62,7 +62,8 @@ cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
     const int group = dense ? params.dense_group : params.group, heads = dense ? params.dense_block_heads : params.block_heads;
     const int num_splits = dense ? params.num_dense_splits : params.num_splits;
     return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
-        kernel<<<attend_grid(params.problem, args.batch.num_rows, group, heads, num_splits), kThreads, params.attend_shared, stream>>>(params, args, workspace);
+        kernel<<<attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits),
+                 kThreads, params.attend_shared, stream>>>(params, args, workspace);
         return cudaGetLastError();
     });
 }

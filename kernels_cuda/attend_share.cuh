@@ -13,8 +13,9 @@
 
 namespace hattn {
 
-/* The grid is (row from first_row on, blocks of heads, split): no divisions of large numbers. */
-__device__ inline Share share_of(int group, int block_group, int32_t first_row, const hattn_cuda_divisor &splits)
+/* The grid is (row from first_row on, blocks of the groups from first_group on, split): no divisions of large numbers. */
+__device__ inline Share share_of(int group, int block_group, int32_t first_row, int32_t first_group,
+                                 const hattn_cuda_divisor &splits)
 {
     Share share;
     share.splits = splits;
@@ -25,7 +26,7 @@ __device__ inline Share share_of(int group, int block_group, int32_t first_row, 
     const int blocks = (group + block_group - 1) / block_group;
     const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks,
               which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
-    share.first_head = which * group + of_group * block_group;
+    share.first_head = (first_group + which) * group + of_group * block_group;
     share.count = min(block_group, group - of_group * block_group);
     share.heads = min(block_group, group);
     return share;
@@ -275,9 +276,10 @@ private:
 };
 
 /* For blocks of `heads`. */
-inline dim3 attend_grid(const hattn_problem &p, int64_t rows, int group, int heads, int num_splits)
+inline dim3 attend_grid(int64_t rows, int groups, int group, int heads, int num_splits)
 {
-    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>((p.num_q_heads / group) * ((group + heads - 1) / heads)), static_cast<unsigned>(num_splits));
+    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>(groups * ((group + heads - 1) / heads)),
+                static_cast<unsigned>(num_splits));
 }
 
 } // namespace hattn

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
     const hattn_problem &p = params.problem;
-    const Share share = share_of(params.group, kGroup, run.first_row, params.splits);
+    const Share share = share_of(params.group, kGroup, run.first_row, run.first_head, params.splits);
     const int32_t head = share.first_head / params.group;
     RegionSelection<kKeyed> selection(run, share.row, head, space.early.select);
     const int32_t kept = selection.task().kept, sequence = selection.task().row.sequence;
@@ -102,7 +102,7 @@ cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_de
     const RegionRun run = region_run(params, args, wave, workspace);
     return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
         const dim3 grid =
-            attend_grid(params.problem, wave.num_rows, params.group, params.block_heads, params.num_splits);
+            attend_grid(wave.num_rows, wave.num_heads, params.group, params.block_heads, params.num_splits);
         return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
     });
 }

@@ -167,12 +167,15 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
         error = launch_encode_queries(own, encode, stream);
     }
     const Decode decode = decode_of(*params);
-    const int32_t num_rows = args->batch.num_rows;
-    for (Wave wave = {0, 0}; !error && wave.first_row < num_rows; wave.first_row += wave.num_rows) {
-        wave.num_rows = std::min(params->wave_rows, num_rows - wave.first_row);
-        error = decode.score->launch(*params, *args, wave, workspace, stream);
-        if (!error)
-            error = decode.attend->launch(*params, *args, wave, workspace, stream);
-    }
+    const int32_t num_rows = args->batch.num_rows, num_heads = params->problem.num_selection_heads;
+    for (int32_t row = 0; row < num_rows; row += params->wave_rows)
+        for (int32_t head = 0; head < num_heads; head += params->wave_heads) {
+            const Wave wave = {row, std::min(params->wave_rows, num_rows - row), head,
+                               std::min(params->wave_heads, num_heads - head)};
+            if (!error)
+                error = decode.score->launch(*params, *args, wave, workspace, stream);
+            if (!error)
+                error = decode.attend->launch(*params, *args, wave, workspace, stream);
+        }
     return error;
 }

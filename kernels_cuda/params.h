@@ -69,7 +69,7 @@ typedef struct hattn_cuda_params {
     int32_t has_dependent_launch;         /* compiled for sm_90: kernels may start while the one before them ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
-    int32_t wave_rows;                    /* rows of a wave */
+    int32_t wave_rows, wave_heads;        /* of a wave: some rows with all selection heads, or some heads of a row */
     int32_t code_words, has_loose_codes;  /* of the score kernel: see code_reader.cuh */
     int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
     int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */

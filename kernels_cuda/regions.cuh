@@ -10,7 +10,7 @@
  * Scores that one histogram cannot hold (fp32 with norms, or sums above HATTN_CUDA_LEVELS) are keyed: always sampled, the range of the
  * sample is cut into levels that take the place of scores, and each candidate's key is listed beside it. The few keys of the threshold's
  * level are then ranked against each other.
- * Of more tasks than there are histograms the two kernels take a wave of rows at a time.
+ * Of more tasks than there are histograms the two kernels take a wave at a time, of rows or, if one has too many, of its heads.
  * Positions are absolute; sinks and recents have scores like all others but are in no histogram.
  */
 #ifndef HATTN_KERNELS_CUDA_REGIONS_CUH
@@ -21,9 +21,11 @@
 
 namespace hattn {
 
-/* Rows first_row..first_row+num_rows of a decode. */
+/* Some rows of a decode, and some of their selection heads. */
 struct Wave {
-    int32_t first_row, num_rows;
+    int32_t first_row, num_rows, first_head, num_heads;
+
+    __host__ bool is_first() const { return first_row == 0 && first_head == 0; }
 };
 
 /* What both kernels know, resolved on the host and small: a block reads its parameters from a cold cache. */
@@ -32,8 +34,8 @@ struct RegionRun {
     const int32_t *budgets; /* or NULL */
     int64_t budget_stride[2];
     int32_t max_length, k, num_sink, num_recent;
-    int32_t num_heads;            /* of selections */
-    int32_t first_row;            /* of the wave: tasks count from here */
+    int32_t first_row, first_head; /* of the wave: tasks count from here */
+    int32_t num_heads;             /* selection heads of the wave */
     int32_t region, range, chunk; /* keys */
     int32_t num_regions;          /* of max_length */
     hattn_cuda_divisor region_size;
@@ -65,8 +67,9 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.k = p.k;
     run.num_sink = p.num_sink;
     run.num_recent = p.num_recent;
-    run.num_heads = p.num_selection_heads;
     run.first_row = wave.first_row;
+    run.first_head = wave.first_head;
+    run.num_heads = wave.num_heads;
     run.region = params.region;
     run.region_size = params.region_size;
     run.range = params.score_chunk / kWarps;
@@ -114,7 +117,7 @@ public:
     __device__ TaskFinder(const RegionRun &run, int32_t row, int32_t head)
         : run_(run), place_(hattn_place_row(&run.batch, row))
     {
-        index_ = static_cast<int64_t>(row - run.first_row) * run.num_heads + head;
+        index_ = static_cast<int64_t>(row - run.first_row) * run.num_heads + (head - run.first_head);
         length_ = static_cast<const int32_t *>(hattn_address(run.batch.seq_len)) + place_.sequence;
         budget_ =
             run.budgets ? run.budgets + place_.sequence * run.budget_stride[0] + head * run.budget_stride[1] : nullptr;

@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
     __shared__ Planes<kWords> planes;
     const RegionRun &regions = run.regions;
-    const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x), head = blockIdx.y, chunk = blockIdx.z;
+    const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x),
+                  head = regions.first_head + static_cast<int32_t>(blockIdx.y), chunk = blockIdx.z;
     /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. */
     if (run.is_first && regions.batch.q_start.data)
         wait_for_previous();
@@ -313,7 +314,7 @@ template <int kWords, bool kLoose>
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                                  hattn_buffer workspace, cudaStream_t stream)
 {
-    const dim3 grid(wave.num_rows, params.problem.num_selection_heads, params.num_score_chunks);
+    const dim3 grid(wave.num_rows, wave.num_heads, params.num_score_chunks);
     const ScoreRun run = score_run(params, args, wave, workspace);
     const size_t bytes = score_shared_bytes(params);
     return with_kernel<kWords, kLoose>(params, [&](auto kernel) {

@@ -42,7 +42,7 @@ inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_ar
         for (int i = 0; i < 3; i++)
             run.codes.norm_stride[i] = p.norms.stride[i];
     }
-    run.is_first = wave.first_row > 0 || (params.encodes_in_score && !args.append);
+    run.is_first = !wave.is_first() || (params.encodes_in_score && !args.append);
     run.encodes = params.encodes_in_score;
     run.shows_weights = run.encodes && args.weights.data;
     return run;

@@ -135,8 +135,8 @@ static int encodes_by_mma(const hattn_problem *p)
 /* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
-    return p->num_selection_heads <= HATTN_CUDA_HISTOGRAMS && p->max_length <= 1 << 30 &&
-           p->codes.stride[1] * 4 <= UINT32_MAX && (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
+    return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+           (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
 /* Whether codes can be loaded 16 bytes at a time: whole keys of 1, 2 or 4 words, or parts of longer ones. */
@@ -243,8 +243,9 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
     params->by_regions = fits_regions(p);
-    params->wave_rows = (int32_t)smaller(rows, larger(1, HATTN_CUDA_HISTOGRAMS / p->num_selection_heads));
-    const int64_t wave_tasks = (int64_t)params->wave_rows * p->num_selection_heads;
+    params->wave_heads = (int32_t)smaller(p->num_selection_heads, HATTN_CUDA_HISTOGRAMS);
+    params->wave_rows = (int32_t)smaller(rows, HATTN_CUDA_HISTOGRAMS / params->wave_heads);
+    const int64_t wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
     if (params->by_regions) {
         choose_codes(p, params);
         const int64_t weight = levels / p->code_bits;
