@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
         place.page >= 0
             ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head))
             : nullptr;
-    MapProduct<W>(map, p.code_bits, key, nullptr).template multiply<1>(p.head_dim_qk, num_columns, parts, [] {});
+    MapProduct<W>(map, p.code_bits, key, nullptr).template multiply<1, 2>(p.head_dim_qk, num_columns, parts, [] {});
     __syncthreads();
 
     const W *bias = args.key_map.bias[0].data ? static_cast<const W *>(hattn_address(args.key_map.bias[0])) + code_head * p.key_map.bias_stride[0] : nullptr;
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_c
             const QueryProduct<W> product(run, static_cast<int32_t>(row), static_cast<int32_t>(head), run.code_bits);
             product.prefetch();
             take_over();
-            product.template sum<false>(
+            product.template sum<false, 5>(
                 shared, [] {}, [] {},
                 [&](int r, float sum) {
                     weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f));

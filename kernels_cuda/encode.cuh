@@ -270,21 +270,19 @@ public:
                 prefetch_line(pairs);
     }
 
-    /* Of the first 8 * kBlocks columns. meanwhile() is called when the first loads are on their way. */
-    template <int kBlocks, class Meanwhile>
+    /* Of the first 8 * kBlocks columns, kSteps * 16 inputs at a time. meanwhile() is called when the first loads are on their way. */
+    template <int kBlocks, int kSteps, class Meanwhile>
     __device__ void multiply(int num_inputs, int num_columns, float *parts, Meanwhile meanwhile) const
     {
         const int g = lane_id() / 4, t = lane_id() % 4, step = split_.shares * 16, first = first_input();
         float z[kBlocks][4][4] = {};
-        /* Two steps of 16 inputs: 8 loads in flight. */
 #pragma unroll 1
-        for (int i = first; i < num_inputs || i == first; i += 2 * step) {
-            const bool is_here[2] = {i < num_inputs, i + step < num_inputs};
-            uint4 v[2][4];
-            uint32_t x[2][kBlocks][2] = {};
+        for (int i = first; i < num_inputs || i == first; i += kSteps * step) {
+            uint4 v[kSteps][4];
+            uint32_t x[kSteps][kBlocks][2] = {};
 #pragma unroll
-            for (int s = 0; s < 2; s++)
-                if (is_here[s]) {
+            for (int s = 0; s < kSteps; s++)
+                if (i + s * step < num_inputs) {
                     const int done = i - first + s * step;
                     const uint4 *row = rows_ + static_cast<uint64_t>(static_cast<uint32_t>(done)) * stride_;
                     v[s][0] = load_row16(row);
@@ -301,8 +299,8 @@ public:
             if (i == first)
                 meanwhile();
 #pragma unroll
-            for (int s = 0; s < 2; s++)
-                if (is_here[s]) {
+            for (int s = 0; s < kSteps; s++)
+                if (i + s * step < num_inputs) {
                     const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
 #pragma unroll
                     for (int j = 0; j < 4; j++) {

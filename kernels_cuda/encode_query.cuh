@@ -93,15 +93,16 @@ public:
     }
 
     /* emit(r, sum) is called in the thread that has bit r: r is threadIdx.x, and then every kThreads. meanwhile() is called while the first loads
-     * are on their way, then() when they are done with; `parts` has query_mma_bytes. kOnePass: there are at most 16 heads. */
-    template <bool kOnePass, class Meanwhile, class Then, class Emit>
+     * are on their way, then() when they are done with; `parts` has query_mma_bytes. kOnePass: there are at most 16 heads.
+     * kSteps: of multiply. */
+    template <bool kOnePass, int kSteps, class Meanwhile, class Then, class Emit>
     __device__ void sum(float *parts, Meanwhile meanwhile, Then then, Emit emit) const
     {
         const int part_heads = query_heads(run_.group);
         if (run_.group <= 8)
-            first_.template multiply<1>(run_.head_dim, part_heads, parts, meanwhile);
+            first_.template multiply<1, kSteps>(run_.head_dim, part_heads, parts, meanwhile);
         else
-            first_.template multiply<2>(run_.head_dim, part_heads, parts, meanwhile);
+            first_.template multiply<2, kSteps>(run_.head_dim, part_heads, parts, meanwhile);
         then();
         float *sums = parts + parts_floats(part_heads, code_bits_);
 #pragma unroll 1
@@ -126,7 +127,7 @@ public:
                 return;
             first_head += count;
             __syncthreads();
-            product_of(first_head).template multiply<2>(run_.head_dim, part_heads, parts, [] {});
+            product_of(first_head).template multiply<2, kSteps>(run_.head_dim, part_heads, parts, [] {});
         }
     }
 
@@ -208,7 +209,7 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     if constexpr (sizeof(W) == 2)
         if ((done = params.encodes_by_mma))
             QueryProduct<W>(run, static_cast<int32_t>(row), static_cast<int32_t>(head), run.code_bits)
-                .template sum<false>(
+                .template sum<false, 2>(
                     shared, [] {}, [] {}, [&](int r, float sum) { code.sums[r] = sum; });
     if (!done)
         sum_query_any<W>(params, q, buffers, row, head, shared, code);

@@ -89,7 +89,7 @@ __device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &p
         }
     } else {
         float sums[kBits] = {}, largest = 0.0f;
-        product.template sum<true>(parts, meanwhile, then, [&](int r, float sum) {
+        product.template sum<true, 2>(parts, meanwhile, then, [&](int r, float sum) {
             sums[kBits == 1 ? 0 : r / kThreads] = sum;
             largest = fmaxf(largest, finite_magnitude(sum));
         });

@@ -254,8 +254,12 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->num_levels = params->is_keyed ? HATTN_CUDA_KEYED_LEVELS : (int32_t)levels;
         params->row_size = (int32_t)round_up(params->num_levels, 8);
         cut_regions(device, wave_tasks, params);
-        /* A map that every score block reads, once for 8 heads, must be small beside the codes that it scores. */
-        params->encodes_in_score = params->encodes_by_mma && params->group <= 16 && (int64_t)p->head_dim_qk * p->code_bits * 2 <= 64 * 1024;
+        /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
+        enum { SMALL_MAP = 64 * 1024, MAP_READS = 16 << 20 };
+        const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;
+        params->encodes_in_score =
+            params->encodes_by_mma && params->group <= 16 &&
+            (map_bytes <= SMALL_MAP || wave_tasks * params->num_score_chunks * map_bytes <= MAP_READS);
     } else {
         /* About four blocks a multiprocessor. */
         const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
