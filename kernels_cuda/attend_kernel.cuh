@@ -63,7 +63,8 @@ cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
     const int num_splits = dense ? params.num_dense_splits : params.num_splits;
     return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
         kernel<<<attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits),
-                 kThreads, params.attend_shared, stream>>>(params, args, workspace);
+                 kThreads, params.attend_shared, stream>>>(at_launch(params, heads, args.k_cache, args.v_cache), args,
+                                                           workspace);
         return cudaGetLastError();
     });
 }

@@ -134,7 +134,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     task.count = share.count;
     task.k_cache = hattn_address(in.k_cache);
     task.v_cache = hattn_address(in.v_cache);
-    task.dynamic_bytes = params.attend_shared;
+    task.wide = &params.wide;
     for (int i = 0; i < 2; i++) {
         task.k_stride[i] = params.k_stride[i];
         task.v_stride[i] = params.v_stride[i];
@@ -274,6 +274,17 @@ private:
         return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>()) : f(EngineType<WideEngine<__half, Stored, 2, false>>());
     }
 };
+
+/* What a launch of blocks of `heads` knows of its caches beside the plan. */
+inline hattn_cuda_params at_launch(hattn_cuda_params params, int heads, hattn_buffer k_cache, hattn_buffer v_cache)
+{
+    const hattn_problem &p = params.problem;
+    if (params.engine == HATTN_CUDA_WIDE)
+        params.wide = hattn_wide_lay_out(&p, p.q.dtype == HATTN_F32 ? 2 * heads : heads,
+                                         hattn_wide_v_inside(&p, hattn_address(k_cache), hattn_address(v_cache)),
+                                         params.attend_shared);
+    return params;
+}
 
 /* For blocks of `heads`. */
 inline dim3 attend_grid(int64_t rows, int groups, int group, int heads, int num_splits)

@@ -36,9 +36,10 @@ public:
     };
 
     __device__ WideEngine(const hattn_problem &p, const AttendTask &task, Space &space)
-        : p_(p), task_(task), space_(space)
+        : p_(p), task_(task), space_(space), layout_(*task.wide)
     {
-        layout_ = hattn_wide_lay_out(&p, 8 * kBlocks, v_inside(), task.dynamic_bytes);
+        k_ = first_row(task.k_cache, p.k_cache);
+        v_ = first_row(task.v_cache, p.v_cache);
     }
 
     /* row(g): the address of query g. */
@@ -67,7 +68,7 @@ public:
     /* Slots in shared memory; n > 0. */
     __device__ void add_rows(const Slot *slots, int n)
     {
-        const int rows = layout_.tile_rows, tiles = (n + rows - 1) / rows, ahead = layout_.num_tiles - 1;
+        const int rows = layout_.tile_rows, tiles = (n + rows - 1) >> layout_.log2_rows, ahead = layout_.num_tiles - 1;
         int slot = 0, next_slot = 0;
 #pragma unroll 1
         for (int tile = -ahead; tile < tiles; tile++) {
@@ -139,15 +140,11 @@ private:
         return reinterpret_cast<float *>(shared() + layout_.tiles) + head * layout_.result_columns;
     }
 
-    /* The chunk of K's rows that V's rows start with, -1 if they are elsewhere. */
-    __device__ int v_inside() const
+    /* This thread's chunk of it. */
+    __device__ const char *first_row(const void *cache, const hattn_tensor &tensor) const
     {
-        const int64_t offset = static_cast<const char *>(task_.v_cache) - static_cast<const char *>(task_.k_cache);
-        const int64_t spare = (p_.head_dim_qk - p_.head_dim_v) * static_cast<int64_t>(sizeof(Stored));
-        bool inside = offset >= 0 && offset <= spare && offset % 16 == 0;
-        for (int i = 0; i < 3; i++)
-            inside &= p_.k_cache.stride[i] == p_.v_cache.stride[i];
-        return inside ? static_cast<int>(offset / 16) : -1;
+        return static_cast<const char *>(cache) +
+               task_.kv_head * tensor.stride[2] * static_cast<int64_t>(sizeof(Stored)) + threadIdx.x % 8 * 16;
     }
 
     /* Where element e of q lies. fp8: of each 4 neighbours two go to the low half of their 16, two to the high half. */
@@ -227,23 +224,19 @@ private:
             const bool present = first + r < n;
             const Slot slot = slots[min(first + r, n - 1)];
             char *row = base + r * layout_.row_bytes;
-            load_row(row, task_.k_cache, p_.k_cache, slot, layout_.k_chunks, present);
+            load_row(row, k_, task_.k_stride, slot, layout_.k_chunks, present);
             if (layout_.v_chunks)
-                load_row(row + layout_.v_first * 16, task_.v_cache, p_.v_cache, slot, layout_.v_chunks, present);
+                load_row(row + layout_.v_first * 16, v_, task_.v_stride, slot, layout_.v_chunks, present);
         }
         copy_commit();
     }
 
-    /* Strides are multiples of 16 bytes that fit 32 bits: the plan has seen to it. */
-    __device__ void load_row(char *row, const void *cache, const hattn_tensor &tensor, Slot slot, int chunks,
-                             bool present) const
+    __device__ static void load_row(char *row, const char *rows, const uint32_t (&stride)[2], Slot slot, int chunks,
+                                    bool present)
     {
-        constexpr int kChunk = 16 / sizeof(Stored);
-        const uint64_t chunk =
-            static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * static_cast<uint32_t>(tensor.stride[0] / kChunk) +
-            static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * static_cast<uint32_t>(tensor.stride[1] / kChunk) +
-            static_cast<uint64_t>(task_.kv_head) * static_cast<uint32_t>(tensor.stride[2] / kChunk);
-        const char *from = static_cast<const char *>(cache) + chunk * 16 + threadIdx.x % 8 * 16;
+        const char *from = rows + (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
+                                   static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
+                                      16;
         const int left = chunks - static_cast<int>(threadIdx.x % 8);
 #pragma unroll 4
         for (int c = 0; c < left; c += 8)
@@ -279,8 +272,8 @@ private:
 
     __device__ void score_tile(const char *tile, int n)
     {
-        const int row_blocks = layout_.tile_rows / 16, first = warp_id() % row_blocks * 16,
-                  share = warp_id() / row_blocks, shares = kWarps / row_blocks;
+        const int log2_blocks = layout_.log2_rows - 4, first = (warp_id() & ((1 << log2_blocks) - 1)) * 16,
+                  share = warp_id() >> log2_blocks, shares = kWarps >> log2_blocks;
         if (first >= n)
             return;
         float c[kBlocks][4] = {}; /* rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
@@ -320,7 +313,7 @@ private:
     /* A warp's heads: their logits to weights. Rows past n get weight 0. */
     __device__ void weigh_tile(int n)
     {
-        const int shares = kWarps * 16 / layout_.tile_rows, rows = (n + 15) & ~15; /* of which there are values */
+        const int shares = kWarps * 16 >> layout_.log2_rows, rows = (n + 15) & ~15; /* of which there are values */
 #pragma unroll 1
         for (int head = warp_id(); head < task_.count; head += kWarps) {
             const float logit_scale = space_.logit_scale[head], old_max = space_.max[head], old_sum = space_.sum[head];
@@ -416,7 +409,8 @@ private:
     const hattn_problem &p_;
     const AttendTask &task_;
     Space &space_;
-    hattn_wide_layout layout_;
+    const hattn_wide_layout &layout_;
+    const char *k_, *v_;
     float values_[kDimBlocks][kBlocks]
                  [4]; /* block warp_id() + 8 i: rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
 };

@@ -103,7 +103,9 @@ cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_de
     return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
         const dim3 grid =
             attend_grid(wave.num_rows, wave.num_heads, params.group, params.block_heads, params.num_splits);
-        return launch_dependent(params, kernel, grid, params.attend_shared, stream, params, args, run, workspace);
+        return launch_dependent(params, kernel, grid, params.attend_shared, stream,
+                                at_launch(params, params.block_heads, args.k_cache, args.v_cache), args, run,
+                                workspace);
     });
 }
 

@@ -7,6 +7,7 @@
 
 #include "api/dtype.h"
 #include "api/hattn.h"
+#include "kernels_cuda/wide_layout.h"
 
 enum {
     HATTN_CUDA_BINS = 2048,        /* of one digit of a key */
@@ -84,6 +85,7 @@ typedef struct hattn_cuda_params {
     uint64_t workspace_size;
     hattn_cuda_divisor region_size, splits, dense_splits;
     uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, but for the plain engine */
+    hattn_wide_layout wide;            /* of the wide engine; a launch's own */
 } hattn_cuda_params;
 
 #endif

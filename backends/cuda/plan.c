@@ -5,7 +5,6 @@
 #include "api/status.h"
 #include "backends/cuda/cuda.h"
 #include "backends/workspace.h"
-#include "kernels_cuda/wide_layout.h"
 
 static int64_t smaller(int64_t a, int64_t b)
 {
