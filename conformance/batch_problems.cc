@@ -82,16 +82,22 @@ void add_lengths(ProblemList &list)
         p.num_kv_heads = 1;
         p.page_size = 64;
     });
-    for (int32_t dtype : {HATTN_F16, HATTN_F8_E4M3})
-        list.add(dtype == HATTN_F16 ? "long_among_many" : "long_among_many_f8", [&](Problem &p) {
+    const struct {
+        const char *name;
+        int32_t dtype, head_dim;
+    } many[] = {{"long_among_many", HATTN_F16, 72},
+                {"long_among_many_f8", HATTN_F8_E4M3, 48},
+                {"long_among_many_f8_128", HATTN_F8_E4M3, 128}};
+    for (const auto &row : many)
+        list.add(row.name, [&](Problem &p) {
             p.tag = Tag::MEDIUM;
             p.lengths = {2500};
             for (int b = 0; b < 139; b++)
                 p.lengths.push_back(1 + b * 7 % 41);
             p.k = 1500;
-            p.kv_dtype = dtype;
+            p.kv_dtype = row.dtype;
             p.group = 2;
-            p.head_dim_qk = dtype == HATTN_F16 ? 72 : 48;
+            p.head_dim_qk = row.head_dim;
             p.page_size = 64;
         });
     list.add("long_contiguous_norms", [](Problem &p) {

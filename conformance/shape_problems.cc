@@ -30,12 +30,13 @@ void add_heads(ProblemList &list)
             p.sink_logits = group == 24;
         });
     }
-    list.add("heads_1030", [](Problem &p) { /* more than a device has histograms for at a time */
-                                            p.num_kv_heads = 1030;
-                                            p.group = 1;
-                                            p.head_dim_qk = 32;
-                                            p.lengths = {33, 100};
-                                            p.append = true;
+    /* More selections of a row than a device has histograms for at a time. */
+    list.add("heads_1030", [](Problem &p) {
+        p.num_kv_heads = 1030;
+        p.group = 1;
+        p.head_dim_qk = 32;
+        p.lengths = {33, 100};
+        p.append = true;
     });
     list.add("one_kv_head", [](Problem &p) { p.num_kv_heads = 1; });
     list.add("five_kv_heads", [](Problem &p) {
@@ -193,6 +194,20 @@ void add_dims_and_dtypes(ProblemList &list)
             p.k = 100;
         });
     }
+    for (int32_t q : {HATTN_F16, HATTN_BF16})
+        for (int group : {1, 3, 8, 11})
+            list.add(with(std::string("f8_128_q_") + names[q - HATTN_F32] + "_group", group), [&](Problem &p) {
+                p.kv_dtype = HATTN_F8_E4M3;
+                p.q_dtype = q;
+                p.head_dim_qk = 128;
+                p.group = group;
+                p.kv_scales = group == 1 ? Scales::ONE : Scales::PER_HEAD;
+                p.soft_cap = group == 3 ? 5 : 0;
+                p.sink_logits = group == 8;
+                p.page_size = group == 11 ? 0 : 16;
+                p.lengths = {300, 17, 0, 129};
+                p.k = 100;
+            });
     list.add("f8_soft_cap_sinks", [](Problem &p) {
         p.kv_dtype = HATTN_F8_E4M3;
         p.head_dim_qk = 80;

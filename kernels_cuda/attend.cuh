@@ -16,6 +16,17 @@ constexpr int kTile = 64;
 constexpr int kMaxDim = 576;
 constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one thread */
 
+struct PowerOfTwo {
+    float factor, inverse;
+};
+
+/* Takes `largest` near 2^15, as fp16 can hold it. */
+__device__ inline PowerOfTwo near_largest_half(float largest)
+{
+    const int exponent = min(max(static_cast<int>(__float_as_uint(largest) >> 23) - 127, -100), 127) - 14;
+    return {__int_as_float((127 - exponent) << 23), __int_as_float((127 + exponent) << 23)};
+}
+
 /* The heads, caches and scales of one attend block. */
 struct AttendTask {
     int64_t kv_head;

@@ -6,6 +6,8 @@
  *   O^T[dims, 8 heads] += V^T P: the lane loads 16 bytes of rows 2t, 2t+1, 2t+8, 2t+9; a byte permute of two rows' registers is the
  *     transpose that V needs, and P's fragment is turned by two 8x8 transposes.
  * No shared memory between the loads and the result. Bound: the rows' bytes.
+ * fp8: 16 bytes are 16 dims, whose words become two registers of fp16 each; K's serve four instructions, V's bytes are permuted first. bf16
+ * queries are then scaled by a power of two a head, so that fp16 holds them exactly, the largest near 2^15.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_MMA_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_MMA_CUH
@@ -14,10 +16,14 @@
 
 namespace hattn {
 
-/* T is __half or __nv_bfloat16, kDim both head dims: a multiple of 64. kGroup: heads whose results are kept, 1..8. */
-template <class T, int kDim, int kGroup>
+/* T: __half or __nv_bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kDim: both head dims, a multiple of 64, of 128 for fp8.
+ * kGroup: heads whose results are kept, 1..8. */
+template <class T, class Stored, int kDim, int kGroup>
 class MmaEngine
 {
+    static constexpr bool kBytes = sizeof(Stored) == 1;
+    static constexpr int kChunks = kDim * sizeof(Stored) / 64; /* of 16 bytes a lane, of a row of K */
+
 public:
     static constexpr int kHeads = kGroup;
     static constexpr bool kNeedsSpaceLate = true; /* first in finish */
@@ -30,8 +36,8 @@ public:
 
     __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space)
     {
-        k_ = static_cast<const T *>(task.k_cache) + task.kv_head * p.k_cache.stride[2];
-        v_ = static_cast<const T *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];
+        k_ = static_cast<const Stored *>(task.k_cache) + task.kv_head * p.k_cache.stride[2];
+        v_ = static_cast<const Stored *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];
     }
 
     /* row(g): the address of query g. Queries are on their way into shared memory: registers are short while rows are found,
@@ -41,9 +47,19 @@ public:
     {
         if (warp_id() == 0) {
             const int head = lane_id() / 4;
-            const T *query = reinterpret_cast<const T *>(row(min(head, task_.count - 1))) + lane_id() % 4 * 8;
-            for (int s = 0; s < kDim / 32; s++)
-                copy_async16(&queries()[s * 32 + lane_id()], query + s * 32, head < task_.count);
+            const void *query = row(min(head, task_.count - 1));
+            bool is_scaled = false;
+            if constexpr (kBytes) {
+                is_scaled = p_.q.dtype == HATTN_BF16;
+                if (is_scaled)
+                    scale_query(static_cast<const __nv_bfloat16 *>(query));
+                else if (lane_id() < 8)
+                    query_scale()[lane_id()] = 1.0f;
+            }
+            if (!is_scaled)
+                for (int s = 0; s < kDim / 32; s++)
+                    copy_async16(&queries()[s * 32 + lane_id()], static_cast<const T *>(query) + query_dim(s),
+                                 head < task_.count);
             copy_commit();
         }
         for (auto &half : values_)
@@ -84,7 +100,8 @@ public:
             if (warp_id() < used_)
                 for (int h = 0; h < kDim / 64; h++)
                     for (int j = 0; j < 4; j++)
-                        *reinterpret_cast<float2 *>(&space_.values[warp_id()][head][64 * h + 8 * g + 2 * j]) =
+                        *reinterpret_cast<float2 *>(
+                            &space_.values[warp_id()][head][kBytes ? 16 * g + 8 * h + 2 * j : 64 * h + 8 * g + 2 * j]) =
                             make_float2(values_[h][j][c], values_[h][j][c + 2]);
             if (g == 0) {
                 space_.max[head][warp_id()] = max_[c];
@@ -132,50 +149,100 @@ private:
         return fragments;
     }
 
-    __device__ static uint4 load16(const T *address)
+    /* The first of 8 dims of such a fragment. */
+    __device__ static int query_dim(int fragment)
     {
-        return load_row16(address);
+        const int t = lane_id() % 4;
+        return kBytes ? fragment / 2 * 64 + t * 16 + fragment % 2 * 8 : fragment * 32 + t * 8;
+    }
+
+    /* What the products of a head are to be multiplied by; fp8. */
+    __device__ static float *query_scale()
+    {
+        __shared__ float scales[8];
+        return scales;
+    }
+
+    /* By a warp, four lanes a head. */
+    __device__ void scale_query(const __nv_bfloat16 *query) const
+    {
+        uint4 loaded[kDim / 32];
+        float x[kDim / 32][8], largest = 0.0f;
+        for (int s = 0; s < kDim / 32; s++)
+            loaded[s] = lane_id() / 4 < task_.count ? *reinterpret_cast<const uint4 *>(query + query_dim(s)) : uint4{};
+        for (int s = 0; s < kDim / 32; s++)
+            for (int i = 0; i < 8; i++) {
+                const uint32_t word = (&loaded[s].x)[i / 2];
+                x[s][i] = __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16);
+                largest = fmaxf(largest, fabsf(x[s][i]));
+            }
+        largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
+        const PowerOfTwo scale = near_largest_half(largest);
+        for (int s = 0; s < kDim / 32; s++)
+            queries()[s * 32 + lane_id()] = {pack2<T>(x[s][0] * scale.factor, x[s][1] * scale.factor),
+                                             pack2<T>(x[s][2] * scale.factor, x[s][3] * scale.factor),
+                                             pack2<T>(x[s][4] * scale.factor, x[s][5] * scale.factor),
+                                             pack2<T>(x[s][6] * scale.factor, x[s][7] * scale.factor)};
+        if (lane_id() % 4 == 0)
+            query_scale()[lane_id() / 4] = scale.inverse;
     }
 
     /* Strides are in 16 bytes, so that they fit 32 bits (the plan has seen to it). */
-    static __device__ const T *row(const T *cache, const uint32_t (&stride)[2], Slot slot)
+    static __device__ const char *row(const Stored *cache, const uint32_t (&stride)[2], Slot slot)
     {
-        return cache + (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] + static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) * 8;
+        return reinterpret_cast<const char *>(cache) +
+               (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
+                static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
+                   16;
     }
 
     __device__ void add_tile(const Slot *slots, int first, int n)
     {
         const int g = lane_id() / 4, t = lane_id() % 4, last = n - 1;
-        const T *k0 = row(k_, task_.k_stride, slots[min(first + g, last)]) + t * 8,
-                *k1 = row(k_, task_.k_stride, slots[min(first + g + 8, last)]) + t * 8;
-        const T *rows[4];
+        const char *k0 = row(k_, task_.k_stride, slots[min(first + g, last)]) + t * 16,
+                   *k1 = row(k_, task_.k_stride, slots[min(first + g + 8, last)]) + t * 16;
+        const char *rows[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
             rows[i] = row(v_, task_.v_stride, slots[min(first + 2 * t + i % 2 + i / 2 * 8, last)]);
-        uint4 ka[kDim / 32], kb[kDim / 32], v[4][kDim / 64];
+        constexpr int kPieces = kDim * sizeof(Stored) / 128; /* of V's rows */
+        uint4 ka[kChunks], kb[kChunks], v[4][kPieces];
 #pragma unroll
-        for (int s = 0; s < kDim / 32; s++) {
-            ka[s] = load16(k0 + s * 32);
-            kb[s] = load16(k1 + s * 32);
+        for (int s = 0; s < kChunks; s++) {
+            ka[s] = load_row16(k0 + s * 64);
+            kb[s] = load_row16(k1 + s * 64);
         }
 #pragma unroll
-        for (int h = 0; h < kDim / 64; h++)
+        for (int h = 0; h < kPieces; h++)
 #pragma unroll
             for (int r = 0; r < 4; r++)
-                v[r][h] = load16(rows[r] + h * 64 + g * 8);
+                v[r][h] = load_row16(rows[r] + h * 128 + g * 16);
 
-        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1, 2t, 2t+1 */
+        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1 */
 #pragma unroll
-        for (int s = 0; s < kDim / 32; s++) {
-            const uint4 q = queries()[s * 32 + lane_id()];
-            mma_16816<T>(c, ka[s].x, kb[s].x, ka[s].y, kb[s].y, q.x, q.y);
-            mma_16816<T>(c, ka[s].z, kb[s].z, ka[s].w, kb[s].w, q.z, q.w);
-        }
+        for (int s = 0; s < kChunks; s++)
+            if constexpr (kBytes) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint4 q = queries()[(2 * s + i) * 32 + lane_id()];
+                    const uint32_t a0 = (&ka[s].x)[2 * i], b0 = (&kb[s].x)[2 * i], a1 = (&ka[s].x)[2 * i + 1],
+                                   b1 = (&kb[s].x)[2 * i + 1];
+                    mma_16816<T>(c, half2_of_e4m3(a0), half2_of_e4m3(b0), half2_of_e4m3(a0 >> 16),
+                                 half2_of_e4m3(b0 >> 16), q.x, q.y);
+                    mma_16816<T>(c, half2_of_e4m3(a1), half2_of_e4m3(b1), half2_of_e4m3(a1 >> 16),
+                                 half2_of_e4m3(b1 >> 16), q.z, q.w);
+                }
+            } else {
+                const uint4 q = queries()[s * 32 + lane_id()];
+                mma_16816<T>(c, ka[s].x, kb[s].x, ka[s].y, kb[s].y, q.x, q.y);
+                mma_16816<T>(c, ka[s].z, kb[s].z, ka[s].w, kb[s].w, q.z, q.w);
+            }
         const float scale = p_.scale * task_.k_scale;
         float decay[2];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            c[i] *= scale;
+            c[i] *= kBytes ? scale * query_scale()[2 * t + i % 2] : scale;
             if (p_.soft_cap > 0.0f)
                 c[i] = p_.soft_cap * tanhf(c[i] / p_.soft_cap);
             if (first + g + (i / 2) * 8 >= n)
@@ -196,8 +263,7 @@ private:
         }
         const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));
 #pragma unroll
-        for (int h = 0; h < kDim / 64; h++) {
-            const uint32_t *x0 = &v[0][h].x, *x1 = &v[1][h].x, *x2 = &v[2][h].x, *x3 = &v[3][h].x;
+        for (int h = 0; h < kDim / 64; h++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 float(&o)[4] = values_[h][j];
@@ -205,17 +271,27 @@ private:
                 o[1] *= decay[1];
                 o[2] *= decay[0];
                 o[3] *= decay[1];
-                mma_16816<T>(o, __byte_perm(x0[j], x1[j], 0x5410), __byte_perm(x0[j], x1[j], 0x7632), __byte_perm(x2[j], x3[j], 0x5410),
-                             __byte_perm(x2[j], x3[j], 0x7632), p0, p1);
+                if constexpr (kBytes) {
+                    const int word = 2 * h + j / 2;
+                    const uint32_t pair = j % 2 ? 0x7362 : 0x5140; /* two dims of two rows each */
+                    const uint32_t x = __byte_perm((&v[0][0].x)[word], (&v[1][0].x)[word], pair),
+                                   y = __byte_perm((&v[2][0].x)[word], (&v[3][0].x)[word], pair);
+                    mma_16816<T>(o, half2_of_e4m3(x), half2_of_e4m3(x >> 16), half2_of_e4m3(y), half2_of_e4m3(y >> 16),
+                                 p0, p1);
+                } else {
+                    const uint32_t x0 = (&v[0][h].x)[j], x1 = (&v[1][h].x)[j], x2 = (&v[2][h].x)[j],
+                                   x3 = (&v[3][h].x)[j];
+                    mma_16816<T>(o, __byte_perm(x0, x1, 0x5410), __byte_perm(x0, x1, 0x7632),
+                                 __byte_perm(x2, x3, 0x5410), __byte_perm(x2, x3, 0x7632), p0, p1);
+                }
             }
-        }
     }
 
     const hattn_problem &p_;
     const AttendTask &task_;
     Space &space_;
-    const T *k_, *v_;
-    float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1) of heads 2t, 2t+1 */
+    const Stored *k_, *v_;
+    float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1), fp8 16g + 8h + 2j (+1), of heads 2t, 2t+1 */
     float max_[2], sum_[2];
     int used_; /* warps that had rows */
 };

@@ -239,9 +239,20 @@ struct MmaEngines {
         return with_block_heads(heads, [&](auto size) {
             constexpr int kGroup = decltype(size)::value;
             if (p.k_cache.dtype == HATTN_F16)
-                return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__half, 64, kGroup>>()) : f(EngineType<MmaEngine<__half, 128, kGroup>>());
-            return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__nv_bfloat16, 64, kGroup>>()) : f(EngineType<MmaEngine<__nv_bfloat16, 128, kGroup>>());
+                return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__half, __half, 64, kGroup>>())
+                                           : f(EngineType<MmaEngine<__half, __half, 128, kGroup>>());
+            return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__nv_bfloat16, __nv_bfloat16, 64, kGroup>>())
+                                       : f(EngineType<MmaEngine<__nv_bfloat16, __nv_bfloat16, 128, kGroup>>());
         });
+    }
+};
+
+struct MmaBytesEngines {
+    template <class F>
+    static cudaError_t choose(const hattn_problem &, int heads, F f)
+    {
+        return with_block_heads(
+            heads, [&](auto size) { return f(EngineType<MmaEngine<__half, fp8_e4m3, 128, decltype(size)::value>>()); });
     }
 };
 

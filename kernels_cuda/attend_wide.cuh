@@ -185,7 +185,8 @@ private:
                 high[e] = from_float<T>(0.0f);
             return 1.0f;
         }
-        float x[(kMaxDim + 31) / 32], factor = 1.0f, inverse = 1.0f;
+        float x[(kMaxDim + 31) / 32];
+        PowerOfTwo scale = {1.0f, 1.0f};
         if (dtype == HATTN_F32)
             load_query(x, static_cast<const float *>(q));
         else if (dtype == HATTN_F16)
@@ -197,21 +198,18 @@ private:
 #pragma unroll
             for (const float y : x)
                 largest = fmaxf(largest, fabsf(y));
-            const int exponent =
-                min(max(static_cast<int>(__float_as_uint(warp_max(largest)) >> 23) - 127, -100), 127) - 14;
-            factor = __int_as_float((127 - exponent) << 23);
-            inverse = __int_as_float((127 + exponent) << 23);
+            scale = near_largest_half(warp_max(largest));
         }
 #pragma unroll
         for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
             const int e = lane_id() + 32 * k;
             if (e >= all)
                 break;
-            high[place(e)] = from_float<T>(x[k] * factor);
+            high[place(e)] = from_float<T>(x[k] * scale.factor);
             if (kSplit)
-                low[place(e)] = from_float<T>(x[k] * factor - to_float(high[place(e)]));
+                low[place(e)] = from_float<T>(x[k] * scale.factor - to_float(high[place(e)]));
         }
-        return inverse;
+        return scale.inverse;
     }
 
     /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their weights are, too. */

@@ -76,6 +76,7 @@ cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);
 cudaError_t load_score(const hattn_cuda_params &params);
 cudaError_t load_topk(const hattn_cuda_params &params);
 cudaError_t load_attend_mma(const hattn_cuda_params &params);
+cudaError_t load_attend_mma_bytes(const hattn_cuda_params &params);
 cudaError_t load_attend_plain(const hattn_cuda_params &params);
 cudaError_t load_attend_wide(const hattn_cuda_params &params);
 
@@ -89,8 +90,9 @@ struct DecodeKernel {
 extern const DecodeKernel decode_score_1, decode_score_2, decode_score_4, decode_score_8, decode_score_16,
     decode_score_loose_4, decode_score_loose_8, decode_score_loose_16;
 /* The second one: of an engine, without or with keys. */
-extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_attend_plain, decode_attend_plain_keyed,
-    decode_attend_wide, decode_attend_wide_keyed;
+extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_attend_mma_bytes,
+    decode_attend_mma_bytes_keyed, decode_attend_plain, decode_attend_plain_keyed, decode_attend_wide,
+    decode_attend_wide_keyed;
 
 cudaError_t load_merge();
 
@@ -100,6 +102,8 @@ cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_ar
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   cudaStream_t stream);
 cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
+                                    hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
 

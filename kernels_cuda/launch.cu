@@ -19,6 +19,7 @@ const struct Attention {
 } attentions[] = {
     {load_attend_plain, launch_attend_plain, {&decode_attend_plain, &decode_attend_plain_keyed}},
     {load_attend_mma, launch_attend_mma, {&decode_attend_mma, &decode_attend_mma_keyed}},
+    {load_attend_mma_bytes, launch_attend_mma_bytes, {&decode_attend_mma_bytes, &decode_attend_mma_bytes_keyed}},
     {load_attend_wide, launch_attend_wide, {&decode_attend_wide, &decode_attend_wide_keyed}},
 };
 

@@ -18,10 +18,10 @@ enum {
     HATTN_CUDA_PARTS = 5 << 19     /* words of parts of attention that are on their way: kernels_cuda/parts.cuh */
 };
 
-/* Attention's engines: attend.cuh, attend_mma.cuh, attend_wide.cuh. */
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
 
-enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_WIDE };
+/* Attention's engines: attend.cuh, attend_mma.cuh (of 16-bit caches and of bytes), attend_wide.cuh. */
+enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_MMA_BYTES, HATTN_CUDA_WIDE };
 
 /* The control region, the same for every plan: plans share workspaces. */
 typedef struct hattn_cuda_control {

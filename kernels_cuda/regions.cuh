@@ -83,7 +83,9 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     /* A decode's first kernel waits beside the last one's blocks, and then shares L1 with their shared memory. That is no time for many codes: where
      * attention has much of it, where keys are listed too, or where each code is a line in flight. */
     const bool has_small_pages = p.page_size > 0 && p.page_size < 8;
-    run.overlaps = !params.is_keyed && !(params.is_sampled && (params.engine != HATTN_CUDA_MMA || has_small_pages));
+    run.overlaps =
+        !params.is_keyed &&
+        !(params.is_sampled && (params.attend_shared > 0 || params.engine == HATTN_CUDA_PLAIN || has_small_pages));
     if (args.weights.data) {
         run.weights = static_cast<int8_t *>(hattn_address(args.weights));
         run.weights_row = p.weights.stride[0];

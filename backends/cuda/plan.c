@@ -85,8 +85,8 @@ static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_prob
     return 0;
 }
 
-/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, at most 8 heads that share rows.
- * WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that
+/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, or fp8 caches, q of 16 bits and head dims of
+ * 128; of up to 16 heads that share rows, 8 a block. WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that
  * do not start at 16 bytes or have no multiple of 16 bytes. */
 static int32_t choose_engine(const hattn_problem *p, int group)
 {
@@ -94,8 +94,12 @@ static int32_t choose_engine(const hattn_problem *p, int group)
     const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;
     if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
         return HATTN_CUDA_PLAIN;
-    if (is_one_type && is_aligned(&p->q) && p->head_dim_qk == p->head_dim_v && (p->head_dim_qk == 64 || p->head_dim_qk == 128) && group <= 8)
-        return HATTN_CUDA_MMA;
+    if (is_aligned(&p->q) && p->head_dim_qk == p->head_dim_v && group <= 16) {
+        if (is_one_type && (p->head_dim_qk == 64 || p->head_dim_qk == 128))
+            return HATTN_CUDA_MMA;
+        if (is_f8 && p->q.dtype != HATTN_F32 && p->head_dim_qk == 128)
+            return HATTN_CUDA_MMA_BYTES;
+    }
     const int has_whole_chunks = is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0 : 1;
     return (is_one_type || is_half || is_f8) && has_whole_chunks ? HATTN_CUDA_WIDE : HATTN_CUDA_PLAIN;
 }
