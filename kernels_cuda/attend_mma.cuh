@@ -219,7 +219,7 @@ private:
             for (int r = 0; r < 4; r++)
                 v[r][h] = load_row16(rows[r] + h * 128 + g * 16);
 
-        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1 */
+        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1, 2t, 2t+1 */
 #pragma unroll
         for (int s = 0; s < kChunks; s++)
             if constexpr (kBytes) {

@@ -5,6 +5,7 @@
 
 namespace hattn {
 
-const DecodeKernel decode_attend_mma_bytes = {load_decode_attend<MmaBytesEngines, false>, launch_decode_attend<MmaBytesEngines, false>};
+const DecodeKernel decode_attend_mma_bytes = {load_decode_attend<MmaBytesEngines, false>,
+                                              launch_decode_attend<MmaBytesEngines, false>};
 
 } // namespace hattn

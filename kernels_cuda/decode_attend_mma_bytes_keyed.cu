@@ -6,6 +6,6 @@
 namespace hattn {
 
 const DecodeKernel decode_attend_mma_bytes_keyed = {load_decode_attend<MmaBytesEngines, true>,
-                                              launch_decode_attend<MmaBytesEngines, true>};
+                                                    launch_decode_attend<MmaBytesEngines, true>};
 
 } // namespace hattn

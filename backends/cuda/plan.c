@@ -86,8 +86,8 @@ static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_prob
 }
 
 /* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, or fp8 caches, q of 16 bits and head dims of
- * 128; of up to 16 heads that share rows, 8 a block. WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that
- * do not start at 16 bytes or have no multiple of 16 bytes. */
+ * 128; of up to 16 heads that share rows, 8 a block: the second block finds rows in L2. WideEngine: fp16 or fp8 caches and any q, or all bf16.
+ * PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that do not start at 16 bytes or have no multiple of 16 bytes. */
 static int32_t choose_engine(const hattn_problem *p, int group)
 {
     const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16, is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
