@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_c
             const QueryProduct<W> product(run, static_cast<int32_t>(row), static_cast<int32_t>(head), run.code_bits);
             product.prefetch();
             take_over();
-            product.template sum<false, 5>(
+            product.template sum<false, 3>(
                 shared, [] {}, [] {},
                 [&](int r, float sum) {
                     weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f));

@@ -258,7 +258,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->row_size = (int32_t)round_up(params->num_levels, 8);
         cut_regions(device, wave_tasks, params);
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
-        enum { SMALL_MAP = 64 * 1024, MAP_READS = 16 << 20 };
+        enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
         const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;
         params->encodes_in_score =
             params->encodes_by_mma && params->group <= 16 &&
