@@ -197,7 +197,7 @@ def caption(result):
 
 
 def markdown(result, rows, figure_path):
-    text = ("# hattn beside PyTorch on a GPU\n\n`python3 bench/peers_cuda.py --markdown docs/cuda_peers.md` wrote this page.\n\n" +
+    text = ("# hattn beside PyTorch on a GPU\n\n`bench/peers_cuda.py` wrote this page.\n\n" +
             caption(result) + "\n\n")
     shapes = "".join("- %s: %d sequences, %d query heads on %d, %d keys, budget %d\n" % numbers for numbers in SHAPES)
     picture = "\n![us against the best dense attention](%s)\n" % os.path.basename(figure_path) if figure_path else ""
