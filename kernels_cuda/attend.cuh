@@ -34,7 +34,7 @@ struct AttendTask {
     float k_scale, v_scale;
     const void *k_cache, *v_cache;
     uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, where rows are aligned */
-    const hattn_wide_layout *wide;
+    const hattn_wide_layout *wide;     /* of the wide engine */
 };
 
 /* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column. fp32. */

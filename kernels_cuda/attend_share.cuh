@@ -4,8 +4,6 @@
 #ifndef HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_SHARE_CUH
 
-#include <algorithm>
-
 #include "kernels_cuda/attend_mma.cuh"
 #include "kernels_cuda/attend_wide.cuh"
 #include "kernels_cuda/kernels.cuh"

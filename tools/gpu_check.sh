@@ -142,8 +142,8 @@ part_memcheck() {
 
 # Every kernel in its usual ways.
 part_racecheck() {
-    sanitize racecheck mla/ plain_append long_weighted/decode long_clustered_norms/decode norms_contiguous/ f8_scale_per_head/ f8_128_q_bf16_group_11/ \
-        q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ \
+    sanitize racecheck mla/ plain_append long_weighted/decode long_clustered_norms/decode norms_contiguous/ f8_scale_per_head/ \
+        f8_128_q_bf16_group_11/ q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ \
         codes_per_query_head_weighted/ dim_128/ many_tokens/encode many_rows_norms/decode long_among_short_odd_bits_96/decode
 }
 
