@@ -30,17 +30,11 @@
                    (pointer)->struct_size, sizeof(*(pointer)));                                                        \
     } while (0)
 
-int hattn_version(void)
-{
-    return HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH;
-}
+int hattn_version(void) { return HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH; }
 
 /* ---- Backends and devices ---- */
 
-int hattn_backend_count(void)
-{
-    return hattn_num_backend_rows;
-}
+int hattn_backend_count(void) { return hattn_num_backend_rows; }
 
 hattn_status hattn_backend_query(int index, hattn_backend_info *info, hattn_error *error)
 {
@@ -113,10 +107,7 @@ hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *i
     return HATTN_OK;
 }
 
-const char *hattn_device_log(const hattn_device *device)
-{
-    return device && device->log ? device->log : "";
-}
+const char *hattn_device_log(const hattn_device *device) { return device && device->log ? device->log : ""; }
 
 /* ---- Plan ---- */
 
@@ -146,10 +137,7 @@ void hattn_plan_destroy(hattn_plan *plan)
         plan->backend->plan_destroy(plan);
 }
 
-uint64_t hattn_plan_workspace_size(const hattn_plan *plan)
-{
-    return plan ? plan->workspace_size : 0;
-}
+uint64_t hattn_plan_workspace_size(const hattn_plan *plan) { return plan ? plan->workspace_size : 0; }
 
 /* ---- Checks of a run ---- */
 

@@ -126,10 +126,7 @@ typedef struct rule {
 } rule;
 
 /* A set of one; empty for what is no dtype. */
-static unsigned bit(int32_t dtype)
-{
-    return dtype >= HATTN_F32 && dtype <= HATTN_I64 ? 1u << dtype : 0;
-}
+static unsigned bit(int32_t dtype) { return dtype >= HATTN_F32 && dtype <= HATTN_I64 ? 1u << dtype : 0; }
 
 /* Known dimensions must not overlap: sorted by stride, each step is at least the span of what is inside it. */
 static bool overlaps(const rule *r)

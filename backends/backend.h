@@ -25,7 +25,8 @@ struct hattn_plan {
     hattn_problem problem;           /* validated copy */
     uint64_t workspace_size;         /* set by the backend's plan; grown for a composed decode */
     uint64_t backend_workspace_size; /* what the backend itself asked for */
-    int32_t is_composed;             /* decode goes through backends/compose.c: set by the backend's plan, or because it has no decode */
+    int32_t
+        is_composed; /* decode goes through backends/compose.c: set by the backend's plan, or because it has no decode */
 };
 
 /* Arguments reach a slot checked: no nulls, sizes within the plan's maxima, workspace large enough and aligned.

@@ -29,10 +29,7 @@ static composed layout(const hattn_problem *problem)
     return c;
 }
 
-uint64_t hattn_compose_workspace_size(const hattn_problem *problem)
-{
-    return layout(problem).size;
-}
+uint64_t hattn_compose_workspace_size(const hattn_problem *problem) { return layout(problem).size; }
 
 hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                   hattn_error *error)

@@ -33,10 +33,7 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     return HATTN_OK;
 }
 
-static void close_device(hattn_device *device)
-{
-    free(device);
-}
+static void close_device(hattn_device *device) { free(device); }
 
 static hattn_status make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
@@ -50,10 +47,7 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     return HATTN_OK;
 }
 
-static void destroy_plan(hattn_plan *plan)
-{
-    free(plan);
-}
+static void destroy_plan(hattn_plan *plan) { free(plan); }
 
 static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
                                    hattn_error *error)
@@ -67,10 +61,7 @@ static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace,
 }
 
 /* In a team rank 0 does the work; the barriers keep the others out of it until it is done, and from the next call before. */
-static int is_worker(const hattn_exec *exec)
-{
-    return !exec->team || exec->team->rank == 0;
-}
+static int is_worker(const hattn_exec *exec) { return !exec->team || exec->team->rank == 0; }
 
 static void wait_for_worker(const hattn_exec *exec)
 {

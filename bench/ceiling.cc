@@ -10,10 +10,7 @@ Ceiling::Ceiling(size_t num_streams, size_t num_gathers, size_t num_copies)
 {
 }
 
-double Ceiling::copy(size_t)
-{
-    return std::nan("");
-}
+double Ceiling::copy(size_t) { return std::nan(""); }
 
 void Ceiling::sample()
 {
@@ -33,20 +30,11 @@ static double best_median(const std::vector<Samples> &variants)
     return best;
 }
 
-double Ceiling::stream_gbps() const
-{
-    return best_median(streams_);
-}
+double Ceiling::stream_gbps() const { return best_median(streams_); }
 
-double Ceiling::gather_gbps() const
-{
-    return best_median(gathers_);
-}
+double Ceiling::gather_gbps() const { return best_median(gathers_); }
 
-double Ceiling::copy_gbps() const
-{
-    return copies_.empty() ? std::nan("") : best_median(copies_);
-}
+double Ceiling::copy_gbps() const { return copies_.empty() ? std::nan("") : best_median(copies_); }
 
 /* Adds k sorted numbers from first..first + n - 1. */
 static void add_sample(const GatherShape &shape, uint32_t first, uint64_t seed, std::vector<uint32_t> *rows)

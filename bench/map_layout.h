@@ -9,15 +9,9 @@
 
 const size_t ALIGNMENT = 256;
 
-inline size_t round_up(size_t size)
-{
-    return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
+inline size_t round_up(size_t size) { return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
-inline size_t map_layers(const hattn_problem &shape)
-{
-    return shape.map_kind == HATTN_MAP_MLP ? 3 : 1;
-}
+inline size_t map_layers(const hattn_problem &shape) { return shape.map_kind == HATTN_MAP_MLP ? 3 : 1; }
 
 /* Inputs of layer i of a map, and with i = the number of layers its outputs. */
 inline size_t map_width(const hattn_problem &shape, const hattn_map &map, size_t i)

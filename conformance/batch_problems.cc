@@ -121,15 +121,15 @@ void add_lengths(ProblemList &list)
         p.num_recent = 64;
     });
     list.add("long_weighted_8_bits", [](Problem &p) { /* scores of 16 bits */
-        p.tag = Tag::MEDIUM;
-        p.lengths = {9001, 2050, 4099};
-        p.k = 700;
-        p.head_dim_qk = 32;
-        p.num_kv_heads = 1;
-        p.score_kind = HATTN_SCORE_WEIGHTED;
-        p.weight_bits = 8;
-        p.num_sink = 3;
-        p.budgets = Budgets::PER_HEAD;
+                                                      p.tag = Tag::MEDIUM;
+                                                      p.lengths = {9001, 2050, 4099};
+                                                      p.k = 700;
+                                                      p.head_dim_qk = 32;
+                                                      p.num_kv_heads = 1;
+                                                      p.score_kind = HATTN_SCORE_WEIGHTED;
+                                                      p.weight_bits = 8;
+                                                      p.num_sink = 3;
+                                                      p.budgets = Budgets::PER_HEAD;
     });
 }
 
@@ -168,12 +168,12 @@ void add_budgets(ProblemList &list)
         p.append = true;
     });
     list.add("many_forced", [](Problem &p) { /* more forced positions than a warp of a device takes keys */
-        p.tag = Tag::MEDIUM;
-        p.lengths = {3000, 950, 901, 600};
-        p.k = 1000;
-        p.num_sink = 600;
-        p.num_recent = 300;
-        p.head_dim_qk = 32;
+                                             p.tag = Tag::MEDIUM;
+                                             p.lengths = {3000, 950, 901, 600};
+                                             p.k = 1000;
+                                             p.num_sink = 600;
+                                             p.num_recent = 300;
+                                             p.head_dim_qk = 32;
     });
     list.add("recents", [](Problem &p) {
         p.num_recent = 9;
@@ -308,7 +308,10 @@ void add_long_selections(ProblemList &list)
     const struct {
         const char *name;
         Pattern pattern;
-    } patterns[] = {{"equal", Pattern::EQUAL}, {"clustered", Pattern::CLUSTERED}, {"by_time", Pattern::BY_TIME}, {"zero", Pattern::ZERO}};
+    } patterns[] = {{"equal", Pattern::EQUAL},
+                    {"clustered", Pattern::CLUSTERED},
+                    {"by_time", Pattern::BY_TIME},
+                    {"zero", Pattern::ZERO}};
     for (const auto &row : patterns)
         for (bool norms : {false, true})
             list.add(std::string("long_") + row.name + (norms ? "_norms" : ""), [&](Problem &p) {
@@ -323,14 +326,14 @@ void add_long_selections(ProblemList &list)
                 p.key_norms = norms;
             });
     list.add("long_equal_8_bits", [](Problem &p) { /* scores of 16 bits, all of them ties */
-        p.tag = Tag::MEDIUM;
-        p.pattern = Pattern::EQUAL;
-        p.lengths = {5000, 299, 2049};
-        p.k = 300;
-        p.head_dim_qk = 32;
-        p.num_kv_heads = 1;
-        p.score_kind = HATTN_SCORE_WEIGHTED;
-        p.weight_bits = 8;
+                                                   p.tag = Tag::MEDIUM;
+                                                   p.pattern = Pattern::EQUAL;
+                                                   p.lengths = {5000, 299, 2049};
+                                                   p.k = 300;
+                                                   p.head_dim_qk = 32;
+                                                   p.num_kv_heads = 1;
+                                                   p.score_kind = HATTN_SCORE_WEIGHTED;
+                                                   p.weight_bits = 8;
     });
     /* Where all scores are 0, as with weights of 0, there are no candidates. */
     for (const auto &row : patterns)
@@ -345,7 +348,8 @@ void add_long_selections(ProblemList &list)
             p.head_dim_qk = 32;
             p.num_kv_heads = 1;
             p.group = row.pattern == Pattern::EQUAL ? 1 : 4;
-            p.score_kind = row.pattern == Pattern::CLUSTERED || row.pattern == Pattern::ZERO ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+            p.score_kind = row.pattern == Pattern::CLUSTERED || row.pattern == Pattern::ZERO ? HATTN_SCORE_WEIGHTED
+                                                                                             : HATTN_SCORE_HAMMING;
             p.page_size = 16;
         });
     /* Codes of every number of words, and where no code starts at 16 bytes. */

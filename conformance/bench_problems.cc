@@ -99,7 +99,7 @@ std::vector<Problem> bench_problems()
     add(&all, s1, "_append").append = true;
     add(&all, s1, "_clustered").pattern = Pattern::CLUSTERED;
 
-    add_features(&all, s4); /* GPUs */
+    add_features(&all, s4);               /* GPUs */
     for (bool head_major : {false, true}) /* else the codes of one token are side by side */
         for (bool ordered : {false, true}) {
             Problem &p = add(&all, s4,

@@ -10,10 +10,7 @@ namespace {
 /* What outputs hold before runs, in turn: what is the same after both was written. */
 const uint8_t FILLS[2] = {0xAA, 0x55};
 
-std::vector<uint8_t> image_of(const Tensor &tensor)
-{
-    return {tensor.memory->begin(), tensor.memory->end()};
-}
+std::vector<uint8_t> image_of(const Tensor &tensor) { return {tensor.memory->begin(), tensor.memory->end()}; }
 
 std::vector<Expectation> run_reference(const Case &checked)
 {

@@ -62,10 +62,10 @@ struct Case {
     /* Puts outputs (side: their actual or expected tensors) into arguments and makes the call. Without `optional` the
      * optional ones are null. */
     std::function<hattn_status(bool optional, const hattn_exec *, hattn_error *)> run;
-    std::function<void()> reference;    /* fills all expected tensors; may look at actual ones */
+    std::function<void()> reference;                /* fills all expected tensors; may look at actual ones */
     std::function<std::vector<uint8_t>()> question; /* what it looks at; none: nothing but the instance */
-    std::function<void()> before_again; /* between the comparison and the repetitions */
-    std::vector<Output *> outputs;      /* compared in this order */
+    std::function<void()> before_again;             /* between the comparison and the repetitions */
+    std::vector<Output *> outputs;                  /* compared in this order */
 };
 
 /* "" or what is wrong. */

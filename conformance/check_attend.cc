@@ -47,15 +47,9 @@ std::string check_attend(const Context &context, bool sparse)
 
 } // namespace
 
-std::string check_attend_sparse(const Context &context)
-{
-    return check_attend(context, true);
-}
+std::string check_attend_sparse(const Context &context) { return check_attend(context, true); }
 
-std::string check_attend_dense(const Context &context)
-{
-    return check_attend(context, false);
-}
+std::string check_attend_dense(const Context &context) { return check_attend(context, false); }
 
 std::string check_merge(const Context &context)
 {

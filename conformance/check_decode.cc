@@ -9,10 +9,8 @@
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
-namespace conformance
-{
-namespace
-{
+namespace conformance {
+namespace {
 
 class DecodeCheck
 {
@@ -219,14 +217,8 @@ private:
 
 } // namespace
 
-std::string check_decode(const Context &context)
-{
-    return DecodeCheck(context, false).run();
-}
+std::string check_decode(const Context &context) { return DecodeCheck(context, false).run(); }
 
-std::string check_decode_append(const Context &context)
-{
-    return DecodeCheck(context, true).run();
-}
+std::string check_decode_append(const Context &context) { return DecodeCheck(context, true).run(); }
 
 } // namespace conformance

@@ -85,10 +85,7 @@ Tensor Instance::output(const std::string &name, Field field, uint8_t fill) cons
     return Tensor(name, tensor.dtype, extents(field), tensor.stride, side(name), fill);
 }
 
-Tensor Instance::make(const std::string &name, Field field) const
-{
-    return output(name, field, POISON);
-}
+Tensor Instance::make(const std::string &name, Field field) const { return output(name, field, POISON); }
 
 Tensor Instance::make_vector(const std::string &name, int32_t dtype, int64_t n) const
 {
@@ -154,10 +151,7 @@ void Instance::make_block_table()
     }
 }
 
-int Instance::cached_length(int sequence) const
-{
-    return clamp_length(problem.lengths[sequence], shape);
-}
+int Instance::cached_length(int sequence) const { return clamp_length(problem.lengths[sequence], shape); }
 
 Index Instance::cache_index(int sequence, int position, int head) const
 {

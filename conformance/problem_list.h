@@ -22,10 +22,7 @@ public:
     std::vector<Problem> problems;
 };
 
-inline std::string with(const std::string &prefix, int n)
-{
-    return prefix + "_" + std::to_string(n);
-}
+inline std::string with(const std::string &prefix, int n) { return prefix + "_" + std::to_string(n); }
 
 /* What one key, one query and one map look like: heads, codes, dims, dtypes. */
 void add_shape_problems(ProblemList &list);

@@ -83,10 +83,7 @@ struct Problem {
     int repetitions = 0; /* in how many manners, drawn by the seed, each operation is run again; 0: in all */
 };
 
-inline std::ostream &operator<<(std::ostream &stream, const Problem &problem)
-{
-    return stream << problem.name;
-}
+inline std::ostream &operator<<(std::ostream &stream, const Problem &problem) { return stream << problem.name; }
 
 /* The list, in order; names are unique. */
 const std::vector<Problem> &problems();

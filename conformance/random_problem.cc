@@ -16,10 +16,7 @@ struct Limits {
 const Limits MODERATE = {1500000, 260, 3000, 40, 4, 8, 4, 128, 576, 512, 128}; /* milliseconds on a scalar backend */
 const Limits SMALL = {10000, 24, 80, 20, 2, 3, 2, 16, 48, 128, 16};            /* some fifty in a second */
 
-int steps_of_8(Rng &rng, int low, int high)
-{
-    return 8 * (int)rng.between(low / 8, high / 8);
-}
+int steps_of_8(Rng &rng, int low, int high) { return 8 * (int)rng.between(low / 8, high / 8); }
 
 void choose_heads(Rng &rng, const Limits &limits, Problem &p)
 {
@@ -123,10 +120,7 @@ const std::string RANDOM = "random-", SMALL_RANDOM = "small-";
 
 } // namespace
 
-Problem random_problem(uint64_t seed)
-{
-    return make_problem(seed, MODERATE, RANDOM);
-}
+Problem random_problem(uint64_t seed) { return make_problem(seed, MODERATE, RANDOM); }
 
 Problem small_problem(uint64_t seed)
 {

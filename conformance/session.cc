@@ -36,10 +36,7 @@ std::string describe(hattn_status status, const hattn_error &error)
     return status ? std::string("returned '") + hattn_status_string(status) + "': " + error.text : "";
 }
 
-void wait(void *barrier)
-{
-    pthread_barrier_wait((pthread_barrier_t *)barrier);
-}
+void wait(void *barrier) { pthread_barrier_wait((pthread_barrier_t *)barrier); }
 
 std::string run_team(int size, const hattn_exec &exec, const Call &call)
 {

@@ -56,10 +56,7 @@ struct Target {
     std::string text() const { return isa.empty() ? backend : backend + "/" + isa; }
 };
 
-inline std::ostream &operator<<(std::ostream &stream, const Target &target)
-{
-    return stream << target.text();
-}
+inline std::ostream &operator<<(std::ostream &stream, const Target &target) { return stream << target.text(); }
 
 /* Every known backend; the CPU once for each instruction set that hattn knows. */
 std::vector<Target> all_targets();

@@ -22,10 +22,7 @@ const DtypeRow dtypes[] = {
     {HATTN_I32, 4, "i32"},    {HATTN_U32, 4, "u32"}, {HATTN_I64, 8, "i64"},
 };
 
-const DtypeRow &dtype_row(int32_t dtype)
-{
-    return dtypes[dtype - HATTN_F32];
-}
+const DtypeRow &dtype_row(int32_t dtype) { return dtypes[dtype - HATTN_F32]; }
 
 template <typename T>
 T read(const void *element)
@@ -37,15 +34,9 @@ T read(const void *element)
 
 } // namespace
 
-size_t dtype_size(int32_t dtype)
-{
-    return dtype_row(dtype).size;
-}
+size_t dtype_size(int32_t dtype) { return dtype_row(dtype).size; }
 
-const char *dtype_name(int32_t dtype)
-{
-    return dtype_row(dtype).name;
-}
+const char *dtype_name(int32_t dtype) { return dtype_row(dtype).name; }
 
 Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t> &extents, const int64_t *strides,
                Region::Side side, uint8_t fill)
@@ -85,10 +76,7 @@ int64_t Tensor::offset(const Index &index) const
     return sum;
 }
 
-double Tensor::load(const Index &index) const
-{
-    return hattn_reference_load(at(index), dtype, 0);
-}
+double Tensor::load(const Index &index) const { return hattn_reference_load(at(index), dtype, 0); }
 
 void Tensor::store(const Index &index, double value) const
 {

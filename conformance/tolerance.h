@@ -17,10 +17,7 @@ inline double out_tolerance(int32_t dtype)
 }
 
 /* |lse - reference| <= this * max(1, max|scaled score|): 2^-16 for F32 and for merge, in proportion for the others. */
-inline double lse_tolerance(int32_t q_dtype)
-{
-    return std::ldexp(out_tolerance(q_dtype), 2);
-}
+inline double lse_tolerance(int32_t q_dtype) { return std::ldexp(out_tolerance(q_dtype), 2); }
 
 /* Norms are fp16: units in the last place. */
 const int NORM_ULPS = 1;

@@ -11,10 +11,7 @@
 namespace devices {
 namespace {
 
-cudaStream_t of(void *stream)
-{
-    return static_cast<cudaStream_t>(stream);
-}
+cudaStream_t of(void *stream) { return static_cast<cudaStream_t>(stream); }
 
 void wait_until_open(void *flag)
 {

@@ -88,9 +88,6 @@ private:
 
 } // namespace
 
-std::unique_ptr<Stopwatch> cuda_stopwatch()
-{
-    return std::make_unique<CudaStopwatch>();
-}
+std::unique_ptr<Stopwatch> cuda_stopwatch() { return std::make_unique<CudaStopwatch>(); }
 
 } // namespace devices

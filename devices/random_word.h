@@ -22,10 +22,7 @@ HATTN_ON_BOTH inline uint64_t mixed(uint64_t counter)
     return z ^ (z >> 31);
 }
 
-HATTN_ON_BOTH inline uint64_t random_word(uint64_t seed, uint64_t i)
-{
-    return mixed(mixed(seed) + i);
-}
+HATTN_ON_BOTH inline uint64_t random_word(uint64_t seed, uint64_t i) { return mixed(mixed(seed) + i); }
 
 } // namespace devices
 #endif

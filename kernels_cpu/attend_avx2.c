@@ -3,7 +3,4 @@
 
 #include "kernels_cpu/attend_f32x8.h"
 
-void hattn_attend_avx2(const hattn_attend_block *block)
-{
-    attend(block);
-}
+void hattn_attend_avx2(const hattn_attend_block *block) { attend(block); }

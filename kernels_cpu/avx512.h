@@ -14,20 +14,11 @@
 enum { HATTN_ROUND_NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
 
 /* The low n lanes; n may be anything. */
-HATTN_INLINE __mmask16 hattn_mask16(int n)
-{
-    return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
-}
+HATTN_INLINE __mmask16 hattn_mask16(int n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
 
-HATTN_INLINE __mmask32 hattn_mask32(int n)
-{
-    return n >= 32 ? 0xffffffff : n <= 0 ? 0 : (1u << n) - 1;
-}
+HATTN_INLINE __mmask32 hattn_mask32(int n) { return n >= 32 ? 0xffffffff : n <= 0 ? 0 : (1u << n) - 1; }
 
-HATTN_INLINE size_t hattn_dtype_size(int32_t dtype)
-{
-    return dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2;
-}
+HATTN_INLINE size_t hattn_dtype_size(int32_t dtype) { return dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2; }
 
 HATTN_INLINE __m512 hattn_f32x16_of_bf16(__m256i halves)
 {

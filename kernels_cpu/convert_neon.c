@@ -8,7 +8,4 @@ void hattn_load_neon(const void *src, int32_t dtype, int n, float scale, float *
     load(src, dtype, n, scale, dst);
 }
 
-void hattn_store_neon(const float *src, int n, int32_t dtype, void *dst)
-{
-    store(src, n, dtype, dst);
-}
+void hattn_store_neon(const float *src, int n, int32_t dtype, void *dst) { store(src, n, dtype, dst); }

@@ -9,12 +9,7 @@ extern "C" {
 #endif
 
 /* Bits. AVX2 also means F16C, FMA and POPCNT; AVX512 means F, BW, DQ, VL, VBMI2 and VPOPCNTDQ (Ice Lake, Zen 4) on top of AVX2. */
-enum {
-    HATTN_ISA_SCALAR = 1,
-    HATTN_ISA_NEON = 2,
-    HATTN_ISA_AVX2 = 4,
-    HATTN_ISA_AVX512 = 8
-};
+enum { HATTN_ISA_SCALAR = 1, HATTN_ISA_NEON = 2, HATTN_ISA_AVX2 = 4, HATTN_ISA_AVX512 = 8 };
 
 /* What the machine has and HATTN_CPU_DISABLE ("avx512,avx2") leaves; scalar always. */
 unsigned hattn_cpu_isas(void);

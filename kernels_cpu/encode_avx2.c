@@ -3,27 +3,15 @@
 
 #include "kernels_cpu/encode_f32x8.h"
 
-void hattn_project_avx2(const hattn_layer *layer)
-{
-    project(layer);
-}
+void hattn_project_avx2(const hattn_layer *layer) { project(layer); }
 
-void hattn_pack_avx2(const float *z, int num_bits, uint32_t *code)
-{
-    pack(z, num_bits, code);
-}
+void hattn_pack_avx2(const float *z, int num_bits, uint32_t *code) { pack(z, num_bits, code); }
 
-uint16_t hattn_norm_avx2(const float *x, int n)
-{
-    return norm(x, n);
-}
+uint16_t hattn_norm_avx2(const float *x, int n) { return norm(x, n); }
 
 void hattn_weights_avx2(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
 {
     make_weights(z, stride_z, group, num_bits, qmax, weights);
 }
 
-void hattn_split_avx2(const int8_t *weights, int num_bits, hattn_planes *planes)
-{
-    split(weights, num_bits, planes);
-}
+void hattn_split_avx2(const int8_t *weights, int num_bits, hattn_planes *planes) { split(weights, num_bits, planes); }

@@ -11,10 +11,7 @@ enum {
     VECTORS = 8   /* of a tile: its accumulators are 2 KiB of L1 */
 };
 
-static size_t weight_size(int32_t dtype)
-{
-    return dtype == HATTN_F32 ? 4 : 2;
-}
+static size_t weight_size(int32_t dtype) { return dtype == HATTN_F32 ? 4 : 2; }
 
 static void project_tile(const hattn_layer *layer, int first_x, int num_x, int first_output, int num_outputs)
 {

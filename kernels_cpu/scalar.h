@@ -35,10 +35,7 @@ static inline float hattn_f32_of_f16(uint16_t half)
     return sign ? -subnormal : subnormal;
 }
 
-static inline float hattn_f32_of_bf16(uint16_t half)
-{
-    return hattn_f32_of_bits((uint32_t)half << 16);
-}
+static inline float hattn_f32_of_bf16(uint16_t half) { return hattn_f32_of_bits((uint32_t)half << 16); }
 
 /* OCP E4M3: bias 7, no infinities, only all ones is NaN. */
 static inline float hattn_f32_of_f8_e4m3(uint8_t byte)

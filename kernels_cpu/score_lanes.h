@@ -35,10 +35,7 @@ typedef struct score_plan {
 
 /* `words` below is of compact codes of 1, 2, 4 or 8 words, known when the kernel is compiled; 0: any codes. A row is
  * then 4, 2 or 1 keys of so many words: */
-HATTN_INLINE int words_in_row(int words)
-{
-    return words == 1 || words == 2 ? words : 4;
-}
+HATTN_INLINE int words_in_row(int words) { return words == 1 || words == 2 ? words : 4; }
 
 /* Where the rows of one chunk are, in words. */
 typedef struct score_rows {

@@ -11,25 +11,13 @@
 
 #include <arm_neon.h>
 
-static inline float32x4_t hattn_f32x4_of_f16(uint16x4_t halves)
-{
-    return vcvt_f32_f16(vreinterpret_f16_u16(halves));
-}
+static inline float32x4_t hattn_f32x4_of_f16(uint16x4_t halves) { return vcvt_f32_f16(vreinterpret_f16_u16(halves)); }
 
-static inline uint16x4_t hattn_f16_of_f32x4(float32x4_t values)
-{
-    return vreinterpret_u16_f16(vcvt_f16_f32(values));
-}
+static inline uint16x4_t hattn_f16_of_f32x4(float32x4_t values) { return vreinterpret_u16_f16(vcvt_f16_f32(values)); }
 
-static inline float32x4_t hattn_div_f32x4(float32x4_t a, float32x4_t b)
-{
-    return vdivq_f32(a, b);
-}
+static inline float32x4_t hattn_div_f32x4(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
 
-static inline float64x2_t hattn_div_f64x2(float64x2_t a, float64x2_t b)
-{
-    return vdivq_f64(a, b);
-}
+static inline float64x2_t hattn_div_f64x2(float64x2_t a, float64x2_t b) { return vdivq_f64(a, b); }
 
 #else
 

@@ -52,7 +52,10 @@ public:
         float q[kGroup][kMaxDim];           /* scaled; zero for absent heads */
     };
 
-    __device__ PlainEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space) {}
+    __device__ PlainEngine(const hattn_problem &p, const AttendTask &task, Space &space)
+        : p_(p), task_(task), space_(space)
+    {
+    }
 
     /* row(g): the address of query g. */
     template <class Row>
@@ -82,10 +85,7 @@ public:
     }
 
     /* Ends with a barrier; then each_value gives a part of a softmax. */
-    __device__ void finish()
-    {
-        __syncthreads();
-    }
+    __device__ void finish() { __syncthreads(); }
 
     /* f(g, column, value, weight) for the values of this thread. */
     template <class F>
@@ -108,8 +108,10 @@ private:
     {
         const T *k_cache = static_cast<const T *>(task_.k_cache), *v_cache = static_cast<const T *>(task_.v_cache);
         for (int i = threadIdx.x; i < n; i += kThreads) {
-            space_.k_row[i] = slots[i].page * p_.k_cache.stride[0] + slots[i].slot * p_.k_cache.stride[1] + task_.kv_head * p_.k_cache.stride[2];
-            space_.v_row[i] = slots[i].page * p_.v_cache.stride[0] + slots[i].slot * p_.v_cache.stride[1] + task_.kv_head * p_.v_cache.stride[2];
+            space_.k_row[i] = slots[i].page * p_.k_cache.stride[0] + slots[i].slot * p_.k_cache.stride[1] +
+                              task_.kv_head * p_.k_cache.stride[2];
+            space_.v_row[i] = slots[i].page * p_.v_cache.stride[0] + slots[i].slot * p_.v_cache.stride[1] +
+                              task_.kv_head * p_.v_cache.stride[2];
         }
         __syncthreads();
 

@@ -13,8 +13,9 @@ struct ListEarly {
 };
 
 template <class Engine, int kGroup>
-__global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
-                                                          hattn_buffer workspace)
+__global__ void __launch_bounds__(kThreads, 2)
+    attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                  hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, ListEarly> space;
     const hattn_problem &p = params.problem;
@@ -26,7 +27,9 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     const int32_t *indices = nullptr;
     if (!dense) {
         const int64_t head = share.first_head / group;
-        total = min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)), 0), total);
+        total =
+            min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)), 0),
+                total);
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
@@ -52,14 +55,17 @@ template <class Engines>
 cudaError_t load_attend(const hattn_cuda_params &params)
 {
     auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
-    return first_error({with_attend_kernel<Engines>(params, params.block_heads, load), with_attend_kernel<Engines>(params, params.dense_block_heads, load)});
+    return first_error({with_attend_kernel<Engines>(params, params.block_heads, load),
+                        with_attend_kernel<Engines>(params, params.dense_block_heads, load)});
 }
 
 template <class Engines>
-cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream)
+cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                          cudaStream_t stream)
 {
     const bool dense = !args.indices.data;
-    const int group = dense ? params.dense_group : params.group, heads = dense ? params.dense_block_heads : params.block_heads;
+    const int group = dense ? params.dense_group : params.group,
+              heads = dense ? params.dense_block_heads : params.block_heads;
     const int num_splits = dense ? params.num_dense_splits : params.num_splits;
     return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
         kernel<<<attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits),

@@ -5,12 +5,10 @@
 
 namespace hattn {
 
-cudaError_t load_attend_mma(const hattn_cuda_params &params)
-{
-    return load_attend<MmaEngines>(params);
-}
+cudaError_t load_attend_mma(const hattn_cuda_params &params) { return load_attend<MmaEngines>(params); }
 
-cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream)
+cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                              cudaStream_t stream)
 {
     return launch_attend<MmaEngines>(params, args, workspace, stream);
 }

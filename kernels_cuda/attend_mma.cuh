@@ -34,7 +34,8 @@ public:
         float max[kGroup][kWarps], sum[kGroup][kWarps];
     };
 
-    __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space) : p_(p), task_(task), space_(space)
+    __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space)
+        : p_(p), task_(task), space_(space)
     {
         k_ = static_cast<const Stored *>(task.k_cache) + task.kv_head * p.k_cache.stride[2];
         v_ = static_cast<const Stored *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];

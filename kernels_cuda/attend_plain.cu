@@ -5,12 +5,10 @@
 
 namespace hattn {
 
-cudaError_t load_attend_plain(const hattn_cuda_params &params)
-{
-    return load_attend<PlainEngines>(params);
-}
+cudaError_t load_attend_plain(const hattn_cuda_params &params) { return load_attend<PlainEngines>(params); }
 
-cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream)
+cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                                cudaStream_t stream)
 {
     return launch_attend<PlainEngines>(params, args, workspace, stream);
 }

@@ -193,10 +193,12 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
 class SlotFinder
 {
 public:
-    __device__ SlotFinder(const hattn_cuda_params &params, const hattn_batch &batch, int32_t sequence) : page_size_(params.page_size), sequence_(sequence)
+    __device__ SlotFinder(const hattn_cuda_params &params, const hattn_batch &batch, int32_t sequence)
+        : page_size_(params.page_size), sequence_(sequence)
     {
         if (params.problem.page_size)
-            table_ = static_cast<const int32_t *>(hattn_address(batch.block_table)) + sequence * params.problem.block_table.stride[0];
+            table_ = static_cast<const int32_t *>(hattn_address(batch.block_table)) +
+                     sequence * params.problem.block_table.stride[0];
     }
 
     __device__ Slot find(int32_t position) const
@@ -259,7 +261,9 @@ struct PlainEngines {
     static cudaError_t choose(const hattn_problem &p, int heads, F f)
     {
         return with_dtype(p.k_cache.dtype, [&](auto type) {
-            return with_block_heads(heads, [&](auto size) { return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>()); });
+            return with_block_heads(heads, [&](auto size) {
+                return f(EngineType<PlainEngine<value_of<decltype(type)>, decltype(size)::value>>());
+            });
         });
     }
 };
@@ -280,7 +284,8 @@ private:
     {
         if (p.q.dtype == HATTN_F32)
             return f(EngineType<WideEngine<__half, Stored, 2, true>>());
-        return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>()) : f(EngineType<WideEngine<__half, Stored, 2, false>>());
+        return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>())
+                          : f(EngineType<WideEngine<__half, Stored, 2, false>>());
     }
 };
 

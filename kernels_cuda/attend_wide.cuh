@@ -148,10 +148,7 @@ private:
     }
 
     /* Where element e of q lies. fp8: of each 4 neighbours two go to the low half of their 16, two to the high half. */
-    __device__ static int place(int e)
-    {
-        return kBytes ? (e & ~15) | (e & 2) << 2 | (e & 12) >> 1 | (e & 1) : e;
-    }
+    __device__ static int place(int e) { return kBytes ? (e & ~15) | (e & 2) << 2 | (e & 12) >> 1 | (e & 1) : e; }
 
     /* Element lane_id() + 32 k into x[k], zeros past the last: all loads in flight together. */
     template <class Q>
@@ -357,10 +354,7 @@ private:
         }
     }
 
-    __device__ static float exponential(float x)
-    {
-        return kSplit ? expf(x) : __expf(x);
-    }
+    __device__ static float exponential(float x) { return kSplit ? expf(x) : __expf(x); }
 
     __device__ void add_values(const char *tile, int n)
     {

@@ -25,8 +25,10 @@ struct CodeRun {
  * fit its registers. Loose codes, of any number of words up to kWords and at any word, come a word at a time instead. */
 template <int kWords>
 struct Step {
-    static constexpr int kPerLoad = kWords < 4 ? 4 / kWords : 1, kLoads = kWords > 4 ? kWords / 4 : 1; /* keys a load, loads a key */
-    static constexpr int kAll = kWords < 4 ? 4 : 8, kUnits = kAll / kLoads, kKeys = kUnits * kPerLoad, kSize = 32 * kKeys;
+    static constexpr int kPerLoad = kWords < 4 ? 4 / kWords : 1,
+                         kLoads = kWords > 4 ? kWords / 4 : 1; /* keys a load, loads a key */
+    static constexpr int kAll = kWords < 4 ? 4 : 8, kUnits = kAll / kLoads, kKeys = kUnits * kPerLoad,
+                         kSize = 32 * kKeys;
 };
 
 /* Codes of one sequence and head: key(u) for each unit of a step, the pages of all of them first. */
@@ -38,7 +40,8 @@ public:
 
     __device__ CodeReader(const CodeRun &run, int32_t sequence, int32_t code_head) : run_(run)
     {
-        base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head + (run.table ? 0 : sequence * run.stride_page));
+        base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head +
+                                               (run.table ? 0 : sequence * run.stride_page));
         table_ = run.table + sequence * run.table_stride;
         norms_ = run.norms + code_head * run.norm_stride[2] + (run.table ? 0 : sequence * run.norm_stride[0]);
         compute_now(base_);
@@ -53,15 +56,20 @@ public:
         uint32_t first, spacing;
     };
 
-    __device__ static Units step(int32_t first) { return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad}; }
+    __device__ static Units step(int32_t first)
+    {
+        return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad};
+    }
 
     /* A warp's part of a sample of kWarps * S::kSize keys of first..last: runs of 16 keys, spread evenly, so that clusters of keys are in it
      * about as often as they are in the row. */
     __device__ Units sample(int32_t first) const
     {
         constexpr int kLanes = 16 / S::kPerLoad, kRuns = 32 / kLanes; /* of a run; of a load */
-        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad * S::kPerLoad, run = warp_id() * kRuns + lane_id() / kLanes;
-        return {first / S::kPerLoad * S::kPerLoad + run * spread + lane_id() % kLanes * S::kPerLoad, kWarps * kRuns * spread};
+        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad * S::kPerLoad,
+                       run = warp_id() * kRuns + lane_id() / kLanes;
+        return {first / S::kPerLoad * S::kPerLoad + run * spread + lane_id() % kLanes * S::kPerLoad,
+                kWarps * kRuns * spread};
     }
 
     /* Asks for codes, as far as it is known where they are. */

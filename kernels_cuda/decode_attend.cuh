@@ -32,7 +32,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     const bool shows = share.first_head % params.group == 0;
     int32_t *indices = nullptr;
     if (shows && args.indices.data)
-        indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] + head * p.indices.stride[1];
+        indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] +
+                  head * p.indices.stride[1];
     bool is_found = true;
     auto ready = [&](auto begin) {
         wait_for_previous();
@@ -73,7 +74,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     const uint32_t blocks = static_cast<uint32_t>((params.group + kGroup - 1) / kGroup);
     if (last && blocks > 1) {
         hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(workspace));
-        last = arrive_last(&control->arrived[HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS + selection.task().task], blocks);
+        last =
+            arrive_last(&control->arrived[HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS + selection.task().task], blocks);
     }
     if (last)
         selection.clear();

@@ -21,21 +21,12 @@ constexpr unsigned kFullMask = 0xffffffffu;
 
 /* ---- warps and blocks ---- */
 
-__device__ inline int lane_id()
-{
-    return threadIdx.x & 31;
-}
+__device__ inline int lane_id() { return threadIdx.x & 31; }
 
 /* A mask of the lanes before this one. */
-__device__ inline uint32_t lanes_below()
-{
-    return (1u << lane_id()) - 1;
-}
+__device__ inline uint32_t lanes_below() { return (1u << lane_id()) - 1; }
 
-__device__ inline int warp_id()
-{
-    return threadIdx.x >> 5;
-}
+__device__ inline int warp_id() { return threadIdx.x >> 5; }
 
 __device__ inline float warp_sum(float x)
 {
@@ -90,8 +81,13 @@ public:
 private:
     uint32_t *first_;
 #else
-    __device__ explicit SharedCounters(uint32_t *first) : first_(static_cast<uint32_t>(__cvta_generic_to_shared(first))) {}
-    __device__ void count(uint32_t index) const { asm volatile("red.shared.add.u32 [%0],1;" ::"r"(first_ + 4 * index) : "memory"); }
+    __device__ explicit SharedCounters(uint32_t *first) : first_(static_cast<uint32_t>(__cvta_generic_to_shared(first)))
+    {
+    }
+    __device__ void count(uint32_t index) const
+    {
+        asm volatile("red.shared.add.u32 [%0],1;" ::"r"(first_ + 4 * index) : "memory");
+    }
 
 private:
     uint32_t first_;
@@ -138,7 +134,8 @@ __device__ __noinline__ void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, 
         const uint32_t r0 = __shfl_sync(kFullMask, a0, 4 * g + k), r1 = __shfl_sync(kFullMask, a1, 4 * g + k);
         const uint32_t r2 = __shfl_sync(kFullMask, a2, 4 * g + k), r3 = __shfl_sync(kFullMask, a3, 4 * g + k);
         for (int n = 0; n < 2; n++) {
-            const uint32_t s0 = __shfl_sync(kFullMask, b0, 4 * (2 * t + n) + k), s1 = __shfl_sync(kFullMask, b1, 4 * (2 * t + n) + k);
+            const uint32_t s0 = __shfl_sync(kFullMask, b0, 4 * (2 * t + n) + k),
+                           s1 = __shfl_sync(kFullMask, b1, 4 * (2 * t + n) + k);
             for (int i = 0; i < 2; i++) {
                 c[n] += half_of<T>(r0, i) * half_of<T>(s0, i) + half_of<T>(r2, i) * half_of<T>(s1, i);
                 c[n + 2] += half_of<T>(r1, i) * half_of<T>(s0, i) + half_of<T>(r3, i) * half_of<T>(s1, i);
@@ -151,7 +148,8 @@ __device__ __noinline__ void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, 
 __device__ inline uint32_t transpose_8x8(uint32_t x)
 {
     const int g = lane_id() / 4, t = lane_id() % 4;
-    const uint32_t low = __shfl_sync(kFullMask, x, 4 * (2 * t) + g / 2), high = __shfl_sync(kFullMask, x, 4 * (2 * t + 1) + g / 2);
+    const uint32_t low = __shfl_sync(kFullMask, x, 4 * (2 * t) + g / 2),
+                   high = __shfl_sync(kFullMask, x, 4 * (2 * t + 1) + g / 2);
     return (low >> g % 2 * 16 & 0xffff) | (high >> g % 2 * 16) << 16;
 }
 
@@ -172,23 +170,27 @@ __device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
     for (int i = 0; i < kCount; i++) {
         const uint64_t low = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + 2 * t);
         const uint64_t high = __shfl_sync(kFullMask, reinterpret_cast<uint64_t>(row), 8 * i + 2 * t + 1);
-        x[i] = reinterpret_cast<const uint16_t *>(low)[g] | static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(high)[g]) << 16;
+        x[i] = reinterpret_cast<const uint16_t *>(low)[g] |
+               static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(high)[g]) << 16;
     }
 }
 
 #else
 
 template <class T>
-__device__ inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
+__device__ inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                 uint32_t b1)
 {
     if constexpr (std::is_same_v<T, __half>)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
     else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 __device__ inline uint32_t transpose_8x8(uint32_t x)
@@ -210,7 +212,10 @@ __device__ inline void load_matrices(uint32_t (&x)[kCount], const void *row)
                      : "r"(address)
                      : "memory");
     else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];"
+                     : "=r"(x[0]), "=r"(x[1])
+                     : "r"(address)
+                     : "memory");
 }
 
 /* ... or (2t, g), (2t+1, g). */
@@ -224,7 +229,10 @@ __device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
                      : "r"(address)
                      : "memory");
     else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];"
+                     : "=r"(x[0]), "=r"(x[1])
+                     : "r"(address)
+                     : "memory");
 }
 
 #endif
@@ -254,9 +262,10 @@ __device__ inline uint32_t half2_of_e4m3(uint32_t x)
 /* m16n8k256 of single bits, and + popcount. */
 __device__ inline void mma_b1(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    asm volatile(
+        "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 #endif
@@ -309,7 +318,9 @@ __device__ inline uint4 load_row16(const void *address)
 #ifdef HATTN_PORTABLE
     v = *static_cast<const uint4 *>(address);
 #else
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(address));
 #endif
     return v;
 }
@@ -321,9 +332,10 @@ __device__ inline void copy_async16(void *shared, const void *global, bool prese
 #ifdef HATTN_PORTABLE
     *static_cast<uint4 *>(shared) = present ? *static_cast<const uint4 *>(global) : uint4{};
 #else
-    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global),
-                 "r"(present ? 16 : 0)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+        "l"(global), "r"(present ? 16 : 0)
+        : "memory");
 #endif
 }
 
@@ -333,7 +345,10 @@ __device__ inline void copy_async4(void *shared, const void *global)
 #ifdef HATTN_PORTABLE
     *static_cast<uint32_t *>(shared) = *static_cast<const uint32_t *>(global);
 #else
-    asm volatile("cp.async.ca.shared.global [%0],[%1],4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+    asm volatile(
+        "cp.async.ca.shared.global [%0],[%1],4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+        "l"(global)
+        : "memory");
 #endif
 }
 
@@ -343,7 +358,10 @@ __device__ inline void copy_async8(void *shared, const void *global)
 #ifdef HATTN_PORTABLE
     *static_cast<uint2 *>(shared) = *static_cast<const uint2 *>(global);
 #else
-    asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+    asm volatile(
+        "cp.async.ca.shared.global [%0],[%1],8;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+        "l"(global)
+        : "memory");
 #endif
 }
 

@@ -84,10 +84,7 @@ __device__ inline void send_words(uint32_t *to, float4 x)
 #endif
 }
 
-__device__ inline float float_of(uint32_t word)
-{
-    return __uint_as_float(~word);
-}
+__device__ inline float float_of(uint32_t word) { return __uint_as_float(~word); }
 
 __device__ inline uint32_t receive(const uint32_t *from)
 {

@@ -19,20 +19,11 @@ struct fp8_e4m3 {
     uint8_t bits;
 };
 
-__device__ inline float to_float(float x)
-{
-    return x;
-}
+__device__ inline float to_float(float x) { return x; }
 
-__device__ inline float to_float(__half x)
-{
-    return __half2float(x);
-}
+__device__ inline float to_float(__half x) { return __half2float(x); }
 
-__device__ inline float to_float(__nv_bfloat16 x)
-{
-    return __bfloat162float(x);
-}
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 /* OCP E4M3: bias 7, no infinities, 0x7f and 0xff are NaN. Its bits, moved into fp16's places, are its value times 2^-8, and
  * subnormals come out right by themselves. */
@@ -122,7 +113,8 @@ __device__ inline void store_elements(void *data, int32_t dtype, int64_t index, 
         *reinterpret_cast<float4 *>(to) = x;
     } else if (dtype != HATTN_F32 && address % sizeof(uint2) == 0) {
         const bool half = dtype == HATTN_F16;
-        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y), high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
+        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y),
+                       high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
         *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
     } else { /* rows may start anywhere */
 #pragma unroll 1

@@ -10,8 +10,8 @@ namespace {
 
 /* Codes and norms of the keys in space.x. All threads. */
 template <class W>
-__device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &map, int64_t code_head, const EncodeSpace &space, const Place *places,
-                             hattn_buffer codes, hattn_buffer norms)
+__device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &map, int64_t code_head,
+                             const EncodeSpace &space, const Place *places, hattn_buffer codes, hattn_buffer norms)
 {
     project<W>(p, p.key_map, map, code_head, space);
     const int num_words = (p.code_bits + 31) / 32;
@@ -19,7 +19,8 @@ __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &ma
         const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
         const uint32_t bits = __ballot_sync(kFullMask, r < p.code_bits && space.z[v * p.code_bits + r] > 0.0f);
         if (lane_id() == 0 && places[v].page >= 0)
-            reinterpret_cast<uint32_t *>(hattn_element(&p.codes, codes, places[v].page, places[v].slot, code_head))[word] = bits;
+            reinterpret_cast<uint32_t *>(
+                hattn_element(&p.codes, codes, places[v].page, places[v].slot, code_head))[word] = bits;
     }
     if (p.key_norms && warp_id() < space.num_vectors && places[warp_id()].page >= 0) {
         static_assert(kVectors <= kWarps, "a warp a norm");
@@ -28,14 +29,15 @@ __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &ma
             sum = fmaf(space.x[warp_id() * p.head_dim_qk + i], space.x[warp_id() * p.head_dim_qk + i], sum);
         sum = warp_sum(sum);
         if (lane_id() == 0)
-            *reinterpret_cast<__half *>(hattn_element(&p.norms, norms, places[warp_id()].page, places[warp_id()].slot, code_head)) =
-                __float2half_rn(sqrtf(sum));
+            *reinterpret_cast<__half *>(hattn_element(&p.norms, norms, places[warp_id()].page, places[warp_id()].slot,
+                                                      code_head)) = __float2half_rn(sqrtf(sum));
     }
 }
 
 /* Key rows of a tensor into space.x; absent ones are zero and not read. */
 template <class Row>
-__device__ void load_keys(const hattn_problem &p, int32_t dtype, float scale, const EncodeSpace &space, const Place *places, Row row)
+__device__ void load_keys(const hattn_problem &p, int32_t dtype, float scale, const EncodeSpace &space,
+                          const Place *places, Row row)
 {
     for (int i = threadIdx.x; i < space.num_vectors * p.head_dim_qk; i += kThreads) {
         const int v = i / p.head_dim_qk;
@@ -44,20 +46,23 @@ __device__ void load_keys(const hattn_problem &p, int32_t dtype, float scale, co
 }
 
 template <class W>
-__global__ void __launch_bounds__(kThreads) encode_keys_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_encode_keys_args args,
-                                                               int num_vectors)
+__global__ void __launch_bounds__(kThreads)
+    encode_keys_kernel(const __grid_constant__ hattn_cuda_params params,
+                       const __grid_constant__ hattn_encode_keys_args args, int num_vectors)
 {
     extern __shared__ float shared[];
     __shared__ Place places[kVectors];
     const hattn_problem &p = params.problem;
     size_t unused;
     const EncodeSpace space = carve_encode_space(p, p.key_map, num_vectors, shared, &unused);
-    const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads, first = static_cast<int64_t>(blockIdx.x) * num_vectors;
+    const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads,
+                  first = static_cast<int64_t>(blockIdx.x) * num_vectors;
     if (threadIdx.x < num_vectors) {
         const int64_t token = first + threadIdx.x;
         int64_t slot = -1;
         if (token < args.num_tokens)
-            slot = args.slot_mapping.data ? static_cast<const int64_t *>(hattn_address(args.slot_mapping))[token] : token;
+            slot =
+                args.slot_mapping.data ? static_cast<const int64_t *>(hattn_address(args.slot_mapping))[token] : token;
         places[threadIdx.x] = place_of_slot(p, slot);
     }
     __syncthreads();
@@ -82,8 +87,9 @@ __device__ inline Place place_of_row(const hattn_problem &p, const hattn_batch &
 }
 
 template <class W>
-__global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
-                                                          int num_vectors)
+__global__ void __launch_bounds__(kThreads)
+    append_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
+                  int num_vectors)
 {
     extern __shared__ float shared[];
     __shared__ Place places[kVectors];
@@ -104,8 +110,9 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
 /* The rows' own keys on tensor cores, up to 8 a block. What it costs is one chain of latencies: the map is on its way into L2 while
  * lanes find their column's key, each warp for itself so that there is one barrier. */
 template <class W>
-__global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
-                                                              int num_columns)
+__global__ void __launch_bounds__(kThreads)
+    append_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
+                      int num_columns)
 {
     extern __shared__ float parts[];
     const hattn_problem &p = params.problem;
@@ -116,7 +123,9 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
     prefetch_map(map, p.head_dim_qk, p.code_bits);
     take_over();
     const int column = lane_id() / 4;
-    const Place place = column < num_columns ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column) : Place{-1, 0};
+    const Place place = column < num_columns
+                            ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column)
+                            : Place{-1, 0};
     const W *const key =
         place.page >= 0
             ? reinterpret_cast<const W *>(hattn_element(&p.k_cache, args.k_cache, place.page, place.slot, kv_head))
@@ -124,14 +133,17 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
     MapProduct<W>(map, p.code_bits, key, nullptr).template multiply<1, 2>(p.head_dim_qk, num_columns, parts, [] {});
     __syncthreads();
 
-    const W *bias = args.key_map.bias[0].data ? static_cast<const W *>(hattn_address(args.key_map.bias[0])) + code_head * p.key_map.bias_stride[0] : nullptr;
+    const W *bias = args.key_map.bias[0].data ? static_cast<const W *>(hattn_address(args.key_map.bias[0])) +
+                                                    code_head * p.key_map.bias_stride[0]
+                                              : nullptr;
     const int num_words = p.code_bits / 32;
     for (int i = warp_id(); i < num_columns * num_words; i += kWarps) {
         const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
         const float z = sum_parts(parts, num_columns, p.code_bits, v, r) + (bias ? to_float(bias[r]) : 0.0f);
         const uint32_t bits = __ballot_sync(kFullMask, z > 0.0f);
         if (lane_id() == 4 * v && place.page >= 0)
-            reinterpret_cast<uint32_t *>(hattn_element(&p.codes, args.codes, place.page, place.slot, code_head))[word] = bits;
+            reinterpret_cast<uint32_t *>(hattn_element(&p.codes, args.codes, place.page, place.slot, code_head))[word] =
+                bits;
     }
     if (p.key_norms && warp_id() == 0) { /* four lanes a column */
         float sum = 0.0f;
@@ -140,7 +152,8 @@ __global__ void __launch_bounds__(kThreads) append_mma_kernel(const __grid_const
         sum += __shfl_xor_sync(kFullMask, sum, 1);
         sum += __shfl_xor_sync(kFullMask, sum, 2);
         if (lane_id() % 4 == 0 && key)
-            *reinterpret_cast<__half *>(hattn_element(&p.norms, args.norms, place.page, place.slot, code_head)) = __float2half_rn(sqrtf(sum));
+            *reinterpret_cast<__half *>(hattn_element(&p.norms, args.norms, place.page, place.slot, code_head)) =
+                __float2half_rn(sqrtf(sum));
     }
 }
 
@@ -155,8 +168,9 @@ __host__ __device__ inline int block_bits(const hattn_cuda_params &params)
 }
 
 template <class W>
-__global__ void __launch_bounds__(kThreads) encode_queries_kernel(const __grid_constant__ hattn_cuda_params params,
-                                                                  const __grid_constant__ hattn_encode_queries_args args)
+__global__ void __launch_bounds__(kThreads)
+    encode_queries_kernel(const __grid_constant__ hattn_cuda_params params,
+                          const __grid_constant__ hattn_encode_queries_args args)
 {
     extern __shared__ float shared[];
     __shared__ QueryCode code;
@@ -219,7 +233,8 @@ struct Blocks {
 
     Blocks(const hattn_problem &p, int64_t vectors)
         : num_vectors(vectors_of(static_cast<int>(vectors < kVectors ? vectors : kVectors))),
-          grid(static_cast<unsigned>((vectors + num_vectors - 1) / num_vectors), p.num_code_heads), shared_bytes(encode_space_bytes(p, p.key_map, num_vectors))
+          grid(static_cast<unsigned>((vectors + num_vectors - 1) / num_vectors), p.num_code_heads),
+          shared_bytes(encode_space_bytes(p, p.key_map, num_vectors))
     {
     }
 };
@@ -262,7 +277,8 @@ cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_ar
     });
 }
 
-cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args, cudaStream_t stream)
+cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                  cudaStream_t stream)
 {
     const hattn_problem &p = params.problem;
     const dim3 grid(args.num_rows, p.num_selection_heads, (p.code_bits + block_bits(params) - 1) / block_bits(params));
@@ -277,19 +293,22 @@ cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_e
 int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params)
 {
     using namespace hattn;
-    return static_cast<int32_t>(params->problem.map_kind == HATTN_MAP_MLP ? encode_keys_mlp_bytes(*params) : encode_keys_mma_bytes(*params));
+    return static_cast<int32_t>(params->problem.map_kind == HATTN_MAP_MLP ? encode_keys_mlp_bytes(*params)
+                                                                          : encode_keys_mma_bytes(*params));
 }
 
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
 {
     using namespace hattn;
     if (params->encodes_keys_by_mma)
-        return params->problem.map_kind == HATTN_MAP_MLP ? launch_encode_keys_mlp(*params, *args, static_cast<cudaStream_t>(stream))
-                                                         : launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
+        return params->problem.map_kind == HATTN_MAP_MLP
+                   ? launch_encode_keys_mlp(*params, *args, static_cast<cudaStream_t>(stream))
+                   : launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
     const Blocks blocks(params->problem, args->num_tokens);
     return with_float_dtype(params->problem.key_map.dtype, [&](auto w) {
         encode_keys_kernel<value_of<decltype(w)>>
-            <<<blocks.grid, kThreads, blocks.shared_bytes, static_cast<cudaStream_t>(stream)>>>(*params, *args, blocks.num_vectors);
+            <<<blocks.grid, kThreads, blocks.shared_bytes, static_cast<cudaStream_t>(stream)>>>(*params, *args,
+                                                                                                blocks.num_vectors);
         return cudaGetLastError();
     });
 }

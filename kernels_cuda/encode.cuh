@@ -43,19 +43,18 @@ struct EncodeSpace {
 };
 
 /* How many vectors a block takes at a time when there are `wanted`. */
-__host__ __device__ inline int vectors_of(int wanted)
-{
-    return wanted == 1 ? 1 : kVectors;
-}
+__host__ __device__ inline int vectors_of(int wanted) { return wanted == 1 ? 1 : kVectors; }
 
 /* Outputs of a layer that is summed by all warps together, rather than a thread an output. */
 __host__ __device__ inline bool fits_parts(int num_vectors, int num_outputs)
 {
-    return kWarps * num_vectors * num_outputs <= kPartFloats && (num_outputs == 32 || num_outputs == 64 || num_outputs == 128 || num_outputs == 256);
+    return kWarps * num_vectors * num_outputs <= kPartFloats &&
+           (num_outputs == 32 || num_outputs == 64 || num_outputs == 128 || num_outputs == 256);
 }
 
 /* Carves shared memory, or only counts its floats. */
-__host__ __device__ inline EncodeSpace carve_encode_space(const hattn_problem &p, const hattn_map &map, int num_vectors, float *shared, size_t *num_floats)
+__host__ __device__ inline EncodeSpace carve_encode_space(const hattn_problem &p, const hattn_map &map, int num_vectors,
+                                                          float *shared, size_t *num_floats)
 {
     const bool mlp = p.map_kind == HATTN_MAP_MLP;
     const int outputs[3] = {mlp ? map.hidden[0] : 0, mlp ? map.hidden[1] : 0, p.code_bits};
@@ -71,7 +70,8 @@ __host__ __device__ inline EncodeSpace carve_encode_space(const hattn_problem &p
     for (int i = 0; i < 2; i++)
         space.hidden[i] = take(static_cast<size_t>(num_vectors) * outputs[i]);
     for (int i = 0; i < 3; i++)
-        if (outputs[i] && fits_parts(num_vectors, outputs[i]) && parts < static_cast<size_t>(kWarps) * num_vectors * outputs[i])
+        if (outputs[i] && fits_parts(num_vectors, outputs[i]) &&
+            parts < static_cast<size_t>(kWarps) * num_vectors * outputs[i])
             parts = static_cast<size_t>(kWarps) * num_vectors * outputs[i];
     space.parts = take(parts);
     *num_floats = used;
@@ -95,10 +95,7 @@ struct Layer {
     int64_t stride;
     const W *bias; /* or NULL */
 
-    __device__ float start(int o) const
-    {
-        return bias ? to_float(bias[o]) : 0.0f;
-    }
+    __device__ float start(int o) const { return bias ? to_float(bias[o]) : 0.0f; }
 };
 
 /* A thread an output. Ends with a barrier. */
@@ -173,7 +170,8 @@ __device__ inline void apply_layer(const Layer<W> &layer, float *parts)
 
 /* The whole map of one code head, from space.x to space.z. All threads, after a barrier; ends with one. */
 template <int kNum, class W>
-__device__ inline void project(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers, int64_t code_head, const EncodeSpace &space)
+__device__ inline void project(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers,
+                               int64_t code_head, const EncodeSpace &space)
 {
     const int last = p.map_kind == HATTN_MAP_MLP ? 2 : 0;
     Layer<W> layer = {space.x, nullptr, p.head_dim_qk, 0, nullptr, 0, nullptr};
@@ -182,7 +180,9 @@ __device__ inline void project(const hattn_problem &p, const hattn_map &map, con
         layer.z = i == last ? space.z : space.hidden[i];
         layer.weight = static_cast<const W *>(hattn_address(buffers.weight[i])) + code_head * map.weight_stride[i][0];
         layer.stride = map.weight_stride[i][1];
-        layer.bias = buffers.bias[i].data ? static_cast<const W *>(hattn_address(buffers.bias[i])) + code_head * map.bias_stride[i] : nullptr;
+        layer.bias = buffers.bias[i].data
+                         ? static_cast<const W *>(hattn_address(buffers.bias[i])) + code_head * map.bias_stride[i]
+                         : nullptr;
         apply_layer<kNum>(layer, space.parts);
         if (i < last) {
             for (int o = threadIdx.x; o < kNum * layer.num_outputs; o += kThreads)
@@ -195,7 +195,8 @@ __device__ inline void project(const hattn_problem &p, const hattn_map &map, con
 }
 
 template <class W>
-__device__ inline void project(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers, int64_t code_head, const EncodeSpace &space)
+__device__ inline void project(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers,
+                               int64_t code_head, const EncodeSpace &space)
 {
     if (space.num_vectors == 1)
         project<1, W>(p, map, buffers, code_head, space);
@@ -225,22 +226,23 @@ __device__ inline void prefetch_map(const MapRows &map, int num_inputs, int num_
 }
 
 /* Partial sums of warps in shared memory: rows of outputs, in the order of fragments, padded against bank conflicts. */
-__host__ __device__ inline int mma_row(int code_bits)
-{
-    return (code_bits + 63) / 64 * 64 + 8;
-}
+__host__ __device__ inline int mma_row(int code_bits) { return (code_bits + 63) / 64 * 64 + 8; }
 
 /* Where bit r lies in such a row. */
-__device__ inline uint32_t mma_place(uint32_t r)
-{
-    return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2;
-}
+__device__ inline uint32_t mma_place(uint32_t r) { return r / 64 * 64 + r / 2 % 4 * 16 + r / 8 % 8 * 2 + r % 2; }
 
 /* How multiply_mma's warps share a map: 64 outputs each, in `shares` parts of the inputs. */
 struct MapSplit {
     int blocks, shares;
 
-    __host__ __device__ explicit MapSplit(int code_bits) : blocks(code_bits <= 64 ? 1 : code_bits <= 128 ? 2 : code_bits <= 256 ? 4 : 8), shares(kWarps / blocks) {}
+    __host__ __device__ explicit MapSplit(int code_bits)
+        : blocks(code_bits <= 64    ? 1
+                 : code_bits <= 128 ? 2
+                 : code_bits <= 256 ? 4
+                                    : 8),
+          shares(kWarps / blocks)
+    {
+    }
 };
 
 /* A linear map times up to 16 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
@@ -332,15 +334,9 @@ public:
 
 private:
     /* Of this lane's 8, and of this warp's 16. */
-    __device__ int first_output() const
-    {
-        return warp_id() % split_.blocks * 64 + lane_id() / 4 * 8;
-    }
+    __device__ int first_output() const { return warp_id() % split_.blocks * 64 + lane_id() / 4 * 8; }
 
-    __device__ int first_input() const
-    {
-        return warp_id() / split_.blocks * 16;
-    }
+    __device__ int first_input() const { return warp_id() / split_.blocks * 16; }
 
     int num_outputs_;
     uint32_t stride_;

@@ -23,8 +23,9 @@ struct QueryCode {
 
 /* u_r, or sums of signs, into code.sums: any map. Not inlined: what scores keys afterwards needs the registers. */
 template <class W>
-__device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head,
-                                           float *shared, QueryCode &code)
+__device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hattn_buffer q,
+                                           const hattn_map_buffers &buffers, int64_t row, int64_t head, float *shared,
+                                           QueryCode &code)
 {
     const hattn_problem &p = params.problem;
     const bool weighted = p.score_kind == HATTN_SCORE_WEIGHTED;
@@ -37,7 +38,9 @@ __device__ __noinline__ void sum_query_any(const hattn_cuda_params &params, hatt
         __syncthreads();
         for (int i = threadIdx.x; i < space.num_vectors * p.head_dim_qk; i += kThreads) {
             const int v = i / p.head_dim_qk;
-            space.x[i] = v < count ? load_element(hattn_element(&p.q, q, row, head * params.group + first + v, 0), p.q.dtype, i % p.head_dim_qk) : 0.0f;
+            space.x[i] = v < count ? load_element(hattn_element(&p.q, q, row, head * params.group + first + v, 0),
+                                                  p.q.dtype, i % p.head_dim_qk)
+                                   : 0.0f;
         }
         __syncthreads();
         project<W>(p, p.query_map, buffers, head * p.num_code_heads / p.num_selection_heads, space);
@@ -66,10 +69,7 @@ __device__ inline MapRows query_map(const QueryRun &run, int32_t head)
 }
 
 /* Heads that QueryProduct takes at a time. */
-__host__ __device__ inline int query_heads(int group)
-{
-    return group < 16 ? group : 16;
-}
+__host__ __device__ inline int query_heads(int group) { return group < 16 ? group : 16; }
 
 /* u_r, or sums of signs, for a linear map of q's own 16-bit type, 8 or 16 heads at a time. code_bits is that of run, for the compiler to know. */
 template <class W>
@@ -158,14 +158,12 @@ __device__ inline int weight_of(int group, int weight_max, float sum, float larg
 {
     if (!weight_max)
         return static_cast<int>(group % 2 ? sum : sum / 2);
-    return largest > 0.0f && largest < INFINITY ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max)))
-                                                : 0; /* the ratio first: it cannot overflow */
+    return largest > 0.0f && largest < INFINITY
+               ? static_cast<int>(rintf(sum / largest * static_cast<float>(weight_max)))
+               : 0; /* the ratio first: it cannot overflow */
 }
 
-__device__ inline float finite_magnitude(float sum)
-{
-    return isfinite(sum) ? fabsf(sum) : INFINITY;
-}
+__device__ inline float finite_magnitude(float sum) { return isfinite(sum) ? fabsf(sum) : INFINITY; }
 
 /* Shared memory for QueryProduct. */
 inline size_t query_mma_bytes(int group, int code_bits)
@@ -180,7 +178,8 @@ inline size_t query_space_bytes(const hattn_cuda_params &params)
                : encode_space_bytes(params.problem, params.problem.query_map, vectors_of(params.group));
 }
 
-__host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &map)
+__host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, hattn_buffer q,
+                                              const hattn_map_buffers &map)
 {
     const hattn_problem &p = params.problem;
     QueryRun run;
@@ -200,8 +199,8 @@ __host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, h
 /* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier. `shared` has
  * query_space_bytes. */
 template <class W>
-__device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers, int64_t row, int64_t head, float *shared,
-                                    QueryCode &code)
+__device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers,
+                                    int64_t row, int64_t head, float *shared, QueryCode &code)
 {
     const hattn_problem &p = params.problem;
     const QueryRun run = query_run(params, q, buffers);
@@ -226,7 +225,8 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     for (int w = 0; w < kWarps; w++)
         largest = fmaxf(largest, code.warp_values[w]);
     for (int r = threadIdx.x; r < 512; r += kThreads)
-        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? weight_of(run.group, run.weight_max, code.sums[r], largest) : 0);
+        code.weights[r] =
+            static_cast<int8_t>(r < p.code_bits ? weight_of(run.group, run.weight_max, code.sums[r], largest) : 0);
     __syncthreads();
 }
 

@@ -43,10 +43,12 @@ cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
     if (error || attributes.sharedSizeBytes + shared_bytes <= 48 * 1024)
         return error;
     int device = 0, most = 0;
-    const cudaError_t queried = first_error({cudaGetDevice(&device), cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)});
+    const cudaError_t queried = first_error(
+        {cudaGetDevice(&device), cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)});
     if (queried || attributes.sharedSizeBytes + shared_bytes > static_cast<size_t>(most))
         return queried ? queried : cudaErrorInvalidConfiguration;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(attributes.sharedSizeBytes));
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                most - static_cast<int>(attributes.sharedSizeBytes));
 }
 
 /* Launches a kernel of kThreads that may start while the stream's previous one ends; it has a wait_for_previous. */
@@ -96,16 +98,21 @@ extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_att
 
 cudaError_t load_merge();
 
-cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
-cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args, cudaStream_t stream);
+cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   cudaStream_t stream);
+cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   cudaStream_t stream);
 cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
 cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   cudaStream_t stream);
-cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                              cudaStream_t stream);
 cudaError_t launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
                                     hattn_buffer workspace, cudaStream_t stream);
-cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
-cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace, cudaStream_t stream);
+cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                                cudaStream_t stream);
+cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               cudaStream_t stream);
 
 } // namespace hattn
 

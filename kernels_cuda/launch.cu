@@ -14,7 +14,8 @@ namespace {
 /* By hattn_cuda_params.engine. */
 const struct Attention {
     cudaError_t (*load_attend)(const hattn_cuda_params &);
-    cudaError_t (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace, cudaStream_t);
+    cudaError_t (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace,
+                                 cudaStream_t);
     const DecodeKernel *decode[2]; /* without, with keys */
 } attentions[] = {
     {load_attend_plain, launch_attend_plain, {&decode_attend_plain, &decode_attend_plain_keyed}},
@@ -48,10 +49,7 @@ Decode decode_of(const hattn_cuda_params &params)
 } // namespace
 } // namespace hattn
 
-const char *hattn_cuda_error_text(int code)
-{
-    return cudaGetErrorString(static_cast<cudaError_t>(code));
-}
+const char *hattn_cuda_error_text(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
 
 int hattn_cuda_device_count(int *count)
 {
@@ -98,9 +96,7 @@ int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
 }
 
 /* Its attributes tell what this file's kernels, and so all of them, were compiled for. */
-__global__ void compiled_kernel()
-{
-}
+__global__ void compiled_kernel() {}
 
 /* Machine code for sm_90 waits for the kernel before it where it must; what is compiled from older PTX does not. */
 static cudaError_t find_dependent_launch(hattn_cuda_params *params)
@@ -134,10 +130,12 @@ int hattn_cuda_load(hattn_cuda_params *params)
     });
 }
 
-int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *opaque_stream)
+int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace,
+                      void *opaque_stream)
 {
     using namespace hattn;
-    return attentions[params->engine].launch_attend(*params, *args, workspace, static_cast<cudaStream_t>(opaque_stream));
+    return attentions[params->engine].launch_attend(*params, *args, workspace,
+                                                    static_cast<cudaStream_t>(opaque_stream));
 }
 
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
@@ -145,7 +143,8 @@ int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *
     return hattn::launch_append(*params, *args, static_cast<cudaStream_t>(stream));
 }
 
-int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *opaque_stream)
+int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
+                      void *opaque_stream)
 {
     using namespace hattn;
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
@@ -162,7 +161,8 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
         if (!args->weights.data) {
             /* Into the workspace, compact. */
             encode.weights = {workspace.data, workspace.byte_offset + params->weights};
-            own.problem.weights.stride[0] = static_cast<int64_t>(params->problem.num_selection_heads) * params->problem.code_bits;
+            own.problem.weights.stride[0] =
+                static_cast<int64_t>(params->problem.num_selection_heads) * params->problem.code_bits;
             own.problem.weights.stride[1] = params->problem.code_bits;
         }
         error = launch_encode_queries(own, encode, stream);

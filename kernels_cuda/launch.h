@@ -16,7 +16,8 @@ int hattn_cuda_device_count(int *count);
 typedef struct hattn_cuda_properties {
     char name[128];
     int32_t major, minor, num_multiprocessors;
-    int32_t block_shared, multiprocessor_shared, reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
+    int32_t block_shared, multiprocessor_shared,
+        reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
@@ -35,10 +36,12 @@ int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_k
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);
 int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
-int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
+int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace,
+                      void *stream);
 int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
 /* Only where params->by_regions. */
-int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
+int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
+                      void *stream);
 
 #ifdef __cplusplus
 }

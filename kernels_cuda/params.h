@@ -50,35 +50,35 @@ typedef struct hattn_cuda_topk_state {
 
 typedef struct hattn_cuda_params {
     hattn_problem problem;
-    hattn_cuda_divisor page_size;         /* by 1 where there are no pages */
-    hattn_cuda_divisor heads_per_code;    /* selection heads of a code head */
-    hattn_cuda_divisor v_dim;             /* of problem.head_dim_v */
-    int32_t group, dense_group;           /* query heads that share a selection, or K and V */
-    int32_t digit_shift;                  /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
-    int32_t num_bins;                     /* of that digit */
+    hattn_cuda_divisor page_size;      /* by 1 where there are no pages */
+    hattn_cuda_divisor heads_per_code; /* selection heads of a code head */
+    hattn_cuda_divisor v_dim;          /* of problem.head_dim_v */
+    int32_t group, dense_group;        /* query heads that share a selection, or K and V */
+    int32_t digit_shift; /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
+    int32_t num_bins;    /* of that digit */
     int32_t score_chunk, num_score_chunks; /* keys of one score block */
-    int32_t topk_chunk, num_topk_chunks;  /* of one row over blocks of the stand-alone top-k; 0: a block a row */
-    int32_t num_topk_passes;              /* digits of a key there */
-    int32_t num_splits, num_dense_splits; /* of one selection over attend blocks */
-    int32_t encodes_by_mma;               /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
-    int32_t encodes_keys_by_mma;          /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
-    int32_t appends_by_mma;               /* the same of keys in the cache and the keys' map */
+    int32_t topk_chunk, num_topk_chunks;   /* of one row over blocks of the stand-alone top-k; 0: a block a row */
+    int32_t num_topk_passes;               /* digits of a key there */
+    int32_t num_splits, num_dense_splits;  /* of one selection over attend blocks */
+    int32_t encodes_by_mma; /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
+    int32_t encodes_keys_by_mma; /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
+    int32_t appends_by_mma;      /* the same of keys in the cache and the keys' map */
     int32_t num_multiprocessors, shared_bytes; /* of the device; of one multiprocessor */
-    int32_t engine;                       /* HATTN_CUDA_PLAIN ... */
-    int32_t block_heads, dense_block_heads; /* query heads of one attend block: of a selection's, of a KV head's */
-    int32_t attend_shared;                /* bytes of dynamic shared memory of an attend block */
-    int32_t has_dependent_launch;         /* compiled for sm_90: kernels may start while the one before them ends */
+    int32_t engine;                            /* HATTN_CUDA_PLAIN ... */
+    int32_t block_heads, dense_block_heads;    /* query heads of one attend block: of a selection's, of a KV head's */
+    int32_t attend_shared;                     /* bytes of dynamic shared memory of an attend block */
+    int32_t has_dependent_launch; /* compiled for sm_90: kernels may start while the one before them ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
-    int32_t wave_rows, wave_heads;        /* of a wave: some rows with all selection heads, or some heads of a row */
-    int32_t code_words, has_loose_codes;  /* of the score kernel: see code_reader.cuh */
-    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
-    int32_t is_sampled;                   /* candidates above a sampled bound are listed, instead of all scores */
-    int32_t is_keyed;                     /* and their keys: scores are not levels */
-    int32_t region, num_regions;          /* keys of one; of max_length */
+    int32_t wave_rows, wave_heads;       /* of a wave: some rows with all selection heads, or some heads of a row */
+    int32_t code_words, has_loose_codes; /* of the score kernel: see code_reader.cuh */
+    int32_t plane_blocks;                /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
+    int32_t is_sampled;                  /* candidates above a sampled bound are listed, instead of all scores */
+    int32_t is_keyed;                    /* and their keys: scores are not levels */
+    int32_t region, num_regions;         /* keys of one; of max_length */
     hattn_cuda_divisor regions_per_range;
-    int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
-    int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
+    int32_t num_levels, row_size; /* the largest level, and the same rounded up to 8 */
+    int32_t encodes_in_score;     /* each score block encodes its own query; 0: a kernel before it does */
     int64_t score_stride;
     uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/topk_split.cuh */

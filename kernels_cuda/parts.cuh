@@ -35,15 +35,9 @@ struct PartWeight {
     __device__ float scale() const { return sum == 0.0f ? 0.0f : 1.0f / sum; } /* a NaN stays one */
 };
 
-__device__ inline float scaled(float x, float scale)
-{
-    return x * scale;
-}
+__device__ inline float scaled(float x, float scale) { return x * scale; }
 
-__device__ inline float4 scaled(float4 x, float scale)
-{
-    return {x.x * scale, x.y * scale, x.z * scale, x.w * scale};
-}
+__device__ inline float4 scaled(float4 x, float scale) { return {x.x * scale, x.y * scale, x.z * scale, x.w * scale}; }
 
 /* Where the results of a share's heads go, and their sinks. */
 class Results
@@ -222,10 +216,7 @@ public:
     }
 
 private:
-    __device__ uint32_t *weights(int g) const
-    {
-        return first_ + share_.heads * dim_.divisor + 2 * g;
-    }
+    __device__ uint32_t *weights(int g) const { return first_ + share_.heads * dim_.divisor + 2 * g; }
 
     const Share &share_;
     const hattn_cuda_divisor &dim_;

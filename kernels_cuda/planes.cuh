@@ -35,7 +35,8 @@ public:
     }
 
     /* sum over planes p of 2^p popcount((key ^ sign) & plane_p) of two keys a lane. All lanes. */
-    __device__ void count(const uint32_t (&key0)[kWords], const uint32_t (&key1)[kWords], uint32_t *score0, uint32_t *score1) const
+    __device__ void count(const uint32_t (&key0)[kWords], const uint32_t (&key1)[kWords], uint32_t *score0,
+                          uint32_t *score1) const
     {
         *score0 = *score1 = 0;
         uint32_t x[kWords], y[kWords];

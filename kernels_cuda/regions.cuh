@@ -36,15 +36,16 @@ struct RegionRun {
     int32_t max_length, k, num_sink, num_recent;
     int32_t first_row, first_head; /* of the wave: tasks count from here */
     int32_t num_heads;             /* selection heads of the wave */
-    int32_t region, range, chunk; /* keys */
-    int32_t num_regions;          /* of max_length */
+    int32_t region, range, chunk;  /* keys */
+    int32_t num_regions;           /* of max_length */
     hattn_cuda_divisor region_size;
     hattn_cuda_divisor regions_per_range;
     int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
     int32_t is_sampled;
     int32_t overlaps; /* with the decode after it */
     int32_t is_paged;
-    uint16_t *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
+    uint16_t
+        *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
     int64_t score_stride;
     uint32_t *keys;  /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
     int8_t *weights; /* of the queries: made by score blocks, or given; the caller's, or in the workspace */

@@ -29,10 +29,13 @@ __device__ void score_any(const hattn_cuda_params &params, const QueryCode &quer
     for (int32_t j = run.first + static_cast<int32_t>(threadIdx.x); j < run.end; j += kThreads) {
         int32_t slot;
         const int64_t page = hattn_page(&run.pages, j, &slot);
-        const uint32_t score =
-            score_key(query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, run.codes, page, slot, run.code_head)), num_words);
+        const uint32_t score = score_key(
+            query, reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, run.codes, page, slot, run.code_head)),
+            num_words);
         if constexpr (sizeof(Key) == sizeof(float))
-            run.keys[j] = scale_score(score, query.max_score, *reinterpret_cast<const __half *>(hattn_element(&p.norms, run.norms, page, slot, run.code_head)));
+            run.keys[j] = scale_score(
+                score, query.max_score,
+                *reinterpret_cast<const __half *>(hattn_element(&p.norms, run.norms, page, slot, run.code_head)));
         else
             run.keys[j] = static_cast<Key>(score);
     }
@@ -101,7 +104,8 @@ __device__ void score_range(const hattn_cuda_params &params, const QueryCode &qu
     const hattn_problem &p = params.problem;
     if constexpr (sizeof(Key) == sizeof(uint16_t)) {
         const int64_t words = (p.code_bits + 31) / 32;
-        const bool aligned = (words == 2 || words == 4) && p.codes.stride[0] % words == 0 && p.codes.stride[1] % words == 0 && p.codes.stride[2] % words == 0;
+        const bool aligned = (words == 2 || words == 4) && p.codes.stride[0] % words == 0 &&
+                             p.codes.stride[1] % words == 0 && p.codes.stride[2] % words == 0;
         if (aligned && (words == 4 ? score_packed<4>(params, query, run) : score_packed<2>(params, query, run)))
             return;
     }
@@ -117,11 +121,13 @@ __device__ inline void load_weights(const hattn_problem &p, const int8_t *weight
 }
 
 template <class Key>
-__global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_score_args args)
+__global__ void __launch_bounds__(kThreads)
+    score_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_score_args args)
 {
     __shared__ QueryCode code;
     const hattn_problem &p = params.problem;
-    const int64_t task = blockIdx.x / params.num_score_chunks, row = task / p.num_selection_heads, head = task % p.num_selection_heads;
+    const int64_t task = blockIdx.x / params.num_score_chunks, row = task / p.num_selection_heads,
+                  head = task % p.num_selection_heads;
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
     const int32_t first = static_cast<int32_t>(blockIdx.x % params.num_score_chunks) * params.score_chunk;
     if (first >= resolved.length)
@@ -129,8 +135,10 @@ __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__
     load_weights(p, reinterpret_cast<const int8_t *>(hattn_element(&p.weights, args.weights, row, head, 0)), code);
     split_planes(code);
     score_range(params, code,
-                Run<Key>{hattn_sequence_pages(&p, &args.batch, resolved.sequence), head * p.num_code_heads / p.num_selection_heads, args.codes, args.norms, first,
-                         min(resolved.length, first + params.score_chunk), reinterpret_cast<Key *>(hattn_element(&p.scores, args.scores, row, head, 0))});
+                Run<Key>{hattn_sequence_pages(&p, &args.batch, resolved.sequence),
+                         head * p.num_code_heads / p.num_selection_heads, args.codes, args.norms, first,
+                         min(resolved.length, first + params.score_chunk),
+                         reinterpret_cast<Key *>(hattn_element(&p.scores, args.scores, row, head, 0))});
 }
 
 } // namespace
@@ -145,7 +153,8 @@ cudaError_t load_score(const hattn_cuda_params &params)
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *opaque_stream)
 {
     using namespace hattn;
-    const unsigned blocks = static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads * params->num_score_chunks);
+    const unsigned blocks =
+        static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads * params->num_score_chunks);
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
     if (params->problem.key_norms)
         score_kernel<float><<<blocks, kThreads, 0, stream>>>(*params, *args);

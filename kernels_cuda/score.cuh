@@ -33,10 +33,7 @@ __device__ inline float scale_score(uint32_t score, uint32_t max_score, __half n
 }
 
 /* Unsigned keys in the order of scores: NaN 0, then -inf ... -0 = +0 ... +inf. */
-__device__ inline uint32_t ordered_key(uint16_t score)
-{
-    return score;
-}
+__device__ inline uint32_t ordered_key(uint16_t score) { return score; }
 
 __device__ inline uint32_t ordered_key(float score)
 {

@@ -65,10 +65,7 @@ __device__ inline void store_scores(uint16_t *to, const uint32_t *scores)
 }
 
 /* Words of a warp's histogram. */
-__host__ __device__ inline int histogram_stride(int row_size)
-{
-    return 4 + row_size;
-}
+__host__ __device__ inline int histogram_stride(int row_size) { return 4 + row_size; }
 
 __device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
 {
@@ -78,7 +75,8 @@ __device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
 }
 
 template <int kWords, int kBlocks>
-__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys], const uint32_t (&words)[Step<kWords>::kAll][4],
+__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys],
+                                  const uint32_t (&words)[Step<kWords>::kAll][4],
                                   const PlaneCounter<kWords, kBlocks> &counter)
 {
 #pragma unroll
@@ -235,7 +233,8 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
                 score[i] = map.level(values[i]);
 #pragma unroll
         for (int u = 0; u < S::kUnits; u++) {
-            const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad, key = position - task.first; /* wraps for sinks: not ranked */
+            const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad,
+                           key = position - task.first; /* wraps for sinks: not ranked */
             const uint32_t *mine = score + u * S::kPerLoad;
             if constexpr (kSampled) {
                 list.template add<S::kPerLoad>(mine, values + u * S::kPerLoad, bound, position - begin, key, ranked);

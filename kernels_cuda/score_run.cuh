@@ -14,7 +14,8 @@ struct ScoreRun {
     RegionRun regions;
     QueryRun query;
     CodeRun codes;
-    int32_t is_first;      /* of the decode or of a later wave: no kernel that appends keys or encodes queries comes right before */
+    int32_t
+        is_first; /* of the decode or of a later wave: no kernel that appends keys or encodes queries comes right before */
     int32_t encodes;       /* 0: weights are given */
     int32_t shows_weights; /* of all rows, also of those that have nothing to score */
 };

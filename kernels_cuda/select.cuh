@@ -24,7 +24,8 @@ struct Threshold {
 __device__ inline void find_bin(SelectSpace &space, int num_bins, uint32_t wanted)
 {
     /* Threads go down from the top; the last ones may have no bins. */
-    const int per_thread = (num_bins + kThreads - 1) / kThreads, top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
+    const int per_thread = (num_bins + kThreads - 1) / kThreads,
+              top = per_thread * (kThreads - static_cast<int>(threadIdx.x)) - 1;
     uint32_t mine = 0, total;
     for (int i = 0; i < per_thread; i++)
         mine += top - i < num_bins ? space.histogram[top - i] : 0;
@@ -41,7 +42,8 @@ __device__ inline void find_bin(SelectSpace &space, int num_bins, uint32_t wante
 
 /* Among keys[0..n), 0 < wanted < n. */
 template <class Key>
-__device__ inline Threshold find_threshold(const hattn_cuda_params &params, const Key *keys, int n, uint32_t wanted, SelectSpace &space)
+__device__ inline Threshold find_threshold(const hattn_cuda_params &params, const Key *keys, int n, uint32_t wanted,
+                                           SelectSpace &space)
 {
     uint32_t prefix = 0, known = 0;
     for (int index = 0; index < num_digits(params); index++) {
@@ -82,9 +84,11 @@ __device__ inline void load_keys(Key (&loaded)[8], const Key *keys, int first, i
 
 /* Calls sink(rank, position) for the kept positions with ranks first..end of keys[0..n), rank 0 being the smallest position. */
 template <class Key, class Sink>
-__device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, uint32_t first, uint32_t end, SelectSpace &space, Sink sink)
+__device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, uint32_t first, uint32_t end,
+                                  SelectSpace &space, Sink sink)
 {
-    constexpr int kPerThread = 8, kTile = kPerThread * kThreads, kTiles = sizeof(Key) == 2 ? 4 : 2; /* tiles loaded together */
+    constexpr int kPerThread = 8, kTile = kPerThread * kThreads,
+                  kTiles = sizeof(Key) == 2 ? 4 : 2; /* tiles loaded together */
     uint32_t above_before = 0, equal_before = 0;
     for (int position = 0; position < n; position += kTiles * kTile) {
         Key loaded[kTiles][kPerThread];
@@ -143,7 +147,8 @@ __device__ inline void visit_forced(int length, int kept, int num_sink, int num_
     for (int rank = first + static_cast<int>(threadIdx.x); rank < min(end, sinks); rank += kThreads)
         sink(rank, rank);
 #pragma unroll 1
-    for (int rank = max(first, max(sinks, kept - num_recent)) + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
+    for (int rank = max(first, max(sinks, kept - num_recent)) + static_cast<int>(threadIdx.x); rank < end;
+         rank += kThreads)
         sink(rank, length - kept + rank);
 }
 
@@ -171,8 +176,9 @@ struct Selection {
         visit_forced(length, kept, num_sink, num_recent, first, end, sink);
         const int low = max(first - num_sink, 0), high = min(end - num_sink, wanted());
         if (kept < length && low < high)
-            visit_kept(keys, middle(), threshold, static_cast<uint32_t>(low), static_cast<uint32_t>(high), space,
-                       [&](uint32_t rank, int position) { sink(static_cast<int>(rank) + num_sink, position + num_sink); });
+            visit_kept(
+                keys, middle(), threshold, static_cast<uint32_t>(low), static_cast<uint32_t>(high), space,
+                [&](uint32_t rank, int position) { sink(static_cast<int>(rank) + num_sink, position + num_sink); });
         __syncthreads();
     }
 };

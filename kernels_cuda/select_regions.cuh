@@ -105,10 +105,7 @@ public:
 
 private:
     /* The first region of this warp's group `lane`. */
-    __device__ int group_of(int lane) const
-    {
-        return (lane * kWarps + warp_id()) * group_;
-    }
+    __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
 
     /* How many of the middle are selected before a region that so many above the threshold, and equal to it, come before. */
     __device__ int kept_before(int region, uint2 before) const

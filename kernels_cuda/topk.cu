@@ -17,7 +17,8 @@ struct TopkRow {
     const Key *keys;
     int32_t *indices;
 
-    __device__ TopkRow(const hattn_problem &p, const hattn_topk_args &args, int64_t task) : row(task / p.num_selection_heads), head(task % p.num_selection_heads)
+    __device__ TopkRow(const hattn_problem &p, const hattn_topk_args &args, int64_t task)
+        : row(task / p.num_selection_heads), head(task % p.num_selection_heads)
     {
         const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
         length = resolved.length;
@@ -27,10 +28,7 @@ struct TopkRow {
     }
 
     /* Of the middle, by rank; 0 or less: nothing is ranked. */
-    __device__ int wanted(const hattn_problem &p) const
-    {
-        return kept < length ? kept - p.num_sink - p.num_recent : 0;
-    }
+    __device__ int wanted(const hattn_problem &p) const { return kept < length ? kept - p.num_sink - p.num_recent : 0; }
 };
 
 /* Scores handed in may be any u16, not only what this problem's weights can give. */
@@ -44,7 +42,8 @@ __device__ void select_row(const hattn_cuda_params &params, const TopkRow<Key> &
 }
 
 template <class Key>
-__global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args)
+__global__ void __launch_bounds__(kThreads)
+    topk_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args)
 {
     __shared__ SelectSpace space;
     const hattn_problem &p = params.problem;
@@ -57,8 +56,9 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
 }
 
 template <class Key>
-__global__ void __launch_bounds__(kThreads, 4) topk_count_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
-                                                              hattn_buffer workspace, int pass_index)
+__global__ void __launch_bounds__(kThreads, 4)
+    topk_count_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+                      hattn_buffer workspace, int pass_index)
 {
     __shared__ uint32_t histogram[HATTN_CUDA_BINS];
     __shared__ alignas(16) uint32_t sums[2][kWarps]; /* its loads of 16 bytes must not reach into the histogram */
@@ -121,8 +121,9 @@ __global__ void __launch_bounds__(kThreads, 4) topk_count_kernel(const __grid_co
 }
 
 template <class Key>
-__global__ void __launch_bounds__(kThreads, 4) topk_compact_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
-                                                                hattn_buffer workspace)
+__global__ void __launch_bounds__(kThreads, 4)
+    topk_compact_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+                        hattn_buffer workspace)
 {
     __shared__ union Space {
         SelectSpace select;
@@ -131,12 +132,14 @@ __global__ void __launch_bounds__(kThreads, 4) topk_compact_kernel(const __grid_
     const hattn_problem &p = params.problem;
     const int64_t task = blockIdx.y;
     const TopkRow<Key> row(p, args, task);
-    const int index = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x) * kThreads, start = index * kThreads + static_cast<int>(threadIdx.x);
+    const int index = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x) * kThreads,
+              start = index * kThreads + static_cast<int>(threadIdx.x);
     for (int i = row.kept + start; i < p.k; i += step)
         row.indices[i] = -1;
     if (start == 0)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
-    const int forced_end = row.kept < row.length ? p.num_sink : row.kept, recent = row.kept < row.length ? p.num_recent : 0;
+    const int forced_end = row.kept < row.length ? p.num_sink : row.kept,
+              recent = row.kept < row.length ? p.num_recent : 0;
     for (int i = start; i < forced_end; i += step)
         row.indices[i] = i;
     for (int i = start; i < recent; i += step)
@@ -166,8 +169,9 @@ __global__ void __launch_bounds__(kThreads, 4) topk_compact_kernel(const __grid_
             start.threshold = UINT32_MAX, start.ties = 0;
         return start;
     };
-    compact_topk_chunk(chunk, space.sums, get_start,
-                       [&](uint32_t rank, int position) { row.indices[p.num_sink + static_cast<int>(rank)] = position; });
+    compact_topk_chunk(chunk, space.sums, get_start, [&](uint32_t rank, int position) {
+        row.indices[p.num_sink + static_cast<int>(rank)] = position;
+    });
     if (is_open && index == 0) { /* rare and slow: the row's threshold is looked for again, in all of its digits */
         hattn_cuda_params any = params;
         any.digit_shift = 5;
@@ -185,7 +189,8 @@ cudaError_t load(const hattn_cuda_params &params)
 }
 
 template <class Key>
-cudaError_t launch(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace, cudaStream_t stream)
+cudaError_t launch(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                   cudaStream_t stream)
 {
     const unsigned tasks = static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads);
     if (!params.num_topk_chunks) {
@@ -220,9 +225,11 @@ cudaError_t load_topk(const hattn_cuda_params &params)
 
 } // namespace hattn
 
-int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *opaque_stream)
+int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace,
+                    void *opaque_stream)
 {
     using namespace hattn;
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    return params->problem.key_norms ? launch<float>(*params, *args, workspace, stream) : launch<uint16_t>(*params, *args, workspace, stream);
+    return params->problem.key_norms ? launch<float>(*params, *args, workspace, stream)
+                                     : launch<uint16_t>(*params, *args, workspace, stream);
 }

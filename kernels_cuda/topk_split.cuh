@@ -122,17 +122,11 @@ struct TopkBins {
         above = block_scan(mine, sums, &total);
     }
 
-    __device__ bool has(int i) const
-    {
-        return i < per_thread && top - i < num_bins;
-    }
+    __device__ bool has(int i) const { return i < per_thread && top - i < num_bins; }
 };
 
 /* Histograms of few bins are kept several times, for lanes that would wait for each other: scores crowd around their mean. */
-__device__ inline int num_histograms(const TopkPass &pass)
-{
-    return min(HATTN_CUDA_BINS / pass.num_bins, 8);
-}
+__device__ inline int num_histograms(const TopkPass &pass) { return min(HATTN_CUDA_BINS / pass.num_bins, 8); }
 
 /* One digit of one chunk. All threads. */
 template <class Key>

@@ -15,9 +15,9 @@ enum {
 };
 
 typedef struct hattn_wide_layout {
-    int32_t k_chunks, v_chunks; /* of a row in the caches; v_chunks 0: V is inside K */
-    int32_t v_first;            /* chunk of a stored row that V starts with */
-    int32_t q_bytes, row_bytes; /* of a stored row */
+    int32_t k_chunks, v_chunks;     /* of a row in the caches; v_chunks 0: V is inside K */
+    int32_t v_first;                /* chunk of a stored row that V starts with */
+    int32_t q_bytes, row_bytes;     /* of a stored row */
     int32_t tile_rows, log2_rows;   /* 128, 64, 32 or 16 */
     int32_t num_tiles;              /* that there is room for: below 2, there is not enough */
     int32_t logits, weights, tiles; /* offsets; q is at 0 */

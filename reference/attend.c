@@ -39,10 +39,7 @@ static void add_value(const query *x, int64_t j, double weight, double *sum)
 }
 
 /* The larger; NaN stays. */
-static double larger(double a, double b)
-{
-    return b > a || b != b ? b : a;
-}
+static double larger(double a, double b) { return b > a || b != b ? b : a; }
 
 /* positions NULL: 0..count-1. Fills out and returns the lse. */
 static double attend(const query *x, const int32_t *positions, int64_t count, double sink, double *out)

@@ -43,10 +43,7 @@ static double load_bf16(uint16_t bits)
 }
 
 /* OCP: all exponents are numbers, except that all ones is NaN. */
-static double load_f8_e4m3(uint8_t bits)
-{
-    return (bits & 0x7f) == 0x7f ? NAN : decode(bits, 4, 3);
-}
+static double load_f8_e4m3(uint8_t bits) { return (bits & 0x7f) == 0x7f ? NAN : decode(bits, 4, 3); }
 
 /* The pattern of the nearest value, ties to even: an integer number of units of the last place, put on top of the
  * exponent, so that a mantissa that rounds up to the next power of two carries into it, and at the end to infinity. */

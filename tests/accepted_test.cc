@@ -9,8 +9,7 @@
 
 #include "tests/api_job.h"
 
-namespace
-{
+namespace {
 
 class Random
 {

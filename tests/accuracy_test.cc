@@ -16,10 +16,7 @@ struct Expected {
     double recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0;
 };
 
-static double number(const std::string &word)
-{
-    return word == "nan" ? NAN : std::stod(word);
-}
+static double number(const std::string &word) { return word == "nan" ? NAN : std::stod(word); }
 
 static std::vector<Expected> read_expected()
 {
@@ -61,10 +58,7 @@ static std::vector<std::vector<Expected>> runs()
     return list;
 }
 
-static void PrintTo(const Expected &e, std::ostream *out)
-{
-    *out << e.trace << " " << e.map << " k " << e.topk;
-}
+static void PrintTo(const Expected &e, std::ostream *out) { *out << e.trace << " " << e.map << " k " << e.topk; }
 
 class Accuracy : public testing::TestWithParam<std::vector<Expected>>
 {
@@ -134,10 +128,7 @@ static void check_backends(const std::vector<Expected> &group, const std::vector
         }
 }
 
-TEST_P(Accuracy, AsPublished)
-{
-    check_backends(GetParam(), {"cpu", "reference"}, "all");
-}
+TEST_P(Accuracy, AsPublished) { check_backends(GetParam(), {"cpu", "reference"}, "all"); }
 
 TEST_P(Accuracy, AsPublishedOnCuda)
 {

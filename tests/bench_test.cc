@@ -290,10 +290,7 @@ void check_report(const std::string &backend)
     EXPECT_EQ(json_array_size(json_object_get(root.get(), "devices")), backend == "cpu" ? 0u : 1u);
 }
 
-TEST(Bench, ReportsEveryStageInJson)
-{
-    check_report("cpu");
-}
+TEST(Bench, ReportsEveryStageInJson) { check_report("cpu"); }
 
 TEST(Bench, ReportsEveryStageOfCudaInJson)
 {

@@ -36,10 +36,7 @@ protected:
 /* The backends that have no host memory to work on, with a device or without. */
 std::vector<std::string> device_backends();
 
-inline std::string backend_name(const testing::TestParamInfo<std::string> &info)
-{
-    return info.param;
-}
+inline std::string backend_name(const testing::TestParamInfo<std::string> &info) { return info.param; }
 
 #define FOR_DEVICE_BACKENDS(suite) \
     INSTANTIATE_TEST_SUITE_P(Backends, suite, testing::ValuesIn(device_backends()), backend_name)

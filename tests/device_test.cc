@@ -7,8 +7,7 @@
 
 #include "tests/api_job.h"
 
-namespace
-{
+namespace {
 
 hattn_device_options options_for(const char *backend)
 {

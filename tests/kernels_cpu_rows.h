@@ -166,10 +166,7 @@ inline double decode(const void *data, int32_t dtype, int64_t i)
     return dtype == HATTN_F16 ? decode_float(half, 5, 10, true) : decode_float(half, 8, 7, true);
 }
 
-inline size_t size_of(int32_t dtype)
-{
-    return dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2;
-}
+inline size_t size_of(int32_t dtype) { return dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2; }
 
 /* Some finite value near `value`; exactness does not matter to the caller, who decodes what was stored. */
 inline void encode_near(void *data, int32_t dtype, int64_t i, float value)

@@ -7,8 +7,7 @@
 
 #include "tests/api_job.h"
 
-namespace
-{
+namespace {
 
 using Change = std::function<void(hattn_problem &)>;
 

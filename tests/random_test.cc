@@ -90,15 +90,9 @@ void agree_with_reference(conformance::Problem (*make)(uint64_t seed), uint64_t 
         EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
 }
 
-TEST(Random, ProblemsAgreeWithReference)
-{
-    agree_with_reference(conformance::random_problem, num_problems);
-}
+TEST(Random, ProblemsAgreeWithReference) { agree_with_reference(conformance::random_problem, num_problems); }
 
-TEST(Random, SmallProblemsAgreeWithReference)
-{
-    agree_with_reference(conformance::small_problem, num_small);
-}
+TEST(Random, SmallProblemsAgreeWithReference) { agree_with_reference(conformance::small_problem, num_small); }
 
 } // namespace
 

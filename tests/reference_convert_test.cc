@@ -10,8 +10,7 @@
 
 #include "reference/reference.h"
 
-namespace
-{
+namespace {
 
 /* Sign, exponent and mantissa by ldexp; the all-ones exponent as IEEE has it. */
 double ieee(uint32_t bits, int exponent_bits, int mantissa_bits)
@@ -120,15 +119,9 @@ void check_rounding(int dtype, int exponent_bits, int mantissa_bits)
     EXPECT_TRUE(std::isnan(ieee(nan, exponent_bits, mantissa_bits)));
 }
 
-TEST(ReferenceConvert, StoresF16NearestEven)
-{
-    check_rounding(HATTN_F16, 5, 10);
-}
+TEST(ReferenceConvert, StoresF16NearestEven) { check_rounding(HATTN_F16, 5, 10); }
 
-TEST(ReferenceConvert, StoresBf16NearestEven)
-{
-    check_rounding(HATTN_BF16, 8, 7);
-}
+TEST(ReferenceConvert, StoresBf16NearestEven) { check_rounding(HATTN_BF16, 8, 7); }
 
 TEST(ReferenceConvert, StoresF32NearestEven)
 {

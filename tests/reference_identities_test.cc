@@ -8,8 +8,7 @@
 
 #include "tests/reference_world.h"
 
-namespace
-{
+namespace {
 
 bool code_bit(const World &w, int64_t b, int64_t j, int64_t head, int r)
 {

@@ -7,8 +7,7 @@
 
 #include "tests/reference_world.h"
 
-namespace
-{
+namespace {
 
 void decode(World &w)
 {

@@ -8,8 +8,7 @@
 
 #include "tests/reference_world.h"
 
-namespace
-{
+namespace {
 
 /* Two dimensions to 8 bits, fp32. */
 hattn_problem tiny()
@@ -67,10 +66,7 @@ TEST(ReferenceProject, MlpByHand)
     }
 }
 
-float silu(float x)
-{
-    return x / (1 + std::exp(-x));
-}
+float silu(float x) { return x / (1 + std::exp(-x)); }
 
 /* The bound is one: an fp32 evaluation in either order stays within it; and it is not idle: within a factor of 2000. */
 TEST(ReferenceProject, BoundHolds)

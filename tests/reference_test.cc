@@ -9,8 +9,7 @@
 
 #include "tests/reference_world.h"
 
-namespace
-{
+namespace {
 
 const float NaN = std::numeric_limits<float>::quiet_NaN(), INF = std::numeric_limits<float>::infinity();
 

@@ -62,8 +62,8 @@ std::string why_no_device(const std::string &backend)
     const JsonOwner json = parse_json(run_hattn({"info", "--json"}).out);
     size_t i;
     json_t *one;
-    json_array_foreach(json_object_get(json.get(), "backends"), i, one)
-        if (json_string_value(json_object_get(one, "name")) == backend)
-            return json_string_value(json_object_get(one, "text"));
+    json_array_foreach(json_object_get(json.get(), "backends"), i,
+                       one) if (json_string_value(json_object_get(one, "name")) ==
+                                backend) return json_string_value(json_object_get(one, "text"));
     return "no backend " + backend;
 }

@@ -6,16 +6,12 @@
 
 #include "tests/api_job.h"
 
-namespace
-{
+namespace {
 
 template <typename Args>
 using Call = hattn_status (*)(const hattn_plan *, const Args *, const hattn_exec *, hattn_error *);
 
-hattn_buffer shifted(hattn_buffer b)
-{
-    return {b.data, b.byte_offset + 1};
-}
+hattn_buffer shifted(hattn_buffer b) { return {b.data, b.byte_offset + 1}; }
 
 class RunTest : public testing::TestWithParam<const char *>
 {

@@ -116,10 +116,12 @@ TEST(Safetensors, EmptyFileOfNoTensors)
 
 TEST(Safetensors, AnyOrderInTheHeader)
 {
-    EXPECT_EQ(refusal(R"({"b":{"dtype":"U8","shape":[3],"data_offsets":[4,7]},"e":{"dtype":"U8","shape":[0],"data_offsets":[4,4]},)"
-                      R"("a":{"data_offsets":[0,4],"shape":[1],"dtype":"F32"}})",
-                      7),
-              "");
+    EXPECT_EQ(
+        refusal(
+            R"({"b":{"dtype":"U8","shape":[3],"data_offsets":[4,7]},"e":{"dtype":"U8","shape":[0],"data_offsets":[4,4]},)"
+            R"("a":{"data_offsets":[0,4],"shape":[1],"dtype":"F32"}})",
+            7),
+        "");
 }
 
 struct Damage {
@@ -153,22 +155,26 @@ TEST(Safetensors, EachRefusalNamesTheCause)
         {R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, "'a': shape overflows"},
         {R"({"a":{"dtype":"F64","shape":[4611686018427387904],"data_offsets":[0,0]}})", 0, "'a': shape overflows"},
         {R"({"a":{"dtype":"U8","shape":[99999999999999999999],"data_offsets":[0,0]}})", 0, "not valid JSON"},
-        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,5]}})", 5, "'a': 5 bytes of data where dtype and shape need 4"},
-        {R"({"a":{"dtype":"F16","shape":[4],"data_offsets":[0,4]}})", 4, "'a': 4 bytes of data where dtype and shape need 8"},
+        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,5]}})", 5,
+         "'a': 5 bytes of data where dtype and shape need 4"},
+        {R"({"a":{"dtype":"F16","shape":[4],"data_offsets":[0,4]}})", 4,
+         "'a': 4 bytes of data where dtype and shape need 8"},
         {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 3, "'a': data_offsets reach 4, the file has 3"},
         {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}})", 4, "'a': data_offsets end before they begin"},
         {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]}})", 4, "'a': data_offsets are not two whole numbers"},
-        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}})", 4, "'a': data_offsets are not two whole numbers"},
-        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4e0]}})", 4, "'a': data_offsets are not two whole numbers"},
+        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}})", 4,
+         "'a': data_offsets are not two whole numbers"},
+        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4e0]}})", 4,
+         "'a': data_offsets are not two whole numbers"},
         {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":{}}})", 4, "'a': data_offsets are not two whole numbers"},
         {R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}})", 4, "'a': data begins at 1, a hole after 0"},
         {R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}})", 4, "tensors end at 3, the file has 4"},
-        {R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})", 4,
-         "'b': data begins at 2, inside the tensor before it"},
-        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 4,
-         "data begins at 0, inside the tensor before it"},
-        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})", 4,
-         "'b': data begins at 2, inside the tensor before it"},
+        {R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
+         4, "'b': data begins at 2, inside the tensor before it"},
+        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
+         4, "data begins at 0, inside the tensor before it"},
+        {R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})",
+         4, "'b': data begins at 2, inside the tensor before it"},
         {R"({"__metadata__":1})", 0, "__metadata__ is not an object"},
         {R"({"__metadata__":{"a":1}})", 0, "__metadata__ 'a' is not a string"},
         {"{\"\\u0007-\\n\":1}", 0, "'?-?': not an object"},
@@ -260,7 +266,8 @@ private:
             }
             ASSERT_EQ(bytes, tensor.num_bytes);
             const char *begin = reinterpret_cast<const char *>(tensor.data);
-            ASSERT_TRUE(begin >= data && begin <= end && tensor.num_bytes <= static_cast<uint64_t>(end - begin)) << name;
+            ASSERT_TRUE(begin >= data && begin <= end && tensor.num_bytes <= static_cast<uint64_t>(end - begin))
+                << name;
             total += bytes;
         }
         ASSERT_EQ(total, static_cast<uint64_t>(end - data));
@@ -273,8 +280,24 @@ private:
 
 static std::string mutate(std::string header, std::mt19937 &random)
 {
-    static const char *const PIECES[] = {"[", "]", "{", "}", ",", ":", "\"", "0", "-1", "1e9", "9223372036854775807",
-                                         "18446744073709551616", "null", "\"F32\"", "\"shape\"", "\\u0000", "\xff", "\\"};
+    static const char *const PIECES[] = {"[",
+                                         "]",
+                                         "{",
+                                         "}",
+                                         ",",
+                                         ":",
+                                         "\"",
+                                         "0",
+                                         "-1",
+                                         "1e9",
+                                         "9223372036854775807",
+                                         "18446744073709551616",
+                                         "null",
+                                         "\"F32\"",
+                                         "\"shape\"",
+                                         "\\u0000",
+                                         "\xff",
+                                         "\\"};
     for (int edits = 1 + random() % 3; edits > 0; edits--) {
         const size_t at = random() % header.size(), length = std::min<size_t>(1 + random() % 40, header.size() - at);
         switch (random() % 6) {

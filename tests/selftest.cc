@@ -91,15 +91,9 @@ void touch_unselected(const hattn_problem &p, hattn_buffer k_cache, const int32_
     *elements<float>(out) += 0 * elements<float>(k_cache)[j * p.k_cache.stride[1]];
 }
 
-int threads_of(const hattn_exec *exec)
-{
-    return exec->team ? exec->team->size : exec->num_threads;
-}
+int threads_of(const hattn_exec *exec) { return exec->team ? exec->team->size : exec->num_threads; }
 
-bool is_first(const hattn_exec *exec)
-{
-    return !exec->team || exec->team->rank == 0;
-}
+bool is_first(const hattn_exec *exec) { return !exec->team || exec->team->rank == 0; }
 
 struct Broken {
     const char *name, *backend, *problem, *op;

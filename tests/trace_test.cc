@@ -135,16 +135,43 @@ TEST(Trace, EachRefusalNamesTheTensor)
         {"has no tensor 'k'", [](Parts &p) { p.erase("k"); }},
         {"has no tensor 'v'", [](Parts &p) { p.erase("v"); }},
         {"has no tensor 'q_pos'", [](Parts &p) { p.erase("q_pos"); }},
-        {"'q' has shape [3, 128], must have 3 dimensions", [](Parts &p) { p["q"] = zeros({3, 128}, Dtype::F16); }},
-        {"'k' has shape [0, 2, 32]: a size outside", [](Parts &p) { p["k"] = zeros({0, 2, 32}, Dtype::BF16); }},
-        {"'k' has shape [6, 2, 64], must be [6, 2, 32]", [](Parts &p) { p["k"] = zeros({6, 2, 64}, Dtype::BF16); }},
-        {"'v' has shape [5, 2, 40], must be [6, 2, 40]", [](Parts &p) { p["v"] = zeros({5, 2, 40}, Dtype::BF16); }},
-        {"'v' has shape [6, 1, 40]", [](Parts &p) { p["v"] = zeros({6, 1, 40}, Dtype::BF16); }},
+        {"'q' has shape [3, 128], must have 3 dimensions",
+         [](Parts &p) {
+             p["q"] = zeros({3, 128}, Dtype::F16);
+         }},
+        {"'k' has shape [0, 2, 32]: a size outside",
+         [](Parts &p) {
+             p["k"] = zeros({0, 2, 32}, Dtype::BF16);
+         }},
+        {"'k' has shape [6, 2, 64], must be [6, 2, 32]",
+         [](Parts &p) {
+             p["k"] = zeros({6, 2, 64}, Dtype::BF16);
+         }},
+        {"'v' has shape [5, 2, 40], must be [6, 2, 40]",
+         [](Parts &p) {
+             p["v"] = zeros({5, 2, 40}, Dtype::BF16);
+         }},
+        {"'v' has shape [6, 1, 40]",
+         [](Parts &p) {
+             p["v"] = zeros({6, 1, 40}, Dtype::BF16);
+         }},
         {"'q_pos' has shape [2], must be [3]", [](Parts &p) { p["q_pos"] = zeros({2}, Dtype::I32); }},
-        {"'q' has 5 heads, no multiple of the 2 of k", [](Parts &p) { p["q"] = zeros({3, 5, 32}, Dtype::F16); }},
-        {"'q' is I32, must be F32, F16 or BF16", [](Parts &p) { p["q"] = zeros({3, 4, 32}, Dtype::I32); }},
-        {"'q' is F8_E4M3", [](Parts &p) { p["q"] = zeros({3, 4, 32}, Dtype::F8_E4M3); }},
-        {"'v' is F16, not of the dtype", [](Parts &p) { p["v"] = zeros({6, 2, 40}, Dtype::F16); }},
+        {"'q' has 5 heads, no multiple of the 2 of k",
+         [](Parts &p) {
+             p["q"] = zeros({3, 5, 32}, Dtype::F16);
+         }},
+        {"'q' is I32, must be F32, F16 or BF16",
+         [](Parts &p) {
+             p["q"] = zeros({3, 4, 32}, Dtype::I32);
+         }},
+        {"'q' is F8_E4M3",
+         [](Parts &p) {
+             p["q"] = zeros({3, 4, 32}, Dtype::F8_E4M3);
+         }},
+        {"'v' is F16, not of the dtype",
+         [](Parts &p) {
+             p["v"] = zeros({6, 2, 40}, Dtype::F16);
+         }},
         {"'q_pos' is U32, must be I32", [](Parts &p) { p["q_pos"] = zeros({3}, Dtype::U32); }},
         {"'q_pos' is 6 at element 1, must be in 0..5", [](Parts &p) { put_i32(&p["q_pos"], 1, 6); }},
         {"'q_pos' is -1 at element 2", [](Parts &p) { put_i32(&p["q_pos"], 2, -1); }},
@@ -152,19 +179,47 @@ TEST(Trace, EachRefusalNamesTheTensor)
         {"'k' is not finite at element 0", [](Parts &p) { p["k"].data.replace(0, 2, "\x80\x7f"); }},
         {"'one.wk' is not finite at element 1", [](Parts &p) { put_i32(&p["one.wk"], 1, 0x7fc00000); }},
         {"'one.bias' is not finite at element 3", [](Parts &p) { put_i32(&p["one.bias"], 3, -0x800000); }},
-        {"'one.wk' has shape [4, 32, 64], must be [2, 32, 64]", [](Parts &p) { p["one.wk"] = zeros({4, 32, 64}); }},
-        {"'one.wq' has shape [2, 32, 32], must be [2, 32, 64]", [](Parts &p) { p["one.wq"] = zeros({2, 32, 32}); }},
-        {"'one.bias' has shape [1, 64], must be [2, 64]", [](Parts &p) { p["one.bias"] = zeros({1, 64}); }},
-        {"'one.bias' is F16, not of the dtype", [](Parts &p) { p["one.bias"] = zeros({2, 64}, Dtype::F16); }},
+        {"'one.wk' has shape [4, 32, 64], must be [2, 32, 64]",
+         [](Parts &p) {
+             p["one.wk"] = zeros({4, 32, 64});
+         }},
+        {"'one.wq' has shape [2, 32, 32], must be [2, 32, 64]",
+         [](Parts &p) {
+             p["one.wq"] = zeros({2, 32, 32});
+         }},
+        {"'one.bias' has shape [1, 64], must be [2, 64]",
+         [](Parts &p) {
+             p["one.bias"] = zeros({1, 64});
+         }},
+        {"'one.bias' is F16, not of the dtype",
+         [](Parts &p) {
+             p["one.bias"] = zeros({2, 64}, Dtype::F16);
+         }},
         {"'one.bias' belongs to no part", [](Parts &p) { p.erase("one.wk"), p.erase("one.wq"); }},
-        {"'one.wbias' belongs to no part", [](Parts &p) { p["one.wbias"] = zeros({2, 64}); }},
+        {"'one.wbias' belongs to no part",
+         [](Parts &p) {
+             p["one.wbias"] = zeros({2, 64});
+         }},
         {"has no tensor 'two.k.b2'", [](Parts &p) { p.erase("two.k.b2"); }},
         {"has no tensor 'two.q.w1'", [](Parts &p) { p.erase("two.q.w1"); }},
-        {"'two.k.w1' has shape [2, 32, 16], must be [4, 32, 16]", [](Parts &p) { p["two.k.w1"] = zeros({2, 32, 16}); }},
-        {"'two.k.w2' has shape [4, 24, 24]", [](Parts &p) { p["two.k.w2"] = zeros({4, 24, 24}); }},
-        {"'two.q.w3' has shape [4, 24, 64]", [](Parts &p) { p["two.q.w3"] = zeros({4, 24, 64}); }},
-        {"makes an MLP map of the name of a linear one", [](Parts &p) { p["two.wk"] = zeros({2, 32, 64}); }},
-        {"has no hash map", [](Parts &p) {
+        {"'two.k.w1' has shape [2, 32, 16], must be [4, 32, 16]",
+         [](Parts &p) {
+             p["two.k.w1"] = zeros({2, 32, 16});
+         }},
+        {"'two.k.w2' has shape [4, 24, 24]",
+         [](Parts &p) {
+             p["two.k.w2"] = zeros({4, 24, 24});
+         }},
+        {"'two.q.w3' has shape [4, 24, 64]",
+         [](Parts &p) {
+             p["two.q.w3"] = zeros({4, 24, 64});
+         }},
+        {"makes an MLP map of the name of a linear one",
+         [](Parts &p) {
+             p["two.wk"] = zeros({2, 32, 64});
+         }},
+        {"has no hash map",
+         [](Parts &p) {
              for (auto at = p.begin(); at != p.end();)
                  at = at->first.find('.') != std::string::npos ? p.erase(at) : std::next(at);
          }},
@@ -176,7 +231,8 @@ TEST(Trace, EachRefusalNamesTheTensor)
             load(parts);
             ADD_FAILURE() << "accepted: " << wrong.text;
         } catch (const UsageError &error) {
-            EXPECT_NE(std::string(error.what()).find(wrong.text), std::string::npos) << wrong.text << "\n" << error.what();
+            EXPECT_NE(std::string(error.what()).find(wrong.text), std::string::npos) << wrong.text << "\n"
+                                                                                     << error.what();
         }
     }
 }

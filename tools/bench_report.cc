@@ -34,10 +34,7 @@ struct Row {
     }
 };
 
-std::string number(double value, int digits)
-{
-    return std::isfinite(value) ? format("%.*f", digits, value) : "-";
-}
+std::string number(double value, int digits) { return std::isfinite(value) ? format("%.*f", digits, value) : "-"; }
 
 } // namespace
 

@@ -18,10 +18,7 @@ void json_put(json_t *object, const char *name, json_t *value)
         throw std::bad_alloc();
 }
 
-json_t *json_number(double value)
-{
-    return std::isfinite(value) ? json_real(value) : json_null();
-}
+json_t *json_number(double value) { return std::isfinite(value) ? json_real(value) : json_null(); }
 
 void write_json(const json_t *json, const std::string &path)
 {

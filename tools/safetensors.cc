@@ -27,25 +27,24 @@ struct DtypeRow {
 };
 
 static const DtypeRow DTYPES[] = {
-    {"F64", 8, 0},          {"F32", 4, HATTN_F32}, {"F16", 2, HATTN_F16}, {"BF16", 2, HATTN_BF16},
-    {"F8_E4M3", 1, HATTN_F8_E4M3}, {"I64", 8, HATTN_I64}, {"I32", 4, HATTN_I32}, {"I8", 1, HATTN_I8},
-    {"U32", 4, HATTN_U32},  {"U16", 2, HATTN_U16}, {"U8", 1, 0},
+    {"F64", 8, 0},
+    {"F32", 4, HATTN_F32},
+    {"F16", 2, HATTN_F16},
+    {"BF16", 2, HATTN_BF16},
+    {"F8_E4M3", 1, HATTN_F8_E4M3},
+    {"I64", 8, HATTN_I64},
+    {"I32", 4, HATTN_I32},
+    {"I8", 1, HATTN_I8},
+    {"U32", 4, HATTN_U32},
+    {"U16", 2, HATTN_U16},
+    {"U8", 1, 0},
 };
 
-const char *dtype_name(Dtype dtype)
-{
-    return DTYPES[static_cast<int>(dtype)].name;
-}
+const char *dtype_name(Dtype dtype) { return DTYPES[static_cast<int>(dtype)].name; }
 
-size_t dtype_size(Dtype dtype)
-{
-    return DTYPES[static_cast<int>(dtype)].size;
-}
+size_t dtype_size(Dtype dtype) { return DTYPES[static_cast<int>(dtype)].size; }
 
-int32_t dtype_of_library(Dtype dtype)
-{
-    return DTYPES[static_cast<int>(dtype)].library;
-}
+int32_t dtype_of_library(Dtype dtype) { return DTYPES[static_cast<int>(dtype)].library; }
 
 /* Names come from the file: one short printable line of them. */
 static std::string printable(const std::string &name)
@@ -116,7 +115,8 @@ static void parse_metadata(json_t *object, std::map<std::string, std::string> *m
         throw UsageError("__metadata__ is not an object");
     const char *name;
     json_t *value;
-    json_object_foreach(object, name, value) {
+    json_object_foreach(object, name, value)
+    {
         if (!json_is_string(value))
             throw UsageError("__metadata__ " + printable(name) + " is not a string");
         (*metadata)[name] = json_string_value(value);
@@ -168,7 +168,8 @@ static void parse_file(const uint8_t *bytes, uint64_t size, std::map<std::string
     std::vector<std::pair<uint64_t, const Safetensors::Tensor *>> placed;
     const char *name;
     json_t *entry;
-    json_object_foreach(header.get(), name, entry) {
+    json_object_foreach(header.get(), name, entry)
+    {
         if (!std::strcmp(name, "__metadata__")) {
             parse_metadata(entry, metadata);
             continue;

@@ -229,7 +229,4 @@ Trace Loader::load()
     return std::move(trace_);
 }
 
-Trace load_trace(const std::string &path)
-{
-    return Loader(path).load();
-}
+Trace load_trace(const std::string &path) { return Loader(path).load(); }

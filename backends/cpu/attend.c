@@ -28,8 +28,8 @@ static cache_head head_of(const hattn_tensor *cache, hattn_buffer buffer, int64_
 }
 
 /* Addresses of rows first..first+count of the list. A loop for each kind of list: dense rows cost a nanosecond each to attend to. */
-static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, const cache_head *v, int32_t first, int count, const void **k_rows,
-                         const void **v_rows)
+static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, const cache_head *v, int32_t first,
+                         int count, const void **k_rows, const void **v_rows)
 {
     if (a->pages.table && a->page_shift >= 0) { /* a division takes longer than all the rest */
         const int32_t mask = a->pages.page_size - 1;
@@ -50,7 +50,8 @@ static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, cons
         }
         return;
     }
-    const char *k_start = k->start + a->pages.sequence * k->page_bytes, *v_start = v->start + a->pages.sequence * v->page_bytes;
+    const char *k_start = k->start + a->pages.sequence * k->page_bytes,
+               *v_start = v->start + a->pages.sequence * v->page_bytes;
     for (int i = 0; i < count; i++) {
         const int64_t position = a->indices ? a->indices[first + i] : first + i;
         k_rows[i] = k_start + position * k->slot_bytes;
@@ -74,13 +75,17 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
     const int64_t kv_head = a->first_head / plan->dense_group;
-    const float v_scale = hattn_kv_scale(p, a->v_scale, kv_head), q_scale = p->scale * hattn_kv_scale(p, a->k_scale, kv_head);
-    const int32_t first = part * a->part_size, left = a->count - first, count = left < a->part_size ? left : a->part_size;
-    float *q = (float *)(slot + plan->slot.q), *max = (float *)(slot + plan->slot.max), *sum = (float *)(slot + plan->slot.sum);
+    const float v_scale = hattn_kv_scale(p, a->v_scale, kv_head),
+                q_scale = p->scale * hattn_kv_scale(p, a->k_scale, kv_head);
+    const int32_t first = part * a->part_size, left = a->count - first,
+                  count = left < a->part_size ? left : a->part_size;
+    float *q = (float *)(slot + plan->slot.q), *max = (float *)(slot + plan->slot.max),
+          *sum = (float *)(slot + plan->slot.sum);
     float *acc = (float *)(slot + plan->slot.acc);
     for (int h = 0; h < a->group; h++) {
         float *row = q + h * plan->stride_q;
-        plan->kernels.load(hattn_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk, q_scale, row);
+        plan->kernels.load(hattn_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk,
+                           q_scale, row);
         memset(row + p->head_dim_qk, 0, (size_t)(plan->stride_q - p->head_dim_qk) * sizeof(*row));
         max[h] = -INFINITY;
         sum[h] = 0;
@@ -147,11 +152,12 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_slot, const hatt
                 memset(part_out(plan, task_slot, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
                 *part_lse(plan, task_slot, a->group, num_parts, h) = sink_logits[a->first_head + h];
             }
-            plan->kernels.merge(out, a->group * plan->stride_acc, part_lse(plan, task_slot, a->group, 0, h), a->group, num_parts + (sink_logits != NULL),
-                                p->head_dim_v, merged, &lse);
+            plan->kernels.merge(out, a->group * plan->stride_acc, part_lse(plan, task_slot, a->group, 0, h), a->group,
+                                num_parts + (sink_logits != NULL), p->head_dim_v, merged, &lse);
             out = merged;
         }
-        plan->kernels.store(out, p->head_dim_v, p->out.dtype, hattn_element(&p->out, a->out, a->row, a->first_head + h, 0));
+        plan->kernels.store(out, p->head_dim_v, p->out.dtype,
+                            hattn_element(&p->out, a->out, a->row, a->first_head + h, 0));
         if (a->lse.data)
             *(float *)hattn_element(&p->lse, a->lse, a->row, a->first_head + h, 0) = lse;
     }
@@ -228,7 +234,8 @@ void hattn_cpu_attend_shared(hattn_crew *crew, char *slot, int64_t task, const h
         hattn_cpu_attend_finish(crew, task_slot, a);
 }
 
-hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                              hattn_error *error)
 {
     (void)error;
     hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), attend_body, args);
@@ -246,16 +253,18 @@ static void merge_body(hattn_crew *crew, const void *opaque)
     while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < (int64_t)args->num_rows * p->num_q_heads) {
         const int64_t row = unit / p->num_q_heads, head = unit % p->num_q_heads;
         float lse;
-        crew->plan->kernels.merge((const float *)hattn_element(&p->partial_out, args->partial_out, 0, row, head), p->partial_out.stride[0],
-                                  (const float *)hattn_element(&p->partial_lse, args->partial_lse, 0, row, head), p->partial_lse.stride[0],
-                                  args->num_parts, p->head_dim_v, merged, &lse);
+        crew->plan->kernels.merge((const float *)hattn_element(&p->partial_out, args->partial_out, 0, row, head),
+                                  p->partial_out.stride[0],
+                                  (const float *)hattn_element(&p->partial_lse, args->partial_lse, 0, row, head),
+                                  p->partial_lse.stride[0], args->num_parts, p->head_dim_v, merged, &lse);
         crew->plan->kernels.store(merged, p->head_dim_v, p->out.dtype, hattn_element(&p->out, args->out, row, head, 0));
         if (args->lse.data)
             *(float *)hattn_element(&p->lse, args->lse, row, head, 0) = lse;
     }
 }
 
-hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                             hattn_error *error)
 {
     (void)error;
     hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * args->num_parts, merge_body, args);

@@ -14,10 +14,7 @@ typedef struct control {
     atomic_int arrived[]; /* one a task, when tasks are fewer than threads */
 } control;
 
-static control *control_of(const hattn_crew *crew)
-{
-    return (control *)(void *)crew->workspace;
-}
+static control *control_of(const hattn_crew *crew) { return (control *)(void *)crew->workspace; }
 
 uint64_t hattn_cpu_control_size(int max_threads)
 {
@@ -81,10 +78,7 @@ static void leave(hattn_crew *crew)
  * where processors are busy. */
 enum { KEYS_PER_THREAD = 16384 };
 
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
+static int smaller(int a, int b) { return a < b ? a : b; }
 
 void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, int64_t num_keys, hattn_cpu_body *body,
                    const void *args)

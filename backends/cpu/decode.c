@@ -45,8 +45,9 @@ static void score(const hattn_crew *crew, const hattn_decode_args *args, const t
     const hattn_problem *p = &crew->plan->base.problem;
     const hattn_cpu_keys keys = {args->codes, args->norms, hattn_sequence_pages(p, &args->batch, t->resolved.sequence),
                                  t->head * p->num_code_heads / p->num_selection_heads};
-    hattn_cpu_score_unit(crew, (const hattn_planes *)(void *)(t->slot + crew->plan->slot.planes), &keys, p->num_sink + first, count,
-                         (uint16_t *)(t->slot + crew->plan->slot.scores) + first, (float *)(t->slot + crew->plan->slot.keys) + first);
+    hattn_cpu_score_unit(crew, (const hattn_planes *)(void *)(t->slot + crew->plan->slot.planes), &keys,
+                         p->num_sink + first, count, (uint16_t *)(t->slot + crew->plan->slot.scores) + first,
+                         (float *)(t->slot + crew->plan->slot.keys) + first);
 }
 
 static int32_t num_middle(const hattn_problem *p, const task *t)
@@ -61,7 +62,8 @@ static void select_tokens(const hattn_crew *crew, const hattn_decode_args *args,
     int32_t *indices = (int32_t *)(t->slot + at->indices);
     const hattn_planes *planes = (const hattn_planes *)(void *)(t->slot + at->planes);
     hattn_cpu_select_unit(crew, t->slot, t->resolved.length, t->kept, (const uint16_t *)(t->slot + at->scores),
-                          p->key_norms ? (const float *)(t->slot + at->keys) : NULL, needs_scores(p, t) ? planes->max_score : 0, indices);
+                          p->key_norms ? (const float *)(t->slot + at->keys) : NULL,
+                          needs_scores(p, t) ? planes->max_score : 0, indices);
     hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, t->kept);
 }
 
@@ -155,7 +157,8 @@ static void decode_body(hattn_crew *crew, const void *opaque)
         whole_tasks(crew, args, num_tasks);
 }
 
-hattn_status hattn_cpu_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                              hattn_error *error)
 {
     (void)error;
     hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), decode_body, args);

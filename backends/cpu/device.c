@@ -49,7 +49,8 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
             return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cpu: no instruction set is called '%s'", options->isa);
         isas = hattn_cpu_isas_up_to(isas, options->isa);
         if (!isas)
-            return hattn_fail(error, HATTN_NO_DEVICE, "cpu: no instruction set '%s' here; the best is %s", options->isa, hattn_cpu_isa_name(hattn_cpu_isas()));
+            return hattn_fail(error, HATTN_NO_DEVICE, "cpu: no instruction set '%s' here; the best is %s", options->isa,
+                              hattn_cpu_isa_name(hattn_cpu_isas()));
     }
     cpu_device *made = calloc(1, sizeof(*made));
     if (!made)
@@ -65,25 +66,13 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     return HATTN_OK;
 }
 
-static void close_device(hattn_device *device)
-{
-    free(device);
-}
+static void close_device(hattn_device *device) { free(device); }
 
-static int64_t round_up(int64_t value, int64_t step)
-{
-    return (value + step - 1) / step * step;
-}
+static int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Splits depend on the problem alone: HATTN_PARTS parts of whole blocks, within the bounds of a part. */
 static int part_size(int64_t count)
@@ -92,21 +81,21 @@ static int part_size(int64_t count)
     return (int)smaller(larger(HATTN_MIN_PART, even), HATTN_MAX_PART);
 }
 
-static int64_t num_parts(int64_t count, int part)
-{
-    return (count + part - 1) / part;
-}
+static int64_t num_parts(int64_t count, int part) { return (count + part - 1) / part; }
 
 static void lay_out_slot(const hattn_problem *p, const hattn_cpu_plan *plan, hattn_cpu_slot *slot)
 {
-    const uint64_t vectors = (uint64_t)larger(plan->group, HATTN_KEY_BLOCK), group = (uint64_t)plan->dense_group, f32 = sizeof(float);
-    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 1, stride_acc = (uint64_t)plan->stride_acc;
+    const uint64_t vectors = (uint64_t)larger(plan->group, HATTN_KEY_BLOCK), group = (uint64_t)plan->dense_group,
+                   f32 = sizeof(float);
+    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 1,
+                   stride_acc = (uint64_t)plan->stride_acc;
     const uint64_t kept = (uint64_t)smaller(p->k, p->max_length);
     uint64_t used = 0;
     slot->x = hattn_carve(&used, vectors * (uint64_t)plan->stride_q * f32);
     slot->z = hattn_carve(&used, vectors * (uint64_t)p->code_bits * f32);
     for (int i = 0; i < 2; i++)
-        slot->hidden[i] = hattn_carve(&used, vectors * (uint64_t)larger(p->key_map.hidden[i], p->query_map.hidden[i]) * f32);
+        slot->hidden[i] =
+            hattn_carve(&used, vectors * (uint64_t)larger(p->key_map.hidden[i], p->query_map.hidden[i]) * f32);
     slot->weights = hattn_carve(&used, (uint64_t)p->code_bits);
     slot->planes = hattn_carve(&used, sizeof(hattn_planes));
     slot->scores = hattn_carve(&used, (length + HATTN_TOPK_SLACK) * sizeof(uint16_t));
@@ -138,7 +127,8 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     const int64_t kept = smaller(problem->k, problem->max_length);
     made->part_size = part_size(kept);
     made->dense_part_size = part_size(problem->max_length);
-    made->max_parts = (int)larger(num_parts(kept, made->part_size), num_parts(problem->max_length, made->dense_part_size));
+    made->max_parts =
+        (int)larger(num_parts(kept, made->part_size), num_parts(problem->max_length, made->dense_part_size));
     made->page_shift = -1;
     if (problem->page_size && !(problem->page_size & (problem->page_size - 1)))
         made->page_shift = __builtin_ctz((unsigned)problem->page_size);
@@ -151,12 +141,10 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     return HATTN_OK;
 }
 
-static void destroy_plan(hattn_plan *plan)
-{
-    free(plan);
-}
+static void destroy_plan(hattn_plan *plan) { free(plan); }
 
-static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
+static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                   hattn_error *error)
 {
     (void)stream;
     (void)error;

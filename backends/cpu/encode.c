@@ -158,6 +158,7 @@ hattn_status hattn_cpu_encode_queries(const hattn_plan *plan, const hattn_encode
                                       const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * PROJECTION, encode_queries_body, args);
+    hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * PROJECTION, encode_queries_body,
+                  args);
     return HATTN_OK;
 }

@@ -6,8 +6,8 @@
 #include "backends/cpu/cpu.h"
 
 enum {
-    RUNS = 128,      /* of one call: pages */
-    RUNS_AHEAD = 32  /* known beyond them, so that pages of the next call are on their way */
+    RUNS = 128,     /* of one call: pages */
+    RUNS_AHEAD = 32 /* known beyond them, so that pages of the next call are on their way */
 };
 
 /* Walks the keys of a sequence page by page, without dividing. */
@@ -36,8 +36,8 @@ static int32_t next_page(page_walk *walk, int64_t *page, int32_t *slot)
     return count;
 }
 
-void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, const hattn_cpu_keys *keys, int32_t first, int32_t count, uint16_t *scores,
-                          float *norm_keys)
+void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, const hattn_cpu_keys *keys, int32_t first,
+                          int32_t count, uint16_t *scores, float *norm_keys)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     page_walk walk = start_walk(&keys->pages, first, count);
@@ -47,7 +47,8 @@ void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, co
     int32_t slot, in_page;
     for (int known = 0;;) {
         while (known < RUNS + RUNS_AHEAD && (in_page = next_page(&walk, &page, &slot)))
-            runs[known++] = (hattn_score_run){(const uint32_t *)hattn_element(&p->codes, keys->codes, page, slot, keys->code_head), in_page};
+            runs[known++] = (hattn_score_run){
+                (const uint32_t *)hattn_element(&p->codes, keys->codes, page, slot, keys->code_head), in_page};
         if (known == 0)
             break;
         const int now = known < RUNS ? known : RUNS;
@@ -59,8 +60,10 @@ void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, co
     }
     if (!p->key_norms)
         return;
-    for (walk = start_walk(&keys->pages, first, count); (in_page = next_page(&walk, &page, &slot)); scores += in_page, norm_keys += in_page)
-        crew->plan->kernels.scale(scores, planes->max_score, (const uint16_t *)hattn_element(&p->norms, keys->norms, page, slot, keys->code_head),
+    for (walk = start_walk(&keys->pages, first, count); (in_page = next_page(&walk, &page, &slot));
+         scores += in_page, norm_keys += in_page)
+        crew->plan->kernels.scale(scores, planes->max_score,
+                                  (const uint16_t *)hattn_element(&p->norms, keys->norms, page, slot, keys->code_head),
                                   p->norms.stride[1], in_page, norm_keys);
 }
 
@@ -82,15 +85,18 @@ static void score_body(hattn_crew *crew, const void *opaque)
             continue;
         const int32_t left = resolved.length - first, count = left < HATTN_SCORE_CHUNK ? left : HATTN_SCORE_CHUNK;
         hattn_planes planes;
-        crew->plan->kernels.split((const int8_t *)hattn_element(&p->weights, args->weights, row, head, 0), p->code_bits, &planes);
+        crew->plan->kernels.split((const int8_t *)hattn_element(&p->weights, args->weights, row, head, 0), p->code_bits,
+                                  &planes);
         const hattn_cpu_keys keys = {args->codes, args->norms, hattn_sequence_pages(p, &args->batch, resolved.sequence),
                                      head * p->num_code_heads / p->num_selection_heads};
         char *out = hattn_element(&p->scores, args->scores, row, head, 0) + first * hattn_dtype_size(p->scores.dtype);
-        hattn_cpu_score_unit(crew, &planes, &keys, first, count, p->key_norms ? scratch : (uint16_t *)out, p->key_norms ? (float *)out : NULL);
+        hattn_cpu_score_unit(crew, &planes, &keys, first, count, p->key_norms ? scratch : (uint16_t *)out,
+                             p->key_norms ? (float *)out : NULL);
     }
 }
 
-hattn_status hattn_cpu_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                             hattn_error *error)
 {
     (void)error;
     hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), score_body, args);

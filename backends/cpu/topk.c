@@ -5,8 +5,8 @@
 
 #include "backends/cpu/cpu.h"
 
-void hattn_cpu_store_selection(const hattn_problem *problem, hattn_buffer indices, hattn_buffer counts, int64_t row, int64_t head, const int32_t *selected,
-                               int32_t kept)
+void hattn_cpu_store_selection(const hattn_problem *problem, hattn_buffer indices, hattn_buffer counts, int64_t row,
+                               int64_t head, const int32_t *selected, int32_t kept)
 {
     if (counts.data)
         *(int32_t *)hattn_element(&problem->counts, counts, row, head, 0) = kept;
@@ -24,8 +24,8 @@ static int32_t *put_range(int32_t *out, int32_t first, int32_t end)
     return out;
 }
 
-void hattn_cpu_select_unit(const hattn_crew *crew, char *slot, int32_t length, int32_t kept, const uint16_t *scores, const float *keys, uint32_t max_score,
-                           int32_t *out)
+void hattn_cpu_select_unit(const hattn_crew *crew, char *slot, int32_t length, int32_t kept, const uint16_t *scores,
+                           const float *keys, uint32_t max_score, int32_t *out)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const hattn_cpu_slot *at = &crew->plan->slot;
@@ -35,7 +35,8 @@ void hattn_cpu_select_unit(const hattn_crew *crew, char *slot, int32_t length, i
     }
     /* kept < length, so that sinks and recents do not meet and the middle has more positions than are wanted. */
     const int32_t middle = length - p->num_sink - p->num_recent, wanted = kept - p->num_sink - p->num_recent;
-    const hattn_topk_scratch scratch = {(uint32_t *)(slot + at->histogram), (int32_t *)(slot + at->positions), (uint32_t *)(slot + at->candidates)};
+    const hattn_topk_scratch scratch = {(uint32_t *)(slot + at->histogram), (int32_t *)(slot + at->positions),
+                                        (uint32_t *)(slot + at->candidates)};
     out = put_range(out, 0, p->num_sink);
     if (wanted && keys)
         crew->plan->kernels.topk_f32(keys, middle, wanted, p->num_sink, out, &scratch);
@@ -57,14 +58,16 @@ static void topk_body(hattn_crew *crew, const void *opaque)
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
         const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
         const int32_t kept = hattn_kept(p, args->budgets, &resolved, head);
-        const char *middle = hattn_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
+        const char *middle =
+            hattn_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
         hattn_cpu_select_unit(crew, slot, resolved.length, kept, p->key_norms ? NULL : (const uint16_t *)middle,
                               p->key_norms ? (const float *)middle : NULL, UINT16_MAX, selected);
         hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);
     }
 }
 
-hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
+                            hattn_error *error)
 {
     (void)error;
     hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), topk_body, args);

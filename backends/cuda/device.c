@@ -33,13 +33,15 @@ static int device_count(char *why, size_t size)
 static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
 {
     if (options->isa)
-        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cuda: options.isa is '%s', only the cpu backend has a choice", options->isa);
+        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cuda: options.isa is '%s', only the cpu backend has a choice",
+                          options->isa);
     hattn_cuda_properties properties;
     const int code = hattn_cuda_get_properties(options->index, &properties);
     if (code)
         return hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code));
     if (properties.major < 8)
-        return hattn_fail(error, HATTN_NO_DEVICE, "cuda: %s is sm_%d%d, the kernels need sm_80 or later", properties.name, properties.major, properties.minor);
+        return hattn_fail(error, HATTN_NO_DEVICE, "cuda: %s is sm_%d%d, the kernels need sm_80 or later",
+                          properties.name, properties.major, properties.minor);
     cuda_device *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
@@ -53,10 +55,7 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     return HATTN_OK;
 }
 
-static void close_device(hattn_device *device)
-{
-    free(device);
-}
+static void close_device(hattn_device *device) { free(device); }
 
 static hattn_status from_code(int code, hattn_error *error)
 {
@@ -86,12 +85,10 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     return HATTN_OK;
 }
 
-static void destroy_plan(hattn_plan *plan)
-{
-    free(plan);
-}
+static void destroy_plan(hattn_plan *plan) { free(plan); }
 
-static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream, hattn_error *error)
+static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                   hattn_error *error)
 {
     const uint64_t control = sizeof(hattn_cuda_control);
     int previous, code = hattn_cuda_enter(((const cuda_device *)device)->index, &previous);
@@ -114,42 +111,50 @@ static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace,
         return from_code(code, error);                                                                \
     } while (0)
 
-static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                                hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_encode_keys(params, args, exec->stream));
 }
 
-static hattn_status encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
+                                   const hattn_exec *exec, hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_encode_queries(params, args, exec->stream));
 }
 
-static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                          hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_score(params, args, exec->stream));
 }
 
-static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
+                         hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_topk(params, args, exec->workspace, exec->stream));
 }
 
-static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                           hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_attend(params, args, exec->workspace, exec->stream));
 }
 
-static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                          hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_merge(params, args, exec->stream));
 }
 
-static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                           hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_append(params, args, exec->stream));
 }
 
-static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec, hattn_error *error)
+static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                           hattn_error *error)
 {
     ON_DEVICE(hattn_cuda_decode(params, args, exec->workspace, exec->stream));
 }

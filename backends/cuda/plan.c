@@ -6,20 +6,11 @@
 #include "backends/cuda/cuda.h"
 #include "backends/workspace.h"
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static int64_t divide_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* The largest score that the problem's weights can give. */
 static int64_t max_score(const hattn_problem *p, int group)
@@ -72,14 +63,16 @@ static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
 static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_problem *p, int32_t heads)
 {
     const int64_t most = device->block_shared - HATTN_WIDE_STATIC;
-    const int64_t limits[] = {smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC), most};
+    const int64_t limits[] = {
+        smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC), most};
     const int32_t columns = p->q.dtype == HATTN_F32 ? 2 * heads : heads;
     int is_inside = p->head_dim_v <= p->head_dim_qk;
     for (int i = 0; i < 3; i++)
         is_inside &= p->k_cache.stride[i] == p->v_cache.stride[i];
     for (int i = 0; i < 2; i++) {
         const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)limits[i]);
-        if (l.num_tiles >= 2 && l.tile_rows >= (i ? 16 : 32) && hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= 2)
+        if (l.num_tiles >= 2 && l.tile_rows >= (i ? 16 : 32) &&
+            hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= 2)
             return l.used;
     }
     return 0;
@@ -90,7 +83,8 @@ static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_prob
  * PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that do not start at 16 bytes or have no multiple of 16 bytes. */
 static int32_t choose_engine(const hattn_problem *p, int group)
 {
-    const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16, is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
+    const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16,
+              is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
     const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;
     if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
         return HATTN_CUDA_PLAIN;
@@ -108,7 +102,8 @@ static void choose_attention(const hattn_cuda_properties *device, const hattn_pr
 {
     params->engine = choose_engine(p, params->group);
     if (params->engine == HATTN_CUDA_WIDE) {
-        params->attend_shared = wide_shared(device, p, block_heads(HATTN_CUDA_WIDE, p, params->dense_group)); /* group divides it */
+        params->attend_shared =
+            wide_shared(device, p, block_heads(HATTN_CUDA_WIDE, p, params->dense_group)); /* group divides it */
         if (!params->attend_shared)
             params->engine = HATTN_CUDA_PLAIN;
     }
@@ -121,10 +116,7 @@ static void choose_attention(const hattn_cuda_properties *device, const hattn_pr
 }
 
 /* Whether a stride of 16-bit elements is one of 16 bytes, as 32 bits count them. */
-static int is_in_chunks(int64_t stride)
-{
-    return stride % 8 == 0 && stride / 8 <= UINT32_MAX;
-}
+static int is_in_chunks(int64_t stride) { return stride % 8 == 0 && stride / 8 <= UINT32_MAX; }
 
 /* Whether queries can be encoded on tensor cores: see sum_query_mma in kernels_cuda/encode_query.cuh. */
 static int encodes_by_mma(const hattn_problem *p)
@@ -158,10 +150,7 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
     params->code_words = !params->has_loose_codes ? words : words <= 4 ? 4 : words <= 8 ? 8 : 16;
 }
 
-static int64_t round_up(int64_t a, int64_t unit)
-{
-    return divide_up(a, unit) * unit;
-}
+static int64_t round_up(int64_t a, int64_t unit) { return divide_up(a, unit) * unit; }
 
 /* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
  * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
@@ -171,7 +160,8 @@ static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hatt
     const hattn_problem *p = &params->problem;
     const int64_t words = params->code_words, step = (words < 4 ? 512 : 1024) / words;
     const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
-    const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step), unit = step < 256 ? 256 : step;
+    const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step),
+                  unit = step < 256 ? 256 : step;
     int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
     params->is_sampled = params->is_keyed || (range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k);
     if (params->is_sampled)
@@ -191,14 +181,16 @@ static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hatt
 static int encodes_keys_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
-    const int is_mlp = p->map_kind == HATTN_MAP_MLP, is_fp8 = p->k_new.dtype == HATTN_F8_E4M3, chunk = is_fp8 ? 16 : 8; /* elements of 16 bytes */
-    if (is_mlp && (is_fp8 || p->head_dim_qk > 128 || map->hidden[0] > 128 || map->hidden[1] > 128 || p->code_bits > 128))
+    const int is_mlp = p->map_kind == HATTN_MAP_MLP, is_fp8 = p->k_new.dtype == HATTN_F8_E4M3,
+              chunk = is_fp8 ? 16 : 8; /* elements of 16 bytes */
+    if (is_mlp &&
+        (is_fp8 || p->head_dim_qk > 128 || map->hidden[0] > 128 || map->hidden[1] > 128 || p->code_bits > 128))
         return 0;
     for (int layer = 0; layer < (is_mlp ? 3 : 1); layer++)
         if (map->weight_stride[layer][0] % 8 || map->weight_stride[layer][1] % 8)
             return 0;
-    return p->k_new.dtype != HATTN_F32 && map->dtype == (is_fp8 ? HATTN_F16 : p->k_new.dtype) && p->head_dim_qk % chunk == 0 &&
-           p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0;
+    return p->k_new.dtype != HATTN_F32 && map->dtype == (is_fp8 ? HATTN_F16 : p->k_new.dtype) &&
+           p->head_dim_qk % chunk == 0 && p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0;
 }
 
 /* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. */
@@ -216,14 +208,16 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
 {
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_selection_heads, keys = (int64_t)p->max_length + 7;
-    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
+    const int64_t tiles = divide_up(keys, HATTN_CUDA_TILE),
+                  wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
     if (tasks > HATTN_CUDA_HISTOGRAMS || tiles == 1)
         return;
     params->num_topk_passes = p->key_norms ? 3 : params->digit_shift ? 2 : 1;
     params->topk_chunk = (int32_t)(HATTN_CUDA_TILE * divide_up(tiles, wanted));
     params->num_topk_chunks = (int32_t)divide_up(keys, params->topk_chunk);
     params->topk_states = hattn_carve(used, (uint64_t)tasks * sizeof(hattn_cuda_topk_state));
-    params->topk_counts = hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) * (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
+    params->topk_counts = hattn_carve(used, (uint64_t)(tasks * params->num_topk_chunks * params->num_topk_passes) *
+                                                (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
 }
 
 void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
@@ -239,7 +233,8 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     choose_attention(device, p, params);
     params->encodes_by_mma = encodes_by_mma(p);
     params->shared_bytes = device->multiprocessor_shared;
-    params->encodes_keys_by_mma = encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared;
+    params->encodes_keys_by_mma =
+        encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared;
     params->appends_by_mma = appends_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);
@@ -265,7 +260,8 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
             (map_bytes <= SMALL_MAP || wave_tasks * params->num_score_chunks * map_bytes <= MAP_READS);
     } else {
         /* About four blocks a multiprocessor. */
-        const int64_t tiles = divide_up(p->max_length, 2048), wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
+        const int64_t tiles = divide_up(p->max_length, 2048),
+                      wanted = smaller(tiles, divide_up(4 * (int64_t)device->num_multiprocessors, tasks));
         params->score_chunk = (int32_t)(2048 * divide_up(tiles, wanted));
         params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
     }
@@ -303,9 +299,11 @@ hattn_status hattn_cuda_check(const hattn_cuda_params *params, hattn_error *erro
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_q_heads;
     if (p->num_q_heads > 65535)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: num_q_heads is %d: a grid has at most 65535", p->num_q_heads);
+        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: num_q_heads is %d: a grid has at most 65535",
+                          p->num_q_heads);
     if (tasks * larger(params->num_score_chunks, larger(params->num_splits, params->num_dense_splits)) > INT32_MAX)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: max_rows %d * num_q_heads %d * max_length %d needs more than 2^31 blocks", p->max_rows,
+        return hattn_fail(error, HATTN_UNSUPPORTED,
+                          "cuda: max_rows %d * num_q_heads %d * max_length %d needs more than 2^31 blocks", p->max_rows,
                           p->num_q_heads, p->max_length);
     return HATTN_OK;
 }
