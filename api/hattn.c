@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/dtype.h"
-#include "api/status.h"
 #include "api/validate.h"
 #include "backends/backend.h"
+#include "core/dtype.h"
+#include "core/status.h"
 
 #define INVALID_IF(condition, ...)                                         \
     do {                                                                   \

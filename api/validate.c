@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-#include "api/status.h"
+#include "core/status.h"
 
 #define REFUSE_IF(condition, status, ...)                  \
     do {                                                   \

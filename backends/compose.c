@@ -2,9 +2,9 @@
  * The default decode: the separate calls of the same table one after the other, their results in the workspace behind
  * the backend's own part. What a caller wants to see goes straight into the caller's buffers.
  */
-#include "api/dtype.h"
 #include "backends/backend.h"
-#include "backends/workspace.h"
+#include "core/dtype.h"
+#include "core/workspace.h"
 
 typedef struct composed {
     uint64_t weights, scores, indices, counts; /* offsets behind the backend's own workspace */

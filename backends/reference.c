@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "api/status.h"
 #include "backends/backend.h"
-#include "backends/workspace.h"
+#include "core/status.h"
+#include "core/workspace.h"
 
 static int device_count(char *why, size_t size)
 {

@@ -10,7 +10,7 @@
 
 #include "bench/fill.h"
 #include "bench/map_layout.h"
-#include "conformance/instance.h"
+#include "problems/shape.h"
 
 using devices::Buffer;
 
@@ -18,29 +18,29 @@ enum { MIN_SETS = 8, CLUSTER = 64 /* keys of a run with Pattern::CLUSTERED */ };
 /* Keys of all heads that a device encodes in one call: a prefill's, so that it is filled. */
 static const int64_t PREFILL_KEYS = 1 << 20;
 
-static size_t pages_of(const conformance::Problem &problem)
+static size_t pages_of(const problems::Problem &problem)
 {
-    const size_t slots = size_t(problem.page_size ? problem.page_size : conformance::longest_length(problem));
+    const size_t slots = size_t(problem.page_size ? problem.page_size : problems::longest_length(problem));
     size_t pages = 0;
     for (int length : problem.lengths)
         pages += (size_t(length) + slots - 1) / slots;
     return pages;
 }
 
-static hattn_problem shape_of(const conformance::Problem &problem)
+static hattn_problem shape_of(const problems::Problem &problem)
 {
     const bool plain =
-        (problem.strides == conformance::Strides::COMPACT || problem.strides == conformance::Strides::HEAD_MAJOR) &&
-        problem.budgets == conformance::Budgets::NONE && problem.kv_scales == conformance::Scales::NONE &&
+        (problem.strides == problems::Strides::COMPACT || problem.strides == problems::Strides::HEAD_MAJOR) &&
+        problem.budgets == problems::Budgets::NONE && problem.kv_scales == problems::Scales::NONE &&
         !problem.sink_logits && problem.q_lens.empty();
     const bool pattern =
-        problem.pattern == conformance::Pattern::RANDOM || problem.pattern == conformance::Pattern::CLUSTERED;
+        problem.pattern == problems::Pattern::RANDOM || problem.pattern == problems::Pattern::CLUSTERED;
     if (!plain || !pattern)
         throw std::logic_error(problem.name + " asks for data that benchmarks do not make");
-    return conformance::make_shape(problem, int64_t(pages_of(problem)));
+    return problems::make_shape(problem, int64_t(pages_of(problem)));
 }
 
-Workload::Sizes::Sizes(const hattn_problem &shape, const conformance::Problem &problem) : num_pages(pages_of(problem))
+Workload::Sizes::Sizes(const hattn_problem &shape, const problems::Problem &problem) : num_pages(pages_of(problem))
 {
     size_t slots = size_t(shape.page_size ? shape.page_size : shape.max_length);
     size_t total = num_pages * slots, words = (size_t(shape.code_bits) + 31) / 32;
@@ -54,7 +54,7 @@ Workload::Sizes::Sizes(const hattn_problem &shape, const conformance::Problem &p
     key_map = walk_map(shape, shape.key_map, [](size_t, size_t, size_t) {});
 }
 
-size_t Workload::layer_bytes(const conformance::Problem &problem)
+size_t Workload::layer_bytes(const problems::Problem &problem)
 {
     Sizes sizes(shape_of(problem), problem);
     return sizes.kv_layer() + sizes.code_layer() + sizes.map_layer();
@@ -151,7 +151,7 @@ void Workload::make_sets()
     fill_values(memory_, partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
 }
 
-void Workload::make_block_table(const conformance::Problem &problem)
+void Workload::make_block_table(const problems::Problem &problem)
 {
     std::vector<int32_t> pages(sizes_.num_pages);
     std::iota(pages.begin(), pages.end(), 0);
@@ -165,7 +165,7 @@ void Workload::make_block_table(const conformance::Problem &problem)
     block_table_ = devices::buffer_of(memory_, table);
 }
 
-Workload::Workload(const conformance::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit)
+Workload::Workload(const problems::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit)
     : memory_(memory), shape_(shape_of(problem)), sizes_(shape_, problem), num_sequences_(int(problem.lengths.size())),
       q_len_(problem.q_len), num_tokens_(problem.num_tokens), num_parts_(problem.num_parts), append_(problem.append),
       num_rows_(int64_t(num_sequences_) * q_len_),
@@ -174,7 +174,7 @@ Workload::Workload(const conformance::Problem &problem, const devices::Memory &m
       seq_len_(devices::buffer_of(memory, std::vector<int32_t>(problem.lengths.begin(), problem.lengths.end())))
 {
     choose_rotation(turns, memory_limit);
-    fill_layers(problem.pattern == conformance::Pattern::CLUSTERED);
+    fill_layers(problem.pattern == problems::Pattern::CLUSTERED);
     make_sets();
     if (shape_.page_size)
         make_block_table(problem);

@@ -12,8 +12,8 @@
 
 #include "api/hattn.h"
 #include "bench/ceiling.h"
-#include "conformance/problems.h"
 #include "devices/buffer.h"
+#include "problems/problems.h"
 
 enum Stage { ENCODE, SCORE, TOPK, ATTEND, MERGE, DECODE, DENSE, ENCODE_KEYS, NUM_STAGES };
 extern const char *const STAGE_NAMES[NUM_STAGES];
@@ -36,9 +36,9 @@ public:
     /* Fills `memory`, which outlives it. With Turns::STAGES K and V rotate over at least 1 GiB, three last level caches and
      * two layers, codes over three caches; with Turns::ALONE each stage touches three caches before it starts again. Over
      * less where that would pass `memory_limit` bytes, but one layer always. Throws what the memory throws. */
-    Workload(const conformance::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit);
+    Workload(const problems::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit);
     /* Of one layer, K, V and codes. */
-    static size_t layer_bytes(const conformance::Problem &problem);
+    static size_t layer_bytes(const problems::Problem &problem);
 
     const hattn_problem &shape() const { return shape_; }
     /* Of the host with so many threads, or of the device that has the memory. They read the workload's K and V. */
@@ -68,7 +68,7 @@ private:
     };
     struct Sizes {
         size_t num_pages, k, v, codes, norms, query_map, key_map;
-        Sizes(const hattn_problem &shape, const conformance::Problem &problem);
+        Sizes(const hattn_problem &shape, const problems::Problem &problem);
         size_t kv_layer() const { return k + v; }
         size_t code_layer() const { return codes + norms; }
         size_t map_layer() const { return query_map + key_map; }
@@ -77,7 +77,7 @@ private:
     void choose_rotation(Turns turns, size_t memory_limit);
     void fill_layers(bool clustered);
     void make_sets();
-    void make_block_table(const conformance::Problem &problem);
+    void make_block_table(const problems::Problem &problem);
 
     hattn_batch batch() const;
     CodeLayer next_code_layer();

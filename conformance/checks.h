@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "conformance/problems.h"
 #include "conformance/session.h"
+#include "problems/problems.h"
 
 namespace conformance {
 

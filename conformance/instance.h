@@ -7,11 +7,13 @@
 
 #include <functional>
 
-#include "conformance/problems.h"
-#include "conformance/rng.h"
 #include "conformance/tensor.h"
+#include "problems/rng.h"
+#include "problems/shape.h"
 
 namespace conformance {
+
+using namespace problems;
 
 /* A tensor of hattn_problem by its field. */
 using Field = hattn_tensor hattn_problem::*;
@@ -92,13 +94,6 @@ private:
 
     std::vector<std::vector<int>> pages_; /* of each sequence */
 };
-
-/* The hattn_problem of a problem whose pools have num_pages pages. */
-hattn_problem make_shape(const Problem &problem, int num_pages);
-
-/* Query tokens of each sequence. */
-std::vector<int> query_lengths(const Problem &problem);
-int longest_length(const Problem &problem);
 
 /* While it lives, every row of K and V that keep_rows did not keep is NaN. */
 class PoisonedCache

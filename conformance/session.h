@@ -12,8 +12,11 @@
 
 #include "api/hattn.h"
 #include "conformance/memory.h"
+#include "problems/problems.h"
 
 namespace conformance {
+
+using namespace problems;
 
 /* The calls under test; selftest.cc puts broken ones in. */
 struct Runner {

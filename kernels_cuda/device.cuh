@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "backends/rows.h"
+#include "core/rows.h"
 #include "kernels_cuda/elements.cuh"
 #include "kernels_cuda/params.h"
 

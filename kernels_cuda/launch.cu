@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backends/rows.h"
+#include "core/rows.h"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/regions.cuh"
 

@@ -5,8 +5,8 @@
 #ifndef HATTN_KERNELS_CUDA_PARAMS_H
 #define HATTN_KERNELS_CUDA_PARAMS_H
 
-#include "api/dtype.h"
 #include "api/hattn.h"
+#include "core/dtype.h"
 #include "kernels_cuda/wide_layout.h"
 
 enum {

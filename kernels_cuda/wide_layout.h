@@ -5,8 +5,8 @@
 #ifndef HATTN_KERNELS_CUDA_WIDE_LAYOUT_H
 #define HATTN_KERNELS_CUDA_WIDE_LAYOUT_H
 
-#include "api/dtype.h"
 #include "api/hattn.h"
+#include "core/dtype.h"
 
 enum {
     HATTN_WIDE_TILES = 4,         /* in shared memory, at most */

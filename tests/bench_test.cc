@@ -184,7 +184,7 @@ public:
 /* Alone, a stage touches three caches before it meets its data again, and encodes a prefill's number of keys. */
 TEST(Bench, StagesReplayedAloneStayCold)
 {
-    conformance::Problem problem = conformance::bench_problems()[0];
+    problems::Problem problem = problems::bench_problems()[0];
     problem.lengths = {4096};
     problem.k = 512;
     const SmallCacheMemory memory;
@@ -201,7 +201,7 @@ TEST(Bench, StagesReplayedAloneStayCold)
 
 TEST(Bench, StagesRunOverFewLayersToo)
 {
-    conformance::Problem problem = conformance::bench_problems()[0];
+    problems::Problem problem = problems::bench_problems()[0];
     problem.lengths = {4096};
     Workload workload(problem, host_memory(), Turns::ALONE, size_t(60) << 20);
     EXPECT_NE(workload.layers().find("short of memory"), std::string::npos) << workload.layers();
@@ -236,7 +236,7 @@ TEST(Bench, StagesRunOverFewLayersToo)
 TEST(Bench, CountsTheBytesOfEveryBenchmarkShape)
 {
     size_t seen = 0;
-    for (const conformance::Problem &problem : conformance::bench_problems()) {
+    for (const problems::Problem &problem : problems::bench_problems()) {
         if (Workload::layer_bytes(problem) > (size_t(300) << 20) || problem.name.rfind("S1", 0))
             continue;
         Workload workload(problem, host_memory(), Turns::STAGES, 1); /* one layer */

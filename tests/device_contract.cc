@@ -55,7 +55,7 @@ void DeviceContract::expect_passes(const Problem &problem, uint64_t seed, const 
 
 Problem listed_problem(const std::string &name)
 {
-    const std::vector<Problem> &all = problems();
+    const std::vector<Problem> &all = all_problems();
     const auto found =
         std::find_if(all.begin(), all.end(), [&](const Problem &problem) { return problem.name == name; });
     if (found == all.end())

@@ -62,7 +62,7 @@ private:
 
 TEST_P(DeviceSelection, DecodeIsTheSeparateCalls)
 {
-    for (const Problem &problem : problems())
+    for (const Problem &problem : all_problems())
         if (problem.tag != Tag::BENCH)
             expect_separate_calls_agree(problem, 50);
 }

@@ -54,7 +54,7 @@ bool parse_arguments(int argc, char **argv)
     return true;
 }
 
-void agree_with_reference(conformance::Problem (*make)(uint64_t seed), uint64_t number)
+void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t number)
 {
     using namespace conformance;
     if (!number)
@@ -90,9 +90,9 @@ void agree_with_reference(conformance::Problem (*make)(uint64_t seed), uint64_t 
         EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
 }
 
-TEST(Random, ProblemsAgreeWithReference) { agree_with_reference(conformance::random_problem, num_problems); }
+TEST(Random, ProblemsAgreeWithReference) { agree_with_reference(problems::random_problem, num_problems); }
 
-TEST(Random, SmallProblemsAgreeWithReference) { agree_with_reference(conformance::small_problem, num_small); }
+TEST(Random, SmallProblemsAgreeWithReference) { agree_with_reference(problems::small_problem, num_small); }
 
 } // namespace
 

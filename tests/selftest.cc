@@ -222,7 +222,7 @@ const Broken all_broken[] = {
 
 const Problem &problem_called(const std::string &name)
 {
-    for (const Problem &problem : problems())
+    for (const Problem &problem : all_problems())
         if (problem.name == name)
             return problem;
     throw std::runtime_error("no problem is called " + name);

@@ -62,7 +62,7 @@ void BenchReport::device(const Device &device)
                  properties.driver.c_str(), properties.runtime.c_str(), properties.cache >> 20));
 }
 
-void BenchReport::add(const conformance::Problem &problem, const Workload &workload, const Config &config,
+void BenchReport::add(const problems::Problem &problem, const Workload &workload, const Config &config,
                       const Ceiling &ceiling)
 {
     const hattn_device_info &info = config.device->info();

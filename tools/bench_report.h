@@ -31,8 +31,7 @@ public:
     /* A device with memory of its own. */
     void device(const Device &device);
     /* Prints and keeps the stages of one config. */
-    void add(const conformance::Problem &problem, const Workload &workload, const Config &config,
-             const Ceiling &ceiling);
+    void add(const problems::Problem &problem, const Workload &workload, const Config &config, const Ceiling &ceiling);
     void print_summary() const;
     void put_into(json_t *root);
 

@@ -13,7 +13,7 @@
 
 namespace {
 
-using conformance::Problem;
+using problems::Problem;
 
 /* Of the host: K and V of one layer of what is timed unless --shape asks for more, and all that may be allocated. */
 const size_t DEFAULT_LAYER = size_t(640) << 20;
@@ -126,7 +126,7 @@ std::vector<Place> make_places(const std::vector<std::string> &backends)
 
 std::vector<Problem> choose_problems(const std::string &names, const Place &place)
 {
-    std::vector<Problem> all = conformance::bench_problems(), chosen;
+    std::vector<Problem> all = problems::bench_problems(), chosen;
     for (const std::string &name : split(names)) {
         size_t before = chosen.size();
         for (const Problem &problem : all)

@@ -83,7 +83,7 @@ private:
 std::vector<Problem> chosen_problems(const Options &options)
 {
     std::vector<Problem> all, chosen;
-    for (const Problem &problem : problems())
+    for (const Problem &problem : all_problems())
         if (problem.tag != Tag::BENCH)
             all.push_back(problem);
     for (int64_t i = 0; i < options.random; i++)

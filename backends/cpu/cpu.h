@@ -8,9 +8,9 @@
 
 #include <stdbool.h>
 
-#include "api/dtype.h"
 #include "backends/backend.h"
-#include "backends/rows.h"
+#include "core/dtype.h"
+#include "core/rows.h"
 #include "kernels_cpu/kernels.h"
 
 enum {

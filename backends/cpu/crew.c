@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 
 #include "backends/cpu/cpu.h"
-#include "backends/workspace.h"
+#include "core/workspace.h"
 
 typedef struct control {
     atomic_int_fast64_t next[HATTN_NUM_STEPS];

@@ -10,9 +10,9 @@
 #include <cpuid.h>
 #endif
 
-#include "api/status.h"
 #include "backends/cpu/cpu.h"
-#include "backends/workspace.h"
+#include "core/status.h"
+#include "core/workspace.h"
 #include "kernels_cpu/cpu_features.h"
 
 typedef struct cpu_device {

@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "api/status.h"
 #include "backends/cuda/cuda.h"
-#include "backends/rows.h"
+#include "core/rows.h"
+#include "core/status.h"
 
 typedef struct cuda_device {
     hattn_device base;

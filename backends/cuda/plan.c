@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What a plan fixes for its kernels: which of them, how work is cut into blocks, and the workspace.
  */
-#include "api/dtype.h"
-#include "api/status.h"
 #include "backends/cuda/cuda.h"
-#include "backends/workspace.h"
+#include "core/dtype.h"
+#include "core/status.h"
+#include "core/workspace.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

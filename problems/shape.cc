@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * From a problem to a hattn_problem: heads, maxima, strides.
  */
+#include "problems/shape.h"
+
 #include <algorithm>
 
-#include "conformance/instance.h"
-
-namespace conformance {
+namespace problems {
 namespace {
 
 /* Lays dimensions out, innermost first as listed in `order`, each followed by pad elements. extent[0] of the outermost
@@ -153,4 +153,4 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     return p;
 }
 
-} // namespace conformance
+} // namespace problems

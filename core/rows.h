@@ -2,11 +2,11 @@
  * What rows, pages and strides mean, once for all backends but the reference (which has its own, to be checked against).
  * Inline, because kernels on devices use it too; buffers must hold addresses that the caller of these can read.
  */
-#ifndef HATTN_BACKENDS_ROWS_H
-#define HATTN_BACKENDS_ROWS_H
+#ifndef HATTN_CORE_ROWS_H
+#define HATTN_CORE_ROWS_H
 
-#include "api/dtype.h"
 #include "api/hattn.h"
+#include "core/dtype.h"
 
 HATTN_HOST_DEVICE static inline void *hattn_address(hattn_buffer buffer)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The shapes that every benchmark reports (docs/design.md, section 6): d 128, fp16, contiguous, unless the name says more.
  */
-#include "conformance/problems.h"
+#include "problems/problems.h"
 
-namespace conformance {
+namespace problems {
 namespace {
 
 Problem shape(const std::string &name, int sequences, int num_q_heads, int num_kv_heads, int length, int k)
@@ -111,4 +111,4 @@ std::vector<Problem> bench_problems()
     return all;
 }
 
-} // namespace conformance
+} // namespace problems

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <algorithm>
 
-#include "conformance/problems.h"
-#include "conformance/rng.h"
-#include "conformance/tensor.h"
+#include "core/dtype.h"
+#include "problems/problems.h"
+#include "problems/rng.h"
 
-namespace conformance {
+namespace problems {
 namespace {
 
 /* How large problems may be. */
@@ -51,7 +51,7 @@ void choose_types(Rng &rng, const Limits &limits, Problem &p)
         p.hidden[1] = steps_of_8(rng, 8, limits.hidden);
     }
     if (p.v_inside_k) {
-        const int unit = 16 / (int)dtype_size(p.kv_dtype); /* GPUs want V's first element there */
+        const int unit = 16 / (int)hattn_dtype_size(p.kv_dtype); /* GPUs want V's first element there */
         p.v_offset = unit * (int)rng.below((p.head_dim_qk - (p.head_dim_v ? p.head_dim_v : p.head_dim_qk)) / unit + 1);
     }
     p.key_bias = rng.chance(25);
@@ -134,4 +134,4 @@ std::string random_option(const std::string &problem)
     return problem.rfind(RANDOM, 0) == 0 ? "random" : problem.rfind(SMALL_RANDOM, 0) == 0 ? "small" : "";
 }
 
-} // namespace conformance
+} // namespace problems

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "conformance/problem_list.h"
+#include "problems/problem_list.h"
 
-namespace conformance {
+namespace problems {
 namespace {
 
 void add_lengths(ProblemList &list)
@@ -428,4 +428,4 @@ void add_batch_problems(ProblemList &list)
     add_places(list);
 }
 
-} // namespace conformance
+} // namespace problems

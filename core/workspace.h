@@ -2,8 +2,8 @@
  * Carving a workspace into offsets. One function a layout, called by the plan for the size and by runs for the
  * offsets, so that the two cannot disagree.
  */
-#ifndef HATTN_BACKENDS_WORKSPACE_H
-#define HATTN_BACKENDS_WORKSPACE_H
+#ifndef HATTN_CORE_WORKSPACE_H
+#define HATTN_CORE_WORKSPACE_H
 
 #include <stdint.h>
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Random numbers that are the same on every machine: integers only (xorshift64*, seeded through splitmix64).
  */
-#ifndef HATTN_CONFORMANCE_RNG_H
-#define HATTN_CONFORMANCE_RNG_H
+#ifndef HATTN_PROBLEMS_RNG_H
+#define HATTN_PROBLEMS_RNG_H
 
 #include <cstdint>
 #include <string>
 
-namespace conformance {
+namespace problems {
 
 class Rng
 {
@@ -59,5 +59,5 @@ private:
     uint64_t state_;
 };
 
-} // namespace conformance
+} // namespace problems
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Element sizes, for those inside the library that step through tensors, on the host and in kernels.
  */
-#ifndef HATTN_API_DTYPE_H
-#define HATTN_API_DTYPE_H
+#ifndef HATTN_CORE_DTYPE_H
+#define HATTN_CORE_DTYPE_H
 
 #include "api/hattn.h"
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * How the list is put together: a row is a name and what differs from the Problem that its struct describes.
  */
-#ifndef HATTN_CONFORMANCE_PROBLEM_LIST_H
-#define HATTN_CONFORMANCE_PROBLEM_LIST_H
+#ifndef HATTN_PROBLEMS_PROBLEM_LIST_H
+#define HATTN_PROBLEMS_PROBLEM_LIST_H
 
-#include "conformance/problems.h"
+#include "problems/problems.h"
 
-namespace conformance {
+namespace problems {
 
 class ProblemList
 {
@@ -29,5 +29,5 @@ void add_shape_problems(ProblemList &list);
 /* How many there are and where they lie: lengths, budgets, pages, patterns, strides. */
 void add_batch_problems(ProblemList &list);
 
-} // namespace conformance
+} // namespace problems
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "api/status.h"
+#include "core/status.h"
 
 #include <stdarg.h>
 #include <stdio.h>

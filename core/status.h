@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * How every refusal is made: one call that fills the caller's error (if any) and returns the status.
  */
-#ifndef HATTN_API_STATUS_H
-#define HATTN_API_STATUS_H
+#ifndef HATTN_CORE_STATUS_H
+#define HATTN_CORE_STATUS_H
 
 #include "api/hattn.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What is tested and timed: named problems. A problem says everything that is needed to build a hattn_problem and its
- * data; instance.h builds them. The list serves the tests, `hattn verify` and `hattn bench`.
+ * data; shape.h and conformance/instance.h build them. The list serves the tests, `hattn verify` and `hattn bench`.
  */
-#ifndef HATTN_CONFORMANCE_PROBLEMS_H
-#define HATTN_CONFORMANCE_PROBLEMS_H
+#ifndef HATTN_PROBLEMS_PROBLEMS_H
+#define HATTN_PROBLEMS_PROBLEMS_H
 
 #include "api/hattn.h"
 
@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-namespace conformance {
+namespace problems {
 
 enum class Pattern {
     RANDOM,
@@ -86,7 +86,7 @@ struct Problem {
 inline std::ostream &operator<<(std::ostream &stream, const Problem &problem) { return stream << problem.name; }
 
 /* The list, in order; names are unique. */
-const std::vector<Problem> &problems();
+const std::vector<Problem> &all_problems();
 std::vector<Problem> bench_problems();
 
 /* One out of the whole space of valid problems, small enough for a scalar backend; called "random-SEED". */
@@ -98,5 +98,5 @@ Problem small_problem(uint64_t seed);
 /* "random" or "small" for the name of such a problem, else "": the option of hattn verify that makes it. */
 std::string random_option(const std::string &problem);
 
-} // namespace conformance
+} // namespace problems
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "conformance/problem_list.h"
+#include "problems/problem_list.h"
 
-namespace conformance {
+namespace problems {
 
-const std::vector<Problem> &problems()
+const std::vector<Problem> &all_problems()
 {
     static const std::vector<Problem> all = [] {
         ProblemList list;
@@ -18,4 +18,4 @@ const std::vector<Problem> &problems()
     return all;
 }
 
-} // namespace conformance
+} // namespace problems

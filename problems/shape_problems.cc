@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "conformance/problem_list.h"
+#include "problems/problem_list.h"
 
-namespace conformance {
+namespace problems {
 namespace {
 
 void add_heads(ProblemList &list)
@@ -335,4 +335,4 @@ void add_shape_problems(ProblemList &list)
     add_maps(list);
 }
 
-} // namespace conformance
+} // namespace problems
