@@ -5,8 +5,8 @@
  * Every cached key has a short binary code beside it. A decode step turns its queries into integer weights, scores
  * all codes with popcounts, keeps the k best tokens exactly, and attends to those tokens only.
  *
- * Use: open a device, fill a problem (shapes, dtypes, strides, maxima: no pointers), create a plan (the only call
- * that can say no to a problem), give it a workspace, and run it as often as you like with pointers.
+ * Use: open a device, fill a problem (shapes, dtypes, maxima: no pointers; zeros mean the usual), create a plan (the only
+ * call that can say no to a problem), give it a workspace, and run it as often as you like with pointers.
  *
  * Words: row = one query token of one sequence; h = query head of Hq; g = KV head of Hkv; G = Hq/Hkv; c = code head of
  * Hc (a head with key codes of its own); s = selection head of Hs (a head that a selection is made for); j = logical
@@ -14,13 +14,19 @@
  *
  * Rules for everything below:
  * - Memory is the caller's; the library keeps no pointer after a call. It never prints, aborts, exits or throws.
- * - The last dimension of every tensor is contiguous; other strides are in elements, not bytes. Zero-stride inputs are
- *   allowed (broadcast); outputs must not overlap themselves or an input, unless said.
+ * - The last dimension of every tensor is contiguous; other strides are in elements, not bytes. Inputs may be broadcast;
+ *   outputs must not overlap themselves or an input, unless said.
  * - Pointers are aligned to their element on CPUs, to 16 bytes on GPUs. Rows start at that alignment plus strides.
  * - Any thread may use any device or plan. Two runs at one time need two workspaces.
- * - Structs that start with struct_size grow by appended fields; set it to sizeof(the struct), or use the _init call.
- *   Until version 1.0 the ABI may change with the soname kept at 0.
+ * - Structs that start with struct_size grow by fields at their end, never in their padding; set it to sizeof(the struct), as
+ *   HATTN_STRUCT does. A caller built with an older, shorter struct is served as if the new fields were 0; a longer one is
+ *   served if what this library does not know of it is 0, else refused. Fields named reserved must be 0. Structs without
+ *   struct_size are frozen: hattn_error, hattn_tensor, hattn_map, hattn_buffer, hattn_batch, hattn_map_buffers and hattn_team
+ *   never change; what they lack will come as fields of the structs around them. Calls keep their names and meaning.
  * - Functions with a `hattn_error *` accept NULL there. Every refusal has a text.
+ * - On CPUs a run computes in the default floating-point environment (round to nearest, subnormals kept, no traps), whatever
+ *   the calling thread's is, and gives it back as found.
+ * - fork: in the child, devices and plans of the parent work on the calling thread alone, and may be closed. CUDA's do not work.
  */
 #ifndef HATTN_H
 #define HATTN_H
@@ -33,6 +39,9 @@
 #define HATTN_VERSION_PATCH 0
 
 #define HATTN_API __attribute__((visibility("default")))
+
+/* HATTN_STRUCT(hattn_exec, .num_threads = 2): a struct with its size set and all that is not named 0 (C11, C++20). */
+#define HATTN_STRUCT(type, ...) ((type){.struct_size = sizeof(type), __VA_ARGS__})
 
 #ifdef __cplusplus
 extern "C" {
@@ -50,11 +59,10 @@ typedef enum hattn_status {
     HATTN_DEVICE_ERROR = 6         /* the vendor's runtime failed; the text is the vendor's */
 } hattn_status;
 
-/* What went wrong, in words. Written only by a call that does not return HATTN_OK. */
+/* What went wrong, in words. Written only by a call that does not return HATTN_OK; needs no initial value. */
 typedef struct hattn_error {
-    uint32_t struct_size;
     hattn_status status;
-    char text[512]; /* NUL-terminated, one line, no trailing newline; longer texts are cut */
+    char text[508]; /* NUL-terminated, one line, no trailing newline; longer texts are cut */
 } hattn_error;
 
 /* "ok", "invalid argument", ...; never NULL, static. */
@@ -87,33 +95,35 @@ typedef struct hattn_device_options {
     const char *backend; /* a name; NULL: $HATTN_BACKEND if set, else the first backend with a device */
     const char *isa;     /* cpu: use nothing above "scalar", "neon", "avx2" or "avx512"; NULL: the best of this machine,
                              less what $HATTN_CPU_DISABLE lists ("avx512,avx2"). Other backends: NULL */
-    int32_t max_threads; /* cpu: the most threads that work on one run, sizes the workspace; 0: the processors online */
-    int32_t reserved;    /* 0 */
+    /* cpu: the most threads that work on one run, 1..1024; sizes the workspace. 0: as many as the calling thread's affinity
+     * and the CPU quotas of the process's groups allow. Other backends ignore it */
+    int32_t max_threads;
+    int32_t reserved;     /* 0 */
     void *native_context; /* OpenCL: cl_context; others NULL (CUDA and HIP use the primary context) */
     void *native_device;  /* OpenCL: cl_device_id; others NULL */
 } hattn_device_options;
 
 /* Opens a device. options NULL: the defaults. *device is set only on HATTN_OK and closed by hattn_device_close.
- * HATTN_INVALID_ARGUMENT: no such backend or isa name. HATTN_NO_DEVICE: not built, not present, or an ISA this machine
- * lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. The current CUDA or HIP device of the calling thread is left as found. */
+ * A cpu device has max_threads - 1 helper threads, fewer where the system gives fewer (hattn_device_query says how many there
+ * are): all runs of the device share them, they sleep between runs, take no signals but their own faults, and end with the device.
+ * HATTN_INVALID_ARGUMENT: no such backend or isa name, or an option that means nothing to the backend. HATTN_NO_DEVICE: not
+ * built, not present, or an ISA this machine lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. The current CUDA or HIP device of
+ * the calling thread is left as found. */
 HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,
                                          hattn_error *error);
 
-/* Plans of the device must be destroyed first. NULL is allowed. */
+/* Plans of the device must be destroyed first, and no run be under way. NULL is allowed. The library may be unloaded after. */
 HATTN_API void hattn_device_close(hattn_device *device);
 
 typedef struct hattn_device_info {
     uint32_t struct_size;
-    int32_t max_threads; /* cpu: as opened; others 0 */
+    int32_t max_threads; /* cpu: as opened, or fewer where the system gave fewer; reference 1, others 0 */
     char backend[16];
     char name[128]; /* of the processor */
     char isa[32];   /* "avx512", "sm_80", "gfx90a", ...: what kernels are chosen for */
 } hattn_device_info;
 
 HATTN_API hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *info, hattn_error *error);
-
-/* The long text of the last failure (a compiler's log), or "". Owned by the device, valid until its next failure. */
-HATTN_API const char *hattn_device_log(const hattn_device *device);
 
 /* ---- Problem --------------------------------------------------------------------------------------------------- */
 
@@ -124,10 +134,14 @@ enum { HATTN_MAP_LINEAR = 1, HATTN_MAP_MLP = 2 };
 enum { HATTN_SCORE_HAMMING = 1, HATTN_SCORE_WEIGHTED = 2 };
 enum { HATTN_CODE_LAYOUT_KEY_MAJOR = 0 }; /* all W words of a key are contiguous */
 
+/* A stride of no elements, all indices of the dimension meaning the same, where 0 would mean compact. Inputs only. */
+#define HATTN_BROADCAST (-1)
+
 typedef struct hattn_tensor {
-    int32_t dtype; /* HATTN_F32 ...; set by hattn_problem_init where there is only one choice */
+    int32_t dtype; /* HATTN_F32 ...; 0: the usual */
     int32_t memory;
-    int64_t stride[3]; /* of all dimensions but the last, outermost first; unused ones 0 */
+    int64_t
+        stride[3]; /* of all dimensions but the last, outermost first. All 0: compact. Else a 0 is HATTN_BROADCAST */
 } hattn_tensor;
 
 /* One side's hash map. Linear: layer 0 is [Hc, d, code_bits]. MLP: layers [Hc, d, hidden[0]], [Hc, hidden[0], hidden[1]],
@@ -136,41 +150,45 @@ typedef struct hattn_map {
     int32_t dtype;               /* of weights and biases: HATTN_F32, F16 or BF16 */
     int32_t hidden[2];           /* MLP: 8..1024 in steps of 8; linear: 0 */
     int32_t reserved;            /* 0 */
-    int64_t weight_stride[3][2]; /* per layer: {head, input}; outputs contiguous, read as given */
-    int64_t bias_stride[3];      /* per layer: {head} */
+    int64_t weight_stride[3][2]; /* per layer: {head, input}; outputs contiguous. As of tensors: {0, 0} is compact */
+    int64_t bias_stride[3];      /* per layer: {head}; 0: compact */
 } hattn_map;
 
+/* Shapes, dtypes, maxima. A field that is 0 means the usual, which the comments say; where they say nothing, 0 is a value of its
+ * own or must be set. Heads, head_dim_qk, code_bits, max_sequences, max_length, k, q.dtype and k_cache.dtype must be. */
 typedef struct hattn_problem {
     uint32_t struct_size;
     int32_t num_q_heads;         /* Hq = G * Hkv, G 1..128 */
     int32_t num_kv_heads;        /* Hkv */
-    int32_t num_code_heads;      /* Hc: Hkv (HATA) or Hq (HashAttention) */
-    int32_t num_selection_heads; /* Hs: Hkv (one selection a group) or Hq; (Hc = Hq, Hs = Hkv) is refused */
+    int32_t num_code_heads;      /* Hc: Hkv (HATA; usual) or Hq (HashAttention) */
+    int32_t num_selection_heads; /* Hs: Hkv (one selection a group; usual) or Hq; (Hc = Hq, Hs = Hkv) is refused */
     int32_t head_dim_qk;         /* d: 32..576 in steps of 8 */
-    int32_t head_dim_v;          /* dv: likewise; may differ from d */
+    int32_t head_dim_v;          /* dv: likewise; may differ from d; usual: d */
     int32_t code_bits;           /* 32..512 in steps of 8 */
     int32_t code_layout;         /* HATTN_CODE_LAYOUT_KEY_MAJOR */
-    int32_t map_kind;            /* of both sides */
-    int32_t score_kind;
-    int32_t weight_bits;   /* weighted: 2..8, default 4; hamming: ignored */
-    int32_t key_norms;     /* 1: norms are stored beside the codes and multiply the score (HATA's option) */
-    int32_t page_size;     /* tokens a page, any >= 1; 0: contiguous, "page" then means "sequence" everywhere */
-    int32_t max_sequences; /* maxima: what the workspace is sized for */
-    int32_t max_rows;
-    int32_t max_q_len;          /* 1..8 query tokens of one sequence */
-    int32_t max_length;         /* keys of one sequence, new tokens included */
-    int32_t k;                  /* the budget where args have none, and the largest that they may hold */
-    int32_t num_sink;           /* first tokens, always kept; with num_recent <= k */
-    int32_t num_recent;         /* last tokens, always kept */
-    int32_t sliding_window;     /* 0; anything else is refused: a window is dense attention over few tokens */
-    float scale;                /* of q·k; hattn_problem_set_defaults gives d^-0.5 where it is 0 */
-    float soft_cap;             /* 0: none; else logits become soft_cap * tanh(logit / soft_cap) */
-    int32_t per_head_kv_scales; /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
-    int32_t reserved;           /* 0 */
+    int32_t map_kind;            /* of both sides; usual: linear */
+    int32_t score_kind;          /* usual: hamming */
+    int32_t weight_bits;         /* weighted: 2..8, usual 4; hamming: ignored */
+    int32_t key_norms;           /* 1: norms are stored beside the codes and multiply the score (HATA's option) */
+    int32_t page_size;           /* tokens a page, any >= 1; 0: contiguous, "page" then means "sequence" everywhere */
+    int32_t max_sequences;       /* maxima: what the workspace is sized for */
+    int32_t max_rows;            /* usual: max_sequences * max_q_len */
+    int32_t max_q_len;           /* 1..8 query tokens of one sequence; usual: 1 */
+    int32_t max_length;          /* keys of one sequence, new tokens included */
+    int32_t k;                   /* the budget where args have none, and the largest that they may hold */
+    int32_t num_sink;            /* first tokens, always kept; with num_recent <= k */
+    int32_t num_recent;          /* last tokens, always kept */
+    int32_t sliding_window;      /* 0; anything else is refused: a window is dense attention over few tokens */
+    float scale;                 /* of q·k; usual: d^-0.5 */
+    float soft_cap;              /* 0: none; else logits become soft_cap * tanh(logit / soft_cap) */
+    int32_t per_head_kv_scales;  /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
+    int32_t reserved;            /* 0 */
     hattn_map key_map, query_map;
     /* Strides in brackets. "page" strides step over sequences where page_size is 0. A GPU reads 32 bytes at least: with
      * pages of fewer than 8 slots that mostly follow each other, give codes an outermost head stride, so that a head's
-     * codes are neighbours; the defaults, [page, Hc, slot, W], are as good for larger pages. */
+     * codes are neighbours; the usual, [page, Hc, slot, W], is as good for larger pages. Compact is, for caches, [page][head]
+     * [slot][...], everything else in the order written here. Usual dtypes: v_cache, k_new and maps as k_cache (maps beside fp8:
+     * as q), out as q; where there is one choice, that. */
     hattn_tensor q;           /* [row, Hq, d]                {row, head}         F32 F16 BF16 */
     hattn_tensor k_new;       /* [token, Hkv, d]             {token, head}       as k; input of hattn_encode_keys */
     hattn_tensor k_cache;     /* [page, slot, Hkv, d]        {page, slot, head}  F32 F16 BF16 F8_E4M3 */
@@ -189,14 +207,12 @@ typedef struct hattn_problem {
     hattn_tensor budgets;     /* [sequence, Hs]              {sequence, head}    I32; zero strides allowed */
 } hattn_problem;
 
-/* Zeroes *problem, sets struct_size, the only-choice dtypes, and the usual values: linear maps, hamming, weight_bits 4,
- * q_len 1. Then set heads, dims, maxima, and the dtypes that you have. */
-HATTN_API void hattn_problem_init(hattn_problem *problem);
-
-/* Fills what is still unset from the fields above it: Hc, Hs (= Hkv), head_dim_v (= d), scale (d^-0.5), dtypes of v, k_new
- * and maps (as k), of out (as q), of scores; then the strides of every tensor: compact, with caches [page][head][slot][...],
- * which is the recommended layout, everything else in the order written above. Strides that you set afterwards stay. */
-HATTN_API void hattn_problem_set_defaults(hattn_problem *problem);
+/* Writes the problem that a plan of *problem would have: all that is 0 and means the usual filled in, strides too; broadcast
+ * strides stay HATTN_BROADCAST, so that it may be changed and given to hattn_plan_create. complete->struct_size must be set
+ * before; *problem is not changed, so that calling again after changes is right. HATTN_INVALID_ARGUMENT: null, the two are one
+ * struct, a struct_size. Says nothing of whether a plan would be made. */
+HATTN_API hattn_status hattn_problem_complete(const hattn_problem *problem, hattn_problem *complete,
+                                              hattn_error *error);
 
 /* ---- Plan ------------------------------------------------------------------------------------------------------ */
 
@@ -220,8 +236,11 @@ typedef struct hattn_buffer {
     uint64_t byte_offset;
 } hattn_buffer;
 
-/* The caller's own threads, instead of OpenMP: each of `size` threads makes the same call with its own rank (0..size-1).
- * barrier returns in all of them once all have entered. Only the CPU backend uses it. */
+/* The caller's own threads, instead of the device's: each of `size` threads makes the same call with its own rank (0..size-1),
+ * all else equal: plan, arguments, what pointers point to. barrier returns in all of them once all have entered. Every call with
+ * a team of more than one enters it twice, also a call that is refused: a rank that is refused alone leaves the work to the
+ * others (whose results are whole) and hangs nobody, if its exec and team can be read. The call of a rank may return when all
+ * are done. CPU: ranks from the device's max_threads on only wait. Reference: one rank works. Others refuse a team. */
 typedef struct hattn_team {
     int32_t size, rank;
     void (*barrier)(void *context);
@@ -230,8 +249,8 @@ typedef struct hattn_team {
 
 typedef struct hattn_exec {
     uint32_t struct_size;
-    int32_t
-        num_threads; /* CPU without a team: OpenMP threads, 0 = OpenMP's default, fewer for little work; capped at the device's max_threads */
+    /* CPU without a team: the most threads, this one included; 0: the device's max_threads, fewer for little work */
+    int32_t num_threads;
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
     void *stream; /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */
@@ -240,13 +259,16 @@ typedef struct hattn_exec {
 
 /* Makes a workspace ready: zeroes its control region, enqueued on the stream. Once per workspace, and again after a
  * device error. Every run expects the control region zero and leaves it zero; the rest is scratch, so that plans may
- * share one workspace when their runs are ordered. HATTN_INVALID_ARGUMENT: null, misaligned, size 0. HATTN_DEVICE_ERROR. */
+ * share one workspace when their runs are ordered; on CPUs the plans may be of different devices.
+ * HATTN_INVALID_ARGUMENT: null, misaligned, size 0. HATTN_DEVICE_ERROR. */
 HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
                                             hattn_error *error);
 
 /* All runs below check in O(1), never allocate, never wait for a device, never read device memory on the host, and enqueue
  * on exec->stream (graph capture is allowed). Results are bitwise repeatable for the same plan, args and device, and the
- * same for any number of threads. They return HATTN_OK or
+ * same for any number of threads. Selections are also batch invariant: a row keeps the same list alone, among others, padded,
+ * with other pages or none, under a plan with larger maxima, on any backend, given its codes, weights, norms and budget.
+ * On CPUs a run waits for nothing but units of work that other threads have begun. They return HATTN_OK or
  *   HATTN_INVALID_ARGUMENT     a null or misaligned pointer, a wrong struct_size, a count outside 0..its maximum
  *   HATTN_WORKSPACE_TOO_SMALL
  *   HATTN_DEVICE_ERROR         the launch failed; faults of the kernels surface at the caller's next synchronisation
@@ -257,7 +279,7 @@ HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer w
  * q_start[b] (at most max_q_len), and its length, the number of keys it sees, is seq_len[b] - T + t + 1. Lengths are clamped
  * to 0..max_length. Rows at or past q_start[num_sequences] are padding: length 0.
  * Key j of sequence b is in page block_table[b][j / page_size], slot j % page_size; without pages in "page" b, slot j.
- * A page number outside the caller's pools is the caller's error: memory is read there. */
+ * A page number outside the caller's pools is the caller's error: memory is read there, and written by append. */
 typedef struct hattn_batch {
     int32_t num_sequences;    /* 0..max_sequences */
     int32_t num_rows;         /* 0..max_rows, padding included */
@@ -277,7 +299,8 @@ typedef struct hattn_map_buffers {
  *   z = map(k_new[t, g]) in fp32, code head c of KV head g = c * Hkv / Hc;  bit r = (z_r > 0), NaN gives 0; bit r is bit r % 32
  *   of word r / 32, bits past code_bits are 0;  norm = fp16(sqrt(sum of squares of k_new[t, g])), rounded to nearest even
  * Slot s is page s / page_size, slot s % page_size (without pages: sequence s / max_length, position s % max_length).
- * Not written: any other slot. Two tokens in one slot: one of them, unspecified which. Method: HATA, section 3; HashAttention, section 4. */
+ * Not written: any other slot. Two tokens in one slot: on CPUs one of them, code and norm, unspecified which; on GPUs each word
+ * is one of theirs. Method: HATA, section 3; HashAttention, section 4. */
 typedef struct hattn_encode_keys_args {
     uint32_t struct_size;
     int32_t num_tokens; /* >= 0, no maximum */

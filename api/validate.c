@@ -128,7 +128,7 @@ typedef struct rule {
 /* A set of one; empty for what is no dtype. */
 static unsigned bit(int32_t dtype) { return dtype >= HATTN_F32 && dtype <= HATTN_I64 ? 1u << dtype : 0; }
 
-/* Known dimensions must not overlap: sorted by stride, each step is at least the span of what is inside it. */
+/* Sorted by stride, each step is at least the span of what is inside it. Where an extent is not known there are two at least. */
 static bool overlaps(const rule *r)
 {
     bool used[3] = {false, false, false};
@@ -142,11 +142,9 @@ static bool overlaps(const rule *r)
         if (r->extent[next] == 1)
             continue;
         int64_t stride = r->tensor->stride[next];
-        if (stride < span && r->extent[next])
+        if (stride < span)
             return true;
-        if (stride < r->last)
-            return true;
-        span = r->extent[next] ? stride * (r->extent[next] - 1) + span : span;
+        span = stride * (r->extent[next] ? r->extent[next] - 1 : 1) + span;
     }
     return false;
 }
@@ -172,14 +170,15 @@ static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
     int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads,
             Hs = p->num_selection_heads;
     int64_t slots = p->page_size ? p->page_size : p->max_length, words = (p->code_bits + 31) / 32;
+    int64_t pages = p->page_size ? 0 : p->max_sequences;
     unsigned floats = bit(HATTN_F32) | bit(HATTN_F16) | bit(HATTN_BF16), cache = floats | bit(HATTN_F8_E4M3);
     const rule rules[] = {
         {"q", &p->q, floats, 2, {rows, Hq}, p->head_dim_qk, false},
-        {"k_cache", &p->k_cache, cache, 3, {0, slots, Hkv}, p->head_dim_qk, false},
-        {"v_cache", &p->v_cache, bit(p->k_cache.dtype), 3, {0, slots, Hkv}, p->head_dim_v, false},
+        {"k_cache", &p->k_cache, cache, 3, {pages, slots, Hkv}, p->head_dim_qk, false},
+        {"v_cache", &p->v_cache, bit(p->k_cache.dtype), 3, {pages, slots, Hkv}, p->head_dim_v, false},
         {"k_new", &p->k_new, bit(p->k_cache.dtype), 2, {0, Hkv}, p->head_dim_qk, false},
-        {"codes", &p->codes, bit(HATTN_U32), 3, {0, slots, Hc}, words, true},
-        {"norms", &p->norms, bit(HATTN_F16), 3, {0, slots, Hc}, 1, p->key_norms == 1},
+        {"codes", &p->codes, bit(HATTN_U32), 3, {pages, slots, Hc}, words, true},
+        {"norms", &p->norms, bit(HATTN_F16), 3, {pages, slots, Hc}, 1, p->key_norms == 1},
         {"weights", &p->weights, bit(HATTN_I8), 2, {rows, Hs}, p->code_bits, true},
         {"scores", &p->scores, bit(p->key_norms ? HATTN_F32 : HATTN_U16), 2, {rows, Hs}, p->max_length, true},
         {"indices", &p->indices, bit(HATTN_I32), 2, {rows, Hs}, p->k, true},
@@ -208,9 +207,6 @@ static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
 hattn_status hattn_validate_problem(const hattn_problem *problem, hattn_error *error)
 {
     hattn_status status;
-    INVALID_IF(problem->struct_size != sizeof(*problem),
-               "problem.struct_size is %u: this library's is %zu; call hattn_problem_init", problem->struct_size,
-               sizeof(*problem));
     if ((status = check_heads(problem, error)) || (status = check_shapes(problem, error)) ||
         (status = check_maps(problem, error)))
         return status;

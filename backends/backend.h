@@ -4,6 +4,8 @@
 #ifndef HATTN_BACKENDS_BACKEND_H
 #define HATTN_BACKENDS_BACKEND_H
 
+#include <stdbool.h>
+
 #include "api/hattn.h"
 
 #ifdef __cplusplus
@@ -16,7 +18,6 @@ typedef struct hattn_backend hattn_backend;
 struct hattn_device {
     const hattn_backend *backend;
     hattn_device_info info; /* filled by open */
-    char *log;              /* long text of the last failure, or NULL; the backend's memory */
 };
 
 struct hattn_plan {
@@ -34,6 +35,9 @@ struct hattn_plan {
 struct hattn_backend {
     const char *name;
     uint32_t pointer_alignment; /* of tensors, in bytes; 1: that of the element */
+    bool is_host; /* works on the calling thread, in host memory: workspaces start with a hattn_host_control */
+    bool
+        shares_runs; /* a team's ranks may all call a run; else, on hosts, api/ lets one of them in, without its team */
 
     /* 0 devices: why (NUL-terminated, `size` bytes) says the reason. Never prints, never fails. */
     int (*device_count)(char *why, size_t size);

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 #include "backends/backend.h"
+#include "backends/host_control.h"
 #include "core/status.h"
-#include "core/workspace.h"
 
 static int device_count(char *why, size_t size)
 {
@@ -42,7 +42,7 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     hattn_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "reference: no memory for a plan");
-    made->workspace_size = HATTN_WORKSPACE_ALIGNMENT;
+    made->workspace_size = hattn_host_control_size();
     *plan = made;
     return HATTN_OK;
 }
@@ -53,29 +53,18 @@ static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace,
                                    hattn_error *error)
 {
     (void)device;
-    (void)workspace;
-    (void)size;
     (void)stream;
     (void)error;
+    hattn_host_control_init(workspace, size);
     return HATTN_OK;
-}
-
-/* In a team rank 0 does the work; the barriers keep the others out of it until it is done, and from the next call before. */
-static int is_worker(const hattn_exec *exec) { return !exec->team || exec->team->rank == 0; }
-
-static void wait_for_worker(const hattn_exec *exec)
-{
-    if (exec->team && exec->team->size > 1)
-        exec->team->barrier(exec->team->context);
 }
 
 static hattn_status run_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
                                     hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_encode_keys(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_encode_keys(&plan->problem, args);
     return HATTN_OK;
 }
 
@@ -83,9 +72,8 @@ static hattn_status run_encode_queries(const hattn_plan *plan, const hattn_encod
                                        const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_encode_queries(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_encode_queries(&plan->problem, args);
     return HATTN_OK;
 }
 
@@ -93,9 +81,8 @@ static hattn_status run_score(const hattn_plan *plan, const hattn_score_args *ar
                               hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_score(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_score(&plan->problem, args);
     return HATTN_OK;
 }
 
@@ -103,9 +90,8 @@ static hattn_status run_topk(const hattn_plan *plan, const hattn_topk_args *args
                              hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_topk(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_topk(&plan->problem, args);
     return HATTN_OK;
 }
 
@@ -113,9 +99,8 @@ static hattn_status run_attend(const hattn_plan *plan, const hattn_attend_args *
                                hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_attend(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_attend(&plan->problem, args);
     return HATTN_OK;
 }
 
@@ -123,9 +108,8 @@ static hattn_status run_merge(const hattn_plan *plan, const hattn_merge_args *ar
                               hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_merge(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_merge(&plan->problem, args);
     return HATTN_OK;
 }
 
@@ -133,15 +117,15 @@ static hattn_status run_append(const hattn_plan *plan, const hattn_decode_args *
                                hattn_error *error)
 {
     (void)error;
-    if (is_worker(exec))
-        hattn_reference_append(&plan->problem, args);
-    wait_for_worker(exec);
+    (void)exec;
+    hattn_reference_append(&plan->problem, args);
     return HATTN_OK;
 }
 
 const hattn_backend hattn_reference_backend = {
     .name = "reference",
     .pointer_alignment = 1,
+    .is_host = true,
     .device_count = device_count,
     .open = open_device,
     .close = close_device,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of hattn's ABI that the benchmarks call, through ctypes. api/hattn.h says what everything means.
 
-The library checks every struct_size, and Problem is checked here, so that a layout that is no longer the header's is an
-error and never a wrong number.
+The library serves structs of every version of the header; fields are only ever added at their ends.
 """
 import ctypes as C
 import mmap
@@ -18,7 +17,7 @@ class HattnError(Exception):
 
 
 class Error(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("status", C.c_int), ("text", C.c_char * 512)]
+    _fields_ = [("status", C.c_int), ("text", C.c_char * 508)]
 
 
 class DeviceOptions(C.Structure):
@@ -164,17 +163,13 @@ class Library:
             raise HattnError(error.text.decode() or "status %d" % status)
 
     def problem(self, **fields):
-        """hattn_problem_init, the fields, hattn_problem_set_defaults. q and k_cache are fp16."""
-        problem = Problem()
-        self._lib.hattn_problem_init(C.byref(problem))
-        if problem.struct_size != C.sizeof(Problem):
-            raise HattnError("hattn_problem is %d bytes, bench/hattn_ctypes.py has %d" %
-                             (problem.struct_size, C.sizeof(Problem)))
+        """The fields, completed. q and k_cache are fp16."""
+        problem, complete, error = sized(Problem), sized(Problem), Error()
         problem.q.dtype = problem.k_cache.dtype = F16
         for name, value in fields.items():
             setattr(problem, name, value)
-        self._lib.hattn_problem_set_defaults(C.byref(problem))
-        return problem
+        self.check(self._lib.hattn_problem_complete(C.byref(problem), C.byref(complete), C.byref(error)), error)
+        return complete
 
 
 class Device:
@@ -182,7 +177,7 @@ class Device:
 
     def __init__(self, library, threads, backend="cpu"):
         self.library, self.handle = library, C.c_void_p()
-        options, error = sized(DeviceOptions), sized(Error)
+        options, error = sized(DeviceOptions), Error()
         options.backend, options.max_threads = backend.encode(), threads
         library.check(library.hattn_device_open(C.byref(options), C.byref(self.handle), C.byref(error)), error)
         self.threads, self.info = threads, sized(DeviceInfo)
@@ -197,7 +192,7 @@ class Plan:
 
     def __init__(self, device, problem, allocate=None, stream=None):
         """allocate(size): where the device has memory of its own, something that keeps it alive, and its address."""
-        self.library, self.problem, self.handle, self.error = device.library, problem, C.c_void_p(), sized(Error)
+        self.library, self.problem, self.handle, self.error = device.library, problem, C.c_void_p(), Error()
         check = self.library.check
         check(self.library.hattn_plan_create(device.handle, C.byref(problem), C.byref(self.handle),
                                              C.byref(self.error)), self.error)

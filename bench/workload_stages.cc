@@ -5,6 +5,7 @@
 
 #include "bench/map_layout.h"
 #include "bench/workload.h"
+#include "core/sized.h"
 
 const char *const STAGE_NAMES[NUM_STAGES] = {"encode", "score",  "topk",  "attend",
                                              "merge",  "decode", "dense", "encode_keys"};
@@ -73,18 +74,10 @@ hattn_status Workload::run(Stage stage, const hattn_plan *plan, const hattn_exec
     return HATTN_INVALID_ARGUMENT;
 }
 
-template <typename Struct>
-static Struct sized_struct()
-{
-    Struct value = {};
-    value.struct_size = sizeof(value);
-    return value;
-}
-
 hattn_status Workload::encode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
                               hattn_error *error)
 {
-    auto args = sized_struct<hattn_encode_queries_args>();
+    auto args = sized<hattn_encode_queries_args>();
     args.num_rows = int32_t(num_rows_);
     args.q = set.q.at();
     args.query_map = layer.query_map;
@@ -95,7 +88,7 @@ hattn_status Workload::encode(const CodeLayer &layer, Set &set, const hattn_plan
 hattn_status Workload::score(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
                              hattn_error *error)
 {
-    auto args = sized_struct<hattn_score_args>();
+    auto args = sized<hattn_score_args>();
     args.batch = batch();
     args.weights = set.weights.at();
     args.codes = layer.codes;
@@ -106,7 +99,7 @@ hattn_status Workload::score(const CodeLayer &layer, Set &set, const hattn_plan 
 
 hattn_status Workload::topk(Set &set, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
 {
-    auto args = sized_struct<hattn_topk_args>();
+    auto args = sized<hattn_topk_args>();
     args.batch = batch();
     args.batch.block_table.data = nullptr;
     args.scores = scores_.at();
@@ -117,7 +110,7 @@ hattn_status Workload::topk(Set &set, const hattn_plan *plan, const hattn_exec *
 
 hattn_status Workload::attend(Set &set, bool dense, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
 {
-    auto args = sized_struct<hattn_attend_args>();
+    auto args = sized<hattn_attend_args>();
     args.batch = batch();
     args.q = set.q.at();
     args.k_cache = k();
@@ -133,7 +126,7 @@ hattn_status Workload::attend(Set &set, bool dense, const hattn_plan *plan, cons
 
 hattn_status Workload::merge(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
 {
-    auto args = sized_struct<hattn_merge_args>();
+    auto args = sized<hattn_merge_args>();
     args.num_parts = num_parts_;
     args.num_rows = int32_t(num_rows_);
     args.partial_out = partial_out_.at();
@@ -146,7 +139,7 @@ hattn_status Workload::merge(const hattn_plan *plan, const hattn_exec *exec, hat
 hattn_status Workload::decode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
                               hattn_error *error)
 {
-    auto args = sized_struct<hattn_decode_args>();
+    auto args = sized<hattn_decode_args>();
     args.batch = batch();
     args.q = set.q.at();
     args.k_cache = k();
@@ -165,7 +158,7 @@ hattn_status Workload::decode(const CodeLayer &layer, Set &set, const hattn_plan
 hattn_status Workload::encode_keys(const CodeLayer &layer, const hattn_plan *plan, const hattn_exec *exec,
                                    hattn_error *error)
 {
-    auto args = sized_struct<hattn_encode_keys_args>();
+    auto args = sized<hattn_encode_keys_args>();
     args.num_tokens = num_tokens_;
     const uint64_t last = kv_.size() - uint64_t(num_tokens_) * new_key_bytes();
     args.k_new = kv_.at(std::min<uint64_t>(kv_layer_ * sizes_.kv_layer(), last / ALIGNMENT * ALIGNMENT));

@@ -40,8 +40,7 @@ struct PlanOwner {
             return;
         }
         hattn_error error = {};
-        error.struct_size = sizeof(error);
-        hattn_status result = hattn_plan_create(session.device, &instance.shape, &plan, &error);
+        hattn_status result = hattn_plan_create(session.device, &instance.given, &plan, &error);
         if (!result)
             return;
         message = error.text;

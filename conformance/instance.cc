@@ -2,6 +2,7 @@
  * Shapes, batches and arguments of an instance; data.cc makes the numbers.
  */
 #include "conformance/instance.h"
+#include "core/sized.h"
 
 #include <algorithm>
 #include <cstring>
@@ -95,7 +96,8 @@ Tensor Instance::make_vector(const std::string &name, int32_t dtype, int64_t n) 
 Instance::Instance(const Problem &p, uint64_t instance_seed) : problem(p), seed(instance_seed)
 {
     num_pages = count_pages(problem);
-    shape = make_shape(problem, num_pages);
+    given = make_shape(problem, num_pages);
+    shape = resolved(given);
     make_batch();
     if (shape.page_size)
         make_block_table();
@@ -194,8 +196,7 @@ hattn_batch Instance::batch() const
 
 hattn_encode_keys_args Instance::encode_keys_args() const
 {
-    hattn_encode_keys_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_encode_keys_args args = sized<hattn_encode_keys_args>();
     args.num_tokens = problem.num_tokens;
     args.k_new = k_new.buffer();
     args.k_scale = k_scale.buffer();
@@ -206,8 +207,7 @@ hattn_encode_keys_args Instance::encode_keys_args() const
 
 hattn_encode_queries_args Instance::encode_queries_args() const
 {
-    hattn_encode_queries_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_encode_queries_args args = sized<hattn_encode_queries_args>();
     args.num_rows = (int32_t)rows.size();
     args.q = q.buffer();
     args.query_map = query_map.buffers();
@@ -216,8 +216,7 @@ hattn_encode_queries_args Instance::encode_queries_args() const
 
 hattn_score_args Instance::score_args() const
 {
-    hattn_score_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_score_args args = sized<hattn_score_args>();
     args.batch = batch();
     args.weights = weights.buffer();
     args.codes = codes.buffer();
@@ -227,8 +226,7 @@ hattn_score_args Instance::score_args() const
 
 hattn_topk_args Instance::topk_args() const
 {
-    hattn_topk_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_topk_args args = sized<hattn_topk_args>();
     args.batch = batch();
     args.batch.block_table = {nullptr, 0};
     args.scores = scores.buffer();
@@ -238,8 +236,7 @@ hattn_topk_args Instance::topk_args() const
 
 hattn_attend_args Instance::attend_args(bool sparse) const
 {
-    hattn_attend_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_attend_args args = sized<hattn_attend_args>();
     args.batch = batch();
     args.q = q.buffer();
     args.k_cache = k_cache.buffer();
@@ -256,8 +253,7 @@ hattn_attend_args Instance::attend_args(bool sparse) const
 
 hattn_merge_args Instance::merge_args() const
 {
-    hattn_merge_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_merge_args args = sized<hattn_merge_args>();
     args.num_parts = problem.num_parts;
     args.num_rows = (int32_t)rows.size();
     args.partial_out = partial_out.buffer();
@@ -267,8 +263,7 @@ hattn_merge_args Instance::merge_args() const
 
 hattn_decode_args Instance::decode_args(bool append) const
 {
-    hattn_decode_args args = {};
-    args.struct_size = sizeof(args);
+    hattn_decode_args args = sized<hattn_decode_args>();
     args.append = append;
     args.batch = batch();
     args.q = q.buffer();

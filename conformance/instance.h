@@ -36,7 +36,8 @@ public:
 
     const Problem problem;
     const uint64_t seed;
-    hattn_problem shape; /* what plans are made from */
+    hattn_problem given; /* what plans are made from */
+    hattn_problem shape; /* how it is read: strides are the steps that they mean */
     std::vector<Row> rows;
     int num_pages = 0; /* of the pools, unused ones included */
 

@@ -9,27 +9,14 @@
 
 #include "conformance/device_runner.h"
 #include "conformance/tolerance.h"
+#include "core/sized.h"
 #include "devices/streams.h"
 
 namespace conformance {
 namespace {
 
-/* OpenMP's barriers are unknown to the thread sanitizer. */
-#ifdef __SANITIZE_THREAD__
-const bool OPENMP = false;
-#else
-const bool OPENMP = true;
-#endif
-
 const int THREAD_COUNTS[] = {1, 2, 3, 7};
 const int MAX_THREADS = 7;
-
-hattn_error make_error()
-{
-    hattn_error error = {};
-    error.struct_size = sizeof(error);
-    return error;
-}
 
 std::string describe(hattn_status status, const hattn_error &error)
 {
@@ -47,7 +34,7 @@ std::string run_team(int size, const hattn_exec &exec, const Call &call)
         hattn_team team = {size, rank, wait, &barrier};
         hattn_exec own = exec;
         own.team = &team;
-        hattn_error error = make_error();
+        hattn_error error = {};
         hattn_status status = call(&own, &error);
         results[rank] = describe(status, error);
     };
@@ -81,7 +68,7 @@ std::string Flips::verdict() const
 
 Workspace::Workspace(const Session &session, uint64_t size) : memory_("workspace", size, Region::AT_END, 0xAA, 256)
 {
-    hattn_error error = make_error();
+    hattn_error error = {};
     if (hattn_status status = session.runner.workspace_init(session.device, buffer(), size, nullptr, &error))
         throw std::runtime_error("hattn_workspace_init " + describe(status, error));
     while (control_size_ < memory_.size() && memory_.data()[control_size_] == 0)
@@ -107,8 +94,7 @@ std::vector<Target> all_targets()
 {
     std::vector<Target> targets;
     for (int i = 0; i < hattn_backend_count(); i++) {
-        hattn_backend_info info = {};
-        info.struct_size = sizeof(info);
+        hattn_backend_info info = sized<hattn_backend_info>();
         if (hattn_backend_query(i, &info, nullptr))
             continue;
         if (std::string(info.name) == "cpu")
@@ -122,12 +108,11 @@ std::vector<Target> all_targets()
 
 Session::Session(Target tested) : target(std::move(tested))
 {
-    hattn_device_options options = {};
-    options.struct_size = sizeof(options);
+    hattn_device_options options = sized<hattn_device_options>();
     options.backend = target.backend.c_str();
     options.isa = target.isa.empty() ? nullptr : target.isa.c_str();
     options.max_threads = MAX_THREADS;
-    hattn_error error = make_error();
+    hattn_error error = {};
     if (hattn_status status = hattn_device_open(&options, &device, &error)) {
         if (status != HATTN_NO_DEVICE)
             throw std::runtime_error(target.text() + ": hattn_device_open " + describe(status, error));
@@ -136,7 +121,7 @@ Session::Session(Target tested) : target(std::move(tested))
     }
     if (const devices::Memory *memory = devices::memory_of(target.backend))
         runner = device_runner({memory, devices::pinned_memory_of(target.backend)});
-    info.struct_size = sizeof(info);
+    info = sized<hattn_device_info>();
     hattn_device_query(device, &info, nullptr);
     if (!target.isa.empty() && target.isa != info.isa)
         skipped = target.text() + ": no kernels, the device chose " + info.isa;
@@ -157,28 +142,27 @@ Workspace &Session::shared_workspace(uint64_t size)
 
 std::string Manner::text() const
 {
-    return std::string(team ? "a team of " : "OpenMP threads: ") + std::to_string(threads) +
+    return std::string(team ? "a team of " : "threads: ") + std::to_string(threads) +
            (shared_workspace ? ", shared workspace" : "") + (bare ? ", no optional outputs" : "");
 }
 
 std::vector<Manner> all_manners(const Session &session)
 {
-    std::vector<Manner> manners = {{!OPENMP, 1, false, false}};
+    std::vector<Manner> manners = {{false, 1, false, false}};
     if (session.info.max_threads > 1)
-        for (int team = !OPENMP; team < 2; team++)
+        for (bool team : {false, true})
             for (int threads : THREAD_COUNTS)
-                if (threads > 1 || team == OPENMP)
-                    manners.push_back({team == 1, threads, false, false});
-    manners.push_back({!OPENMP, 1, true, false});
-    manners.push_back({!OPENMP, 1, false, true});
+                if (threads > 1 || team)
+                    manners.push_back({team, threads, false, false});
+    manners.push_back({false, 1, true, false});
+    manners.push_back({false, 1, false, true});
     return manners;
 }
 
 std::string run_in_manner(const Manner &manner, const Workspace &workspace, const std::string &context,
                           const Call &call)
 {
-    hattn_exec exec = {};
-    exec.struct_size = sizeof(exec);
+    hattn_exec exec = sized<hattn_exec>();
     exec.workspace = workspace.buffer();
     exec.workspace_size = workspace.size();
     std::string result, fault = run_guarded(context + ", " + manner.text(), manner.threads == 1, [&] {
@@ -186,7 +170,7 @@ std::string run_in_manner(const Manner &manner, const Workspace &workspace, cons
                                 result = run_team(manner.threads, exec, call);
                             } else {
                                 exec.num_threads = manner.threads;
-                                hattn_error error = make_error();
+                                hattn_error error = {};
                                 hattn_status status = call(&exec, &error);
                                 result = describe(status, error);
                             }

@@ -89,7 +89,7 @@ private:
 
 /* One way to make a call. */
 struct Manner {
-    bool team; /* the threads are ours, not OpenMP's */
+    bool team; /* the threads are ours, not the device's */
     int threads;
     bool shared_workspace; /* that of all plans, instead of the plan's own */
     bool bare;             /* without the optional outputs */

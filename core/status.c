@@ -20,7 +20,7 @@ const char *hattn_status_string(hattn_status status)
 
 hattn_status hattn_fail(hattn_error *error, hattn_status status, const char *format, ...)
 {
-    if (error && error->struct_size == sizeof(*error)) {
+    if (error) {
         va_list list;
         va_start(list, format);
         vsnprintf(error->text, sizeof(error->text), format, list);

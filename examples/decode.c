@@ -13,25 +13,23 @@ static hattn_status decode(float *q, float *k, float *v, float *map, float *out,
 {
     hattn_device *device = NULL;
     hattn_plan *plan = NULL;
-    hattn_problem problem;
-    hattn_problem_init(&problem);
-    problem.num_q_heads = HQ, problem.num_kv_heads = HKV, problem.head_dim_qk = D, problem.code_bits = BITS;
-    problem.max_sequences = 1, problem.max_length = N, problem.k = K;
+    hattn_problem problem = HATTN_STRUCT(hattn_problem, .num_q_heads = HQ, .num_kv_heads = HKV, .head_dim_qk = D,
+                                         .code_bits = BITS, .max_sequences = 1, .max_length = N, .k = K);
     problem.q.dtype = problem.k_cache.dtype = HATTN_F32;
-    hattn_problem_set_defaults(&problem);
     problem.k_new.stride[0] = D, problem.k_new.stride[1] = N * D; /* encode straight from the cache */
-    hattn_device_options options = {.struct_size = sizeof(options), .backend = "cpu"};
-    hattn_status status = hattn_device_open(&options, &device, error);
+    hattn_status status = hattn_device_open(&HATTN_STRUCT(hattn_device_options, .backend = "cpu"), &device, error);
     status = status ? status : hattn_plan_create(device, &problem, &plan, error);
-    hattn_exec exec = {.struct_size = sizeof(exec), .workspace_size = hattn_plan_workspace_size(plan)};
+    hattn_exec exec = HATTN_STRUCT(hattn_exec, .workspace_size = hattn_plan_workspace_size(plan));
     exec.workspace.data = aligned_alloc(256, (exec.workspace_size + 255) / 256 * 256);
     status = status ? status : hattn_workspace_init(device, exec.workspace, exec.workspace_size, NULL, error);
-    hattn_encode_keys_args encode = {.struct_size = sizeof(encode), .num_tokens = N, .k_new.data = k};
-    encode.key_map.weight[0].data = map, encode.codes.data = malloc(HKV * N * BITS / 8);
+    hattn_encode_keys_args encode = HATTN_STRUCT(hattn_encode_keys_args, .num_tokens = N, .k_new.data = k,
+                                                 .codes.data = malloc(HKV * N * BITS / 8));
+    encode.key_map.weight[0].data = map;
     status = status ? status : hattn_encode_keys(plan, &encode, &exec, error);
-    hattn_decode_args step = {.struct_size = sizeof(step), .q.data = q, .k_cache.data = k, .v_cache.data = v};
-    step.batch = (hattn_batch){.num_sequences = 1, .num_rows = 1, .q_len = 1, .seq_len.data = &(int32_t){N}};
-    step.codes = encode.codes, step.query_map = encode.key_map, step.out.data = out, step.indices.data = kept;
+    hattn_batch batch = {.num_sequences = 1, .num_rows = 1, .q_len = 1, .seq_len.data = &(int32_t){N}};
+    hattn_decode_args step =
+        HATTN_STRUCT(hattn_decode_args, .batch = batch, .q.data = q, .k_cache.data = k, .v_cache.data = v,
+                     .codes = encode.codes, .query_map = encode.key_map, .out.data = out, .indices.data = kept);
     status = status ? status : hattn_decode(plan, &step, &exec, error);
     free(encode.codes.data), free(exec.workspace.data), hattn_plan_destroy(plan), hattn_device_close(device);
     return status;
@@ -53,7 +51,7 @@ int main(void)
         k[WANTED * D + i] = 4 * (q[i] + q[D + i] + q[2 * D + i] + q[3 * D + i]);
 
     int32_t kept[HKV * K];
-    hattn_error error = {.struct_size = sizeof(error)};
+    hattn_error error;
     if (decode(q, k, v, map, out, kept, &error))
         return fprintf(stderr, "%s\n", error.text), 1;
     int found = 0;

@@ -79,10 +79,17 @@ typedef void hattn_scale_fn(const uint16_t *scores, uint32_t max_score, const ui
 /* Select the k best (0 < k < n), equal keys by smallest position: out[i] = first + position, ascending. */
 typedef struct hattn_topk_scratch {
     uint32_t *histogram; /* [HATTN_TOPK_BINS] */
-    int32_t *positions;  /* [n + HATTN_TOPK_SLACK] */
-    uint32_t *keys;      /* [n + HATTN_TOPK_SLACK] */
+    int32_t *positions;  /* [hattn_topk_room(n, k)] */
+    uint32_t *keys;      /* [hattn_topk_room(n, k)] */
 } hattn_topk_scratch;
-enum { HATTN_TOPK_BINS = 8192, HATTN_TOPK_SLACK = 64 };
+/* Candidates are cut down to the k best where they pass hattn_topk_limit(k), looked at once a chunk: so many keys. */
+enum { HATTN_TOPK_BINS = 8192, HATTN_TOPK_SLACK = 64, HATTN_TOPK_CHUNK = 4096 };
+static inline int64_t hattn_topk_limit(int64_t k) { return 4 * k > 1024 ? 4 * k : 1024; }
+static inline int64_t hattn_topk_room(int64_t n, int64_t k)
+{
+    const int64_t most = hattn_topk_limit(k) + HATTN_TOPK_CHUNK;
+    return (n < most ? n : most) + HATTN_TOPK_SLACK;
+}
 /* max_score: no score is larger. out has room for k + HATTN_TOPK_SLACK entries; those past k may be written. */
 typedef void hattn_topk_u16_fn(const uint16_t *scores, int n, int k, uint32_t max_score, int32_t first, int32_t *out,
                                const hattn_topk_scratch *scratch);

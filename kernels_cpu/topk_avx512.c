@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Exact top-k without a histogram:
  * 1. A sample of the keys gives a lower bound that nearly always leaves a few more than k candidates.
- * 2. One pass keeps the candidates: positions by vpcompressw within a chunk, then their keys as u32.
+ * 2. One pass keeps the candidates: positions by vpcompressw within a chunk, then their keys as u32. Whenever there are far
+ *    more than k, they are trimmed to the k best, and only larger keys pass from there on: ties at the bound do not pile up.
  * 3. The k-th largest key of the candidates by bisection, where one step counts 16 keys with a compare.
- * 4. One pass over the candidates keeps those above it, and of its equals the first ones.
- * Too few candidates in step 2: a lower bound, in the end none. Then all keys are candidates, and the time still
- * grows as n * (bits of a key), whatever the keys are.
+ * 4. One pass over the candidates keeps those above it, and of its equals the first ones: trimming is 3 and 4.
+ * Too few candidates in step 2: a lower bound, in the end none.
  */
 #include "kernels_cpu/avx512.h"
 #include "kernels_cpu/kernels.h"
 
 enum {
-    CHUNK = 4096, /* keys whose candidates are numbered in 16 bits: 8 KiB of stack */
+    CHUNK = HATTN_TOPK_CHUNK, /* keys whose candidates are numbered in 16 bits: 8 KiB of stack */
     /* Keys. Zen 4, u16, n = 32768 and 131072, k = n / 64: 2.6 and 8.7 us; 1024: 2.6 and 9.5; 4096: 3.3 and 9.1. */
     MAX_SAMPLE = 2048,
     SAMPLE_RUN = 8,   /* neighbours in a sample: short, for scores of neighbours are alike */
     SAMPLE_STEP = 64, /* at least, from run to run: 4096 keys in 0.8 us, with twice the sample 1.2 */
     ALL_BELOW = 512   /* so few keys are all candidates, 1 ns each */
 };
+
+#define LOWEST_NUMBER 0x007fffffu /* -inf as an ordered key */
 
 /* Both key types as unsigned integers of the same order. */
 typedef struct topk_keys {
@@ -134,38 +136,29 @@ HATTN_INLINE int chunk_candidates(const topk_keys *keys, int first, int count, u
     return num_found;
 }
 
-/* Candidates' positions and keys into the scratch arrays; returns how many. */
-HATTN_INLINE int collect_candidates(const topk_keys *keys, uint32_t bound, const hattn_topk_scratch *scratch)
+/* Positions and keys of a chunk's candidates behind those of the chunks before. */
+HATTN_INLINE void append_found(const topk_keys *keys, int first, const uint16_t *found, int num_found,
+                               const hattn_topk_scratch *scratch, int num_candidates)
 {
-    uint16_t found[CHUNK + 32];
-    int num_candidates = 0;
-    for (int first = 0, count; first < keys->n; first += count) {
-        count = keys->n - first < CHUNK ? keys->n - first : CHUNK;
-        int num_found = chunk_candidates(keys, first, count, bound, found);
-        for (int i = 0; i < num_found; i += 16) {
-            __m512i position = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(found + i)));
-            _mm512_storeu_si512(scratch->positions + num_candidates + i,
-                                _mm512_add_epi32(position, _mm512_set1_epi32(first)));
-        }
-        for (int i = 0; i < num_found; i++) {
-            uint32_t *key = scratch->keys + num_candidates + i;
-            if (!keys->is_float) {
-                *key = keys->scores[first + found[i]];
-            } else {
-                memcpy(key, keys->floats + first + found[i], sizeof *key);
-            }
-        }
-        num_candidates += num_found;
+    uint32_t *out = scratch->keys + num_candidates;
+    for (int i = 0; i < num_found; i += 16) {
+        __m512i position = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(found + i)));
+        _mm512_storeu_si512(scratch->positions + num_candidates + i,
+                            _mm512_add_epi32(position, _mm512_set1_epi32(first)));
     }
-    if (keys->is_float) {
-        for (int64_t i = 0; i < num_candidates; i += 16)
-            _mm512_storeu_si512(scratch->keys + i, ordered_floats(_mm512_loadu_ps(scratch->keys + i)));
+    for (int i = 0; i < num_found; i++) {
+        if (!keys->is_float) {
+            out[i] = keys->scores[first + found[i]];
+        } else {
+            memcpy(&out[i], keys->floats + first + found[i], sizeof *out);
+        }
     }
-    pad_keys(scratch->keys, num_candidates);
-    return num_candidates;
+    for (int64_t i = 0; keys->is_float && i < num_found; i += 16)
+        _mm512_storeu_si512(out + i, ordered_floats(_mm512_loadu_ps(out + i)));
 }
 
-/* Of num_candidates those above the threshold, and of its equals as many as are needed for k. */
+/* Of num_candidates those above the threshold, and of its equals as many as are needed for k: positions plus `first` to out,
+ * which may be the candidates', and keys to the front of the candidates'. */
 static void keep_best(const hattn_topk_scratch *scratch, int num_candidates, int k, uint32_t threshold, int32_t first,
                       int32_t *out)
 {
@@ -181,8 +174,41 @@ static void keep_best(const hattn_topk_scratch *scratch, int num_candidates, int
         kept |= (__mmask16)equal;
         __m512i positions = _mm512_add_epi32(_mm512_loadu_si512(scratch->positions + i), firsts);
         _mm512_storeu_si512(out + num_out, _mm512_maskz_compress_epi32(kept, positions));
+        _mm512_storeu_si512(scratch->keys + num_out, _mm512_maskz_compress_epi32(kept, keys));
         num_out += _mm_popcnt_u32(kept);
     }
+}
+
+/* The k best of the candidates, all of which are >= low; returns the smallest key that may be among them. */
+static uint32_t trim(const hattn_topk_scratch *scratch, int num_candidates, int k, uint32_t low, int32_t first,
+                     int32_t *out)
+{
+    pad_keys(scratch->keys, num_candidates);
+    uint32_t threshold = num_candidates == k ? 0 : kth_largest(scratch->keys, num_candidates, k, low);
+    keep_best(scratch, num_candidates, k, threshold, first, out);
+    return threshold;
+}
+
+/* Everything >= bound, or the better part of it with at least k keys; returns how many. */
+HATTN_INLINE int collect_candidates(const topk_keys *keys, int k, uint32_t bound, const hattn_topk_scratch *scratch)
+{
+    uint16_t found[CHUNK + 32];
+    const int64_t limit = hattn_topk_limit(k);
+    int num_candidates = 0;
+    for (int first = 0, count; first < keys->n; first += count) {
+        count = keys->n - first < CHUNK ? keys->n - first : CHUNK;
+        int num_found = chunk_candidates(keys, first, count, bound, found);
+        append_found(keys, first, found, num_found, scratch, num_candidates);
+        num_candidates += num_found;
+        if (num_candidates <= limit || first + count == keys->n)
+            continue;
+        const uint32_t threshold = trim(scratch, num_candidates, k, bound, 0, scratch->positions);
+        num_candidates = k;
+        if (threshold == (keys->is_float ? UINT32_MAX : UINT16_MAX))
+            break; /* nothing is larger, and equals come too late */
+        bound = keys->is_float && threshold < LOWEST_NUMBER ? LOWEST_NUMBER : threshold + 1;
+    }
+    return num_candidates;
 }
 
 HATTN_INLINE void topk(const topk_keys *keys, int k, int32_t first, int32_t *out, const hattn_topk_scratch *scratch)
@@ -194,11 +220,10 @@ HATTN_INLINE void topk(const topk_keys *keys, int k, int32_t first, int32_t *out
     uint32_t bound;
     do {
         bound = wanted < num_samples ? kth_largest(scratch->histogram, num_samples, (int)wanted, 0) : 0;
-        num_candidates = collect_candidates(keys, bound, scratch);
+        num_candidates = collect_candidates(keys, k, bound, scratch);
         wanted *= 4;
     } while (num_candidates < k);
-    uint32_t threshold = num_candidates == k ? 0 : kth_largest(scratch->keys, num_candidates, k, bound);
-    keep_best(scratch, num_candidates, k, threshold, first, out);
+    trim(scratch, num_candidates, k, bound, first, out);
 }
 
 void hattn_topk_u16_avx512(const uint16_t *scores, int n, int k, uint32_t max_score, int32_t first, int32_t *out,

@@ -20,8 +20,7 @@ enum {
     MAX_SAMPLE = 2048,
     SAMPLE_SHARE = 32, /* n / 32: at n = 32768, k = 512 the bound's count is right to +- 25 %, 1 standard deviation */
     SAMPLE_RUN = 8,    /* neighbours in a sample: short, for scores of neighbours are alike */
-    ALL_BELOW = 2 * MIN_SAMPLE, /* as few keys are all candidates: bisecting them costs less than sampling */
-    MIN_LIMIT = 1024            /* candidates are trimmed at 4 k, or this if it is more */
+    ALL_BELOW = 2 * MIN_SAMPLE /* as few keys are all candidates: bisecting them costs less than sampling */
 };
 
 #define LOWEST_NUMBER 0x007fffffu /* -inf as an ordered key */
@@ -156,7 +155,7 @@ HATTN_INLINE uint32_t trim(const topk_keys *keys, candidates *c, int k, uint32_t
 /* Everything >= bound, or the better part of it with at least k keys. */
 HATTN_INLINE void collect(const topk_keys *keys, int k, uint32_t bound, candidates *c)
 {
-    const int limit = k > INT32_MAX / 4 ? INT32_MAX : 4 * k > MIN_LIMIT ? 4 * k : MIN_LIMIT;
+    const int64_t limit = hattn_topk_limit(k);
     const uint32_t highest = keys->scores ? UINT16_MAX : UINT32_MAX;
     c->num = c->num_keyed = 0;
     int j = 0;

@@ -56,25 +56,24 @@ void hattn_topk_f32_scalar(const float *keys, int n, int k, int32_t first, int32
                            const hattn_topk_scratch *scratch)
 {
     static const int digit_shift[] = {21, 10, 0}, digit_bits[] = {11, 11, 10};
-    uint32_t *histogram = scratch->histogram, *ordered = scratch->keys;
-    uint32_t threshold = 0, known = 0, wanted = (uint32_t)k, above;
-    for (int j = 0; j < n; j++)
-        ordered[j] = ordered_key(keys[j]);
+    uint32_t *histogram = scratch->histogram, threshold = 0, known = 0, wanted = (uint32_t)k, above;
     for (int digit = 0; digit < 3; digit++) {
         uint32_t mask = (1u << digit_bits[digit]) - 1;
         memset(histogram, 0, (mask + 1) * sizeof *histogram);
         for (int j = 0; j < n; j++) {
-            if (((ordered[j] ^ threshold) & known) == 0)
-                histogram[ordered[j] >> digit_shift[digit] & mask]++;
+            const uint32_t key = ordered_key(keys[j]);
+            if (((key ^ threshold) & known) == 0)
+                histogram[key >> digit_shift[digit] & mask]++;
         }
         threshold |= find_bin(histogram, mask, wanted, &above) << digit_shift[digit];
         known |= mask << digit_shift[digit];
         wanted -= above;
     }
     for (int j = 0, num_out = 0; num_out < k; j++) {
-        if (ordered[j] < threshold || (ordered[j] == threshold && wanted == 0))
+        const uint32_t key = ordered_key(keys[j]);
+        if (key < threshold || (key == threshold && wanted == 0))
             continue;
-        wanted -= ordered[j] == threshold;
+        wanted -= key == threshold;
         out[num_out++] = first + j;
     }
 }

@@ -26,19 +26,19 @@ enum class Pattern {
 };
 
 enum class Strides {
-    COMPACT,     /* as hattn_problem_set_defaults gives them */
+    COMPACT,     /* as hattn_problem_complete gives them */
     PADDED,      /* its order, 8 elements of padding in each dimension */
     ODD,         /* 3 elements: rows start at odd addresses */
     TOKEN_MAJOR, /* caches [page][slot][head] */
     HEAD_MAJOR,  /* heads outermost in every tensor */
-    BROADCAST    /* zero strides: one query vector for all heads, one map for all heads */
+    BROADCAST    /* no strides: one query vector for all heads, one map for all heads */
 };
 
-enum class Budgets { NONE, EACH, PER_SEQUENCE, PER_HEAD, ONE }; /* NONE: null; the others by zero strides */
+enum class Budgets { NONE, EACH, PER_SEQUENCE, PER_HEAD, ONE }; /* NONE: null; the others by broadcast strides */
 enum class Scales { NONE, ONE, PER_HEAD };
 enum class Tag { SMALL, MEDIUM, BENCH }; /* tests run the first two, benchmarks the last */
 
-/* Zeros mean what they mean to hattn_problem_set_defaults. */
+/* Zeros mean what they mean in a hattn_problem. */
 struct Problem {
     std::string name;
     Tag tag = Tag::SMALL;

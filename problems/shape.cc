@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "core/sized.h"
+
 namespace problems {
 namespace {
 
@@ -27,7 +29,7 @@ void lay_out_maps(hattn_problem *p, int64_t pad, bool broadcast)
         for (int layer = 0; layer < (mlp ? 3 : 1); layer++) {
             map->weight_stride[layer][1] = dims[layer + 1] + pad;
             map->weight_stride[layer][0] = broadcast ? 0 : dims[layer] * (dims[layer + 1] + pad) + pad;
-            map->bias_stride[layer] = broadcast ? 0 : dims[layer + 1] + pad;
+            map->bias_stride[layer] = broadcast ? HATTN_BROADCAST : dims[layer + 1] + pad;
         }
     }
 }
@@ -84,7 +86,7 @@ void set_budget_strides(const Problem &problem, hattn_problem *p)
         p->budgets.stride[0] = 0;
         p->budgets.stride[1] = 1;
         break;
-    case Budgets::ONE: p->budgets.stride[0] = p->budgets.stride[1] = 0; break;
+    case Budgets::ONE: p->budgets.stride[0] = p->budgets.stride[1] = HATTN_BROADCAST; break;
     }
 }
 
@@ -105,52 +107,62 @@ int longest_length(const Problem &problem)
 
 hattn_problem make_shape(const Problem &problem, int num_pages)
 {
-    hattn_problem p;
-    hattn_problem_init(&p);
-    p.num_kv_heads = problem.num_kv_heads;
-    p.num_q_heads = problem.num_kv_heads * problem.group;
-    p.num_code_heads = problem.codes_per_query_head ? p.num_q_heads : 0;
-    p.num_selection_heads = problem.selections_per_query_head ? p.num_q_heads : 0;
-    p.head_dim_qk = problem.head_dim_qk;
-    p.head_dim_v = problem.head_dim_v;
-    p.code_bits = problem.code_bits;
-    p.map_kind = problem.map_kind;
-    p.score_kind = problem.score_kind;
-    p.weight_bits = problem.weight_bits;
-    p.key_norms = problem.key_norms;
-    p.page_size = problem.page_size;
-    p.max_length = longest_length(problem);
-    p.k = problem.k;
-    p.num_sink = problem.num_sink;
-    p.num_recent = problem.num_recent;
-    p.scale = problem.scale;
-    p.soft_cap = problem.soft_cap;
-    p.per_head_kv_scales = problem.kv_scales == Scales::PER_HEAD;
+    hattn_problem sparse = sized<hattn_problem>(), p = sparse;
+    sparse.num_kv_heads = problem.num_kv_heads;
+    sparse.num_q_heads = problem.num_kv_heads * problem.group;
+    sparse.num_code_heads = problem.codes_per_query_head ? sparse.num_q_heads : 0;
+    sparse.num_selection_heads = problem.selections_per_query_head ? sparse.num_q_heads : 0;
+    sparse.head_dim_qk = problem.head_dim_qk;
+    sparse.head_dim_v = problem.head_dim_v;
+    sparse.code_bits = problem.code_bits;
+    sparse.map_kind = problem.map_kind;
+    sparse.score_kind = problem.score_kind;
+    sparse.weight_bits = problem.weight_bits;
+    sparse.key_norms = problem.key_norms;
+    sparse.page_size = problem.page_size;
+    sparse.max_length = longest_length(problem);
+    sparse.k = problem.k;
+    sparse.num_sink = problem.num_sink;
+    sparse.num_recent = problem.num_recent;
+    sparse.scale = problem.scale;
+    sparse.soft_cap = problem.soft_cap;
+    sparse.per_head_kv_scales = problem.kv_scales == Scales::PER_HEAD;
 
     std::vector<int> q_lens = query_lengths(problem);
     int rows = problem.padding_rows;
     for (int length : q_lens) {
         rows += length;
-        p.max_q_len = std::max(p.max_q_len, length);
+        sparse.max_q_len = std::max(sparse.max_q_len, length);
     }
     bool spare = problem.tag != Tag::BENCH;
-    p.max_sequences = (int)problem.lengths.size() + spare;
-    p.max_rows = rows + 2 * spare;
-    p.q.dtype = problem.q_dtype;
-    p.k_cache.dtype = problem.kv_dtype;
-    p.out.dtype = problem.out_dtype;
+    sparse.max_sequences = (int)problem.lengths.size() + spare;
+    sparse.max_rows = rows + 2 * spare;
+    sparse.q.dtype = problem.q_dtype;
+    sparse.k_cache.dtype = problem.kv_dtype;
+    sparse.out.dtype = problem.out_dtype;
     if (problem.kv_on_host)
-        p.k_cache.memory = p.v_cache.memory = HATTN_MEMORY_PINNED_HOST;
-    for (hattn_map *map : {&p.key_map, &p.query_map}) {
+        sparse.k_cache.memory = sparse.v_cache.memory = HATTN_MEMORY_PINNED_HOST;
+    for (hattn_map *map : {&sparse.key_map, &sparse.query_map}) {
         map->dtype = problem.map_dtype;
         std::copy(problem.hidden, problem.hidden + 2, map->hidden);
     }
-    hattn_problem_set_defaults(&p);
+    hattn_problem_complete(&sparse, &p, nullptr);
     set_strides(problem, &p, num_pages);
     set_budget_strides(problem, &p);
     if (problem.v_inside_k)
         std::copy(p.k_cache.stride, p.k_cache.stride + 3, p.v_cache.stride);
     return p;
+}
+
+hattn_problem resolved(hattn_problem shape)
+{
+    const auto resolve = [](int64_t &stride) { stride = stride == HATTN_BROADCAST ? 0 : stride; };
+    for (int64_t &stride : shape.budgets.stride)
+        resolve(stride);
+    for (hattn_map *map : {&shape.key_map, &shape.query_map})
+        for (int64_t &stride : map->bias_stride)
+            resolve(stride);
+    return shape;
 }
 
 } // namespace problems

@@ -8,8 +8,11 @@
 
 namespace problems {
 
-/* The hattn_problem of a problem whose pools have num_pages pages. */
+/* The hattn_problem of a problem whose pools have num_pages pages, complete. */
 hattn_problem make_shape(const Problem &problem, int num_pages);
+
+/* Its HATTN_BROADCAST strides as the zeros that they stand for. */
+hattn_problem resolved(hattn_problem shape);
 
 /* Query tokens of each sequence. */
 std::vector<int> query_lengths(const Problem &problem);

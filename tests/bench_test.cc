@@ -11,6 +11,7 @@
 #include "bench/ceiling.h"
 #include "bench/fill.h"
 #include "bench/workload.h"
+#include "core/sized.h"
 #include "reference/reference.h"
 #include "tests/run_hattn.h"
 
@@ -206,22 +207,19 @@ TEST(Bench, StagesRunOverFewLayersToo)
     Workload workload(problem, host_memory(), Turns::ALONE, size_t(60) << 20);
     EXPECT_NE(workload.layers().find("short of memory"), std::string::npos) << workload.layers();
     hattn_device *device = nullptr;
-    hattn_device_options options = {};
-    options.struct_size = sizeof(options);
+    hattn_device_options options = sized<hattn_device_options>();
     options.backend = "cpu";
     options.max_threads = 1;
     ASSERT_EQ(hattn_device_open(&options, &device, nullptr), HATTN_OK);
     hattn_plan *plan = nullptr;
     ASSERT_EQ(hattn_plan_create(device, &workload.shape(), &plan, nullptr), HATTN_OK);
-    hattn_exec exec = {};
-    exec.struct_size = sizeof(exec);
+    hattn_exec exec = sized<hattn_exec>();
     exec.num_threads = 1;
     exec.workspace_size = hattn_plan_workspace_size(plan);
     const Buffer workspace(host_memory(), exec.workspace_size);
     exec.workspace = workspace.at();
     ASSERT_EQ(hattn_workspace_init(device, exec.workspace, exec.workspace_size, nullptr, nullptr), HATTN_OK);
     hattn_error error = {};
-    error.struct_size = sizeof(error);
     EXPECT_EQ(workload.prepare(plan, &exec, &error), HATTN_OK) << error.text;
     for (int step = 0; step < 3; step++) {
         workload.next_layer();

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/device_contract.h"
+#include "core/sized.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,13 +8,6 @@
 
 namespace conformance {
 namespace {
-
-hattn_error make_error()
-{
-    hattn_error error = {};
-    error.struct_size = sizeof(error);
-    return error;
-}
 
 void check(hattn_status status, const hattn_error &error)
 {
@@ -66,7 +60,7 @@ Problem listed_problem(const std::string &name)
 Plan make_plan(hattn_device *device, const hattn_problem &shape)
 {
     hattn_plan *plan = nullptr;
-    hattn_error error = make_error();
+    hattn_error error = {};
     check(hattn_plan_create(device, &shape, &plan, &error), error);
     return Plan(plan);
 }
@@ -75,7 +69,7 @@ DeviceWorkspace::DeviceWorkspace(const devices::Memory *memory, hattn_device *de
     : memory_(memory), bytes_(devices::buffer_of(*memory, std::vector<uint8_t>(size, 0xAA)))
 {
     memory->synchronize();
-    hattn_error error = make_error();
+    hattn_error error = {};
     check(hattn_workspace_init(device, bytes_.at(), size, nullptr, &error), error);
     memory->synchronize();
     const std::vector<uint8_t> bytes = bytes_.contents<uint8_t>();
@@ -85,8 +79,7 @@ DeviceWorkspace::DeviceWorkspace(const devices::Memory *memory, hattn_device *de
 
 hattn_exec DeviceWorkspace::exec(void *stream) const
 {
-    hattn_exec exec = {};
-    exec.struct_size = sizeof(exec);
+    hattn_exec exec = sized<hattn_exec>();
     exec.workspace = bytes_.at();
     exec.workspace_size = bytes_.size();
     exec.stream = stream;
@@ -147,7 +140,7 @@ void DeviceDecode::forget()
 
 std::string DeviceDecode::enqueue(const hattn_exec &exec, const hattn_plan *other_plan) const
 {
-    hattn_error error = make_error();
+    hattn_error error = {};
     return hattn_decode(other_plan ? other_plan : plan.get(), &args, &exec, &error) ? error.text : "";
 }
 

@@ -137,7 +137,6 @@ private:
     {
         const hattn_exec exec = workspace_.exec(stream_.get());
         hattn_error error = {};
-        error.struct_size = sizeof(error);
         streams_->begin_capture(stream_.get());
         const hattn_status status = hattn_decode(plan_.get(), &there, &exec, &error);
         auto graph = streams_->end_capture(stream_.get());

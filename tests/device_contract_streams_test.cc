@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "core/sized.h"
 #include "tests/device_contract.h"
 
 namespace conformance {
@@ -176,8 +177,7 @@ TEST_P(DeviceStreams, CurrentDeviceIsLeftAsFound)
     const Results expected = job.results();
     job.forget();
     streams->set_current_device(1);
-    hattn_device_options options = {};
-    options.struct_size = sizeof(options);
+    hattn_device_options options = sized<hattn_device_options>();
     options.backend = GetParam().c_str();
     hattn_device *device = nullptr;
     EXPECT_EQ(hattn_device_open(&options, &device, nullptr), HATTN_OK);

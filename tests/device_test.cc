@@ -5,14 +5,14 @@
 #include <cstdlib>
 #include <set>
 
+#include "core/sized.h"
 #include "tests/api_job.h"
 
 namespace {
 
 hattn_device_options options_for(const char *backend)
 {
-    hattn_device_options options = {};
-    options.struct_size = sizeof(options);
+    hattn_device_options options = sized<hattn_device_options>();
     options.backend = backend;
     return options;
 }
@@ -31,8 +31,7 @@ void expect_refused(hattn_status status, const std::string &text, const hattn_de
 
 hattn_device_info info_of(hattn_device *device)
 {
-    hattn_device_info info = {};
-    info.struct_size = sizeof(info);
+    hattn_device_info info = sized<hattn_device_info>();
     EXPECT_EQ(HATTN_OK, hattn_device_query(device, &info, nullptr));
     return info;
 }
@@ -73,8 +72,7 @@ TEST(Device, BackendsInOrder)
     const std::vector<std::string> expected = {"cuda", "hip", "opencl", "cpu", "reference"};
     ASSERT_EQ((int)expected.size(), hattn_backend_count());
     for (int i = 0; i < hattn_backend_count(); i++) {
-        hattn_backend_info info = {};
-        info.struct_size = sizeof(info);
+        hattn_backend_info info = sized<hattn_backend_info>();
         ASSERT_EQ(HATTN_OK, hattn_backend_query(i, &info, nullptr));
         EXPECT_EQ(expected[i], info.name);
         EXPECT_EQ(sizeof(info), info.struct_size);
@@ -88,14 +86,13 @@ TEST(Device, BackendsInOrder)
         options.index = info.num_devices;
         expect_refused(HATTN_NO_DEVICE, info.name, options);
     }
-    hattn_backend_info info = {};
-    info.struct_size = sizeof(info);
+    hattn_backend_info info = sized<hattn_backend_info>();
     hattn_error error = fresh_error();
     EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_backend_query(-1, &info, &error));
     EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_backend_query(hattn_backend_count(), &info, &error));
     EXPECT_NE(std::string::npos, std::string(error.text).find("backend"));
     EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_backend_query(0, nullptr, &error));
-    info.struct_size--;
+    info.struct_size = 0;
     EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_backend_query(0, &info, &error));
     EXPECT_NE(std::string::npos, std::string(error.text).find("struct_size"));
 }
@@ -105,14 +102,24 @@ TEST(Device, OpenRefuses)
     expect_refused(HATTN_INVALID_ARGUMENT, "nonsense", options_for("nonsense"));
     expect_refused(HATTN_INVALID_ARGUMENT, "no backend", options_for(""));
     hattn_device_options options = options_for("cpu");
-    options.struct_size++;
+    options.struct_size = 0;
     expect_refused(HATTN_INVALID_ARGUMENT, "options.struct_size", options);
     options = options_for("cpu");
     options.reserved = 1;
     expect_refused(HATTN_INVALID_ARGUMENT, "options.reserved", options);
     options = options_for("cpu");
-    options.max_threads = -1;
-    expect_refused(HATTN_INVALID_ARGUMENT, "options.max_threads", options);
+    for (int32_t threads : {-1, 1025, INT32_MAX}) {
+        options.max_threads = threads;
+        expect_refused(HATTN_INVALID_ARGUMENT, "options.max_threads", options);
+    }
+    for (const char *backend : {"cpu", "reference"}) {
+        options = options_for(backend);
+        options.native_context = &options;
+        expect_refused(HATTN_INVALID_ARGUMENT, "options.native_context", options);
+        options = options_for(backend);
+        options.native_device = &options;
+        expect_refused(HATTN_INVALID_ARGUMENT, "options.native_device", options);
+    }
     options = options_for("cpu");
     options.index = -1;
     expect_refused(HATTN_INVALID_ARGUMENT, "options.index", options);
@@ -149,8 +156,6 @@ TEST(Device, CpuOptions)
     EXPECT_STREQ("scalar", info.isa);
     EXPECT_EQ(5, info.max_threads);
     EXPECT_NE(0, info.name[0]);
-    EXPECT_STREQ("", hattn_device_log(device));
-    EXPECT_STREQ("", hattn_device_log(nullptr));
     EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_device_query(nullptr, &info, nullptr));
     EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_device_query(device, nullptr, nullptr));
     info.struct_size = 4;
@@ -180,8 +185,7 @@ TEST(Device, EnvironmentNamesTheBackend)
     }
     {
         /* The first that has a device. */
-        hattn_backend_info info = {};
-        info.struct_size = sizeof(info);
+        hattn_backend_info info = sized<hattn_backend_info>();
         for (int i = 0; info.num_devices == 0; i++)
             ASSERT_EQ(HATTN_OK, hattn_backend_query(i, &info, nullptr));
         EXPECT_EQ(info.name, best);
@@ -201,14 +205,20 @@ TEST(Device, EnvironmentNamesTheBackend)
     expect_refused(HATTN_INVALID_ARGUMENT, "nonsense", options_for(nullptr));
 }
 
-TEST(Error, IsWrittenOnlyWhereThereIsRoom)
+TEST(Error, NeedsNoInitialValue)
 {
-    hattn_error error = fresh_error();
-    error.struct_size = sizeof(error) - 4;
-    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_create(nullptr, nullptr, nullptr, &error));
-    EXPECT_STREQ("untouched", error.text);
-    EXPECT_EQ(HATTN_OK, error.status);
-    /* Long texts are cut. */
+    for (int fill : {0, 0xff}) {
+        hattn_error error;
+        memset(&error, fill, sizeof(error));
+        EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_create(nullptr, nullptr, nullptr, &error));
+        EXPECT_STREQ("device is null", error.text);
+        EXPECT_EQ(HATTN_INVALID_ARGUMENT, error.status);
+    }
+}
+
+TEST(Error, LongTextsAreCut)
+{
+    hattn_error error;
     std::string name(2000, 'x');
     hattn_device_options options = options_for(name.c_str());
     hattn_device *device = nullptr;
@@ -241,11 +251,13 @@ TEST(Problem, Defaults)
 {
     hattn_problem p = plain_problem();
     EXPECT_EQ(sizeof(p), p.struct_size);
+    p.head_dim_v = 72;
+    p = completed(p);
+    EXPECT_EQ(sizeof(p), p.struct_size);
     EXPECT_EQ(HATTN_MAP_LINEAR, p.map_kind);
     EXPECT_EQ(HATTN_SCORE_HAMMING, p.score_kind);
     EXPECT_EQ(4, p.weight_bits);
-    p.head_dim_v = 72;
-    hattn_problem_set_defaults(&p);
+    EXPECT_EQ(2, p.max_q_len);
     EXPECT_EQ(2, p.num_code_heads);
     EXPECT_EQ(2, p.num_selection_heads);
     EXPECT_EQ(4, p.max_rows);
@@ -290,7 +302,7 @@ TEST(Problem, DefaultsOfOtherKinds)
     p.map_kind = HATTN_MAP_MLP;
     p.key_map.hidden[0] = 16;
     p.key_map.hidden[1] = 24;
-    hattn_problem_set_defaults(&p);
+    p = completed(p);
     EXPECT_EQ(3, p.scale);
     EXPECT_EQ(HATTN_F8_E4M3, p.k_new.dtype);
     EXPECT_EQ(HATTN_F32, p.out.dtype);
@@ -304,6 +316,39 @@ TEST(Problem, DefaultsOfOtherKinds)
         EXPECT_EQ(expected[layer][1], p.key_map.weight_stride[layer][1]);
         EXPECT_EQ(expected[layer][1], p.key_map.bias_stride[layer]);
     }
+}
+
+TEST(Problem, CompletesWhatIsZeroAndNothingElse)
+{
+    hattn_problem p = plain_problem(), complete = completed(p), again = completed(complete);
+    EXPECT_EQ(0, memcmp(&complete, &again, sizeof(again)));
+
+    /* Fields may be changed and the same problem be completed anew. */
+    p.head_dim_qk = 128;
+    complete = completed(p);
+    EXPECT_EQ(128, complete.head_dim_v);
+    EXPECT_EQ(float(1 / std::sqrt(128.0)), complete.scale);
+    expect_strides("v_cache", complete.v_cache, {2 * 16 * 128, 128, 16 * 128});
+
+    /* Strides that are given stay, broadcasts too; all 0 is compact. */
+    p.q.stride[0] = 5000, p.q.stride[1] = 0;
+    p.k_new.stride[0] = p.k_new.stride[1] = 0;
+    p.budgets.stride[0] = p.budgets.stride[1] = HATTN_BROADCAST;
+    p.key_map.weight_stride[0][0] = 0, p.key_map.weight_stride[0][1] = 80;
+    p.key_map.bias_stride[0] = HATTN_BROADCAST;
+    complete = completed(p);
+    expect_strides("q", complete.q, {5000, 0});
+    expect_strides("k_new", complete.k_new, {256, 128});
+    expect_strides("budgets", complete.budgets, {HATTN_BROADCAST, HATTN_BROADCAST});
+    EXPECT_EQ(0, complete.key_map.weight_stride[0][0]);
+    EXPECT_EQ(80, complete.key_map.weight_stride[0][1]);
+    EXPECT_EQ(HATTN_BROADCAST, complete.key_map.bias_stride[0]);
+
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_problem_complete(&p, &p, nullptr));
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_problem_complete(nullptr, &p, nullptr));
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_problem_complete(&p, nullptr, nullptr));
+    complete.struct_size = 0;
+    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_problem_complete(&p, &complete, nullptr));
 }
 
 } // namespace

@@ -273,8 +273,9 @@ void check_topk(const Guarded<T> &keys, int n, Place place, int32_t first, const
             continue;
         std::vector<int32_t> want(order.begin(), order.begin() + k);
         std::sort(want.begin(), want.end());
-        Guarded<uint32_t> histogram(HATTN_TOPK_BINS, place), scratch_keys((size_t)n + HATTN_TOPK_SLACK, place);
-        Guarded<int32_t> positions((size_t)n + HATTN_TOPK_SLACK, place), out((size_t)k + HATTN_TOPK_SLACK, place);
+        const size_t room = (size_t)hattn_topk_room(n, k);
+        Guarded<uint32_t> histogram(HATTN_TOPK_BINS, place), scratch_keys(room, place);
+        Guarded<int32_t> positions(room, place), out((size_t)k + HATTN_TOPK_SLACK, place);
         const hattn_topk_scratch scratch = {histogram.data(), positions.data(), scratch_keys.data()};
         run(keys.data(), k, out.data(), &scratch);
         for (int i = 0; i < k; i++)

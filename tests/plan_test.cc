@@ -25,7 +25,7 @@ void mlp(hattn_problem &p)
 {
     p.map_kind = HATTN_MAP_MLP;
     for (hattn_map *map : {&p.key_map, &p.query_map})
-        *map = {HATTN_F16, {16, 24}, 0, {{0, 16}, {0, 24}, {0, 64}}, {0, 0, 0}};
+        *map = {HATTN_F16, {16, 24}, 0, {}, {}};
 }
 
 #define SET(field, value) [](hattn_problem &p) { p.field = value; }
@@ -39,8 +39,8 @@ const hattn_status INVALID = HATTN_INVALID_ARGUMENT, UNSUPPORTED = HATTN_UNSUPPO
 
 const Refusal refusals[] = {
     {"struct_size", INVALID, SET(struct_size, 0)},
-    {"struct_size", INVALID, SET(struct_size, sizeof(hattn_problem) - 8)},
-    {"struct_size", INVALID, SET(struct_size, sizeof(hattn_problem) + 8)},
+    {"struct_size", INVALID, SET(struct_size, 4)},
+    {"struct_size", INVALID, SET(struct_size, UINT32_MAX)},
     {"num_kv_heads", INVALID, SET(num_kv_heads, 0)},
     {"num_kv_heads", INVALID, SET(num_kv_heads, -2)},
     {"num_kv_heads", INVALID, SET(num_kv_heads, 4097)},
@@ -48,9 +48,9 @@ const Refusal refusals[] = {
     {"num_q_heads", INVALID, SET(num_q_heads, -2)},
     {"num_q_heads", INVALID, SET(num_q_heads, 9)},
     {"num_q_heads / num_kv_heads", UNSUPPORTED, SET(num_q_heads, 2 * 129)},
-    {"num_code_heads", INVALID, SET(num_code_heads, 0)},
+    {"num_code_heads", INVALID, SET(num_code_heads, -2)},
     {"num_code_heads", INVALID, SET(num_code_heads, 4)},
-    {"num_selection_heads", INVALID, SET(num_selection_heads, 0)},
+    {"num_selection_heads", INVALID, SET(num_selection_heads, -2)},
     {"num_selection_heads", INVALID, SET(num_selection_heads, 4)},
     {"num_code_heads", UNSUPPORTED, SET(num_code_heads, 8)},
     {"head_dim_qk", UNSUPPORTED, SET(head_dim_qk, 24)},
@@ -68,8 +68,8 @@ const Refusal refusals[] = {
     {"sliding_window", UNSUPPORTED, SET(sliding_window, -1)},
     {"page_size", INVALID, SET(page_size, -1)},
     {"max_sequences", INVALID, SET(max_sequences, 0)},
-    {"max_rows", INVALID, SET(max_rows, 0)},
-    {"max_q_len", UNSUPPORTED, SET(max_q_len, 0)},
+    {"max_rows", INVALID, SET(max_rows, -1)},
+    {"max_q_len", UNSUPPORTED, SET(max_q_len, -1)},
     {"max_q_len", UNSUPPORTED, SET(max_q_len, 9)},
     {"max_length", INVALID, SET(max_length, 0)},
     {"max_length", INVALID, SET(max_length, (1 << 30) + 1)},
@@ -92,13 +92,13 @@ const Refusal refusals[] = {
     {"reserved", INVALID, SET(reserved, 1)},
     {"reserved", INVALID, SET(key_map.reserved, 1)},
     {"reserved", INVALID, SET(query_map.reserved, 1)},
-    {"map_kind", UNSUPPORTED, SET(map_kind, 0)},
+    {"map_kind", UNSUPPORTED, SET(map_kind, -1)},
     {"map_kind", UNSUPPORTED, SET(map_kind, 3)},
-    {"score_kind", UNSUPPORTED, SET(score_kind, 0)},
+    {"score_kind", UNSUPPORTED, SET(score_kind, -1)},
     {"score_kind", UNSUPPORTED, SET(score_kind, 3)},
     {"weight_bits", UNSUPPORTED, [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 1; }},
     {"weight_bits", UNSUPPORTED, [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 9; }},
-    {"key_map.dtype", INVALID, SET(key_map.dtype, 0)},
+    {"key_map.dtype", INVALID, SET(key_map.dtype, -1)},
     {"key_map.dtype", INVALID, SET(key_map.dtype, HATTN_F8_E4M3)},
     {"query_map.dtype", INVALID, SET(query_map.dtype, HATTN_I8)},
     {"key_map.hidden[0]", INVALID, SET(key_map.hidden[0], 8)},
@@ -107,16 +107,16 @@ const Refusal refusals[] = {
     {"key_map.hidden[1]", UNSUPPORTED, SET_MLP(key_map.hidden[1], 12)},
     {"query_map.hidden[0]", UNSUPPORTED, SET_MLP(query_map.hidden[0], 1032)},
     {"query_map.hidden[1]", UNSUPPORTED, SET_MLP(query_map.hidden[1], -8)},
-    {"key_map.weight_stride[0] {head}", INVALID, SET(key_map.weight_stride[0][0], -1)},
+    {"key_map.weight_stride[0] {head}", INVALID, SET(key_map.weight_stride[0][0], -2)},
     {"key_map.weight_stride[0] {head}", INVALID, SET(key_map.weight_stride[0][0], FAR)},
     {"key_map.weight_stride[0] {input}", INVALID, SET(key_map.weight_stride[0][1], 63)},
     {"query_map.weight_stride[0] {input}", INVALID, SET(query_map.weight_stride[0][1], FAR)},
     {"key_map.weight_stride[1] {head}", INVALID, SET_MLP(key_map.weight_stride[1][0], FAR)},
     {"key_map.weight_stride[1] {input}", INVALID, SET_MLP(key_map.weight_stride[1][1], 23)},
     {"query_map.weight_stride[2] {input}", INVALID, SET_MLP(query_map.weight_stride[2][1], 63)},
-    {"key_map.bias_stride[0]", INVALID, SET(key_map.bias_stride[0], -1)},
+    {"key_map.bias_stride[0]", INVALID, SET(key_map.bias_stride[0], -2)},
     {"key_map.bias_stride[0]", INVALID, SET(key_map.bias_stride[0], FAR)},
-    {"query_map.bias_stride[2]", INVALID, SET_MLP(query_map.bias_stride[2], -1)},
+    {"query_map.bias_stride[2]", INVALID, SET_MLP(query_map.bias_stride[2], -2)},
     {"v_cache.dtype", INVALID, SET(v_cache.dtype, HATTN_BF16)},
     {"k_new.dtype", INVALID, SET(k_new.dtype, HATTN_F32)},
     {"out.dtype", INVALID, SET(out.dtype, HATTN_BF16)},
@@ -197,7 +197,7 @@ TEST_P(PlanTest, RefusesTensors)
 {
     hattn_problem good = plain_problem();
     good.key_norms = 1;
-    hattn_problem_set_defaults(&good);
+    good = completed(good);
     expect_accepted(good);
     for (const Tensor &tensor : tensors) {
         auto refuse = [&](const std::string &rule, const std::function<void(hattn_tensor &)> &change) {
@@ -205,19 +205,47 @@ TEST_P(PlanTest, RefusesTensors)
             change(p.*tensor.field);
             expect_refused(tensor.name + rule, HATTN_INVALID_ARGUMENT, p);
         };
-        for (int32_t dtype : {0, -1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, (int32_t)HATTN_I64})
+        for (int32_t dtype : {-1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, (int32_t)HATTN_I64})
             refuse(".dtype", [&](hattn_tensor &t) { t.dtype = dtype; });
         if (tensor.field != &hattn_problem::k_cache && tensor.field != &hattn_problem::v_cache)
             refuse(".memory", [&](hattn_tensor &t) { t.memory = HATTN_MEMORY_PINNED_HOST; });
         for (int i = 0; i < tensor.num_strides; i++) {
             std::string stride = ".stride[" + std::to_string(i) + "]";
-            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = -1; });
+            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = -2; });
             refuse(stride, [&](hattn_tensor &t) { t.stride[i] = FAR; });
         }
         if (!tensor.overlapping.empty())
             refuse(".stride",
                    [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
     }
+}
+
+/* Sequences of contiguous caches, and pages, must not lie in each other. */
+TEST_P(PlanTest, RefusesCachesThatOverlap)
+{
+    for (int page_size : {0, 16})
+        for (bool head_major : {false, true}) {
+            SCOPED_TRACE(page_size);
+            hattn_problem p = plain_problem();
+            p.page_size = page_size;
+            p.max_sequences = 4;
+            p.key_norms = 1;
+            p = completed(p);
+            const int64_t slots = page_size ? page_size : p.max_length;
+            if (head_major) {
+                p.codes.stride[0] = 2 * slots, p.codes.stride[1] = 2, p.codes.stride[2] = 1 << 20;
+                p.norms.stride[0] = slots, p.norms.stride[1] = 1, p.norms.stride[2] = 1 << 20;
+            }
+            expect_accepted(p);
+            for (int64_t stride : {int64_t(2), p.codes.stride[0] - 1, int64_t(HATTN_BROADCAST)}) {
+                hattn_problem bad = p;
+                bad.codes.stride[0] = stride;
+                expect_refused("codes.stride", HATTN_INVALID_ARGUMENT, bad);
+                bad = p;
+                bad.norms.stride[0] = stride == 2 ? 1 : stride == HATTN_BROADCAST ? stride : p.norms.stride[0] - 1;
+                expect_refused("norms.stride", HATTN_INVALID_ARGUMENT, bad);
+            }
+        }
 }
 
 TEST_P(PlanTest, RefusesSpans)
@@ -294,7 +322,7 @@ TEST_P(PlanTest, AcceptsTheLimits)
         SCOPED_TRACE(i);
         hattn_problem p = plain_problem();
         changes[i](p);
-        hattn_problem_set_defaults(&p);
+        p = completed(p);
         expect_accepted(p);
     }
 }
@@ -304,15 +332,15 @@ TEST_P(PlanTest, AcceptsBroadcastInputsAndLonelyStrides)
     hattn_problem p = good_problem();
     for (const Tensor &tensor : tensors)
         if (tensor.overlapping.empty())
-            std::fill_n((p.*tensor.field).stride, 3, 0);
-    p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = p.key_map.bias_stride[0] = 0;
-    p.norms.stride[0] = p.norms.stride[1] = 0; /* not written: no norms */
+            std::fill_n((p.*tensor.field).stride, 3, HATTN_BROADCAST);
+    p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = p.key_map.bias_stride[0] = HATTN_BROADCAST;
+    p.norms.stride[0] = p.norms.stride[1] = HATTN_BROADCAST; /* not written: no norms */
     expect_accepted(p);
     /* The stride of a dimension of 1 says nothing. */
     p = plain_problem();
     p.num_kv_heads = p.max_rows = 1;
-    hattn_problem_set_defaults(&p);
-    p.counts.stride[0] = p.counts.stride[1] = p.scores.stride[0] = p.codes.stride[2] = 0;
+    p = completed(p);
+    p.counts.stride[0] = p.counts.stride[1] = p.scores.stride[0] = p.codes.stride[2] = HATTN_BROADCAST;
     expect_accepted(p);
     /* Heads outermost, and gaps. */
     p = good_problem();
@@ -337,7 +365,7 @@ TEST_P(PlanTest, NeverCrashes)
                 std::memcpy((char *)&p + offset, &value, size);
         }
         if (round % 2)
-            hattn_problem_set_defaults(&p);
+            p = completed(p);
         hattn_error error = fresh_error();
         hattn_plan *plan = nullptr;
         hattn_status status = hattn_plan_create(device_.get(), &p, &plan, &error);

@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "core/sized.h"
 #include "reference/reference.h"
 
 struct Shape {
@@ -106,8 +107,7 @@ public:
 
     hattn_decode_args decode_args()
     {
-        hattn_decode_args args = {};
-        args.struct_size = sizeof(args);
+        hattn_decode_args args = sized<hattn_decode_args>();
         args.batch = batch;
         args.q = buffer(q);
         args.k_cache = buffer(k);

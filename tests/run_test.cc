@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/sized.h"
 #include "tests/api_job.h"
 
 namespace {
@@ -48,17 +49,25 @@ protected:
         expect_refused<Args>(job, call, plan, nullptr, &job.exec, "args is null");
         expect_refused<Args>(job, call, plan, &good, nullptr, "exec is null");
         Args args = good;
-        for (uint32_t size : {0u, (uint32_t)sizeof(Args) - 8, (uint32_t)sizeof(Args) + 8}) {
+        for (uint32_t size : {0u, 4u, UINT32_MAX}) {
             args.struct_size = size;
             expect_refused<Args>(job, call, plan, &args, &job.exec, "args.struct_size");
         }
+        /* A longer struct of a later header: refused only if it asks for something. */
+        struct {
+            Args args;
+            uint8_t later[24];
+        } longer = {good, {}};
+        longer.args.struct_size = sizeof(longer);
+        longer.later[23] = 1;
+        expect_refused<Args>(job, call, plan, &longer.args, &job.exec, "args.struct_size");
         auto refuse_exec = [&](const char *text, const std::function<void(hattn_exec &)> &change,
                                hattn_status status = HATTN_INVALID_ARGUMENT) {
             hattn_exec exec = job.exec;
             change(exec);
             expect_refused<Args>(job, call, plan, &good, &exec, text, status);
         };
-        refuse_exec("exec.struct_size", [](hattn_exec &e) { e.struct_size--; });
+        refuse_exec("exec.struct_size", [](hattn_exec &e) { e.struct_size = 0; });
         refuse_exec("exec.num_threads", [](hattn_exec &e) { e.num_threads = -1; });
         refuse_exec("exec.workspace is null", [](hattn_exec &e) { e.workspace.data = nullptr; });
         refuse_exec("exec.workspace is not aligned", [](hattn_exec &e) { e.workspace.byte_offset = 128; });
@@ -97,6 +106,14 @@ protected:
         for (auto [name, field] : optional)
             if (!is_bytes(name))
                 refuse(name, field, shifted(good.*field));
+    }
+
+    template <typename Args>
+    void check_reserved(Job &job, Call<Args> call, const Args &good)
+    {
+        Args args = good;
+        args.reserved = 0xdead;
+        expect_refused<Args>(job, call, job.plan.get(), &args, &job.exec, "args.reserved");
     }
 
     template <typename Args>
@@ -171,7 +188,7 @@ hattn_problem mlp_problem()
     p.key_map.hidden[0] = p.query_map.hidden[0] = 16;
     p.key_map.hidden[1] = p.query_map.hidden[1] = 24;
     p.key_norms = 1;
-    hattn_problem_set_defaults(&p);
+    p = completed(p);
     return p;
 }
 
@@ -179,7 +196,7 @@ hattn_problem fp8_problem()
 {
     hattn_problem p = plain_problem();
     p.k_cache.dtype = HATTN_F8_E4M3;
-    hattn_problem_set_defaults(&p);
+    p = completed(p);
     return p;
 }
 
@@ -222,8 +239,7 @@ TEST_P(RunTest, EncodeQueriesRefuses)
         refuse<Args>(job, hattn_encode_queries, good, "num_rows", [](Args &a) { a.num_rows = -1; });
         refuse<Args>(job, hattn_encode_queries, good, "num_rows", [](Args &a) { a.num_rows++; });
         expect_runs<Args>(job, hattn_encode_queries, good);
-        Args args = {};
-        args.struct_size = sizeof(args);
+        Args args = sized<Args>();
         expect_runs<Args>(job, hattn_encode_queries, args);
     }
 }
@@ -236,6 +252,7 @@ TEST_P(RunTest, ScoreRefuses)
         Args good = job.score_args();
         std::memset(good.weights.data, 1, job.bytes(good.weights).size());
         check_common<Args>(job, hattn_score, good);
+        check_reserved<Args>(job, hattn_score, good);
         check_batch<Args>(job, hattn_score, good, true);
         check_buffers<Args>(job, hattn_score, good,
                             {{"weights", &Args::weights}, {"codes", &Args::codes}, {"scores", &Args::scores}}, {},
@@ -253,6 +270,7 @@ TEST_P(RunTest, TopkRefuses)
     Job job(device_, good_problem());
     Args good = job.topk_args();
     check_common<Args>(job, hattn_topk, good);
+    check_reserved<Args>(job, hattn_topk, good);
     check_batch<Args>(job, hattn_topk, good, false);
     check_buffers<Args>(job, hattn_topk, good,
                         {{"scores", &Args::scores}, {"indices", &Args::indices}, {"counts", &Args::counts}},
@@ -269,6 +287,7 @@ TEST_P(RunTest, AttendRefuses)
     std::memset(job.counts.data, 0, job.bytes(job.counts).size());
     Args good = job.attend_args();
     check_common<Args>(job, hattn_attend, good);
+    check_reserved<Args>(job, hattn_attend, good);
     check_batch<Args>(job, hattn_attend, good, true);
     check_buffers<Args>(
         job, hattn_attend, good,
@@ -294,6 +313,7 @@ TEST_P(RunTest, MergeRefuses)
     Job job(device_, good_problem());
     Args good = job.merge_args();
     check_common<Args>(job, hattn_merge, good);
+    check_reserved<Args>(job, hattn_merge, good);
     check_buffers<Args>(job, hattn_merge, good,
                         {{"partial_out", &Args::partial_out}, {"partial_lse", &Args::partial_lse}, {"out", &Args::out}},
                         {{"lse", &Args::lse}});

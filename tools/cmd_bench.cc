@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "bench/workload.h"
+#include "core/sized.h"
 #include "tools/args.h"
 #include "tools/bench_report.h"
 
@@ -82,7 +83,7 @@ std::vector<int> thread_counts(const std::string &list)
 bool isa_is_there(const std::string &isa)
 {
     hattn_device_options options = sized<hattn_device_options>();
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     options.backend = "cpu";
     options.isa = isa.c_str();
     hattn_device *device = nullptr;
@@ -170,7 +171,7 @@ void record_stages(Workload &workload, bool is_host, Config &config)
                 for (int64_t i = 0; i < calls; i++) {
                     if (!is_host)
                         workload.next_layer();
-                    hattn_error error = sized<hattn_error>();
+                    hattn_error error = {};
                     check(workload.run(Stage(stage), plan.get(), plan.exec(), &error), error, STAGE_NAMES[stage]);
                 }
             });
@@ -230,7 +231,7 @@ void bench_problem(const Problem &problem, const Place &place, const Options &op
                                                     : workload.device_ceiling(config.device->stopwatch(),
                                                                               *devices::probe_of(place.backends[0]))});
 
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     check(workload.prepare(configs.back().plan->get(), configs.back().plan->exec(), &error), error, problem.name);
     for (Config &config : configs)
         record_stages(workload, place.is_host, config);

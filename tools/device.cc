@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/device.h"
+#include "core/sized.h"
 
 #include "tools/args.h"
 
@@ -14,7 +15,7 @@ std::vector<hattn_backend_info> query_backends()
     std::vector<hattn_backend_info> list;
     for (int i = 0; i < hattn_backend_count(); i++) {
         hattn_backend_info info = sized<hattn_backend_info>();
-        hattn_error error = sized<hattn_error>();
+        hattn_error error = {};
         check(hattn_backend_query(i, &info, &error), error, "backend " + std::to_string(i));
         list.push_back(info);
     }
@@ -50,7 +51,7 @@ Device::Device(const std::string &backend, const std::string &isa, int32_t threa
     options.backend = backend.c_str();
     options.isa = backend == "cpu" && !isa.empty() ? isa.c_str() : nullptr;
     options.max_threads = backend == "cpu" ? threads : 0;
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     hattn_device *device = nullptr;
     check(hattn_device_open(&options, &device, &error), error, "backend " + backend);
     device_.reset(device);
@@ -67,7 +68,7 @@ devices::Stopwatch &Device::stopwatch() const
 
 Plan::Plan(const Device &device, const hattn_problem &problem, int32_t threads)
 {
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     hattn_plan *plan = nullptr;
     const std::string backend = device.info().backend;
     check(hattn_plan_create(device.get(), &problem, &plan, &error), error, backend);

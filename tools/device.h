@@ -10,17 +10,9 @@
 #include <vector>
 
 #include "api/hattn.h"
+#include "core/sized.h"
 #include "devices/buffer.h"
 #include "devices/timing.h"
-
-/* A struct with a struct_size, zeroed but for it. */
-template <typename Struct>
-Struct sized()
-{
-    Struct value = {};
-    value.struct_size = sizeof(value);
-    return value;
-}
 
 /* Throws UsageError "what: status: text" unless status is HATTN_OK. */
 void check(hattn_status status, const hattn_error &error, const std::string &what);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/lane.h"
+#include "core/sized.h"
 
 #include "tools/truth.h"
 
@@ -32,8 +33,7 @@ static hattn_map describe_map(const TraceMap &map, const TraceMapSide &side)
 
 static hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const LaneSettings &settings)
 {
-    hattn_problem problem;
-    hattn_problem_init(&problem);
+    hattn_problem problem = sized<hattn_problem>();
     problem.num_q_heads = trace.num_q_heads;
     problem.num_kv_heads = trace.num_kv_heads;
     problem.num_code_heads = map.num_heads;
@@ -55,7 +55,6 @@ static hattn_problem describe_problem(const Trace &trace, const TraceMap &map, c
     problem.out.dtype = HATTN_F32; // so that the output's error is the selection's, not the rounding's
     problem.key_map = describe_map(map, map.key);
     problem.query_map = describe_map(map, map.query);
-    hattn_problem_set_defaults(&problem);
     /* Fewer bits than the map has: the first columns of its last layer, read in place. */
     const int last = map.kind == HATTN_MAP_MLP ? 2 : 0;
     const int32_t inputs = map.kind == HATTN_MAP_MLP ? map.hidden[1] : trace.head_dim_qk;
@@ -64,7 +63,10 @@ static hattn_problem describe_problem(const Trace &trace, const TraceMap &map, c
         side->weight_stride[last][1] = map.bits;
         side->bias_stride[last] = map.bits;
     }
-    return problem;
+    hattn_problem complete = sized<hattn_problem>();
+    hattn_error error = {};
+    check(hattn_problem_complete(&problem, &complete, &error), error, "the problem of a trace");
+    return complete;
 }
 
 Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, const LaneSettings &settings)
@@ -113,7 +115,7 @@ void Lane::encode_keys()
     args.key_map = key_map_;
     args.codes = codes_.at();
     args.norms = norms_.at();
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     check(hattn_encode_keys(plan_.get(), &args, plan_.exec(), &error), error, "encode_keys");
     encoded_codes_ = codes_.contents<uint32_t>();
     encoded_norms_ = norms_.contents<uint16_t>();
@@ -126,7 +128,7 @@ std::vector<int8_t> Lane::encode_query(int query)
     args.q = device_.q_.at(query * q_row_bytes(trace_));
     args.query_map = query_map_;
     args.weights = weights_.at();
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
     return weights_.contents<int8_t>();
 }
@@ -159,7 +161,7 @@ StepResult Lane::decode(int query)
     args.weights = weights_.at();
     args.indices = indices_.at();
     args.counts = counts_.at();
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     const double time_us =
         time([&] { check(hattn_decode(plan_.get(), &args, plan_.exec(), &error), error, "decode"); });
     return {time_us,
@@ -179,7 +181,7 @@ StepResult Lane::attend_dense(int query)
     args.v_cache = device_.v_cache_.at();
     args.out = out_.at();
     args.lse = lse_.at();
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     const double time_us =
         time([&] { check(hattn_attend(plan_.get(), &args, plan_.exec(), &error), error, "attend"); });
     return {time_us, {}, {}, {}, out_.contents<float>(), lse_.contents<float>()};
@@ -204,7 +206,7 @@ StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lan
     const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
     topk.indices = indices.at();
     topk.counts = counts.at();
-    hattn_error error = sized<hattn_error>();
+    hattn_error error = {};
     check(hattn_score(plan_.get(), &score, plan_.exec(), &error), error, "score");
     check(hattn_topk(plan_.get(), &topk, plan_.exec(), &error), error, "topk");
     return {0, weights, indices.contents<int32_t>(), counts.contents<int32_t>(), {}, {}};

@@ -59,18 +59,19 @@ static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, cons
     }
 }
 
-/* Row `head` of part `part` in the slot's part area: [part][head][stride_acc]. */
-static float *part_out(const hattn_cpu_plan *plan, char *slot, int group, int part, int head)
+/* Row `head` of part `part` in the scratch's part area: [part][head][stride_acc]. */
+static float *part_out(const hattn_cpu_plan *plan, char *scratch, int group, int part, int head)
 {
-    return (float *)(slot + plan->slot.part_out) + ((int64_t)part * group + head) * plan->stride_acc;
+    return (float *)(scratch + plan->scratch.part_out) + ((int64_t)part * group + head) * plan->stride_acc;
 }
 
-static float *part_lse(const hattn_cpu_plan *plan, char *slot, int group, int part, int head)
+static float *part_lse(const hattn_cpu_plan *plan, char *scratch, int group, int part, int head)
 {
-    return (float *)(slot + plan->slot.part_lse) + (int64_t)part * group + head;
+    return (float *)(scratch + plan->scratch.part_lse) + (int64_t)part * group + head;
 }
 
-void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, const hattn_cpu_attention *a, int part)
+void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
+                           int part)
 {
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
@@ -79,9 +80,9 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
                 q_scale = p->scale * hattn_kv_scale(p, a->k_scale, kv_head);
     const int32_t first = part * a->part_size, left = a->count - first,
                   count = left < a->part_size ? left : a->part_size;
-    float *q = (float *)(slot + plan->slot.q), *max = (float *)(slot + plan->slot.max),
-          *sum = (float *)(slot + plan->slot.sum);
-    float *acc = (float *)(slot + plan->slot.acc);
+    float *q = (float *)(scratch + plan->scratch.q), *max = (float *)(scratch + plan->scratch.max),
+          *sum = (float *)(scratch + plan->scratch.sum);
+    float *acc = (float *)(scratch + plan->scratch.acc);
     for (int h = 0; h < a->group; h++) {
         float *row = q + h * plan->stride_q;
         plan->kernels.load(hattn_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk,
@@ -102,7 +103,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
         .head_dim_v = p->head_dim_v,
         .dtype = p->k_cache.dtype,
         .soft_cap = p->soft_cap,
-        .logits = (float *)(slot + plan->slot.logits),
+        .logits = (float *)(scratch + plan->scratch.logits),
         .max = max,
         .sum = sum,
         .acc = acc,
@@ -127,33 +128,33 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *slot, char *task_slot, 
         plan->kernels.attend(&block);
     }
     for (int h = 0; h < a->group; h++) {
-        float *out = part_out(plan, task_slot, a->group, part, h);
+        float *out = part_out(plan, task_scratch, a->group, part, h);
         const bool empty = sum[h] == 0; /* a NaN is not: it stays one */
         const float factor = empty ? 0 : v_scale / sum[h];
         for (int i = 0; i < p->head_dim_v; i++)
             out[i] = acc[h * plan->stride_acc + i] * factor;
-        *part_lse(plan, task_slot, a->group, part, h) = empty ? -INFINITY : max[h] + logf(sum[h]);
+        *part_lse(plan, task_scratch, a->group, part, h) = empty ? -INFINITY : max[h] + logf(sum[h]);
     }
 }
 
-void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_slot, const hattn_cpu_attention *a)
+void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const hattn_cpu_attention *a)
 {
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
     const float *sink_logits = a->sink_logits.data ? hattn_address(a->sink_logits) : NULL;
     const int num_parts = hattn_cpu_num_parts(a);
-    float *merged = (float *)(task_slot + plan->slot.merged);
+    float *merged = (float *)(task_scratch + plan->scratch.merged);
     for (int h = 0; h < a->group; h++) {
-        const float *out = part_out(plan, task_slot, a->group, 0, h);
-        float lse = *part_lse(plan, task_slot, a->group, 0, h);
+        const float *out = part_out(plan, task_scratch, a->group, 0, h);
+        float lse = *part_lse(plan, task_scratch, a->group, 0, h);
         if (num_parts > 1 || sink_logits) {
             /* A sink is a part of its own: all weight, no value. */
             if (sink_logits) {
-                memset(part_out(plan, task_slot, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
-                *part_lse(plan, task_slot, a->group, num_parts, h) = sink_logits[a->first_head + h];
+                memset(part_out(plan, task_scratch, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
+                *part_lse(plan, task_scratch, a->group, num_parts, h) = sink_logits[a->first_head + h];
             }
-            plan->kernels.merge(out, a->group * plan->stride_acc, part_lse(plan, task_slot, a->group, 0, h), a->group,
-                                num_parts + (sink_logits != NULL), p->head_dim_v, merged, &lse);
+            plan->kernels.merge(out, a->group * plan->stride_acc, part_lse(plan, task_scratch, a->group, 0, h),
+                                a->group, num_parts + (sink_logits != NULL), p->head_dim_v, merged, &lse);
             out = merged;
         }
         plan->kernels.store(out, p->head_dim_v, p->out.dtype,
@@ -197,60 +198,56 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
     return a;
 }
 
-static void attend_body(hattn_crew *crew, const void *opaque)
+static void attend_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_attend_args *args = opaque;
+    const hattn_attend_args *args = run.attend;
     const hattn_cpu_plan *plan = crew->plan;
-    if (crew->rank >= plan->max_threads)
-        return;
-    char *slot = hattn_crew_slot(crew, crew->rank);
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
     const int64_t heads = plan->base.problem.num_q_heads / (args->indices.data ? plan->group : plan->dense_group);
     const int64_t tasks = args->batch.num_rows * heads;
     int64_t unit;
     if (!hattn_crew_shares_tasks(crew, tasks)) {
-        while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < tasks) {
+        while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks, &unit)) {
             const hattn_cpu_attention a = describe(plan, args, unit);
             for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
-                hattn_cpu_attend_part(crew, slot, slot, &a, part);
-            hattn_cpu_attend_finish(crew, slot, &a);
+                hattn_cpu_attend_part(crew, scratch, scratch, &a, part);
+            hattn_cpu_attend_finish(crew, scratch, &a);
         }
         return;
     }
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < tasks * plan->max_parts) {
+    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks * plan->max_parts, &unit)) {
         const int64_t task = unit / plan->max_parts;
         const hattn_cpu_attention a = describe(plan, args, task);
-        hattn_cpu_attend_shared(crew, slot, task, &a, (int)(unit % plan->max_parts));
+        hattn_cpu_attend_shared(crew, scratch, task, &a, (int)(unit % plan->max_parts));
     }
 }
 
-void hattn_cpu_attend_shared(hattn_crew *crew, char *slot, int64_t task, const hattn_cpu_attention *a, int part)
+void hattn_cpu_attend_shared(hattn_crew *crew, char *scratch, int64_t task, const hattn_cpu_attention *a, int part)
 {
     const int num_parts = hattn_cpu_num_parts(a);
     if (part >= num_parts)
         return;
-    char *task_slot = hattn_crew_slot(crew, task);
-    hattn_cpu_attend_part(crew, slot, task_slot, a, part);
+    char *task_scratch = hattn_crew_scratch(crew, task);
+    hattn_cpu_attend_part(crew, scratch, task_scratch, a, part);
     if (hattn_crew_arrive(crew, task, num_parts))
-        hattn_cpu_attend_finish(crew, task_slot, a);
+        hattn_cpu_attend_finish(crew, task_scratch, a);
 }
 
 hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
                               hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), attend_body, args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), attend_body,
+                         (hattn_cpu_args){.attend = args});
 }
 
-static void merge_body(hattn_crew *crew, const void *opaque)
+static void merge_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_merge_args *args = opaque;
+    const hattn_merge_args *args = run.merge;
     const hattn_problem *p = &crew->plan->base.problem;
-    if (crew->rank >= crew->plan->max_threads)
-        return;
-    float *merged = (float *)(hattn_crew_slot(crew, crew->rank) + crew->plan->slot.merged);
+    float *merged = (float *)(hattn_crew_scratch(crew, crew->rank) + crew->plan->scratch.merged);
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < (int64_t)args->num_rows * p->num_q_heads) {
+    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, (int64_t)args->num_rows * p->num_q_heads, &unit)) {
         const int64_t row = unit / p->num_q_heads, head = unit % p->num_q_heads;
         float lse;
         crew->plan->kernels.merge((const float *)hattn_element(&p->partial_out, args->partial_out, 0, row, head),
@@ -267,6 +264,6 @@ hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *arg
                              hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * args->num_parts, merge_body, args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * args->num_parts, merge_body,
+                         (hattn_cpu_args){.merge = args});
 }

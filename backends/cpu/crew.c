@@ -1,44 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Threads of a run: OpenMP's or the caller's. Units are handed out by counters in the workspace's control region, which the
- * last thread to leave sets back to zero.
+ * Threads of a run: the caller and the device's helpers, or the caller's own team. Units are handed out by counters in the
+ * workspace's control region, which are set back to zero when all are done.
  */
-#include <omp.h>
-#include <stdatomic.h>
+#include "backends/cpu/crew.h"
 
 #include "backends/cpu/cpu.h"
-#include "core/workspace.h"
+#include "backends/host_control.h"
 
-typedef struct control {
-    atomic_int_fast64_t next[HATTN_NUM_STEPS];
-    atomic_int left;
-    atomic_int arrived[]; /* one a task, when tasks are fewer than threads */
-} control;
+static hattn_host_control *control_of(const hattn_crew *crew) { return (hattn_host_control *)(void *)crew->workspace; }
 
-static control *control_of(const hattn_crew *crew) { return (control *)(void *)crew->workspace; }
-
-uint64_t hattn_cpu_control_size(int max_threads)
+static void count_done(hattn_crew *crew, enum hattn_cpu_step step)
 {
-    uint64_t size = 0;
-    hattn_carve(&size, sizeof(control) + (uint64_t)max_threads * sizeof(atomic_int));
-    return size;
+    _Atomic int64_t *done = &control_of(crew)->done[step];
+    if (crew->job)
+        hattn_job_count_up(crew->job, done);
+    else
+        atomic_fetch_add_explicit(done, 1, memory_order_release);
 }
 
-int64_t hattn_crew_next(hattn_crew *crew, enum hattn_cpu_step step)
+bool hattn_crew_take(hattn_crew *crew, enum hattn_cpu_step step, int64_t num_units, int64_t *unit)
 {
     if (crew->size == 1)
-        return crew->next[step]++;
-    return atomic_fetch_add_explicit(&control_of(crew)->next[step], 1, memory_order_relaxed);
+        return (*unit = crew->next[step]++) < num_units;
+    if (crew->has_unit)
+        count_done(crew, step);
+    *unit = atomic_fetch_add_explicit(&control_of(crew)->next[step], 1, memory_order_relaxed);
+    crew->has_unit = *unit < num_units;
+    return crew->has_unit;
 }
 
-void hattn_crew_barrier(hattn_crew *crew)
+void hattn_crew_finish(hattn_crew *crew, enum hattn_cpu_step step, int64_t num_units)
 {
     if (crew->size == 1)
         return;
-    if (crew->team) {
-        crew->team->barrier(crew->team->context);
-    } else {
-#pragma omp barrier
+    _Atomic int64_t *done = &control_of(crew)->done[step];
+    if (crew->job) {
+        hattn_job_wait(crew->job, done, num_units);
+        return;
     }
+    for (unsigned turn = 0; atomic_load_explicit(done, memory_order_acquire) != num_units; turn++)
+        hattn_spin_pause(turn);
 }
 
 bool hattn_crew_arrive(hattn_crew *crew, int64_t task, int num_parts)
@@ -52,62 +53,85 @@ bool hattn_crew_arrive(hattn_crew *crew, int64_t task, int num_parts)
     return true;
 }
 
+static atomic_bool *lock_of(const hattn_crew *crew, const void *place)
+{
+    const uint64_t hash = (uint64_t)(uintptr_t)place * 0x9e3779b97f4a7c15u;
+    return &control_of(crew)->locks[hash >> 32 & (HATTN_NUM_LOCKS - 1)];
+}
+
+void hattn_crew_lock(hattn_crew *crew, const void *place)
+{
+    if (crew->size == 1)
+        return;
+    atomic_bool *lock = lock_of(crew, place);
+    for (unsigned turn = 0; atomic_exchange_explicit(lock, true, memory_order_acquire); turn++)
+        hattn_spin_pause(turn);
+}
+
+void hattn_crew_unlock(hattn_crew *crew, const void *place)
+{
+    if (crew->size > 1)
+        atomic_store_explicit(lock_of(crew, place), false, memory_order_release);
+}
+
 bool hattn_crew_shares_tasks(const hattn_crew *crew, int64_t num_tasks)
 {
     return num_tasks < crew->size && num_tasks <= crew->plan->max_threads;
 }
 
-char *hattn_crew_slot(const hattn_crew *crew, int64_t index)
+char *hattn_crew_scratch(const hattn_crew *crew, int64_t index)
 {
-    return crew->workspace + crew->plan->slots + (uint64_t)index * crew->plan->slot.size;
+    return crew->workspace + crew->plan->scratch_start + (uint64_t)index * crew->plan->scratch.size;
 }
 
-static void leave(hattn_crew *crew)
-{
-    if (crew->size == 1)
-        return;
-    control *shared = control_of(crew);
-    if (atomic_fetch_add_explicit(&shared->left, 1, memory_order_acq_rel) == crew->size - 1) {
-        for (int i = 0; i < HATTN_NUM_STEPS; i++)
-            atomic_store_explicit(&shared->next[i], 0, memory_order_relaxed);
-        atomic_store_explicit(&shared->left, 0, memory_order_relaxed);
-    }
-}
-
-/* Below this a second thread costs more than it brings: 16384 keys are 10 to 20 us, waking and meeting a thread 2 to 10, and milliseconds
- * where processors are busy. */
+/* Below this a second thread costs more than it brings: 16384 keys are 10 to 20 us, waking and meeting a thread 2 to 10. */
 enum { KEYS_PER_THREAD = 16384 };
 
-static int smaller(int a, int b) { return a < b ? a : b; }
+static int num_threads(const hattn_cpu_plan *plan, const hattn_exec *exec, int64_t num_keys)
+{
+    int threads = 1 + (plan->pool ? hattn_pool_num_helpers(plan->pool) : 0);
+    threads = threads < plan->max_threads ? threads : plan->max_threads;
+    if (exec->num_threads)
+        return exec->num_threads < threads ? exec->num_threads : threads;
+    const int64_t worth = num_keys / KEYS_PER_THREAD;
+    return worth < 1 ? 1 : worth < threads ? (int)worth : threads;
+}
 
-void hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, int64_t num_keys, hattn_cpu_body *body,
-                   const void *args)
+/* What the threads of a run are given. */
+typedef struct run {
+    hattn_crew crew;
+    hattn_cpu_body *body;
+    hattn_cpu_args args;
+} run;
+
+static void work(hattn_job *job, int rank, void *context)
+{
+    const run *shared = context;
+    hattn_crew crew = shared->crew;
+    crew.job = job;
+    crew.rank = rank;
+    shared->body(&crew, shared->args);
+}
+
+hattn_status hattn_cpu_run(const hattn_plan *plan, const hattn_exec *exec, int64_t num_keys, hattn_cpu_body *body,
+                           hattn_cpu_args args)
 {
     const hattn_cpu_plan *cpu = (const hattn_cpu_plan *)plan;
-    const hattn_team *team = exec->team;
-    hattn_crew crew = {.plan = cpu, .workspace = hattn_address(exec->workspace), .size = 1, .team = team};
-    if (team) {
-        /* Every rank takes part in the barriers, also those for which there is no slot. */
-        crew.size = team->size;
-        crew.rank = team->rank;
-        body(&crew, args);
-        leave(&crew);
-        hattn_crew_barrier(&crew);
-        return;
+    run shared = {.crew = {.plan = cpu, .workspace = hattn_address(exec->workspace)}, .body = body, .args = args};
+    hattn_crew *crew = &shared.crew;
+    if (exec->team) {
+        crew->size = exec->team->size;
+        crew->rank = exec->team->rank;
+        if (crew->rank < cpu->max_threads) /* there is no scratch for more */
+            body(crew, args);
+        return HATTN_OK;
     }
-    int threads = smaller(exec->num_threads ? exec->num_threads : omp_get_max_threads(), cpu->max_threads);
-    if (!exec->num_threads && num_keys / KEYS_PER_THREAD < threads)
-        threads = num_keys < 2 * KEYS_PER_THREAD ? 1 : (int)(num_keys / KEYS_PER_THREAD);
-    if (threads == 1 || omp_in_parallel()) {
-        body(&crew, args);
-        return;
+    crew->size = num_threads(cpu, exec, num_keys);
+    if (crew->size == 1) {
+        body(crew, args);
+        return HATTN_OK;
     }
-#pragma omp parallel num_threads(threads)
-    {
-        hattn_crew mine = crew;
-        mine.size = omp_get_num_threads();
-        mine.rank = omp_get_thread_num();
-        body(&mine, args);
-        leave(&mine);
-    }
+    hattn_pool_run(cpu->pool, crew->size, work, &shared);
+    hattn_host_control_reset(control_of(crew));
+    return HATTN_OK;
 }

@@ -9,13 +9,13 @@ typedef struct task {
     int64_t row, head;
     hattn_row resolved;
     int32_t kept;
-    char *slot; /* its weights, scores, selection, parts */
+    char *scratch; /* its weights, scores, selection, parts */
 } task;
 
-static task make_task(const hattn_crew *crew, const hattn_decode_args *args, int64_t index, char *slot)
+static task make_task(const hattn_crew *crew, const hattn_decode_args *args, int64_t index, char *scratch)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    task t = {.row = index / p->num_selection_heads, .head = index % p->num_selection_heads, .slot = slot};
+    task t = {.row = index / p->num_selection_heads, .head = index % p->num_selection_heads, .scratch = scratch};
     t.resolved = hattn_resolve_row(p, &args->batch, (int32_t)t.row);
     t.kept = hattn_kept(p, args->budgets, &t.resolved, t.head);
     return t;
@@ -30,24 +30,24 @@ static bool needs_scores(const hattn_problem *p, const task *t)
 static void encode(const hattn_crew *crew, const hattn_decode_args *args, const task *t, char *scratch)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    int8_t *weights = (int8_t *)(t->slot + crew->plan->slot.weights);
+    int8_t *weights = (int8_t *)(t->scratch + crew->plan->scratch.weights);
     if (args->weights.data)
         weights = (int8_t *)hattn_element(&p->weights, args->weights, t->row, t->head, 0);
     else if (!needs_scores(p, t))
         return;
     hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, t->row, t->head, weights);
-    crew->plan->kernels.split(weights, p->code_bits, (hattn_planes *)(void *)(t->slot + crew->plan->slot.planes));
+    crew->plan->kernels.split(weights, p->code_bits, (hattn_planes *)(void *)(t->scratch + crew->plan->scratch.planes));
 }
 
-/* Scores of `count` middle positions from `first` on; position num_sink is element 0 of the slot's scores. */
+/* Scores of `count` middle positions from `first` on; position num_sink is element 0 of the scratch's scores. */
 static void score(const hattn_crew *crew, const hattn_decode_args *args, const task *t, int32_t first, int32_t count)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const hattn_cpu_keys keys = {args->codes, args->norms, hattn_sequence_pages(p, &args->batch, t->resolved.sequence),
                                  t->head * p->num_code_heads / p->num_selection_heads};
-    hattn_cpu_score_unit(crew, (const hattn_planes *)(void *)(t->slot + crew->plan->slot.planes), &keys,
-                         p->num_sink + first, count, (uint16_t *)(t->slot + crew->plan->slot.scores) + first,
-                         (float *)(t->slot + crew->plan->slot.keys) + first);
+    hattn_cpu_score_unit(crew, (const hattn_planes *)(void *)(t->scratch + crew->plan->scratch.planes), &keys,
+                         p->num_sink + first, count, (uint16_t *)(t->scratch + crew->plan->scratch.scores) + first,
+                         (float *)(t->scratch + crew->plan->scratch.keys) + first);
 }
 
 static int32_t num_middle(const hattn_problem *p, const task *t)
@@ -58,11 +58,11 @@ static int32_t num_middle(const hattn_problem *p, const task *t)
 static void select_tokens(const hattn_crew *crew, const hattn_decode_args *args, const task *t)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    const hattn_cpu_slot *at = &crew->plan->slot;
-    int32_t *indices = (int32_t *)(t->slot + at->indices);
-    const hattn_planes *planes = (const hattn_planes *)(void *)(t->slot + at->planes);
-    hattn_cpu_select_unit(crew, t->slot, t->resolved.length, t->kept, (const uint16_t *)(t->slot + at->scores),
-                          p->key_norms ? (const float *)(t->slot + at->keys) : NULL,
+    const hattn_cpu_scratch *at = &crew->plan->scratch;
+    int32_t *indices = (int32_t *)(t->scratch + at->indices);
+    const hattn_planes *planes = (const hattn_planes *)(void *)(t->scratch + at->planes);
+    hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->kept, (const uint16_t *)(t->scratch + at->scores),
+                          p->key_norms ? (const float *)(t->scratch + at->keys) : NULL,
                           needs_scores(p, t) ? planes->max_score : 0, indices);
     hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, t->kept);
 }
@@ -82,7 +82,7 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
         .row = t->row,
         .first_head = t->head * plan->group,
         .group = plan->group,
-        .indices = (const int32_t *)(t->slot + plan->slot.indices),
+        .indices = (const int32_t *)(t->scratch + plan->scratch.indices),
         .count = t->kept,
         .part_size = plan->part_size,
         .page_shift = plan->page_shift,
@@ -94,66 +94,63 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
 
 static void whole_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_t num_tasks)
 {
-    char *slot = hattn_crew_slot(crew, crew->rank);
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
     const hattn_problem *p = &crew->plan->base.problem;
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < num_tasks) {
-        const task t = make_task(crew, args, unit, slot);
-        encode(crew, args, &t, slot);
+    while (hattn_crew_take(crew, HATTN_STEP_ENCODE, num_tasks, &unit)) {
+        const task t = make_task(crew, args, unit, scratch);
+        encode(crew, args, &t, scratch);
         if (needs_scores(p, &t))
             score(crew, args, &t, 0, num_middle(p, &t));
         select_tokens(crew, args, &t);
         const hattn_cpu_attention a = attention(crew, args, &t);
         for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
-            hattn_cpu_attend_part(crew, slot, slot, &a, part);
-        hattn_cpu_attend_finish(crew, slot, &a);
+            hattn_cpu_attend_part(crew, scratch, scratch, &a, part);
+        hattn_cpu_attend_finish(crew, scratch, &a);
     }
 }
 
-/* Fewer tasks than threads: task i lives in slot i, every step's units go to whoever is free. */
+/* Fewer tasks than threads: task i lives in the scratch of rank i, every step's units go to whoever is free. */
 static void shared_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_t num_tasks)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    const bool works = crew->rank < crew->plan->max_threads; /* others only keep the barriers */
-    char *slot = works ? hattn_crew_slot(crew, crew->rank) : NULL;
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
     int64_t unit;
-    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < num_tasks) {
-        const task t = make_task(crew, args, unit, hattn_crew_slot(crew, unit));
-        encode(crew, args, &t, slot);
+    while (hattn_crew_take(crew, HATTN_STEP_ENCODE, num_tasks, &unit)) {
+        const task t = make_task(crew, args, unit, hattn_crew_scratch(crew, unit));
+        encode(crew, args, &t, scratch);
     }
-    hattn_crew_barrier(crew);
+    hattn_crew_finish(crew, HATTN_STEP_ENCODE, num_tasks);
     const int64_t chunks = ((int64_t)p->max_length + HATTN_SCORE_CHUNK - 1) / HATTN_SCORE_CHUNK;
-    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_SCORE)) < num_tasks * chunks) {
-        const task t = make_task(crew, args, unit / chunks, hattn_crew_slot(crew, unit / chunks));
+    while (hattn_crew_take(crew, HATTN_STEP_SCORE, num_tasks * chunks, &unit)) {
+        const task t = make_task(crew, args, unit / chunks, hattn_crew_scratch(crew, unit / chunks));
         const int32_t first = (int32_t)(unit % chunks * HATTN_SCORE_CHUNK), left = num_middle(p, &t) - first;
         if (needs_scores(p, &t) && left > 0)
             score(crew, args, &t, first, left < HATTN_SCORE_CHUNK ? left : HATTN_SCORE_CHUNK);
     }
-    hattn_crew_barrier(crew);
-    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_SELECT)) < num_tasks) {
-        const task t = make_task(crew, args, unit, hattn_crew_slot(crew, unit));
+    hattn_crew_finish(crew, HATTN_STEP_SCORE, num_tasks * chunks);
+    while (hattn_crew_take(crew, HATTN_STEP_SELECT, num_tasks, &unit)) {
+        const task t = make_task(crew, args, unit, hattn_crew_scratch(crew, unit));
         select_tokens(crew, args, &t);
     }
-    hattn_crew_barrier(crew);
-    while (works && (unit = hattn_crew_next(crew, HATTN_STEP_ATTEND)) < num_tasks * crew->plan->max_parts) {
+    hattn_crew_finish(crew, HATTN_STEP_SELECT, num_tasks);
+    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, num_tasks * crew->plan->max_parts, &unit)) {
         const int64_t index = unit / crew->plan->max_parts;
-        const task t = make_task(crew, args, index, hattn_crew_slot(crew, index));
+        const task t = make_task(crew, args, index, hattn_crew_scratch(crew, index));
         const hattn_cpu_attention a = attention(crew, args, &t);
-        hattn_cpu_attend_shared(crew, slot, index, &a, (int)(unit % crew->plan->max_parts));
+        hattn_cpu_attend_shared(crew, scratch, index, &a, (int)(unit % crew->plan->max_parts));
     }
 }
 
-static void decode_body(hattn_crew *crew, const void *opaque)
+static void decode_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_decode_args *args = opaque;
-    if (args->append) {
-        hattn_cpu_append_body(crew, args);
-        hattn_crew_barrier(crew);
-    }
+    const hattn_decode_args *args = run.decode;
+    if (args->append)
+        hattn_cpu_append(crew, args);
     const int64_t num_tasks = (int64_t)args->batch.num_rows * crew->plan->base.problem.num_selection_heads;
     if (hattn_crew_shares_tasks(crew, num_tasks))
         shared_tasks(crew, args, num_tasks);
-    else if (crew->rank < crew->plan->max_threads)
+    else
         whole_tasks(crew, args, num_tasks);
 }
 
@@ -161,6 +158,6 @@ hattn_status hattn_cpu_decode(const hattn_plan *plan, const hattn_decode_args *a
                               hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), decode_body, args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), decode_body,
+                         (hattn_cpu_args){.decode = args});
 }

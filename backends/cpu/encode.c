@@ -5,18 +5,18 @@
 
 enum { PROJECTION = 64 }; /* keys that are scored in the time in which one vector is projected: about a microsecond */
 
-/* One side's map of one code head applied to num_x fp32 vectors in the slot; returns z [num_x, code_bits] there. */
-static const float *project(const hattn_crew *crew, char *slot, const hattn_map *map, const hattn_map_buffers *buffers,
-                            int64_t code_head, int num_x)
+/* One side's map of one code head applied to num_x fp32 vectors in scratch; returns z [num_x, code_bits] there. */
+static const float *project(const hattn_crew *crew, char *scratch, const hattn_map *map,
+                            const hattn_map_buffers *buffers, int64_t code_head, int num_x)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    const hattn_cpu_slot *at = &crew->plan->slot;
+    const hattn_cpu_scratch *at = &crew->plan->scratch;
     const bool mlp = p->map_kind == HATTN_MAP_MLP;
     const int num_layers = mlp ? 3 : 1;
     const int64_t element = hattn_dtype_size(map->dtype);
-    float *const z = (float *)(slot + at->z);
-    float *const outputs[3] = {mlp ? (float *)(slot + at->hidden[0]) : z, (float *)(slot + at->hidden[1]), z};
-    const float *x = (const float *)(slot + at->x);
+    float *const z = (float *)(scratch + at->z);
+    float *const outputs[3] = {mlp ? (float *)(scratch + at->hidden[0]) : z, (float *)(scratch + at->hidden[1]), z};
+    const float *x = (const float *)(scratch + at->x);
     int64_t stride_x = crew->plan->stride_q;
     int num_inputs = p->head_dim_qk;
     for (int i = 0; i < num_layers; i++) {
@@ -46,31 +46,31 @@ static const float *project(const hattn_crew *crew, char *slot, const hattn_map 
     return z;
 }
 
-/* A code (and norm) into the slot-th place of a page. */
-static void store_code(const hattn_crew *crew, hattn_buffer codes, hattn_buffer norms, int64_t page,
-                       int64_t slot_in_page, int64_t code_head, const float *z, const float *x)
+/* A code (and norm) into a slot of a page: whole, also where another unit has a token for the same slot. */
+static void store_code(hattn_crew *crew, hattn_buffer codes, hattn_buffer norms, int64_t page, int64_t slot_in_page,
+                       int64_t code_head, const float *z, const float *x)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    crew->plan->kernels.pack(z, p->code_bits,
-                             (uint32_t *)hattn_element(&p->codes, codes, page, slot_in_page, code_head));
+    const uint16_t norm = p->key_norms ? crew->plan->kernels.norm(x, p->head_dim_qk) : 0;
+    uint32_t *code = (uint32_t *)(void *)hattn_element(&p->codes, codes, page, slot_in_page, code_head);
+    hattn_crew_lock(crew, code);
+    crew->plan->kernels.pack(z, p->code_bits, code);
     if (p->key_norms)
-        *(uint16_t *)hattn_element(&p->norms, norms, page, slot_in_page, code_head) =
-            crew->plan->kernels.norm(x, p->head_dim_qk);
+        *(uint16_t *)(void *)hattn_element(&p->norms, norms, page, slot_in_page, code_head) = norm;
+    hattn_crew_unlock(crew, code);
 }
 
-static void encode_keys_body(hattn_crew *crew, const void *opaque)
+static void encode_keys_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_encode_keys_args *args = opaque;
+    const hattn_encode_keys_args *args = run.encode_keys;
     const hattn_problem *p = &crew->plan->base.problem;
     const int64_t slots = p->page_size ? p->page_size : p->max_length;
     const int64_t *mapping = args->slot_mapping.data ? hattn_address(args->slot_mapping) : NULL;
     const int64_t blocks = ((int64_t)args->num_tokens + HATTN_KEY_BLOCK - 1) / HATTN_KEY_BLOCK;
-    if (crew->rank >= crew->plan->max_threads)
-        return;
-    char *slot = hattn_crew_slot(crew, crew->rank);
-    float *x = (float *)(slot + crew->plan->slot.x);
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
+    float *x = (float *)(scratch + crew->plan->scratch.x);
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < blocks * p->num_code_heads) {
+    while (hattn_crew_take(crew, HATTN_STEP_ENCODE, blocks * p->num_code_heads, &unit)) {
         const int64_t code_head = unit / blocks, first = unit % blocks * HATTN_KEY_BLOCK;
         const int64_t kv_head = code_head * p->num_kv_heads / p->num_code_heads;
         const float scale = hattn_kv_scale(p, args->k_scale, kv_head);
@@ -85,7 +85,7 @@ static void encode_keys_body(hattn_crew *crew, const void *opaque)
         }
         if (!num_x)
             continue;
-        const float *z = project(crew, slot, &p->key_map, &args->key_map, code_head, num_x);
+        const float *z = project(crew, scratch, &p->key_map, &args->key_map, code_head, num_x);
         for (int i = 0; i < num_x; i++)
             store_code(crew, args->codes, args->norms, places[i] / slots, places[i] % slots, code_head,
                        z + (int64_t)i * p->code_bits, x + i * crew->plan->stride_q);
@@ -96,20 +96,18 @@ hattn_status hattn_cpu_encode_keys(const hattn_plan *plan, const hattn_encode_ke
                                    hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, (int64_t)args->num_tokens * plan->problem.num_code_heads * PROJECTION, encode_keys_body,
-                  args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, (int64_t)args->num_tokens * plan->problem.num_code_heads * PROJECTION,
+                         encode_keys_body, (hattn_cpu_args){.encode_keys = args});
 }
 
-void hattn_cpu_append_body(hattn_crew *crew, const hattn_decode_args *args)
+void hattn_cpu_append(hattn_crew *crew, const hattn_decode_args *args)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    if (crew->rank >= crew->plan->max_threads)
-        return;
-    char *slot = hattn_crew_slot(crew, crew->rank);
-    float *x = (float *)(slot + crew->plan->slot.x);
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
+    float *x = (float *)(scratch + crew->plan->scratch.x);
+    const int64_t units = (int64_t)args->batch.num_rows * p->num_code_heads;
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_APPEND)) < (int64_t)args->batch.num_rows * p->num_code_heads) {
+    while (hattn_crew_take(crew, HATTN_STEP_APPEND, units, &unit)) {
         const int64_t code_head = unit % p->num_code_heads, kv_head = code_head * p->num_kv_heads / p->num_code_heads;
         const hattn_row row = hattn_resolve_row(p, &args->batch, (int32_t)(unit / p->num_code_heads));
         if (row.sequence < 0 || row.position < 0 || row.position >= p->max_length)
@@ -119,37 +117,36 @@ void hattn_cpu_append_body(hattn_crew *crew, const hattn_decode_args *args)
         const int64_t page = hattn_page(&pages, (int32_t)row.position, &slot_in_page);
         crew->plan->kernels.load(hattn_element(&p->k_cache, args->k_cache, page, slot_in_page, kv_head),
                                  p->k_cache.dtype, p->head_dim_qk, hattn_kv_scale(p, args->k_scale, kv_head), x);
-        const float *z = project(crew, slot, &p->key_map, &args->key_map, code_head, 1);
+        const float *z = project(crew, scratch, &p->key_map, &args->key_map, code_head, 1);
         store_code(crew, args->codes, args->norms, page, slot_in_page, code_head, z, x);
     }
+    hattn_crew_finish(crew, HATTN_STEP_APPEND, units);
 }
 
-void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *slot, hattn_buffer q, const hattn_map_buffers *map,
+void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_buffer q, const hattn_map_buffers *map,
                                    int64_t row, int64_t head, int8_t *weights)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const int group = crew->plan->group;
-    float *x = (float *)(slot + crew->plan->slot.x);
+    float *x = (float *)(scratch + crew->plan->scratch.x);
     for (int i = 0; i < group; i++)
         crew->plan->kernels.load(hattn_element(&p->q, q, row, head * group + i, 0), p->q.dtype, p->head_dim_qk, 1,
                                  x + i * crew->plan->stride_q);
     const int64_t code_head = head * p->num_code_heads / p->num_selection_heads;
-    const float *z = project(crew, slot, &p->query_map, map, code_head, group);
+    const float *z = project(crew, scratch, &p->query_map, map, code_head, group);
     const int qmax = p->score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p->weight_bits - 1)) - 1 : 0;
     crew->plan->kernels.weights(z, p->code_bits, group, p->code_bits, qmax, weights);
 }
 
-static void encode_queries_body(hattn_crew *crew, const void *opaque)
+static void encode_queries_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_encode_queries_args *args = opaque;
+    const hattn_encode_queries_args *args = run.encode_queries;
     const hattn_problem *p = &crew->plan->base.problem;
-    if (crew->rank >= crew->plan->max_threads)
-        return;
-    char *slot = hattn_crew_slot(crew, crew->rank);
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_ENCODE)) < (int64_t)args->num_rows * p->num_selection_heads) {
+    while (hattn_crew_take(crew, HATTN_STEP_ENCODE, (int64_t)args->num_rows * p->num_selection_heads, &unit)) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
-        hattn_cpu_encode_queries_unit(crew, slot, args->q, &args->query_map, row, head,
+        hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, row, head,
                                       (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
     }
 }
@@ -158,7 +155,6 @@ hattn_status hattn_cpu_encode_queries(const hattn_plan *plan, const hattn_encode
                                       const hattn_exec *exec, hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * PROJECTION, encode_queries_body,
-                  args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, (int64_t)args->num_rows * plan->problem.num_q_heads * PROJECTION,
+                         encode_queries_body, (hattn_cpu_args){.encode_queries = args});
 }

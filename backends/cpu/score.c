@@ -68,16 +68,14 @@ void hattn_cpu_score_unit(const hattn_crew *crew, const hattn_planes *planes, co
 }
 
 /* Rows may be shared out in chunks of keys: as many as the longest row could have. */
-static void score_body(hattn_crew *crew, const void *opaque)
+static void score_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_score_args *args = opaque;
+    const hattn_score_args *args = run.score;
     const hattn_problem *p = &crew->plan->base.problem;
-    if (crew->rank >= crew->plan->max_threads)
-        return;
-    uint16_t *scratch = (uint16_t *)(hattn_crew_slot(crew, crew->rank) + crew->plan->slot.scores);
+    uint16_t *scratch = (uint16_t *)(hattn_crew_scratch(crew, crew->rank) + crew->plan->scratch.scores);
     const int64_t chunks = ((int64_t)p->max_length + HATTN_SCORE_CHUNK - 1) / HATTN_SCORE_CHUNK;
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_SCORE)) < args->batch.num_rows * chunks * p->num_selection_heads) {
+    while (hattn_crew_take(crew, HATTN_STEP_SCORE, args->batch.num_rows * chunks * p->num_selection_heads, &unit)) {
         const int64_t task = unit / chunks, row = task / p->num_selection_heads, head = task % p->num_selection_heads;
         const int32_t first = (int32_t)(unit % chunks * HATTN_SCORE_CHUNK);
         const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
@@ -99,6 +97,6 @@ hattn_status hattn_cpu_score(const hattn_plan *plan, const hattn_score_args *arg
                              hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), score_body, args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), score_body,
+                         (hattn_cpu_args){.score = args});
 }

@@ -24,43 +24,41 @@ static int32_t *put_range(int32_t *out, int32_t first, int32_t end)
     return out;
 }
 
-void hattn_cpu_select_unit(const hattn_crew *crew, char *slot, int32_t length, int32_t kept, const uint16_t *scores,
+void hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept, const uint16_t *scores,
                            const float *keys, uint32_t max_score, int32_t *out)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    const hattn_cpu_slot *at = &crew->plan->slot;
+    const hattn_cpu_scratch *at = &crew->plan->scratch;
     if (kept == length) {
         put_range(out, 0, length);
         return;
     }
     /* kept < length, so that sinks and recents do not meet and the middle has more positions than are wanted. */
     const int32_t middle = length - p->num_sink - p->num_recent, wanted = kept - p->num_sink - p->num_recent;
-    const hattn_topk_scratch scratch = {(uint32_t *)(slot + at->histogram), (int32_t *)(slot + at->positions),
-                                        (uint32_t *)(slot + at->candidates)};
+    const hattn_topk_scratch kernels = {(uint32_t *)(scratch + at->histogram), (int32_t *)(scratch + at->positions),
+                                        (uint32_t *)(scratch + at->candidates)};
     out = put_range(out, 0, p->num_sink);
     if (wanted && keys)
-        crew->plan->kernels.topk_f32(keys, middle, wanted, p->num_sink, out, &scratch);
+        crew->plan->kernels.topk_f32(keys, middle, wanted, p->num_sink, out, &kernels);
     else if (wanted)
-        crew->plan->kernels.topk_u16(scores, middle, wanted, max_score, p->num_sink, out, &scratch);
+        crew->plan->kernels.topk_u16(scores, middle, wanted, max_score, p->num_sink, out, &kernels);
     put_range(out + wanted, length - p->num_recent, length);
 }
 
-static void topk_body(hattn_crew *crew, const void *opaque)
+static void topk_body(hattn_crew *crew, hattn_cpu_args run)
 {
-    const hattn_topk_args *args = opaque;
+    const hattn_topk_args *args = run.topk;
     const hattn_problem *p = &crew->plan->base.problem;
-    if (crew->rank >= crew->plan->max_threads)
-        return;
-    char *slot = hattn_crew_slot(crew, crew->rank);
-    int32_t *selected = (int32_t *)(slot + crew->plan->slot.indices);
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
+    int32_t *selected = (int32_t *)(scratch + crew->plan->scratch.indices);
     int64_t unit;
-    while ((unit = hattn_crew_next(crew, HATTN_STEP_SELECT)) < (int64_t)args->batch.num_rows * p->num_selection_heads) {
+    while (hattn_crew_take(crew, HATTN_STEP_SELECT, (int64_t)args->batch.num_rows * p->num_selection_heads, &unit)) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
         const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
         const int32_t kept = hattn_kept(p, args->budgets, &resolved, head);
         const char *middle =
             hattn_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
-        hattn_cpu_select_unit(crew, slot, resolved.length, kept, p->key_norms ? NULL : (const uint16_t *)middle,
+        hattn_cpu_select_unit(crew, scratch, resolved.length, kept, p->key_norms ? NULL : (const uint16_t *)middle,
                               p->key_norms ? (const float *)middle : NULL, UINT16_MAX, selected);
         hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);
     }
@@ -70,6 +68,6 @@ hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args,
                             hattn_error *error)
 {
     (void)error;
-    hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), topk_body, args);
-    return HATTN_OK;
+    return hattn_cpu_run(plan, exec, hattn_cpu_most_keys(plan, &args->batch), topk_body,
+                         (hattn_cpu_args){.topk = args});
 }

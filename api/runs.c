@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Public entry points: O(1) checks of arguments, then one call through the backend's table.
+ * Public entry points of runs: O(1) checks of arguments, then one call through the backend's table. In between a run enters what
+ * hosts need: the default floating-point environment, and the team.
  */
-#include "api/hattn.h"
-
 #include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "api/validate.h"
+#include "api/hattn.h"
+#include "api/structs.h"
 #include "backends/backend.h"
+#include "backends/host_control.h"
 #include "core/dtype.h"
+#include "core/fp_environment.h"
 #include "core/status.h"
 
 #define INVALID_IF(condition, ...)                                         \
@@ -23,121 +23,6 @@
         if (status_)                   \
             return status_;            \
     } while (0)
-#define CHECK_STRUCT(pointer)                                                                                          \
-    do {                                                                                                               \
-        INVALID_IF(!(pointer), #pointer " is null");                                                                   \
-        INVALID_IF((pointer)->struct_size != sizeof(*(pointer)), #pointer ".struct_size is %u: this library's is %zu", \
-                   (pointer)->struct_size, sizeof(*(pointer)));                                                        \
-    } while (0)
-
-int hattn_version(void) { return HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH; }
-
-/* ---- Backends and devices ---- */
-
-int hattn_backend_count(void) { return hattn_num_backend_rows; }
-
-hattn_status hattn_backend_query(int index, hattn_backend_info *info, hattn_error *error)
-{
-    CHECK_STRUCT(info);
-    INVALID_IF(index < 0 || index >= hattn_num_backend_rows, "backend %d: there are %d", index, hattn_num_backend_rows);
-    const hattn_backend_row *row = &hattn_backend_rows[index];
-    *info = (hattn_backend_info){.struct_size = sizeof(*info), .built = row->backend != NULL};
-    strncpy(info->name, row->name, sizeof(info->name) - 1);
-    if (row->backend)
-        info->num_devices = row->backend->device_count(info->text, sizeof(info->text));
-    else
-        strncpy(info->text, "not built into this library", sizeof(info->text) - 1);
-    return HATTN_OK;
-}
-
-static const hattn_backend_row *find_row(const char *name)
-{
-    for (int i = 0; i < hattn_num_backend_rows; i++)
-        if (!strcmp(hattn_backend_rows[i].name, name))
-            return &hattn_backend_rows[i];
-    return NULL;
-}
-
-hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device, hattn_error *error)
-{
-    const hattn_device_options defaults = {.struct_size = sizeof(defaults)};
-    if (!options)
-        options = &defaults;
-    CHECK_STRUCT(options);
-    INVALID_IF(!device, "device is null");
-    INVALID_IF(options->reserved, "options.reserved must be 0");
-    INVALID_IF(options->max_threads < 0, "options.max_threads is %d: it must be 0 or more", options->max_threads);
-    INVALID_IF(options->index < 0, "options.index is %d: it must be 0 or more", options->index);
-
-    const char *name = options->backend;
-    if (!name && getenv("HATTN_BACKEND") && *getenv("HATTN_BACKEND"))
-        name = getenv("HATTN_BACKEND");
-    char why[256] = "";
-    const hattn_backend_row *row = NULL;
-    if (name) {
-        row = find_row(name);
-        INVALID_IF(!row, "no backend is called '%s'", name);
-        if (!row->backend)
-            return hattn_fail(error, HATTN_NO_DEVICE, "%s: not built into this library", row->name);
-    } else {
-        /* The last row, the reference, always has a device. */
-        for (row = hattn_backend_rows; !row->backend || !row->backend->device_count(why, sizeof(why)); row++)
-            continue;
-    }
-    int count = row->backend->device_count(why, sizeof(why));
-    if (!count)
-        return hattn_fail(error, HATTN_NO_DEVICE, "%s: %s", row->name, why);
-    if (options->index >= count)
-        return hattn_fail(error, HATTN_NO_DEVICE, "%s: no device %d, there are %d", row->name, options->index, count);
-    return row->backend->open(options, device, error);
-}
-
-void hattn_device_close(hattn_device *device)
-{
-    if (device)
-        device->backend->close(device);
-}
-
-hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *info, hattn_error *error)
-{
-    CHECK_STRUCT(info);
-    INVALID_IF(!device, "device is null");
-    *info = device->info;
-    info->struct_size = sizeof(*info);
-    return HATTN_OK;
-}
-
-const char *hattn_device_log(const hattn_device *device) { return device && device->log ? device->log : ""; }
-
-/* ---- Plan ---- */
-
-hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan,
-                               hattn_error *error)
-{
-    INVALID_IF(!device, "device is null");
-    INVALID_IF(!problem, "problem is null");
-    INVALID_IF(!plan, "plan is null");
-    RETURN_IF_FAILED(hattn_validate_problem(problem, error));
-    hattn_plan *made;
-    RETURN_IF_FAILED(device->backend->plan(device, problem, &made, error));
-    made->backend = device->backend;
-    made->device = device;
-    made->problem = *problem;
-    made->backend_workspace_size = made->workspace_size;
-    made->is_composed = made->is_composed || !device->backend->decode;
-    if (made->is_composed)
-        made->workspace_size += hattn_compose_workspace_size(problem);
-    *plan = made;
-    return HATTN_OK;
-}
-
-void hattn_plan_destroy(hattn_plan *plan)
-{
-    if (plan)
-        plan->backend->plan_destroy(plan);
-}
-
-uint64_t hattn_plan_workspace_size(const hattn_plan *plan) { return plan ? plan->workspace_size : 0; }
 
 /* ---- Checks of a run ---- */
 
@@ -166,10 +51,14 @@ static hattn_status check_buffer(const hattn_plan *plan, const char *name, hattn
 #define CHECK_BUFFER(name, element) RETURN_IF_FAILED(check_buffer(plan, #name, args->name, element, error))
 #define CHECK_OPTIONAL(name, element) RETURN_IF_FAILED(check_optional(plan, #name, args->name, element, error))
 
+static bool is_sound(const hattn_team *team)
+{
+    return team->size >= 1 && team->rank >= 0 && team->rank < team->size && (team->size == 1 || team->barrier);
+}
+
 static hattn_status check_exec(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
 {
     INVALID_IF(!plan, "plan is null");
-    CHECK_STRUCT(exec);
     INVALID_IF(exec->num_threads < 0, "exec.num_threads is %d: it must be 0 or more", exec->num_threads);
     INVALID_IF(!exec->workspace.data, "exec.workspace is null");
     INVALID_IF(misaligned(exec->workspace, 256), "exec.workspace is not aligned to 256 bytes");
@@ -177,9 +66,9 @@ static hattn_status check_exec(const hattn_plan *plan, const hattn_exec *exec, h
         return hattn_fail(error, HATTN_WORKSPACE_TOO_SMALL, "exec.workspace_size is %llu: the plan needs %llu",
                           (unsigned long long)exec->workspace_size, (unsigned long long)plan->workspace_size);
     const hattn_team *team = exec->team;
-    INVALID_IF(team &&
-                   (team->size < 1 || team->rank < 0 || team->rank >= team->size || (team->size > 1 && !team->barrier)),
-               "exec.team: size %d, rank %d, barrier %s", team->size, team->rank, team->barrier ? "set" : "null");
+    INVALID_IF(team && !is_sound(team), "exec.team: size %d, rank %d, barrier %s", team->size, team->rank,
+               team->barrier ? "set" : "null");
+    INVALID_IF(team && !plan->backend->is_host, "exec.team is set: %s takes none", plan->backend->name);
     return HATTN_OK;
 }
 
@@ -241,21 +130,67 @@ static hattn_status check_kv_scale(const hattn_plan *plan, const char *name, hat
 
 /* ---- Runs ---- */
 
-hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
-                                  hattn_error *error)
+/* One call: its own copies of what it was given, and what it has entered. */
+typedef struct run {
+    hattn_exec exec;
+    hattn_status status;
+    const hattn_team *team; /* of more than one: its barriers are entered in any case; NULL: none */
+    bool has_begun;         /* on a host: there is something to leave */
+    bool is_first;          /* of the team to come */
+    uint64_t fp;
+} run;
+
+/* Takes exec and args, of any version. */
+static run take(const hattn_plan *plan, const hattn_exec *exec, void *ours, size_t size, const void *args,
+                hattn_error *error)
 {
-    INVALID_IF(!device, "device is null");
-    INVALID_IF(!workspace.data, "workspace is null");
-    INVALID_IF(misaligned(workspace, 256), "workspace is not aligned to 256 bytes");
-    INVALID_IF(!size, "size is 0");
-    return device->backend->workspace_init(device, workspace, size, stream, error);
+    run r = {.status = HATTN_OK};
+    if ((r.status = HATTN_TAKE(r.exec, exec)))
+        return r;
+    r.team = r.exec.team && is_sound(r.exec.team) && r.exec.team->size > 1 ? r.exec.team : NULL;
+    r.status = check_exec(plan, &r.exec, error);
+    if (!r.status)
+        r.status = hattn_take_struct(ours, size, args, "args", error);
+    return r;
 }
 
-hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
-                               hattn_error *error)
+/* True if this thread is to call the backend. A backend that cannot share a run leaves it to the first rank that comes. */
+static bool begin(run *r, const hattn_plan *plan, int32_t amount)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    if (r->status || amount == 0)
+        return false;
+    if (!plan->backend->is_host)
+        return true;
+    r->has_begun = true;
+    r->fp = hattn_fp_enter();
+    if (!r->team) {
+        r->exec.num_threads = r->exec.team ? 1 : r->exec.num_threads; /* a team of one */
+        r->exec.team = NULL;
+        return true;
+    }
+    r->is_first = !atomic_fetch_add(&hattn_host_control_of(r->exec.workspace)->entered, 1);
+    if (plan->backend->shares_runs)
+        return true;
+    r->exec.team = NULL;
+    return r->is_first;
+}
+
+/* The first barrier is the end of everybody's work, the second that of the first rank's cleaning. */
+static hattn_status end(const run *r)
+{
+    if (r->team) {
+        r->team->barrier(r->team->context);
+        if (r->is_first)
+            hattn_host_control_reset(hattn_host_control_of(r->exec.workspace));
+        r->team->barrier(r->team->context);
+    }
+    if (r->has_begun)
+        hattn_fp_leave(r->fp);
+    return r->status;
+}
+
+static hattn_status check_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, hattn_error *error)
+{
     INVALID_IF(args->num_tokens < 0, "num_tokens is %d: it must be 0 or more", args->num_tokens);
     RETURN_IF_FAILED(check_norms(plan, args->norms, error));
     if (!args->num_tokens)
@@ -265,28 +200,46 @@ hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_a
     RETURN_IF_FAILED(check_map(plan, false, &args->key_map, error));
     CHECK_OPTIONAL(slot_mapping, 8);
     CHECK_BUFFER(codes, 4);
-    return plan->backend->encode_keys(plan, args, exec, error);
+    return HATTN_OK;
 }
 
-hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec,
-                                  hattn_error *error)
+hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                               hattn_error *error)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    hattn_encode_keys_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_encode_keys(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.num_tokens))
+        r.status = plan->backend->encode_keys(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+static hattn_status check_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
+                                         hattn_error *error)
+{
     RETURN_IF_FAILED(check_rows(plan, args->num_rows, error));
     if (!args->num_rows)
         return HATTN_OK;
     CHECK_BUFFER(q, hattn_dtype_size(plan->problem.q.dtype));
     RETURN_IF_FAILED(check_map(plan, true, &args->query_map, error));
     CHECK_BUFFER(weights, 1);
-    return plan->backend->encode_queries(plan, args, exec, error);
+    return HATTN_OK;
 }
 
-hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
-                         hattn_error *error)
+hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec,
+                                  hattn_error *error)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    hattn_encode_queries_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_encode_queries(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.num_rows))
+        r.status = plan->backend->encode_queries(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+static hattn_status check_score(const hattn_plan *plan, const hattn_score_args *args, hattn_error *error)
+{
+    INVALID_IF(args->reserved, "args.reserved must be 0");
     RETURN_IF_FAILED(check_batch(plan, &args->batch, true, error));
     RETURN_IF_FAILED(check_norms(plan, args->norms, error));
     if (!args->batch.num_rows)
@@ -294,13 +247,23 @@ hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, c
     CHECK_BUFFER(weights, 1);
     CHECK_BUFFER(codes, 4);
     CHECK_BUFFER(scores, hattn_dtype_size(plan->problem.scores.dtype));
-    return plan->backend->score(plan, args, exec, error);
+    return HATTN_OK;
 }
 
-hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                         hattn_error *error)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    hattn_score_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_score(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.batch.num_rows))
+        r.status = plan->backend->score(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+static hattn_status check_topk(const hattn_plan *plan, const hattn_topk_args *args, hattn_error *error)
+{
+    INVALID_IF(args->reserved, "args.reserved must be 0");
     RETURN_IF_FAILED(check_batch(plan, &args->batch, false, error));
     if (!args->batch.num_rows)
         return HATTN_OK;
@@ -308,14 +271,22 @@ hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, con
     CHECK_OPTIONAL(budgets, 4);
     CHECK_BUFFER(indices, 4);
     CHECK_BUFFER(counts, 4);
-    return plan->backend->topk(plan, args, exec, error);
+    return HATTN_OK;
 }
 
-hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
-                          hattn_error *error)
+hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    hattn_topk_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_topk(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.batch.num_rows))
+        r.status = plan->backend->topk(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+static hattn_status check_attend(const hattn_plan *plan, const hattn_attend_args *args, hattn_error *error)
+{
+    INVALID_IF(args->reserved, "args.reserved must be 0");
     RETURN_IF_FAILED(check_batch(plan, &args->batch, true, error));
     INVALID_IF(!args->indices.data != !args->counts.data, "indices and counts go together: one is null");
     if (!args->batch.num_rows)
@@ -330,14 +301,23 @@ hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args,
     CHECK_OPTIONAL(counts, 4);
     CHECK_BUFFER(out, hattn_dtype_size(plan->problem.out.dtype));
     CHECK_OPTIONAL(lse, 4);
-    return plan->backend->attend(plan, args, exec, error);
+    return HATTN_OK;
 }
 
-hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
-                         hattn_error *error)
+hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                          hattn_error *error)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    hattn_attend_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_attend(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.batch.num_rows))
+        r.status = plan->backend->attend(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+static hattn_status check_merge(const hattn_plan *plan, const hattn_merge_args *args, hattn_error *error)
+{
+    INVALID_IF(args->reserved, "args.reserved must be 0");
     INVALID_IF(args->num_parts < 1, "num_parts is %d: it must be at least 1", args->num_parts);
     RETURN_IF_FAILED(check_rows(plan, args->num_rows, error));
     if (!args->num_rows)
@@ -346,14 +326,22 @@ hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, c
     CHECK_BUFFER(partial_lse, 4);
     CHECK_BUFFER(out, hattn_dtype_size(plan->problem.out.dtype));
     CHECK_OPTIONAL(lse, 4);
-    return plan->backend->merge(plan, args, exec, error);
+    return HATTN_OK;
 }
 
-hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
-                          hattn_error *error)
+hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                         hattn_error *error)
 {
-    RETURN_IF_FAILED(check_exec(plan, exec, error));
-    CHECK_STRUCT(args);
+    hattn_merge_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_merge(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.num_rows))
+        r.status = plan->backend->merge(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+static hattn_status check_decode(const hattn_plan *plan, const hattn_decode_args *args, hattn_error *error)
+{
     INVALID_IF(args->append != 0 && args->append != 1, "append is %d: it must be 0 or 1", args->append);
     RETURN_IF_FAILED(check_batch(plan, &args->batch, true, error));
     RETURN_IF_FAILED(check_norms(plan, args->norms, error));
@@ -375,5 +363,26 @@ hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args,
     CHECK_OPTIONAL(weights, 1);
     CHECK_OPTIONAL(indices, 4);
     CHECK_OPTIONAL(counts, 4);
-    return (plan->is_composed ? hattn_compose_decode : plan->backend->decode)(plan, args, exec, error);
+    return HATTN_OK;
+}
+
+hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                          hattn_error *error)
+{
+    hattn_decode_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_decode(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.batch.num_rows))
+        r.status = (plan->is_composed ? hattn_compose_decode : plan->backend->decode)(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
+hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                  hattn_error *error)
+{
+    INVALID_IF(!device, "device is null");
+    INVALID_IF(!workspace.data, "workspace is null");
+    INVALID_IF(misaligned(workspace, 256), "workspace is not aligned to 256 bytes");
+    INVALID_IF(!size, "size is 0");
+    return device->backend->workspace_init(device, workspace, size, stream, error);
 }
