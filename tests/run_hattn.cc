@@ -10,9 +10,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <iterator>
 
 extern char **environ;
+
+static std::string base_name() { return testing::TempDir() + "/" + std::to_string(getpid()); }
 
 static std::string take(const std::string &path)
 {
@@ -22,10 +25,10 @@ static std::string take(const std::string &path)
     return text;
 }
 
-Ran run_hattn(const std::vector<std::string> &words)
+static Ran run(const std::vector<std::string> &words,
+               const std::function<void(posix_spawn_file_actions_t *)> &set_stdout)
 {
-    const std::string base = testing::TempDir() + "/" + std::to_string(getpid());
-    const std::string out = base + ".out", err = base + ".err";
+    const std::string err = base_name() + ".err";
     std::string program = "tools/hattn";
     std::vector<char *> argv = {program.data()};
     for (const std::string &word : words)
@@ -35,7 +38,7 @@ Ran run_hattn(const std::vector<std::string> &words)
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&files, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    set_stdout(&files);
     posix_spawn_file_actions_addopen(&files, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     pid_t child = 0;
     const int failed = posix_spawn(&child, program.c_str(), &files, nullptr, argv.data(), environ);
@@ -46,7 +49,27 @@ Ran run_hattn(const std::vector<std::string> &words)
     }
     int status = 0;
     waitpid(child, &status, 0);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, take(out), take(err)};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, "", take(err)};
+}
+
+Ran run_hattn(const std::vector<std::string> &words)
+{
+    const std::string out = base_name() + ".out";
+    Ran ran = run(words, [&out](posix_spawn_file_actions_t *files) {
+        posix_spawn_file_actions_addopen(files, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    });
+    ran.out = take(out);
+    return ran;
+}
+
+Ran run_hattn_onto(int standard_output, const std::vector<std::string> &words)
+{
+    return run(words, [standard_output](posix_spawn_file_actions_t *files) {
+        if (standard_output < 0)
+            posix_spawn_file_actions_addclose(files, 1);
+        else
+            posix_spawn_file_actions_adddup2(files, standard_output, 1);
+    });
 }
 
 JsonOwner parse_json(const std::string &text)

@@ -17,6 +17,8 @@ struct Ran {
 
 /* tools/hattn with these words; stdin is empty. */
 Ran run_hattn(const std::vector<std::string> &words);
+/* The same with a stdout of the caller's, or none where it is -1; `out` stays empty. */
+Ran run_hattn_onto(int standard_output, const std::vector<std::string> &words);
 
 using JsonOwner = std::unique_ptr<json_t, decltype(&json_decref)>;
 /* Why the backend has no device, as hattn info says it; "" if there is one. */

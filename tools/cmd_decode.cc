@@ -11,6 +11,7 @@
 #include "tools/contract.h"
 #include "tools/lane.h"
 #include "tools/report.h"
+#include "tools/text.h"
 #include "tools/truth.h"
 
 struct DecodeOptions {
@@ -43,9 +44,18 @@ static bool parse_options(Args &args, DecodeOptions *options)
     args.flag("norms", "multiply scores by key norms", &options->norms);
     args.number("sink", "N", "first tokens, always kept", &options->sink, 0, INT32_MAX);
     args.number("recent", "N", "last tokens, always kept", &options->recent, 0, INT32_MAX);
-    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, 1024);
+    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, num_processors());
     args.text("json", "OUT", "write JSON to this file; -: to stdout, instead of the table", &options->json);
     return args.parse();
+}
+
+/* More tokens than there are keys are no selection; the default gives way to a short trace. */
+static void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
+{
+    if (given && options->topk > trace.num_keys)
+        throw UsageError("--topk " + std::to_string(options->topk) + ": the trace has " +
+                         std::to_string(trace.num_keys) + " keys");
+    options->topk = std::min<int64_t>(options->topk, trace.num_keys);
 }
 
 static LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
@@ -56,7 +66,7 @@ static LaneSettings settings_for(const DecodeOptions &options, const Trace &trac
     settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
     settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;
     if (options.bits > map.bits)
-        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + map.name + " has " +
+        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + printable(map.name, 80) + " has " +
                          std::to_string(map.bits));
     settings.bits = options.bits ? static_cast<int32_t>(options.bits) : map.bits;
     settings.topk = static_cast<int32_t>(options.topk);
@@ -77,7 +87,7 @@ static std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::
     for (std::string name; std::getline(words, name, ',');) {
         const TraceMap *map = trace.find(name);
         if (!map)
-            throw UsageError(trace.path + ": no map '" + name + "'; it has " + trace.map_names());
+            throw UsageError(trace.path + ": no map " + quoted(name) + "; it has " + trace.map_names());
         maps.push_back(map);
     }
     return maps;
@@ -166,7 +176,7 @@ class Race
 public:
     Race(const DecodeOptions &options, const Trace &trace);
     void run();
-    void report(const DecodeOptions &options) const;
+    void report(const Output &output) const;
     bool wrong() const;
 
 private:
@@ -206,7 +216,7 @@ Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), so
             if (reference_too)
                 rows_.push_back(Row(*map, 0, *lanes[0], *lanes[0]));
         } catch (const UsageError &error) {
-            throw UsageError("map " + map->name + ": " + error.what());
+            throw UsageError("map " + printable(map->name, 80) + ": " + error.what());
         }
     }
 }
@@ -273,11 +283,11 @@ Json Race::row_json(const Row &row) const
     const double step_us = median(row.times);
     Json json(json_object());
     json_t *object = json.get();
-    json_put(object, "backend", json_string(info.backend));
-    json_put(object, "isa", json_string(info.isa));
-    json_put(object, "maps", json_string(row.map->name.c_str()));
-    json_put(object, "score", json_string(score_name(problem)));
-    json_put(object, "select", json_string(select_name(problem)));
+    json_put(object, "backend", json_text(info.backend));
+    json_put(object, "isa", json_text(info.isa));
+    json_put(object, "maps", json_text(row.map->name));
+    json_put(object, "score", json_text(score_name(problem)));
+    json_put(object, "select", json_text(select_name(problem)));
     json_put(object, "code_bits", json_integer(problem.code_bits));
     json_put(object, "topk", json_integer(problem.k));
     json_put(object, "sink", json_integer(problem.num_sink));
@@ -297,10 +307,10 @@ Json Race::row_json(const Row &row) const
     return json;
 }
 
-void Race::report(const DecodeOptions &options) const
+void Race::report(const Output &output) const
 {
     Json json(json_object());
-    json_put(json.get(), "trace", json_string(trace_.path.c_str()));
+    json_put(json.get(), "trace", json_text(trace_.path));
     json_put(json.get(), "version", json_integer(hattn_version()));
     json_put(json.get(), "num_queries", json_integer(trace_.num_queries));
     json_put(json.get(), "num_keys", json_integer(trace_.num_keys));
@@ -314,18 +324,18 @@ void Race::report(const DecodeOptions &options) const
         const hattn_problem &problem = row.lane->problem();
         const hattn_device_info &info = row.lane->device().device().info();
         json_array_append_new(list, row_json(row).release());
-        table.row({info.backend, info.isa, row.map->name, std::to_string(problem.code_bits), score_name(problem),
-                   select_name(problem), std::to_string(problem.k), format("%.4f", row.recall),
+        table.row({info.backend, info.isa, printable(row.map->name, 80), std::to_string(problem.code_bits),
+                   score_name(problem), select_name(problem), std::to_string(problem.k), format("%.4f", row.recall),
                    format("%.4f", row.mass), format("%.4f", row.best_mass), format("%.4f", row.error),
                    format("%.1f", median(row.times)), format("%.1f", dense_us(row)),
                    format("%.2f", dense_us(row) / median(row.times)), std::to_string(row.verdict.flips),
                    std::to_string(wrong(row))});
     }
-    if (!options.json.empty())
-        write_json(json.get(), options.json);
-    if (options.json != "-")
-        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", trace_.path.c_str(), trace_.num_queries,
-                    trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
+    if (output.is_wanted())
+        write_json(json.get(), output);
+    if (!output.is_stdout())
+        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", printable(trace_.path).c_str(),
+                    trace_.num_queries, trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
 }
 
 int cmd_decode(Args &args)
@@ -333,10 +343,12 @@ int cmd_decode(Args &args)
     DecodeOptions options;
     if (!parse_options(args, &options))
         return EXIT_OK;
-    check_writable(options.json);
+    const Output output("--json", options.json);
+    Output::check_apart({&output}, {{"--trace", options.trace}});
     const Trace trace = load_trace(options.trace);
+    bound_topk(args.given("topk"), trace, &options);
     Race race(options, trace);
     race.run();
-    race.report(options);
+    race.report(output);
     return race.wrong() ? EXIT_WRONG : EXIT_OK;
 }

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/device.h"
 
+#include <algorithm>
+#include <thread>
+
 #include "tools/args.h"
+
+int num_processors() { return std::max(1, int(std::thread::hardware_concurrency())); }
 
 void check(hattn_status status, const hattn_error &error, const std::string &what)
 {

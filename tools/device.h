@@ -13,6 +13,9 @@
 #include "devices/buffer.h"
 #include "devices/timing.h"
 
+/* At least 1: the most threads that a command asks for. */
+int num_processors();
+
 /* A struct with a struct_size, zeroed but for it. */
 template <typename Struct>
 Struct sized()

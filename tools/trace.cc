@@ -7,6 +7,7 @@
 
 #include "api/hattn.h"
 #include "tools/args.h"
+#include "tools/text.h"
 
 size_t library_dtype_size(int32_t dtype)
 {
@@ -41,9 +42,9 @@ std::string Trace::map_names() const
 static std::string shape_text(const std::vector<int64_t> &shape)
 {
     std::string text;
-    for (int64_t size : shape)
-        text += (text.empty() ? "" : ", ") + std::to_string(size);
-    return "[" + text + "]";
+    for (size_t i = 0; i < shape.size() && i < 8; i++)
+        text += (i ? ", " : "") + std::to_string(shape[i]);
+    return "[" + text + (shape.size() > 8 ? ", ...]" : "]");
 }
 
 /* Infinity and NaN have all exponent bits set; e4m3 has no infinity, its NaN is 0x7f and 0xff. */
@@ -68,7 +69,7 @@ public:
 private:
     [[noreturn]] void refuse(const std::string &name, const std::string &why) const
     {
-        throw UsageError(file_.path() + ": tensor '" + name + "' " + why);
+        throw UsageError(file_.path() + ": tensor " + quoted(name) + " " + why);
     }
 
     const Safetensors::Tensor &tensor(const std::string &name, size_t rank);
@@ -114,10 +115,11 @@ std::vector<uint8_t> Loader::floats(const Safetensors::Tensor &tensor, bool fp8_
     if (*dtype && *dtype != dtype_of_library(have))
         refuse(tensor.name, std::string("is ") + dtype_name(have) + ", not of the dtype of the tensors beside it");
     *dtype = dtype_of_library(have);
+    std::vector<uint8_t> data = file_.read(tensor);
     for (uint64_t i = 0; i < tensor.num_elements; i++)
-        if (!is_finite(tensor.data + i * dtype_size(have), have))
+        if (!is_finite(data.data() + i * dtype_size(have), have))
             refuse(tensor.name, "is not finite at element " + std::to_string(i));
-    return std::vector<uint8_t>(tensor.data, tensor.data + tensor.num_bytes);
+    return data;
 }
 
 void Loader::load_scale()
@@ -150,7 +152,7 @@ void Loader::load_attention()
     if (pos.dtype != Dtype::I32)
         refuse("q_pos", std::string("is ") + dtype_name(pos.dtype) + ", must be I32");
     trace_.q_pos.resize(pos.num_elements);
-    std::memcpy(trace_.q_pos.data(), pos.data, pos.num_bytes);
+    std::memcpy(trace_.q_pos.data(), file_.read(pos).data(), pos.num_bytes);
     for (size_t i = 0; i < trace_.q_pos.size(); i++)
         if (trace_.q_pos[i] < 0 || trace_.q_pos[i] >= trace_.num_keys)
             refuse("q_pos", "is " + std::to_string(trace_.q_pos[i]) + " at element " + std::to_string(i) +
