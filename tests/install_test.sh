@@ -8,7 +8,8 @@ prefix=$TEST_TMPDIR/usr
 cd "$TEST_TMPDIR"
 
 # The same files where a package would stage them, with the paths of where they will live.
-(cd "$TEST_SRCDIR/$TEST_WORKSPACE" && ./install.sh --prefix /opt/hattn --destdir "$TEST_TMPDIR/stage" --from .)
+source=$TEST_SRCDIR/$TEST_WORKSPACE
+"$source/install.sh" --prefix /opt/hattn --destdir stage --from "$source"
 staged=$(cd "$prefix" && find . | sort)
 if [ "$staged" != "$(cd stage/opt/hattn && find . | sort)" ]; then
     echo "--destdir installs other files than --prefix" >&2
@@ -102,3 +103,33 @@ check shared_cc g++ -std=c++17 $cflags user.cc $shared
 ldd ./shared_c | grep -q "libhattn.so.0 => $prefix/lib/libhattn.so.0"
 
 [ "$("$prefix/bin/hattn" --version)" = "hattn $version" ]
+
+# Prefixes that a shell, sed or pkg-config would read in another way; the last one is relative.
+cat >version.c <<'PROGRAM'
+#include <hattn.h>
+int main(void) { return hattn_version() != HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH; }
+PROGRAM
+while IFS= read -r odd; do
+    odd_root=$TEST_TMPDIR/$odd
+    case $odd in
+    relative*) "$source/install.sh" --prefix "$odd" --from "$source" ;;
+    *) "$source/install.sh" --prefix "$odd_root" --from "$source" ;;
+    esac
+    export PKG_CONFIG_PATH="$odd_root/lib/pkgconfig" LD_LIBRARY_PATH="$odd_root/lib"
+    eval "gcc -std=c11 -o odd version.c $(pkg-config --cflags --libs hattn)"
+    ./odd
+    [ "$(pkg-config --variable=prefix hattn | sed 's/\\\(.\)/\1/g')" = "$odd_root" ]
+done <<'PREFIXES'
+with a space
+ &|\1'"#%[]{}*?!`<>=~é
+back\\slash\n
+relative/deep & wide
+PREFIXES
+for refused in '/a(b)' '/a$b' '/a ' '/a
+b'; do
+    if "$source/install.sh" --prefix "$refused" --from "$source" 2>refusal; then
+        echo "--prefix '$refused' is accepted" >&2
+        exit 1
+    fi
+    [ "$(wc -l <refusal)" -eq 1 ]
+done
