@@ -41,6 +41,8 @@ cd "$(dirname "$0")"
 if [ -z "$from" ]; then
     . third_party/apt.sh
     . third_party/bazel.sh
+    [ -e bazel-bin/libhattn.a ] ||
+        tell_build "the libraries and the hattn command" "the first time takes about a minute on two cores, with CUDA about four"
     quiet_bazel build -c opt //:libhattn.so.0 //:libhattn.a //tools:hattn
     from=bazel-bin
 fi
