@@ -137,13 +137,14 @@ uint64_t seed_of(const Problem &problem, const Options &options)
 class Report
 {
 public:
-    /* Failures are told as they come. */
-    explicit Report(std::FILE *failures) : failures_(failures) {}
+    /* Failures are told as they come; outcomes are kept for json() and junit(), if one will be asked for. */
+    Report(std::FILE *failures, bool keep_outcomes) : failures_(failures), keep_outcomes_(keep_outcomes) {}
 
     void add(const Outcome &outcome)
     {
         counts[(int)outcome.status]++;
-        outcomes.push_back(outcome);
+        if (keep_outcomes_)
+            outcomes.push_back(outcome);
         if (outcome.status == Status::FAILED)
             std::fprintf(failures_, "%s\n", outcome.text().c_str());
     }
@@ -234,6 +235,7 @@ private:
     }
 
     std::FILE *failures_;
+    bool keep_outcomes_;
     Flips flips;
     std::vector<Outcome> outcomes;
 };
@@ -311,7 +313,7 @@ int cmd_verify(Args &args)
     const std::vector<Problem> chosen = chosen_problems(options);
     const std::vector<std::unique_ptr<Session>> sessions = chosen_sessions(options);
     const bool stdout_is_taken = json.is_stdout() || junit.is_stdout() || golden.is_stdout();
-    Report report(stdout_is_taken ? stderr : stdout);
+    Report report(stdout_is_taken ? stderr : stdout, json.is_wanted() || junit.is_wanted());
     if (golden.is_wanted()) {
         GoldenWriter writer;
         Session &session = writing_session(sessions);
