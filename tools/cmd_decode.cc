@@ -14,13 +14,15 @@
 #include "tools/text.h"
 #include "tools/truth.h"
 
+namespace {
+
 struct DecodeOptions {
     std::string trace, backend = "all", isa, score, maps, select, json;
     int64_t topk = 512, bits = 0, sink = 0, recent = 0, threads = 0;
     bool norms = false;
 };
 
-static bool parse_options(Args &args, DecodeOptions *options)
+bool parse_options(Args &args, DecodeOptions *options)
 {
     args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees "
                "the keys\n"
@@ -50,7 +52,7 @@ static bool parse_options(Args &args, DecodeOptions *options)
 }
 
 /* More tokens than there are keys are no selection; the default gives way to a short trace. */
-static void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
+void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
 {
     if (given && options->topk > trace.num_keys)
         throw UsageError("--topk " + std::to_string(options->topk) + ": the trace has " +
@@ -58,7 +60,7 @@ static void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
     options->topk = std::min<int64_t>(options->topk, trace.num_keys);
 }
 
-static LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
+LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
 {
     LaneSettings settings;
     const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
@@ -68,16 +70,16 @@ static LaneSettings settings_for(const DecodeOptions &options, const Trace &trac
     if (options.bits > map.bits)
         throw UsageError("--bits " + std::to_string(options.bits) + ": map " + printable(map.name, 80) + " has " +
                          std::to_string(map.bits));
-    settings.bits = options.bits ? static_cast<int32_t>(options.bits) : map.bits;
-    settings.topk = static_cast<int32_t>(options.topk);
-    settings.sink = static_cast<int32_t>(options.sink);
-    settings.recent = static_cast<int32_t>(options.recent);
-    settings.threads = static_cast<int32_t>(options.threads);
+    settings.bits = options.bits ? int32_t(options.bits) : map.bits;
+    settings.topk = int32_t(options.topk);
+    settings.sink = int32_t(options.sink);
+    settings.recent = int32_t(options.recent);
+    settings.threads = int32_t(options.threads);
     settings.norms = options.norms;
     return settings;
 }
 
-static std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
+std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
 {
     std::vector<const TraceMap *> maps;
     if (names.empty())
@@ -115,7 +117,7 @@ struct Dense {
     Verdict verdict;
 };
 
-static double median(std::vector<double> values)
+double median(std::vector<double> values)
 {
     std::sort(values.begin(), values.end());
     const size_t middle = values.size() / 2;
@@ -125,7 +127,7 @@ static double median(std::vector<double> values)
 /* Times of a call that has just run once and took first_us. A very slow one is its own sample; others, whose first run had
  * cold caches and sleeping threads, are run again, the quick ones more often. */
 template <typename Call>
-static void sample(double first_us, Call call, std::vector<double> *times)
+void sample(double first_us, Call call, std::vector<double> *times)
 {
     double total = 0;
     if (first_us > 50e3)
@@ -137,36 +139,34 @@ static void sample(double first_us, Call call, std::vector<double> *times)
 }
 
 /* Positions that a wrong backend made up must not be followed. */
-static bool readable(const StepResult &step, int s, int k, int length)
+bool readable(const StepResult &step, int s, int k, int length)
 {
     const int count = step.counts[s];
     if (count < 0 || count > std::min(k, length))
         return false;
-    const auto begin = step.indices.begin() + static_cast<int64_t>(s) * k;
+    const auto begin = step.indices.begin() + int64_t(s) * k;
     return std::all_of(begin, begin + count, [length](int32_t j) { return j >= 0 && j < length; });
 }
 
-static void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries,
-                        Row *row)
+void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries, Row *row)
 {
     const int heads = problem.num_selection_heads, group = problem.num_q_heads / heads;
     const double per_selection = 1.0 / num_queries / heads, per_head = per_selection / group;
     for (int s = 0; s < heads; s++) {
         const std::vector<int32_t> best = truth.best(s, heads, problem.k);
-        const int32_t *kept = &step.indices[static_cast<size_t>(s) * problem.k];
+        const int32_t *kept = &step.indices[size_t(s) * problem.k];
         const int count = readable(step, s, problem.k, truth.length()) ? step.counts[s] : 0;
         std::vector<int32_t> both;
         std::set_intersection(kept, kept + count, best.begin(), best.end(), std::back_inserter(both));
         row->recall += per_selection * both.size() / best.size();
         for (int h = s * group; h < (s + 1) * group; h++) {
-            const float *out = &step.out[static_cast<size_t>(h) * problem.head_dim_v];
+            const float *out = &step.out[size_t(h) * problem.head_dim_v];
             const std::vector<double> have(out, out + problem.head_dim_v);
             double lse = 0;
             row->mass += per_head * truth.mass(h, kept, count);
             row->error += per_head * truth.error(h, have.data());
-            row->best_mass += per_head * truth.mass(h, best.data(), static_cast<int>(best.size()));
-            row->best_error +=
-                per_head * truth.error(h, truth.attend(h, best.data(), static_cast<int>(best.size()), &lse).data());
+            row->best_mass += per_head * truth.mass(h, best.data(), int(best.size()));
+            row->best_error += per_head * truth.error(h, truth.attend(h, best.data(), int(best.size()), &lse).data());
         }
     }
 }
@@ -196,7 +196,7 @@ private:
 
 Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), source_(trace)
 {
-    const int32_t threads = static_cast<int32_t>(options.threads);
+    const int32_t threads = int32_t(options.threads);
     const std::vector<std::string> backends = choose_backends(options.backend);
     const std::vector<const TraceMap *> maps = choose_maps(trace, options.maps);
     devices_.push_back(std::make_unique<LaneDevice>("reference", "", threads, trace));
@@ -210,7 +210,7 @@ Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), so
         try {
             for (const auto &device : devices_)
                 lanes_.push_back(std::make_unique<Lane>(*device, trace, *map, settings));
-            const auto lanes = lanes_.end() - static_cast<ptrdiff_t>(devices_.size());
+            const auto lanes = lanes_.end() - ptrdiff_t(devices_.size());
             for (size_t i = 1; i < devices_.size(); i++)
                 rows_.push_back(Row(*map, i, *lanes[i], *lanes[0]));
             if (reference_too)
@@ -223,7 +223,7 @@ Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), so
 
 void Race::encode()
 {
-    Progress progress("encoding keys:", static_cast<int>(lanes_.size()));
+    Progress progress("encoding keys:", int(lanes_.size()));
     for (const auto &lane : lanes_) {
         progress.step(lane->device().device().info().backend);
         lane->encode_keys();
@@ -266,12 +266,12 @@ bool Race::wrong() const
     return std::any_of(rows_.begin(), rows_.end(), [this](const Row &row) { return wrong(row) != 0; });
 }
 
-static const char *score_name(const hattn_problem &problem)
+const char *score_name(const hattn_problem &problem)
 {
     return problem.score_kind == HATTN_SCORE_WEIGHTED ? "weighted" : "hamming";
 }
 
-static const char *select_name(const hattn_problem &problem)
+const char *select_name(const hattn_problem &problem)
 {
     return problem.num_selection_heads == problem.num_kv_heads ? "kv" : "query";
 }
@@ -337,6 +337,8 @@ void Race::report(const Output &output) const
         std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", printable(trace_.path).c_str(),
                     trace_.num_queries, trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
 }
+
+} // namespace
 
 int cmd_decode(Args &args)
 {

@@ -7,7 +7,9 @@
 #include "tools/device.h"
 #include "tools/report.h"
 
-static Json backend_json(const hattn_backend_info &info, Table *table)
+namespace {
+
+Json backend_json(const hattn_backend_info &info, Table *table)
 {
     Json json(json_object());
     json_put(json.get(), "name", json_text(info.name));
@@ -33,6 +35,8 @@ static Json backend_json(const hattn_backend_info &info, Table *table)
     }
     return json;
 }
+
+} // namespace
 
 int cmd_info(Args &args)
 {

@@ -142,7 +142,7 @@ public:
 
     void add(const Outcome &outcome)
     {
-        counts[(int)outcome.status]++;
+        counts[int(outcome.status)]++;
         if (keep_outcomes_)
             outcomes.push_back(outcome);
         if (outcome.status == Status::FAILED)
@@ -164,13 +164,13 @@ public:
     {
         Json json(json_object());
         for (int status = 0; status < 4; status++)
-            json_put(json.get(), status_name((Status)status), json_integer(counts[status]));
+            json_put(json.get(), status_name(Status(status)), json_integer(counts[status]));
         json_t *flips_json = json_object();
         json_put(json.get(), "flips", flips_json);
-        json_put(flips_json, "bits", json_integer((json_int_t)flips.bits));
-        json_put(flips_json, "bit_flips", json_integer((json_int_t)flips.bit_flips));
-        json_put(flips_json, "weights", json_integer((json_int_t)flips.weights));
-        json_put(flips_json, "weight_flips", json_integer((json_int_t)flips.weight_flips));
+        json_put(flips_json, "bits", json_integer(json_int_t(flips.bits)));
+        json_put(flips_json, "bit_flips", json_integer(json_int_t(flips.bit_flips)));
+        json_put(flips_json, "weights", json_integer(json_int_t(flips.weights)));
+        json_put(flips_json, "weight_flips", json_integer(json_int_t(flips.weight_flips)));
         json_t *cases = json_array();
         json_put(json.get(), "cases", cases);
         for (const Outcome &outcome : outcomes) {
@@ -180,7 +180,7 @@ public:
             json_put(entry, "isa", json_text(outcome.target.isa));
             json_put(entry, "op", json_text(outcome.op));
             json_put(entry, "problem", json_text(outcome.problem));
-            json_put(entry, "seed", json_integer((json_int_t)outcome.seed));
+            json_put(entry, "seed", json_integer(json_int_t(outcome.seed)));
             json_put(entry, "status", json_text(status_name(outcome.status)));
             json_put(entry, "message", json_text(outcome.message));
         }
@@ -191,8 +191,8 @@ public:
     {
         std::ostringstream file;
         file << "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"hattn verify\" tests=\""
-             << outcomes.size() << "\" failures=\"" << counts[(int)Status::FAILED] << "\" skipped=\""
-             << counts[(int)Status::SKIPPED] + counts[(int)Status::REFUSED] << "\">\n";
+             << outcomes.size() << "\" failures=\"" << counts[int(Status::FAILED)] << "\" skipped=\""
+             << counts[int(Status::SKIPPED)] + counts[int(Status::REFUSED)] << "\">\n";
         for (const Outcome &outcome : outcomes) {
             file << "  <testcase classname=\"" << escape(outcome.target.text()) << "\" name=\""
                  << escape(outcome.problem + "/" + outcome.op) << "\"";
@@ -210,7 +210,7 @@ public:
     {
         std::string text;
         for (int status = 0; status < 4; status++)
-            text += (status ? ", " : "") + std::to_string(counts[status]) + " " + status_name((Status)status);
+            text += (status ? ", " : "") + std::to_string(counts[status]) + " " + status_name(Status(status));
         return text + "; roundings turned " + std::to_string(flips.bit_flips) + " of " + std::to_string(flips.bits) +
                " code bits, " + std::to_string(flips.weight_flips) + " of " + std::to_string(flips.weights) +
                " weights";
@@ -228,7 +228,7 @@ private:
             case '<': escaped += "&lt;"; break;
             case '>': escaped += "&gt;"; break;
             case '"': escaped += "&quot;"; break;
-            default: escaped += (unsigned char)c < ' ' ? ' ' : c;
+            default: escaped += uint8_t(c) < ' ' ? ' ' : c;
             }
         }
         return escaped;
@@ -244,10 +244,10 @@ void verify(Session &session, const std::vector<Problem> &chosen, const Options 
             Report *report)
 {
     if (!session.skipped.empty()) {
-        report->add({Status::SKIPPED, session.target, "all", "all", (uint64_t)options.seed, session.skipped});
+        report->add({Status::SKIPPED, session.target, "all", "all", uint64_t(options.seed), session.skipped});
         return;
     }
-    Progress progress(session.target.text(), (int)chosen.size());
+    Progress progress(session.target.text(), int(chosen.size()));
     for (const Problem &problem : chosen) {
         progress.step(problem.name);
         const uint64_t seed = seed_of(problem, options);
@@ -332,5 +332,5 @@ int cmd_verify(Args &args)
         junit.write(report.junit());
     if (!stdout_is_taken)
         std::printf("%s\n", report.summary().c_str());
-    return report.counts[(int)Status::FAILED] ? EXIT_WRONG : EXIT_OK;
+    return report.counts[int(Status::FAILED)] ? EXIT_WRONG : EXIT_OK;
 }

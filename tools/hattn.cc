@@ -13,20 +13,22 @@
 #include "tools/output.h"
 #include "tools/text.h"
 
+namespace {
+
 struct Command {
     const char *name;
     int (*run)(Args &);
     const char *text;
 };
 
-static const Command COMMANDS[] = {
+const Command COMMANDS[] = {
     {"info", cmd_info, "which backends and devices this build sees, and why one is absent"},
     {"decode", cmd_decode, "decode a trace of real queries and keys: accuracy, time, correctness"},
     {"verify", cmd_verify, "check every operation of a backend against the reference"},
     {"bench", cmd_bench, "time decode shapes against this machine's own ceilings"},
 };
 
-static void print_usage(std::FILE *out)
+void print_usage(std::FILE *out)
 {
     std::fputs("usage: hattn COMMAND [options]\n       hattn COMMAND --help\n       hattn --version\n\n", out);
     for (const Command &command : COMMANDS)
@@ -34,13 +36,13 @@ static void print_usage(std::FILE *out)
 }
 
 /* Every refusal: one line, whatever names are in it. */
-static int refuse(const std::string &who, const std::string &why)
+int refuse(const std::string &who, const std::string &why)
 {
     std::fprintf(stderr, "%s: %s\n", who.c_str(), printable(why).c_str());
     return EXIT_USAGE;
 }
 
-static int run(const Command &command, int argc, char **argv)
+int run(const Command &command, int argc, char **argv)
 {
     const std::string who = std::string("hattn ") + command.name;
     Args args(command.name, std::vector<std::string>(argv, argv + argc));
@@ -55,7 +57,7 @@ static int run(const Command &command, int argc, char **argv)
     }
 }
 
-static int run_words(int argc, char **argv)
+int run_words(int argc, char **argv)
 {
     std::string first = argc > 1 ? argv[1] : "";
     if (first == "--help" || first == "-h" || first == "help") {
@@ -75,12 +77,14 @@ static int run_words(int argc, char **argv)
 }
 
 /* Without them a file that is opened later would be stdout or stderr. Nothing can be written here either. */
-static void occupy_closed_descriptors()
+void occupy_closed_descriptors()
 {
     for (int descriptor = 0; descriptor <= 2; descriptor++)
         if (fcntl(descriptor, F_GETFD) < 0)
             open("/dev/null", descriptor == 0 ? O_WRONLY : O_RDONLY);
 }
+
+} // namespace
 
 int main(int argc, char **argv)
 {

@@ -17,8 +17,10 @@
 #include "tools/report.h"
 #include "tools/text.h"
 
+namespace {
+
 /* A tensor takes about 100 bytes of header: room for 80,000 of them, and a bound on what the JSON tree can take. */
-static const uint64_t MAX_HEADER = 8 << 20;
+const uint64_t MAX_HEADER = 8 << 20;
 
 struct DtypeRow {
     const char *name;
@@ -26,7 +28,7 @@ struct DtypeRow {
     int32_t library;
 };
 
-static const DtypeRow DTYPES[] = {
+const DtypeRow DTYPES[] = {
     {"F64", 8, 0},
     {"F32", 4, HATTN_F32},
     {"F16", 2, HATTN_F16},
@@ -40,24 +42,28 @@ static const DtypeRow DTYPES[] = {
     {"U8", 1, 0},
 };
 
-const char *dtype_name(Dtype dtype) { return DTYPES[static_cast<int>(dtype)].name; }
+} // namespace
 
-size_t dtype_size(Dtype dtype) { return DTYPES[static_cast<int>(dtype)].size; }
+const char *dtype_name(Dtype dtype) { return DTYPES[int(dtype)].name; }
 
-int32_t dtype_of_library(Dtype dtype) { return DTYPES[static_cast<int>(dtype)].library; }
+size_t dtype_size(Dtype dtype) { return DTYPES[int(dtype)].size; }
 
-static bool parse_dtype(const json_t *value, Dtype *dtype)
+int32_t dtype_of_library(Dtype dtype) { return DTYPES[int(dtype)].library; }
+
+namespace {
+
+bool parse_dtype(const json_t *value, Dtype *dtype)
 {
     for (size_t i = 0; i < sizeof(DTYPES) / sizeof(DTYPES[0]); i++)
         if (json_is_string(value) && !std::strcmp(json_string_value(value), DTYPES[i].name)) {
-            *dtype = static_cast<Dtype>(i);
+            *dtype = Dtype(i);
             return true;
         }
     return false;
 }
 
 /* Fills *tensor but for its begin in the file; *begin is where its data starts in the data. */
-static void parse_tensor(const json_t *entry, uint64_t data_size, Safetensors::Tensor *tensor, uint64_t *begin)
+void parse_tensor(const json_t *entry, uint64_t data_size, Safetensors::Tensor *tensor, uint64_t *begin)
 {
     const std::string who = "tensor " + quoted(tensor->name);
     if (!json_is_object(entry))
@@ -77,12 +83,10 @@ static void parse_tensor(const json_t *entry, uint64_t data_size, Safetensors::T
         if (!json_is_integer(size) || json_integer_value(size) < 0)
             throw UsageError(who + ": a size in shape is not a whole number >= 0");
         tensor->shape.push_back(json_integer_value(size));
-        if (__builtin_mul_overflow(tensor->num_elements, static_cast<uint64_t>(json_integer_value(size)),
-                                   &tensor->num_elements))
+        if (__builtin_mul_overflow(tensor->num_elements, uint64_t(json_integer_value(size)), &tensor->num_elements))
             throw UsageError(who + ": shape overflows");
     }
-    if (__builtin_mul_overflow(tensor->num_elements, static_cast<uint64_t>(dtype_size(tensor->dtype)),
-                               &tensor->num_bytes))
+    if (__builtin_mul_overflow(tensor->num_elements, uint64_t(dtype_size(tensor->dtype)), &tensor->num_bytes))
         throw UsageError(who + ": shape overflows");
     const json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(first) || !json_is_integer(last) ||
@@ -90,8 +94,8 @@ static void parse_tensor(const json_t *entry, uint64_t data_size, Safetensors::T
         throw UsageError(who + ": data_offsets are not two whole numbers >= 0");
     if (json_integer_value(last) < json_integer_value(first))
         throw UsageError(who + ": data_offsets end before they begin");
-    *begin = static_cast<uint64_t>(json_integer_value(first));
-    uint64_t end = static_cast<uint64_t>(json_integer_value(last));
+    *begin = uint64_t(json_integer_value(first));
+    uint64_t end = uint64_t(json_integer_value(last));
     if (end > data_size)
         throw UsageError(who + ": data_offsets reach " + std::to_string(end) + ", the file has " +
                          std::to_string(data_size) + " bytes of data");
@@ -100,7 +104,7 @@ static void parse_tensor(const json_t *entry, uint64_t data_size, Safetensors::T
                          std::to_string(tensor->num_bytes));
 }
 
-static void parse_metadata(json_t *object, std::map<std::string, std::string> *metadata)
+void parse_metadata(json_t *object, std::map<std::string, std::string> *metadata)
 {
     if (!json_is_object(object))
         throw UsageError("__metadata__ is not an object");
@@ -115,7 +119,7 @@ static void parse_metadata(json_t *object, std::map<std::string, std::string> *m
 }
 
 /* Tensors tile the data: sorted by offset each begins where the one before ended, and the last ends the file. */
-static void check_tiling(std::vector<std::pair<uint64_t, const Safetensors::Tensor *>> placed, uint64_t data_size)
+void check_tiling(std::vector<std::pair<uint64_t, const Safetensors::Tensor *>> placed, uint64_t data_size)
 {
     std::sort(placed.begin(), placed.end(), [](const auto &a, const auto &b) {
         return a.first != b.first ? a.first < b.first : a.second->num_bytes < b.second->num_bytes;
@@ -133,9 +137,8 @@ static void check_tiling(std::vector<std::pair<uint64_t, const Safetensors::Tens
                          " bytes of data");
 }
 
-static void parse_header(const std::vector<uint8_t> &bytes, uint64_t data_begin, uint64_t data_size,
-                         std::map<std::string, Safetensors::Tensor> *tensors,
-                         std::map<std::string, std::string> *metadata)
+void parse_header(const std::vector<uint8_t> &bytes, uint64_t data_begin, uint64_t data_size,
+                  std::map<std::string, Safetensors::Tensor> *tensors, std::map<std::string, std::string> *metadata)
 {
     if (bytes.size() < 2 || bytes[0] != '{')
         throw UsageError("not a safetensors file: the header is no JSON object");
@@ -162,6 +165,8 @@ static void parse_header(const std::vector<uint8_t> &bytes, uint64_t data_begin,
     }
     check_tiling(std::move(placed), data_size);
 }
+
+} // namespace
 
 Safetensors Safetensors::parse(Reader reader, uint64_t size, const std::string &name)
 {
@@ -290,7 +295,7 @@ void SafetensorsWriter::add(const std::string &name, Dtype dtype, const std::vec
 {
     size_t size = dtype_size(dtype);
     for (int64_t one : shape)
-        size *= static_cast<size_t>(one);
+        size *= size_t(one);
     for (const Entry &entry : entries_)
         if (entry.name == name || name == "__metadata__")
             throw std::logic_error("a second tensor " + name);
@@ -322,9 +327,9 @@ std::string SafetensorsWriter::bytes() const
         for (int64_t size : entry->shape)
             json_array_append_new(shape, json_integer(size));
         json_put(object, "data_offsets", offsets);
-        json_array_append_new(offsets, json_integer(static_cast<json_int_t>(data.size())));
+        json_array_append_new(offsets, json_integer(json_int_t(data.size())));
         data += entry->data;
-        json_array_append_new(offsets, json_integer(static_cast<json_int_t>(data.size())));
+        json_array_append_new(offsets, json_integer(json_int_t(data.size())));
     }
     std::unique_ptr<char, decltype(&std::free)> dumped(json_dumps(header.get(), JSON_COMPACT), &std::free);
     if (!dumped)
@@ -333,6 +338,6 @@ std::string SafetensorsWriter::bytes() const
     text.append((8 - text.size() % 8) % 8, ' ');
     std::string length;
     for (int i = 0; i < 8; i++)
-        length += static_cast<char>(text.size() >> (8 * i));
+        length += char(text.size() >> (8 * i));
     return length + text + data;
 }

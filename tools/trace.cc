@@ -39,7 +39,9 @@ std::string Trace::map_names() const
     return list;
 }
 
-static std::string shape_text(const std::vector<int64_t> &shape)
+namespace {
+
+std::string shape_text(const std::vector<int64_t> &shape)
 {
     std::string text;
     for (size_t i = 0; i < shape.size() && i < 8; i++)
@@ -48,7 +50,7 @@ static std::string shape_text(const std::vector<int64_t> &shape)
 }
 
 /* Infinity and NaN have all exponent bits set; e4m3 has no infinity, its NaN is 0x7f and 0xff. */
-static bool is_finite(const uint8_t *data, Dtype dtype)
+bool is_finite(const uint8_t *data, Dtype dtype)
 {
     uint32_t bits = 0;
     std::memcpy(&bits, data, dtype_size(dtype));
@@ -125,21 +127,21 @@ std::vector<uint8_t> Loader::floats(const Safetensors::Tensor &tensor, bool fp8_
 void Loader::load_scale()
 {
     auto at = file_.metadata().find("softmax_scale");
-    double scale = 1 / std::sqrt(static_cast<double>(trace_.head_dim_qk));
+    double scale = 1 / std::sqrt(double(trace_.head_dim_qk));
     if (at != file_.metadata().end() && (!parse_real(at->second, &scale) || scale < 1e-6 || scale > 1e6))
         throw UsageError(file_.path() + ": metadata softmax_scale is no number from 1e-6 to 1e6");
-    trace_.scale = static_cast<float>(scale);
+    trace_.scale = float(scale);
 }
 
 void Loader::load_attention()
 {
     const Safetensors::Tensor &q = tensor("q", 3), &k = tensor("k", 3), &v = tensor("v", 3), &pos = tensor("q_pos", 1);
-    trace_.num_queries = static_cast<int32_t>(q.shape[0]);
-    trace_.num_q_heads = static_cast<int32_t>(q.shape[1]);
-    trace_.head_dim_qk = static_cast<int32_t>(q.shape[2]);
-    trace_.num_keys = static_cast<int32_t>(k.shape[0]);
-    trace_.num_kv_heads = static_cast<int32_t>(k.shape[1]);
-    trace_.head_dim_v = static_cast<int32_t>(v.shape[2]);
+    trace_.num_queries = int32_t(q.shape[0]);
+    trace_.num_q_heads = int32_t(q.shape[1]);
+    trace_.head_dim_qk = int32_t(q.shape[2]);
+    trace_.num_keys = int32_t(k.shape[0]);
+    trace_.num_kv_heads = int32_t(k.shape[1]);
+    trace_.head_dim_v = int32_t(v.shape[2]);
     check_shape(k, {k.shape[0], k.shape[1], q.shape[2]});
     check_shape(v, {k.shape[0], k.shape[1], v.shape[2]});
     check_shape(pos, {q.shape[0]});
@@ -178,7 +180,7 @@ void Loader::load_linear(const std::string &name)
     map.name = name;
     map.kind = HATTN_MAP_LINEAR;
     map.num_heads = trace_.num_kv_heads;
-    map.bits = static_cast<int32_t>(tensor(name + ".wk", 3).shape[2]);
+    map.bits = int32_t(tensor(name + ".wk", 3).shape[2]);
     load_layer(name + ".wk", name + ".bias", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.key);
     const std::string query = file_.find(name + ".wq") ? name + ".wq" : name + ".wk";
     load_layer(query, "", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.query);
@@ -196,7 +198,7 @@ void Loader::load_mlp_side(const std::string &name, const char *letter, TraceMap
     }
 }
 
-static bool ends_with(const std::string &text, const std::string &end)
+bool ends_with(const std::string &text, const std::string &end)
 {
     return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
@@ -217,8 +219,8 @@ Trace Loader::load()
         if (file_.find(map.name + ".wk"))
             refuse(name, "makes an MLP map of the name of a linear one");
         for (int i = 0; i < 2; i++)
-            map.hidden[i] = static_cast<int32_t>(tensor(map.name + ".k.w" + std::to_string(i + 1), 3).shape[2]);
-        map.bits = static_cast<int32_t>(tensor(map.name + ".k.w3", 3).shape[2]);
+            map.hidden[i] = int32_t(tensor(map.name + ".k.w" + std::to_string(i + 1), 3).shape[2]);
+        map.bits = int32_t(tensor(map.name + ".k.w3", 3).shape[2]);
         load_mlp_side(map.name, "k", &map, &map.key);
         load_mlp_side(map.name, "q", &map, &map.query);
         trace_.maps.push_back(std::move(map));
@@ -230,5 +232,7 @@ Trace Loader::load()
         throw UsageError(file_.path() + ": has no hash map (NAME.wk or NAME.k.w1)");
     return std::move(trace_);
 }
+
+} // namespace
 
 Trace load_trace(const std::string &path) { return Loader(path).load(); }
