@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -201,6 +202,33 @@ TEST_F(OutputTest, AFailedRunLeavesNothing)
     }
     EXPECT_EQ(read_file(at("old")), "precious");
     EXPECT_EQ(names(), std::set<std::string>({"old"}));
+}
+
+/* The disk is full while a file is written aside; here it is a limit on its size. */
+TEST_F(OutputTest, AnOldFileOutlivesAFailedWrite)
+{
+    write_file(at("old"), "precious");
+    rlimit before, small;
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 300; // more than a refusal, less than a report
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const Ran refused = run_hattn({"info", "--json", at("old")}), cut = run_hattn({"info"});
+    setrlimit(RLIMIT_FSIZE, &before);
+    expect_one_line(refused, "old: File too large");
+    expect_one_line(cut, "cannot write to stdout: File too large");
+    EXPECT_EQ(read_file(at("old")), "precious");
+    EXPECT_EQ(names(), std::set<std::string>({"old"}));
+}
+
+TEST(Stdout, ATerminalGetsNoBinaryData)
+{
+    const int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+    ASSERT_TRUE(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+    const int side = open(ptsname(terminal), O_RDWR | O_NOCTTY);
+    expect_one_line(run_hattn_onto(side, verify({"--write", "-"})), "--write: golden values are not for a terminal");
+    close(side);
+    close(terminal);
 }
 
 /* Golden values of none of the chosen problems are no result. */

@@ -2,6 +2,8 @@
  * hattn verify: the conformance problems on the backends of this machine, against the reference, and against golden
  * values that another backend, perhaps on another machine, has written.
  */
+#include <unistd.h>
+
 #include <cstdio>
 #include <map>
 #include <sstream>
@@ -302,6 +304,8 @@ int cmd_verify(Args &args)
         throw UsageError("--write and --against exclude each other");
     const Output json("--json", options.json), junit("--junit", options.junit), golden("--write", options.write);
     Output::check_apart({&json, &junit, &golden}, {{"--against", options.against}});
+    if (golden.is_stdout() && isatty(1))
+        throw UsageError("--write: golden values are not for a terminal");
 
     std::unique_ptr<GoldenFile> file;
     if (!options.against.empty()) {

@@ -89,7 +89,8 @@ void occupy_closed_descriptors()
 int main(int argc, char **argv)
 {
     occupy_closed_descriptors();
-    std::signal(SIGPIPE, SIG_IGN); // a reader that has gone is told like a full disk
+    for (const int signal : {SIGPIPE, SIGXFSZ}) // a reader that has gone, a file too large: told like a full disk
+        std::signal(signal, SIG_IGN);
     const int code = run_words(argc, argv);
     std::string why;
     if (code != EXIT_USAGE && !flush_stdout(&why))

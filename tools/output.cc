@@ -100,7 +100,7 @@ void Output::look_at_target()
     } else if (stat(directory_.c_str(), &status_)) {
         refuse_errno();
     }
-    kind_ = FILE;
+    kind_ = REGULAR_FILE;
     std::string aside;
     const int probe = open_aside(&aside);
     if (probe < 0)

@@ -31,7 +31,7 @@ public:
     static void check_apart(const std::vector<const Output *> &outputs, const std::vector<Input> &inputs);
 
 private:
-    enum Kind { NONE, DESCRIPTOR, SPECIAL_FILE, FILE };
+    enum Kind { NONE, DESCRIPTOR, SPECIAL_FILE, REGULAR_FILE };
 
     [[noreturn]] void refuse(const std::string &why) const;
     [[noreturn]] void refuse_errno() const;
