@@ -1,104 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Where the hattn command's results go: nothing is lost without a word, no file is destroyed, no name from outside reaches
- * a terminal or JSON as it is.
+ * Where the hattn command's results go: nothing is lost without a word, no file is destroyed.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <thread>
 
 #include "tests/run_hattn.h"
-#include "tools/args.h"
-#include "tools/output.h"
 #include "tools/safetensors.h"
-#include "tools/text.h"
 
 namespace {
 
-using Words = std::vector<std::string>;
-
-const std::string TRACE = "examples/layer3.safetensors";
-
-std::string read_file(const std::string &path)
-{
-    std::ifstream in(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(in), {});
-}
-
-void write_file(const std::string &path, const std::string &bytes) { std::ofstream(path, std::ios::binary) << bytes; }
-
-/* An empty directory for a test. */
 class OutputTest : public testing::Test
 {
 protected:
-    void SetUp() override
-    {
-        std::string name = testing::TempDir() + "/output-XXXXXX";
-        ASSERT_NE(mkdtemp(name.data()), nullptr);
-        directory_ = name;
-    }
-    void TearDown() override
-    {
-        for (const std::string &name : names())
-            unlink(at(name).c_str());
-        rmdir(directory_.c_str());
-    }
-
-    std::string at(const std::string &name) const { return directory_ + "/" + name; }
-
-    std::set<std::string> names() const
-    {
-        std::set<std::string> found;
-        DIR *directory = opendir(directory_.c_str());
-        while (const dirent *entry = readdir(directory))
-            if (entry->d_name != std::string(".") && entry->d_name != std::string(".."))
-                found.insert(entry->d_name);
-        closedir(directory);
-        return found;
-    }
-
-    std::string directory_;
+    const Directory directory_;
+    std::string at(const std::string &name) const { return directory_.at(name); }
+    std::set<std::string> names() const { return directory_.names(); }
 };
-
-std::string shown(const Words &words)
-{
-    std::string text = "hattn";
-    for (const std::string &word : words)
-        text += " '" + printable(word) + "'";
-    return text;
-}
-
-void expect_one_line(const Ran &ran, const std::string &text)
-{
-    EXPECT_EQ(ran.exit_code, 2);
-    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
-    EXPECT_EQ(ran.err.compare(0, 5, "hattn"), 0) << ran.err;
-    EXPECT_NE(ran.err.find(text), std::string::npos) << ran.err;
-}
-
-void expect_refusal(const Words &words, const std::string &text)
-{
-    SCOPED_TRACE(shown(words));
-    const Ran ran = run_hattn(words);
-    EXPECT_EQ(ran.out, "");
-    expect_one_line(ran, text);
-}
-
-Words decode(const std::string &trace, const Words &more)
-{
-    Words words = {"decode", "--trace", trace, "--backend", "cpu", "--maps", "weighted64"};
-    words.insert(words.end(), more.begin(), more.end());
-    return words;
-}
 
 Words verify(const Words &more)
 {
@@ -138,8 +62,8 @@ TEST(Stdout, ThatCannotBeWrittenIsAFailure)
         for (const Words &words : commands) {
             if (words.size() > 2 && words[0] == "bench" && output != full)
                 continue; // takes a while
-            SCOPED_TRACE(shown(words));
-            expect_one_line(run_hattn_onto(output, words), text);
+            SCOPED_TRACE(command_line(words));
+            expect_refused(run_hattn_onto(output, words), text);
         }
     for (const int descriptor : {broken[1], full, readable})
         close(descriptor);
@@ -148,7 +72,7 @@ TEST(Stdout, ThatCannotBeWrittenIsAFailure)
 /* What is opened later must not become stdout. */
 TEST_F(OutputTest, AClosedStdoutIsNoFileOfOurs)
 {
-    expect_one_line(run_hattn_onto(-1, decode(TRACE, {"--json", at("out")})), "cannot write to stdout");
+    expect_refused(run_hattn_onto(-1, decode(TRACE, {"--json", at("out")})), "cannot write to stdout");
     parse_json(read_file(at("out")));
     EXPECT_EQ(run_hattn_onto(-1, {"info", "--json", at("info")}).exit_code, 0); // had nothing to say there
 }
@@ -215,8 +139,8 @@ TEST_F(OutputTest, AnOldFileOutlivesAFailedWrite)
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
     const Ran refused = run_hattn({"info", "--json", at("old")}), cut = run_hattn({"info"});
     setrlimit(RLIMIT_FSIZE, &before);
-    expect_one_line(refused, "old: File too large");
-    expect_one_line(cut, "cannot write to stdout: File too large");
+    expect_refused(refused, "old: File too large");
+    expect_refused(cut, "cannot write to stdout: File too large");
     EXPECT_EQ(read_file(at("old")), "precious");
     EXPECT_EQ(names(), std::set<std::string>({"old"}));
 }
@@ -226,7 +150,7 @@ TEST(Stdout, ATerminalGetsNoBinaryData)
     const int terminal = posix_openpt(O_RDWR | O_NOCTTY);
     ASSERT_TRUE(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
     const int side = open(ptsname(terminal), O_RDWR | O_NOCTTY);
-    expect_one_line(run_hattn_onto(side, verify({"--write", "-"})), "--write: golden values are not for a terminal");
+    expect_refused(run_hattn_onto(side, verify({"--write", "-"})), "--write: golden values are not for a terminal");
     close(side);
     close(terminal);
 }
@@ -247,7 +171,7 @@ TEST_F(OutputTest, WhereNothingCanBeWritten)
     write_file(at("file"), "");
     const std::pair<std::string, std::string> bad[] = {
         {"/nonexistent/x", "No such file or directory"},
-        {directory_, "Is a directory"},
+        {directory_.path(), "Is a directory"},
         {at("file") + "/x", "Not a directory"},
         {"/proc/x", "cannot write /proc/x: "},
         {at(std::string(300, 'x')), "File name too long"},
@@ -311,7 +235,7 @@ TEST_F(OutputTest, APipeIsWrittenOnce)
                               verify({"--junit", at("pipe")}),
                               verify({"--write", at("pipe")})};
     for (const Words &words : commands) {
-        SCOPED_TRACE(shown(words));
+        SCOPED_TRACE(command_line(words));
         std::string read;
         std::thread reader([&] { read = read_file(at("pipe")); });
         const Ran ran = run_hattn(words);
@@ -325,123 +249,6 @@ TEST_F(OutputTest, APipeIsWrittenOnce)
     EXPECT_EQ(names(), std::set<std::string>({"pipe"}));
     EXPECT_EQ(run_hattn({"info", "--json", "/dev/null"}).exit_code, 0);
     expect_refusal({"info", "--json", "/dev/full"}, "cannot write /dev/full: No space left on device");
-}
-
-TEST_F(OutputTest, PathsThatAreNotUtf8)
-{
-    const std::string trace = at("caf\xe9.safetensors"), out = at("\xff\xfe.json");
-    write_file(trace, read_file(TRACE));
-    const Ran ran = run_hattn(decode(trace, {"--json", out}));
-    EXPECT_EQ(ran.exit_code, 0) << ran.err;
-    EXPECT_NE(ran.out.find("caf?.safetensors"), std::string::npos) << ran.out;
-    const JsonOwner json = parse_json(read_file(out));
-    EXPECT_STREQ(json_string_value(json_object_get(json.get(), "trace")), at("caf\xef\xbf\xbd.safetensors").c_str());
-    expect_refusal({"decode", "--trace", at("no\xe9")}, "no?: No such file");
-}
-
-/* A valid trace with a map of this name. */
-std::string trace_with_map(const std::string &name)
-{
-    SafetensorsWriter writer;
-    const std::string zeros(4096, '\0');
-    writer.add("q", Dtype::F16, {1, 2, 32}, zeros.data());
-    writer.add("q_pos", Dtype::I32, {1}, zeros.data());
-    writer.add("k", Dtype::F16, {6, 1, 32}, zeros.data());
-    writer.add("v", Dtype::F16, {6, 1, 32}, zeros.data());
-    writer.add(name + ".wk", Dtype::F16, {1, 32, 32}, zeros.data());
-    return writer.bytes();
-}
-
-TEST_F(OutputTest, NamesFromFilesAreMadePrintable)
-{
-    const std::string hostile = "evil\x1b[2J\r\n\xc2\x9b"
-                                "31m\xe2\x80\xae";
-    write_file(at("trace"), trace_with_map(hostile));
-    const Ran ran = run_hattn({"decode", "--trace", at("trace"), "--backend", "cpu", "--json", at("json")});
-    EXPECT_EQ(ran.exit_code, 0) << ran.err;
-    EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 3) << ran.out;
-    EXPECT_NE(ran.out.find("evil?[2J???31m?"), std::string::npos) << ran.out;
-    const JsonOwner json = parse_json(read_file(at("json")));
-    const json_t *row = json_array_get(json_object_get(json.get(), "rows"), 0);
-    EXPECT_STREQ(json_string_value(json_object_get(row, "maps")), hostile.c_str());
-
-    for (const Words &more :
-         {Words{"--maps", "x\x1b[2J"}, Words{"--bits", "512"}, Words{"--topk", "4", "--sink", "5"}}) {
-        Words words = {"decode", "--trace", at("trace")};
-        words.insert(words.end(), more.begin(), more.end());
-        const Ran refused = run_hattn(words);
-        expect_one_line(refused, "evil?[2J");
-        EXPECT_TRUE(std::all_of(refused.err.begin(), refused.err.end() - 1, [](unsigned char c) {
-            return c >= ' ' && c < 0x7f;
-        })) << refused.err;
-    }
-    expect_refusal({"\x1b[2J"}, "unknown command '?[2J'");
-    expect_refusal({"info", "\n"}, "unexpected '?'");
-
-    /* Wide names do not shift the columns, long ones are cut. */
-    const Ran plain = (write_file(at("trace"), trace_with_map("aeu")),
-                       run_hattn({"decode", "--trace", at("trace"), "--backend", "cpu"}));
-    const Ran accents = (write_file(at("trace"), trace_with_map("\xc3\xa4\xc3\xab\xc3\xbc")),
-                         run_hattn({"decode", "--trace", at("trace"), "--backend", "cpu"}));
-    const size_t heading = plain.out.find("\nbackend");
-    ASSERT_NE(heading, std::string::npos) << plain.out;
-    EXPECT_EQ(plain.out.substr(heading, 40), accents.out.substr(heading, 40));
-    write_file(at("trace"), trace_with_map(std::string(100000, 'x')));
-    EXPECT_LT(run_hattn({"decode", "--trace", at("trace"), "--backend", "cpu"}).out.size(), 2000u);
-}
-
-TEST_F(OutputTest, NumbersAreBoundedByWhatThereIs)
-{
-    expect_refusal(decode(TRACE, {"--topk", "1000000000"}), "--topk 1000000000: the trace has 4096 keys");
-    expect_refusal(decode(TRACE, {"--topk", "4097"}), "--topk 4097: the trace has 4096 keys");
-    for (const std::string option : {"--sink", "--recent"})
-        expect_refusal(decode(TRACE, {option, "2147483647"}), "forced tokens count toward k (512)");
-    expect_refusal(decode(TRACE, {"--threads", "1000"}), "--threads is a whole number from 0 to ");
-    expect_refusal({"bench", "--rounds", "1000000000"}, "--rounds is a whole number from 1 to 1000");
-    /* The default is no demand. */
-    write_file(at("trace"), trace_with_map("one"));
-    const Ran ran = run_hattn({"decode", "--trace", at("trace"), "--backend", "cpu", "--json", "-"});
-    EXPECT_EQ(ran.exit_code, 0) << ran.err;
-    const JsonOwner json = parse_json(ran.out);
-    const json_t *row = json_array_get(json_object_get(json.get(), "rows"), 0);
-    EXPECT_EQ(json_integer_value(json_object_get(row, "topk")), 6);
-}
-
-TEST_F(OutputTest, AnUnknownInstructionSetIsRefusedByEveryCommand)
-{
-    const char *before = getenv("HATTN_CPU_DISABLE");
-    const std::string kept = before ? before : "";
-    setenv("HATTN_CPU_DISABLE", "avx512, avx-2", 1);
-    const std::string text = "HATTN_CPU_DISABLE has 'avx-2', it knows scalar, neon, avx2 and avx512";
-    expect_refusal({"info"}, text);
-    expect_refusal(decode(TRACE, {}), text);
-    expect_refusal({"verify", "--backend", "cpu"}, text);
-    expect_refusal({"bench"}, text);
-    setenv("HATTN_CPU_DISABLE", "AVX512 , avx2,neon", 1);
-    EXPECT_NE(run_hattn({"info"}).out.find("scalar"), std::string::npos);
-    if (before)
-        setenv("HATTN_CPU_DISABLE", kept.c_str(), 1);
-    else
-        unsetenv("HATTN_CPU_DISABLE");
-}
-
-TEST(Text, Utf8)
-{
-    const std::string good = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80";
-    EXPECT_EQ(valid_utf8(good), good);
-    EXPECT_EQ(printable(good), good);
-    EXPECT_EQ(num_characters(good), 4u);
-    EXPECT_EQ(printable(good, 2), "a\xc3\xa9...");
-    EXPECT_EQ(printable(good, 4), good);
-    /* Cut short, not the shortest form, surrogates, past the last character, lone continuations. */
-    for (const std::string bad : {"\xc3", "\xe2\x82", "\xc0\x80", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
-                                  "\x80", "\xfe", "\xf8\x88\x80\x80\x80"}) {
-        EXPECT_EQ(printable(bad), std::string(bad.size(), '?'));
-        EXPECT_EQ(valid_utf8(bad).size(), 3 * bad.size());
-        json_t *json = json_string(valid_utf8("<" + bad + ">").c_str());
-        EXPECT_NE(json, nullptr);
-        json_decref(json);
-    }
 }
 
 } // namespace

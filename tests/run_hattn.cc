@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/run_hattn.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -19,14 +21,12 @@ static std::string base_name() { return testing::TempDir() + "/" + std::to_strin
 
 static std::string take(const std::string &path)
 {
-    std::ifstream in(path, std::ios::binary);
-    std::string text(std::istreambuf_iterator<char>(in), {});
+    const std::string text = read_file(path);
     std::remove(path.c_str());
     return text;
 }
 
-static Ran run(const std::vector<std::string> &words,
-               const std::function<void(posix_spawn_file_actions_t *)> &set_stdout)
+static Ran run(const Words &words, const std::function<void(posix_spawn_file_actions_t *)> &set_stdout)
 {
     const std::string err = base_name() + ".err";
     std::string program = "tools/hattn";
@@ -52,7 +52,7 @@ static Ran run(const std::vector<std::string> &words,
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, "", take(err)};
 }
 
-Ran run_hattn(const std::vector<std::string> &words)
+Ran run_hattn(const Words &words)
 {
     const std::string out = base_name() + ".out";
     Ran ran = run(words, [&out](posix_spawn_file_actions_t *files) {
@@ -62,7 +62,7 @@ Ran run_hattn(const std::vector<std::string> &words)
     return ran;
 }
 
-Ran run_hattn_onto(int standard_output, const std::vector<std::string> &words)
+Ran run_hattn_onto(int standard_output, const Words &words)
 {
     return run(words, [standard_output](posix_spawn_file_actions_t *files) {
         if (standard_output < 0)
@@ -89,4 +89,67 @@ std::string why_no_device(const std::string &backend)
                        one) if (json_string_value(json_object_get(one, "name")) ==
                                 backend) return json_string_value(json_object_get(one, "text"));
     return "no backend " + backend;
+}
+
+Words decode(const std::string &trace, const Words &more)
+{
+    Words words = {"decode", "--trace", trace, "--backend", "cpu", "--maps", "weighted64"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+}
+
+std::string command_line(const Words &words)
+{
+    std::string text = "hattn";
+    for (const std::string &word : words)
+        text += " '" + word + "'";
+    return text;
+}
+
+void expect_refused(const Ran &ran, const std::string &text)
+{
+    EXPECT_EQ(ran.exit_code, 2);
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+    EXPECT_EQ(ran.err.compare(0, 5, "hattn"), 0) << ran.err;
+    EXPECT_NE(ran.err.find(text), std::string::npos) << ran.err;
+}
+
+void expect_refusal(const Words &words, const std::string &text)
+{
+    SCOPED_TRACE(command_line(words));
+    const Ran ran = run_hattn(words);
+    EXPECT_EQ(ran.out, "");
+    expect_refused(ran, text);
+}
+
+std::string read_file(const std::string &path)
+{
+    std::ifstream in(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+void write_file(const std::string &path, const std::string &bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+Directory::Directory() : path_(testing::TempDir() + "/hattn-XXXXXX")
+{
+    if (!mkdtemp(path_.data()))
+        ADD_FAILURE() << "cannot make " << path_;
+}
+
+Directory::~Directory()
+{
+    for (const std::string &name : names())
+        unlink(at(name).c_str());
+    rmdir(path_.c_str());
+}
+
+std::set<std::string> Directory::names() const
+{
+    std::set<std::string> found;
+    DIR *directory = opendir(path_.c_str());
+    while (const dirent *entry = readdir(directory))
+        if (entry->d_name != std::string(".") && entry->d_name != std::string(".."))
+            found.insert(entry->d_name);
+    closedir(directory);
+    return found;
 }
