@@ -14,6 +14,10 @@ case "$*" in
 esac
 . third_party/apt.sh
 . third_party/bazel.sh
+case $configs in
+opt) tell_build "every test" "then all of them run, which takes minutes" ;;
+*) echo "building and running every test under each of: $configs, which takes many minutes" >&2 ;;
+esac
 status=0
 events=$(mktemp -d)
 trap 'rm -r "$events"' EXIT

@@ -94,7 +94,8 @@ typedef struct hattn_device_options {
     int32_t index;       /* which device of the backend, from 0 */
     const char *backend; /* a name; NULL: $HATTN_BACKEND if set, else the first backend with a device */
     const char *isa;     /* cpu: use nothing above "scalar", "neon", "avx2" or "avx512"; NULL: the best of this machine,
-                             less what $HATTN_CPU_DISABLE lists ("avx512,avx2"). Other backends: NULL */
+                             less what $HATTN_CPU_DISABLE lists ("avx512,avx2": any case, spaces around
+                             words; a word that is no instruction set is refused). Other backends: NULL */
     /* cpu: the most threads that work on one run, 1..1024; sizes the workspace. 0: as many as the calling thread's affinity
      * and the CPU quotas of the process's groups allow. Other backends ignore it */
     int32_t max_threads;

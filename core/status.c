@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
 #include "core/status.h"
 
+#include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -21,10 +23,13 @@ const char *hattn_status_string(hattn_status status)
 hattn_status hattn_fail(hattn_error *error, hattn_status status, const char *format, ...)
 {
     if (error) {
+        /* A host's locale may write -1,5. The C locale is a constant of the C library: nothing is allocated. */
+        const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0), hosts = uselocale(c);
         va_list list;
         va_start(list, format);
         vsnprintf(error->text, sizeof(error->text), format, list);
         va_end(list);
+        uselocale(hosts);
         error->status = status;
     }
     return status;

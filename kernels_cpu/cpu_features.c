@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Instruction sets: what the processor and the system report, less the environment's list.
  */
+#define _POSIX_C_SOURCE 200809L
 #include "kernels_cpu/cpu_features.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #ifdef __x86_64__
 #include <cpuid.h>
@@ -22,11 +24,11 @@ static const struct {
 };
 enum { NUM_ISAS = sizeof isa_names / sizeof isa_names[0] };
 
-/* 0: no such name. */
+/* Of a name in any case; 0: no such name. */
 static unsigned isa_bit(const char *name, size_t length)
 {
     for (int i = 0; i < NUM_ISAS; i++) {
-        if (strlen(isa_names[i].name) == length && memcmp(isa_names[i].name, name, length) == 0)
+        if (strlen(isa_names[i].name) == length && strncasecmp(isa_names[i].name, name, length) == 0)
             return isa_names[i].bit;
     }
     return 0;
@@ -60,15 +62,22 @@ static unsigned machine_isas(void)
     return isas;
 }
 
-unsigned hattn_cpu_isas(void)
+unsigned hattn_cpu_isas(char *unknown, size_t size)
 {
+    static const char separators[] = ", \t";
     unsigned isas = machine_isas();
     const char *list = getenv("HATTN_CPU_DISABLE");
-    while (list && *list) {
-        size_t length = strcspn(list, ",");
-        isas &= ~isa_bit(list, length);
+    for (list = list ? list : ""; *(list += strspn(list, separators));) {
+        const size_t length = strcspn(list, separators);
+        const unsigned bit = isa_bit(list, length);
+        if (!bit) {
+            const size_t copied = length < size ? length : size - 1;
+            memcpy(unknown, list, copied);
+            unknown[copied] = 0;
+            return 0;
+        }
+        isas &= ~bit;
         list += length;
-        list += strspn(list, ",");
     }
     return isas | HATTN_ISA_SCALAR;
 }

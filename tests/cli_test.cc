@@ -6,33 +6,8 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 
 #include "tests/run_hattn.h"
-
-static const char TRACE[] = "examples/layer3.safetensors";
-
-static std::string read_file(const std::string &path)
-{
-    std::ifstream in(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(in), {});
-}
-
-/* Exit code 2, nothing on stdout, one line on stderr that has the text. */
-static void expect_refusal(const std::vector<std::string> &words, const std::string &text)
-{
-    std::string shown;
-    for (const std::string &word : words)
-        shown += " " + word;
-    SCOPED_TRACE("hattn" + shown);
-    const Ran ran = run_hattn(words);
-    EXPECT_EQ(ran.exit_code, 2);
-    EXPECT_EQ(ran.out, "");
-    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
-    EXPECT_EQ(ran.err.compare(0, 5, "hattn"), 0) << ran.err;
-    EXPECT_NE(ran.err.find(text), std::string::npos) << ran.err;
-}
 
 TEST(Cli, BadCommandLines)
 {
@@ -104,7 +79,7 @@ TEST(Cli, UnreadableTraces)
         {far_query, "'q_pos' is 4096 at element 0"},
     };
     for (const auto &[bytes, text] : damaged) {
-        std::ofstream(path, std::ios::binary) << bytes;
+        write_file(path, bytes);
         expect_refusal({"decode", "--trace", path}, text);
     }
     std::remove(path.c_str());

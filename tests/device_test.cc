@@ -173,6 +173,9 @@ TEST(Device, CpuOptions)
     ASSERT_EQ(HATTN_OK, hattn_device_open(&options, &device, nullptr));
     EXPECT_STREQ("scalar", info_of(device).isa);
     hattn_device_close(device);
+    setenv("HATTN_CPU_DISABLE", "avx512, avx-2", 1);
+    expect_refused(HATTN_INVALID_ARGUMENT, "HATTN_CPU_DISABLE has 'avx-2', it knows scalar, neon, avx2 and avx512",
+                   options);
     setenv("HATTN_CPU_DISABLE", disabled.c_str(), 1);
 }
 

@@ -8,7 +8,8 @@ prefix=$TEST_TMPDIR/usr
 cd "$TEST_TMPDIR"
 
 # The same files where a package would stage them, with the paths of where they will live.
-(cd "$TEST_SRCDIR/$TEST_WORKSPACE" && ./install.sh --prefix /opt/hattn --destdir "$TEST_TMPDIR/stage" --from .)
+source=$TEST_SRCDIR/$TEST_WORKSPACE
+"$source/install.sh" --prefix /opt/hattn --destdir stage --from "$source"
 staged=$(cd "$prefix" && find . | sort)
 if [ "$staged" != "$(cd stage/opt/hattn && find . | sort)" ]; then
     echo "--destdir installs other files than --prefix" >&2
@@ -27,12 +28,11 @@ int main(void)
 {
     enum { NUM_KEYS = 64, K = 4 };
     hattn_error error;
-    memset(&error, 0, sizeof(error));
-    error.struct_size = sizeof(error);
     hattn_device *device = NULL;
     hattn_plan *plan = NULL;
     hattn_problem problem;
-    hattn_problem_init(&problem);
+    memset(&problem, 0, sizeof(problem));
+    problem.struct_size = sizeof(problem);
     problem.num_q_heads = problem.num_kv_heads = 1;
     problem.head_dim_qk = 64;
     problem.code_bits = 64;
@@ -40,7 +40,6 @@ int main(void)
     problem.max_length = NUM_KEYS;
     problem.k = K;
     problem.q.dtype = problem.k_cache.dtype = HATTN_F16;
-    hattn_problem_set_defaults(&problem);
     if (hattn_device_open(NULL, &device, &error) != HATTN_OK ||
         hattn_plan_create(device, &problem, &plan, &error) != HATTN_OK) {
         fprintf(stderr, "%s\n", error.text);
@@ -102,3 +101,33 @@ check shared_cc g++ -std=c++17 $cflags user.cc $shared
 ldd ./shared_c | grep -q "libhattn.so.0 => $prefix/lib/libhattn.so.0"
 
 [ "$("$prefix/bin/hattn" --version)" = "hattn $version" ]
+
+# Prefixes that a shell, sed or pkg-config would read in another way; the last one is relative.
+cat >version.c <<'PROGRAM'
+#include <hattn.h>
+int main(void) { return hattn_version() != HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH; }
+PROGRAM
+while IFS= read -r odd; do
+    odd_root=$TEST_TMPDIR/$odd
+    case $odd in
+    relative*) "$source/install.sh" --prefix "$odd" --from "$source" ;;
+    *) "$source/install.sh" --prefix "$odd_root" --from "$source" ;;
+    esac
+    export PKG_CONFIG_PATH="$odd_root/lib/pkgconfig" LD_LIBRARY_PATH="$odd_root/lib"
+    eval "gcc -std=c11 -o odd version.c $(pkg-config --cflags --libs hattn)"
+    ./odd
+    [ "$(pkg-config --variable=prefix hattn | sed 's/\\\(.\)/\1/g')" = "$odd_root" ]
+done <<'PREFIXES'
+with a space
+ &|\1'"#%[]{}*?!`<>=~é
+back\\slash\n
+relative/deep & wide
+PREFIXES
+for refused in '/a(b)' '/a$b' '/a ' '/a
+b'; do
+    if "$source/install.sh" --prefix "$refused" --from "$source" 2>refusal; then
+        echo "--prefix '$refused' is accepted" >&2
+        exit 1
+    fi
+    [ "$(wc -l <refusal)" -eq 1 ]
+done

@@ -16,14 +16,30 @@ TEST(CpuFeatures, DisableListAndNames)
     const char *before = std::getenv("HATTN_CPU_DISABLE");
     const std::string kept = before ? before : "";
     ASSERT_EQ(unsetenv("HATTN_CPU_DISABLE"), 0);
-    const unsigned all = hattn_cpu_isas();
+    const unsigned all = machine_isas(), no_avx512 = all & ~(unsigned)HATTN_ISA_AVX512;
     EXPECT_TRUE(all & HATTN_ISA_SCALAR);
-    setenv("HATTN_CPU_DISABLE", "avx512", 1);
-    EXPECT_EQ(hattn_cpu_isas(), all & ~(unsigned)HATTN_ISA_AVX512);
-    setenv("HATTN_CPU_DISABLE", "avx512,avx2,neon,scalar,avx", 1);
-    EXPECT_EQ(hattn_cpu_isas(), (unsigned)HATTN_ISA_SCALAR);
-    setenv("HATTN_CPU_DISABLE", ",,avx51", 1);
-    EXPECT_EQ(hattn_cpu_isas(), all);
+    for (const auto &[list, left] : std::vector<std::pair<const char *, unsigned>>{
+             {"", all},
+             {" , ,,", all},
+             {"avx512", no_avx512},
+             {" AVX512 ,", no_avx512},
+             {"avx512,avx2,neon,scalar", HATTN_ISA_SCALAR},
+             {"avx512, Avx2 ,\tneon", HATTN_ISA_SCALAR},
+         }) {
+        setenv("HATTN_CPU_DISABLE", list, 1);
+        EXPECT_EQ(machine_isas(), left) << "'" << list << "'";
+    }
+    for (const auto &[list, word] : std::vector<std::pair<const char *, std::string>>{
+             {",,avx51", "avx51"},
+             {"avx512, avx-512", "avx-512"},
+             {"avx2;avx512", "avx2;av"},
+             {"all", "all"},
+         }) {
+        setenv("HATTN_CPU_DISABLE", list, 1);
+        char unknown[8];
+        EXPECT_EQ(hattn_cpu_isas(unknown, sizeof(unknown)), 0u) << "'" << list << "'";
+        EXPECT_EQ(unknown, word);
+    }
     if (kept.empty()) {
         unsetenv("HATTN_CPU_DISABLE");
     } else {
@@ -31,6 +47,7 @@ TEST(CpuFeatures, DisableListAndNames)
     }
     const unsigned x86 = HATTN_ISA_SCALAR | HATTN_ISA_AVX2 | HATTN_ISA_AVX512;
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, "avx2"), (unsigned)(HATTN_ISA_SCALAR | HATTN_ISA_AVX2));
+    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "AVX2"), (unsigned)(HATTN_ISA_SCALAR | HATTN_ISA_AVX2));
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, "scalar"), (unsigned)HATTN_ISA_SCALAR);
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, "neon"), 0u);
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, "avx"), 0u);

@@ -13,6 +13,7 @@
 
 #include "api/hattn.h"
 #include "tools/args.h"
+#include "tools/output.h"
 
 struct Part {
     Dtype dtype;
@@ -59,7 +60,7 @@ static Trace load(const Parts &parts, const std::string &scale = "")
     for (const auto &[name, part] : parts)
         writer.add(name, part.dtype, part.shape, part.data.data());
     const std::string path = testing::TempDir() + "/" + std::to_string(getpid()) + "trace.safetensors";
-    writer.write(path);
+    Output("--write", path).write(writer.bytes());
     try {
         Trace trace = load_trace(path);
         unlink(path.c_str());

@@ -18,7 +18,10 @@ if [ -n "$missing" ]; then
             exit 1
         fi
     fi
-    echo "installing:$missing" >&2
-    $as_root apt-get update -qq
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+    echo "installing with apt-get, which can take minutes:$missing" >&2
+    exec 3>/dev/null
+    [ ! -t 2 ] || exec 3>&2
+    $as_root apt-get update -qq >&3
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&3
+    exec 3>&-
 fi

@@ -32,17 +32,21 @@ bool parse_real(const std::string &word, double *value)
     return true;
 }
 
-static std::string short_real(double value)
+namespace {
+
+std::string short_real(double value)
 {
     char text[32];
     std::snprintf(text, sizeof(text), "%g", value);
     return text;
 }
 
-static std::string with_default(const std::string &help, const std::string &value)
+std::string with_default(const std::string &help, const std::string &value)
 {
     return value.empty() ? help : help + " (default " + value + ")";
 }
+
+} // namespace
 
 void Args::add(std::string name, std::string placeholder, std::string help, bool required,
                std::function<void(const std::string &)> set)

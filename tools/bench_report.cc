@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstdio>
 
+#include "tools/args.h"
+#include "tools/output.h"
+
 namespace {
 
 std::string score_name(const hattn_problem &shape)
@@ -40,7 +43,7 @@ std::string number(double value, int digits) { return std::isfinite(value) ? for
 
 void BenchReport::note(const std::string &text)
 {
-    json_array_append_new(notes_.get(), json_string(text.c_str()));
+    json_array_append_new(notes_.get(), json_text(text));
     print(text + "\n");
 }
 
@@ -50,11 +53,11 @@ void BenchReport::device(const Device &device)
     const devices::Properties properties = device.memory().properties();
     json_t *json = json_object();
     json_array_append_new(devices_.get(), json);
-    json_put(json, "backend", json_string(info.backend));
-    json_put(json, "name", json_string(info.name));
-    json_put(json, "isa", json_string(info.isa));
-    json_put(json, "driver", json_string(properties.driver.c_str()));
-    json_put(json, "runtime", json_string(properties.runtime.c_str()));
+    json_put(json, "backend", json_text(info.backend));
+    json_put(json, "name", json_text(info.name));
+    json_put(json, "isa", json_text(info.isa));
+    json_put(json, "driver", json_text(properties.driver));
+    json_put(json, "runtime", json_text(properties.runtime));
     json_put(json, "last_level_cache", json_integer(json_int_t(properties.cache)));
     json_put(json, "memory", json_integer(json_int_t(properties.total)));
     json_put(json, "available_memory", json_integer(json_int_t(properties.available)));
@@ -80,13 +83,13 @@ void BenchReport::add(const problems::Problem &problem, const Workload &workload
                    number(row.percent_stream, 0)});
         json_t *json = json_object();
         json_array_append_new(rows_.get(), json);
-        json_put(json, "backend", json_string(info.backend));
-        json_put(json, "isa", json_string(info.isa));
+        json_put(json, "backend", json_text(info.backend));
+        json_put(json, "isa", json_text(info.isa));
         json_put(json, "threads", json_integer(config.threads));
-        json_put(json, "shape", json_string(problem.name.c_str()));
-        json_put(json, "score", json_string(score.c_str()));
+        json_put(json, "shape", json_text(problem.name));
+        json_put(json, "score", json_text(score));
         json_put(json, "code_bits", json_integer(bits));
-        json_put(json, "stage", json_string(STAGE_NAMES[stage]));
+        json_put(json, "stage", json_text(STAGE_NAMES[stage]));
         json_put(json, "us", json_number(row.us));
         json_put(json, "us_min", json_number(row.us_min));
         json_put(json, "bytes", json_integer(json_int_t(row.bytes)));
@@ -121,7 +124,9 @@ void BenchReport::put_into(json_t *root)
 
 void BenchReport::print(const std::string &text) const
 {
+    std::string why;
     if (print_)
         std::fputs(text.c_str(), stdout);
-    std::fflush(stdout);
+    if (!flush_stdout(&why))
+        throw UsageError(why);
 }

@@ -5,7 +5,6 @@
  */
 #include <algorithm>
 #include <memory>
-#include <thread>
 
 #include "bench/workload.h"
 #include "core/sized.h"
@@ -63,7 +62,7 @@ std::vector<std::string> split(const std::string &list)
 
 std::vector<int> thread_counts(const std::string &list)
 {
-    int online = std::max(1, int(std::thread::hardware_concurrency()));
+    const int online = num_processors();
     std::vector<int> counts = {1};
     if (online > 1)
         counts.push_back(online);
@@ -267,11 +266,12 @@ int cmd_bench(Args &args)
     args.text("json", "FILE", "write JSON to this file; -: to stdout, instead of the tables", &options.json);
     if (!args.parse())
         return EXIT_OK;
-    check_writable(options.json);
+    const Output json("--json", options.json);
 
     const std::vector<int> threads = thread_counts(options.threads);
     const devices::Properties host = devices::host_memory().properties();
-    BenchReport report(options.json != "-");
+    const std::string processor = Device("cpu", "", 1).info().name;
+    BenchReport report(!json.is_stdout());
     for (const Place &place : make_places(choose_backends(options.backend))) {
         const std::vector<Problem> problems = choose_problems(options.shape, place);
         if (!place.is_host)
@@ -281,16 +281,16 @@ int cmd_bench(Args &args)
     }
     report.print_summary();
 
-    if (!options.json.empty()) {
+    if (json.is_wanted()) {
         Json root(json_object());
         json_put(root.get(), "version", json_integer(hattn_version()));
-        json_put(root.get(), "processor", json_string(Device("cpu", "", 0).info().name));
-        json_put(root.get(), "processors", json_integer(std::thread::hardware_concurrency()));
+        json_put(root.get(), "processor", json_text(processor));
+        json_put(root.get(), "processors", json_integer(num_processors()));
         json_put(root.get(), "last_level_cache", json_integer(json_int_t(host.cache)));
         json_put(root.get(), "available_memory", json_integer(json_int_t(host.available)));
         json_put(root.get(), "rounds", json_integer(options.rounds));
         report.put_into(root.get());
-        write_json(root.get(), options.json);
+        write_json(root.get(), json);
     }
     return EXIT_OK;
 }

@@ -11,7 +11,10 @@
 #include "tools/contract.h"
 #include "tools/lane.h"
 #include "tools/report.h"
+#include "tools/text.h"
 #include "tools/truth.h"
+
+namespace {
 
 struct DecodeOptions {
     std::string trace, backend = "all", isa, score, maps, select, json;
@@ -19,7 +22,7 @@ struct DecodeOptions {
     bool norms = false;
 };
 
-static bool parse_options(Args &args, DecodeOptions *options)
+bool parse_options(Args &args, DecodeOptions *options)
 {
     args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees "
                "the keys\n"
@@ -43,12 +46,21 @@ static bool parse_options(Args &args, DecodeOptions *options)
     args.flag("norms", "multiply scores by key norms", &options->norms);
     args.number("sink", "N", "first tokens, always kept", &options->sink, 0, INT32_MAX);
     args.number("recent", "N", "last tokens, always kept", &options->recent, 0, INT32_MAX);
-    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, 1024);
+    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, num_processors());
     args.text("json", "OUT", "write JSON to this file; -: to stdout, instead of the table", &options->json);
     return args.parse();
 }
 
-static LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
+/* More tokens than there are keys are no selection; the default gives way to a short trace. */
+void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
+{
+    if (given && options->topk > trace.num_keys)
+        throw UsageError("--topk " + std::to_string(options->topk) + ": the trace has " +
+                         std::to_string(trace.num_keys) + " keys");
+    options->topk = std::min<int64_t>(options->topk, trace.num_keys);
+}
+
+LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
 {
     LaneSettings settings;
     const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
@@ -56,18 +68,18 @@ static LaneSettings settings_for(const DecodeOptions &options, const Trace &trac
     settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
     settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;
     if (options.bits > map.bits)
-        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + map.name + " has " +
+        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + printable(map.name, 80) + " has " +
                          std::to_string(map.bits));
-    settings.bits = options.bits ? static_cast<int32_t>(options.bits) : map.bits;
-    settings.topk = static_cast<int32_t>(options.topk);
-    settings.sink = static_cast<int32_t>(options.sink);
-    settings.recent = static_cast<int32_t>(options.recent);
-    settings.threads = static_cast<int32_t>(options.threads);
+    settings.bits = options.bits ? int32_t(options.bits) : map.bits;
+    settings.topk = int32_t(options.topk);
+    settings.sink = int32_t(options.sink);
+    settings.recent = int32_t(options.recent);
+    settings.threads = int32_t(options.threads);
     settings.norms = options.norms;
     return settings;
 }
 
-static std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
+std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
 {
     std::vector<const TraceMap *> maps;
     if (names.empty())
@@ -77,7 +89,7 @@ static std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::
     for (std::string name; std::getline(words, name, ',');) {
         const TraceMap *map = trace.find(name);
         if (!map)
-            throw UsageError(trace.path + ": no map '" + name + "'; it has " + trace.map_names());
+            throw UsageError(trace.path + ": no map " + quoted(name) + "; it has " + trace.map_names());
         maps.push_back(map);
     }
     return maps;
@@ -105,7 +117,7 @@ struct Dense {
     Verdict verdict;
 };
 
-static double median(std::vector<double> values)
+double median(std::vector<double> values)
 {
     std::sort(values.begin(), values.end());
     const size_t middle = values.size() / 2;
@@ -115,7 +127,7 @@ static double median(std::vector<double> values)
 /* Times of a call that has just run once and took first_us. A very slow one is its own sample; others, whose first run had
  * cold caches and sleeping threads, are run again, the quick ones more often. */
 template <typename Call>
-static void sample(double first_us, Call call, std::vector<double> *times)
+void sample(double first_us, Call call, std::vector<double> *times)
 {
     double total = 0;
     if (first_us > 50e3)
@@ -127,36 +139,34 @@ static void sample(double first_us, Call call, std::vector<double> *times)
 }
 
 /* Positions that a wrong backend made up must not be followed. */
-static bool readable(const StepResult &step, int s, int k, int length)
+bool readable(const StepResult &step, int s, int k, int length)
 {
     const int count = step.counts[s];
     if (count < 0 || count > std::min(k, length))
         return false;
-    const auto begin = step.indices.begin() + static_cast<int64_t>(s) * k;
+    const auto begin = step.indices.begin() + int64_t(s) * k;
     return std::all_of(begin, begin + count, [length](int32_t j) { return j >= 0 && j < length; });
 }
 
-static void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries,
-                        Row *row)
+void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries, Row *row)
 {
     const int heads = problem.num_selection_heads, group = problem.num_q_heads / heads;
     const double per_selection = 1.0 / num_queries / heads, per_head = per_selection / group;
     for (int s = 0; s < heads; s++) {
         const std::vector<int32_t> best = truth.best(s, heads, problem.k);
-        const int32_t *kept = &step.indices[static_cast<size_t>(s) * problem.k];
+        const int32_t *kept = &step.indices[size_t(s) * problem.k];
         const int count = readable(step, s, problem.k, truth.length()) ? step.counts[s] : 0;
         std::vector<int32_t> both;
         std::set_intersection(kept, kept + count, best.begin(), best.end(), std::back_inserter(both));
         row->recall += per_selection * both.size() / best.size();
         for (int h = s * group; h < (s + 1) * group; h++) {
-            const float *out = &step.out[static_cast<size_t>(h) * problem.head_dim_v];
+            const float *out = &step.out[size_t(h) * problem.head_dim_v];
             const std::vector<double> have(out, out + problem.head_dim_v);
             double lse = 0;
             row->mass += per_head * truth.mass(h, kept, count);
             row->error += per_head * truth.error(h, have.data());
-            row->best_mass += per_head * truth.mass(h, best.data(), static_cast<int>(best.size()));
-            row->best_error +=
-                per_head * truth.error(h, truth.attend(h, best.data(), static_cast<int>(best.size()), &lse).data());
+            row->best_mass += per_head * truth.mass(h, best.data(), int(best.size()));
+            row->best_error += per_head * truth.error(h, truth.attend(h, best.data(), int(best.size()), &lse).data());
         }
     }
 }
@@ -166,7 +176,7 @@ class Race
 public:
     Race(const DecodeOptions &options, const Trace &trace);
     void run();
-    void report(const DecodeOptions &options) const;
+    void report(const Output &output) const;
     bool wrong() const;
 
 private:
@@ -186,7 +196,7 @@ private:
 
 Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), source_(trace)
 {
-    const int32_t threads = static_cast<int32_t>(options.threads);
+    const int32_t threads = int32_t(options.threads);
     const std::vector<std::string> backends = choose_backends(options.backend);
     const std::vector<const TraceMap *> maps = choose_maps(trace, options.maps);
     devices_.push_back(std::make_unique<LaneDevice>("reference", "", threads, trace));
@@ -200,20 +210,20 @@ Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), so
         try {
             for (const auto &device : devices_)
                 lanes_.push_back(std::make_unique<Lane>(*device, trace, *map, settings));
-            const auto lanes = lanes_.end() - static_cast<ptrdiff_t>(devices_.size());
+            const auto lanes = lanes_.end() - ptrdiff_t(devices_.size());
             for (size_t i = 1; i < devices_.size(); i++)
                 rows_.push_back(Row(*map, i, *lanes[i], *lanes[0]));
             if (reference_too)
                 rows_.push_back(Row(*map, 0, *lanes[0], *lanes[0]));
         } catch (const UsageError &error) {
-            throw UsageError("map " + map->name + ": " + error.what());
+            throw UsageError("map " + printable(map->name, 80) + ": " + error.what());
         }
     }
 }
 
 void Race::encode()
 {
-    Progress progress("encoding keys:", static_cast<int>(lanes_.size()));
+    Progress progress("encoding keys:", int(lanes_.size()));
     for (const auto &lane : lanes_) {
         progress.step(lane->device().device().info().backend);
         lane->encode_keys();
@@ -256,12 +266,12 @@ bool Race::wrong() const
     return std::any_of(rows_.begin(), rows_.end(), [this](const Row &row) { return wrong(row) != 0; });
 }
 
-static const char *score_name(const hattn_problem &problem)
+const char *score_name(const hattn_problem &problem)
 {
     return problem.score_kind == HATTN_SCORE_WEIGHTED ? "weighted" : "hamming";
 }
 
-static const char *select_name(const hattn_problem &problem)
+const char *select_name(const hattn_problem &problem)
 {
     return problem.num_selection_heads == problem.num_kv_heads ? "kv" : "query";
 }
@@ -273,11 +283,11 @@ Json Race::row_json(const Row &row) const
     const double step_us = median(row.times);
     Json json(json_object());
     json_t *object = json.get();
-    json_put(object, "backend", json_string(info.backend));
-    json_put(object, "isa", json_string(info.isa));
-    json_put(object, "maps", json_string(row.map->name.c_str()));
-    json_put(object, "score", json_string(score_name(problem)));
-    json_put(object, "select", json_string(select_name(problem)));
+    json_put(object, "backend", json_text(info.backend));
+    json_put(object, "isa", json_text(info.isa));
+    json_put(object, "maps", json_text(row.map->name));
+    json_put(object, "score", json_text(score_name(problem)));
+    json_put(object, "select", json_text(select_name(problem)));
     json_put(object, "code_bits", json_integer(problem.code_bits));
     json_put(object, "topk", json_integer(problem.k));
     json_put(object, "sink", json_integer(problem.num_sink));
@@ -297,10 +307,10 @@ Json Race::row_json(const Row &row) const
     return json;
 }
 
-void Race::report(const DecodeOptions &options) const
+void Race::report(const Output &output) const
 {
     Json json(json_object());
-    json_put(json.get(), "trace", json_string(trace_.path.c_str()));
+    json_put(json.get(), "trace", json_text(trace_.path));
     json_put(json.get(), "version", json_integer(hattn_version()));
     json_put(json.get(), "num_queries", json_integer(trace_.num_queries));
     json_put(json.get(), "num_keys", json_integer(trace_.num_keys));
@@ -314,29 +324,33 @@ void Race::report(const DecodeOptions &options) const
         const hattn_problem &problem = row.lane->problem();
         const hattn_device_info &info = row.lane->device().device().info();
         json_array_append_new(list, row_json(row).release());
-        table.row({info.backend, info.isa, row.map->name, std::to_string(problem.code_bits), score_name(problem),
-                   select_name(problem), std::to_string(problem.k), format("%.4f", row.recall),
+        table.row({info.backend, info.isa, printable(row.map->name, 80), std::to_string(problem.code_bits),
+                   score_name(problem), select_name(problem), std::to_string(problem.k), format("%.4f", row.recall),
                    format("%.4f", row.mass), format("%.4f", row.best_mass), format("%.4f", row.error),
                    format("%.1f", median(row.times)), format("%.1f", dense_us(row)),
                    format("%.2f", dense_us(row) / median(row.times)), std::to_string(row.verdict.flips),
                    std::to_string(wrong(row))});
     }
-    if (!options.json.empty())
-        write_json(json.get(), options.json);
-    if (options.json != "-")
-        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", trace_.path.c_str(), trace_.num_queries,
-                    trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
+    if (output.is_wanted())
+        write_json(json.get(), output);
+    if (!output.is_stdout())
+        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", printable(trace_.path).c_str(),
+                    trace_.num_queries, trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
 }
+
+} // namespace
 
 int cmd_decode(Args &args)
 {
     DecodeOptions options;
     if (!parse_options(args, &options))
         return EXIT_OK;
-    check_writable(options.json);
+    const Output output("--json", options.json);
+    Output::check_apart({&output}, {{"--trace", options.trace}});
     const Trace trace = load_trace(options.trace);
+    bound_topk(args.given("topk"), trace, &options);
     Race race(options, trace);
     race.run();
-    race.report(options);
+    race.report(output);
     return race.wrong() ? EXIT_WRONG : EXIT_OK;
 }

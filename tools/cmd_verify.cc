@@ -2,15 +2,18 @@
  * hattn verify: the conformance problems on the backends of this machine, against the reference, and against golden
  * values that another backend, perhaps on another machine, has written.
  */
+#include <unistd.h>
+
 #include <cstdio>
-#include <fstream>
 #include <map>
+#include <sstream>
 
 #include "conformance/checks.h"
 #include "tools/args.h"
 #include "tools/device.h"
 #include "tools/report.h"
 #include "tools/safetensors.h"
+#include "tools/text.h"
 
 using namespace conformance;
 
@@ -33,7 +36,7 @@ public:
         const Safetensors::Tensor *tensor = file_.find(key);
         if (!tensor)
             return false;
-        elements->assign(tensor->data, tensor->data + tensor->num_bytes);
+        *elements = file_.read(*tensor);
         compared_++;
         return true;
     }
@@ -67,13 +70,13 @@ public:
     }
     bool get(const std::string &, std::vector<uint8_t> *) override { return false; }
 
-    void write(const std::string &path, const Session &session, int64_t seed)
+    void write(const Output &output, const Session &session, int64_t seed)
     {
         writer_.metadata("seed", std::to_string(seed));
         writer_.metadata("backend", session.info.backend);
         writer_.metadata("isa", session.info.isa);
         writer_.metadata("device", session.info.name);
-        writer_.write(path);
+        output.write(writer_.bytes());
     }
 
 private:
@@ -111,7 +114,11 @@ std::vector<std::unique_ptr<Session>> chosen_sessions(const Options &options)
             continue;
         if (!options.isa.empty() && target.isa != options.isa)
             continue;
-        sessions.push_back(std::make_unique<Session>(target));
+        try {
+            sessions.push_back(std::make_unique<Session>(target));
+        } catch (const std::runtime_error &error) {
+            throw UsageError(error.what());
+        }
         any = any || sessions.back()->skipped.empty();
         reasons += "; " + sessions.back()->skipped;
     }
@@ -132,13 +139,14 @@ uint64_t seed_of(const Problem &problem, const Options &options)
 class Report
 {
 public:
-    /* Failures are told as they come. */
-    explicit Report(std::FILE *failures) : failures_(failures) {}
+    /* Failures are told as they come; outcomes are kept for json() and junit(), if one will be asked for. */
+    Report(std::FILE *failures, bool keep_outcomes) : failures_(failures), keep_outcomes_(keep_outcomes) {}
 
     void add(const Outcome &outcome)
     {
-        counts[(int)outcome.status]++;
-        outcomes.push_back(outcome);
+        counts[int(outcome.status)]++;
+        if (keep_outcomes_)
+            outcomes.push_back(outcome);
         if (outcome.status == Status::FAILED)
             std::fprintf(failures_, "%s\n", outcome.text().c_str());
     }
@@ -158,35 +166,35 @@ public:
     {
         Json json(json_object());
         for (int status = 0; status < 4; status++)
-            json_put(json.get(), status_name((Status)status), json_integer(counts[status]));
+            json_put(json.get(), status_name(Status(status)), json_integer(counts[status]));
         json_t *flips_json = json_object();
         json_put(json.get(), "flips", flips_json);
-        json_put(flips_json, "bits", json_integer((json_int_t)flips.bits));
-        json_put(flips_json, "bit_flips", json_integer((json_int_t)flips.bit_flips));
-        json_put(flips_json, "weights", json_integer((json_int_t)flips.weights));
-        json_put(flips_json, "weight_flips", json_integer((json_int_t)flips.weight_flips));
+        json_put(flips_json, "bits", json_integer(json_int_t(flips.bits)));
+        json_put(flips_json, "bit_flips", json_integer(json_int_t(flips.bit_flips)));
+        json_put(flips_json, "weights", json_integer(json_int_t(flips.weights)));
+        json_put(flips_json, "weight_flips", json_integer(json_int_t(flips.weight_flips)));
         json_t *cases = json_array();
         json_put(json.get(), "cases", cases);
         for (const Outcome &outcome : outcomes) {
             json_t *entry = json_object();
             json_array_append_new(cases, entry);
-            json_put(entry, "backend", json_string(outcome.target.backend.c_str()));
-            json_put(entry, "isa", json_string(outcome.target.isa.c_str()));
-            json_put(entry, "op", json_string(outcome.op.c_str()));
-            json_put(entry, "problem", json_string(outcome.problem.c_str()));
-            json_put(entry, "seed", json_integer((json_int_t)outcome.seed));
-            json_put(entry, "status", json_string(status_name(outcome.status)));
-            json_put(entry, "message", json_string(outcome.message.c_str()));
+            json_put(entry, "backend", json_text(outcome.target.backend));
+            json_put(entry, "isa", json_text(outcome.target.isa));
+            json_put(entry, "op", json_text(outcome.op));
+            json_put(entry, "problem", json_text(outcome.problem));
+            json_put(entry, "seed", json_integer(json_int_t(outcome.seed)));
+            json_put(entry, "status", json_text(status_name(outcome.status)));
+            json_put(entry, "message", json_text(outcome.message));
         }
         return json;
     }
 
-    void write_junit(const std::string &path) const
+    std::string junit() const
     {
-        std::ofstream file(path);
+        std::ostringstream file;
         file << "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"hattn verify\" tests=\""
-             << outcomes.size() << "\" failures=\"" << counts[(int)Status::FAILED] << "\" skipped=\""
-             << counts[(int)Status::SKIPPED] + counts[(int)Status::REFUSED] << "\">\n";
+             << outcomes.size() << "\" failures=\"" << counts[int(Status::FAILED)] << "\" skipped=\""
+             << counts[int(Status::SKIPPED)] + counts[int(Status::REFUSED)] << "\">\n";
         for (const Outcome &outcome : outcomes) {
             file << "  <testcase classname=\"" << escape(outcome.target.text()) << "\" name=\""
                  << escape(outcome.problem + "/" + outcome.op) << "\"";
@@ -197,15 +205,14 @@ public:
                      << escape(outcome.text()) << "\"/></testcase>\n";
         }
         file << "</testsuite>\n";
-        if (!file.flush())
-            throw UsageError(path + ": cannot be written");
+        return file.str();
     }
 
     std::string summary() const
     {
         std::string text;
         for (int status = 0; status < 4; status++)
-            text += (status ? ", " : "") + std::to_string(counts[status]) + " " + status_name((Status)status);
+            text += (status ? ", " : "") + std::to_string(counts[status]) + " " + status_name(Status(status));
         return text + "; roundings turned " + std::to_string(flips.bit_flips) + " of " + std::to_string(flips.bits) +
                " code bits, " + std::to_string(flips.weight_flips) + " of " + std::to_string(flips.weights) +
                " weights";
@@ -217,19 +224,20 @@ private:
     static std::string escape(const std::string &text)
     {
         std::string escaped;
-        for (const char c : text) {
+        for (const char c : valid_utf8(text)) {
             switch (c) {
             case '&': escaped += "&amp;"; break;
             case '<': escaped += "&lt;"; break;
             case '>': escaped += "&gt;"; break;
             case '"': escaped += "&quot;"; break;
-            default: escaped += (unsigned char)c < ' ' ? ' ' : c;
+            default: escaped += uint8_t(c) < ' ' ? ' ' : c;
             }
         }
         return escaped;
     }
 
     std::FILE *failures_;
+    bool keep_outcomes_;
     Flips flips;
     std::vector<Outcome> outcomes;
 };
@@ -238,10 +246,10 @@ void verify(Session &session, const std::vector<Problem> &chosen, const Options 
             Report *report)
 {
     if (!session.skipped.empty()) {
-        report->add({Status::SKIPPED, session.target, "all", "all", (uint64_t)options.seed, session.skipped});
+        report->add({Status::SKIPPED, session.target, "all", "all", uint64_t(options.seed), session.skipped});
         return;
     }
-    Progress progress(session.target.text(), (int)chosen.size());
+    Progress progress(session.target.text(), int(chosen.size()));
     for (const Problem &problem : chosen) {
         progress.step(problem.name);
         const uint64_t seed = seed_of(problem, options);
@@ -277,10 +285,11 @@ void declare(Args &args, Options *options)
     args.number("seed", "N", "of the data", &options->seed, 0, INT32_MAX);
     args.number("random", "N", "add N random problems, of seeds SEED, SEED + 1, ...", &options->random, 0, 1000000);
     args.number("small", "N", "add N small random problems likewise", &options->small, 0, 1000000);
-    args.text("write", "FILE", "write the outputs of one backend as golden values (safetensors)", &options->write);
+    args.text("write", "FILE", "write the outputs of one backend as golden values (safetensors); -: to stdout",
+              &options->write);
     args.text("against", "FILE", "check against golden values too; their seed is used", &options->against);
     args.text("json", "OUT", "write the outcomes as JSON; -: to stdout", &options->json);
-    args.text("junit", "OUT", "write the outcomes as JUnit XML", &options->junit);
+    args.text("junit", "OUT", "write the outcomes as JUnit XML; -: to stdout", &options->junit);
 }
 
 } // namespace
@@ -293,9 +302,10 @@ int cmd_verify(Args &args)
         return EXIT_OK;
     if (!options.write.empty() && !options.against.empty())
         throw UsageError("--write and --against exclude each other");
-    for (const std::string &path : {options.json, options.junit, options.write})
-        if (!path.empty())
-            check_writable(path);
+    const Output json("--json", options.json), junit("--junit", options.junit), golden("--write", options.write);
+    Output::check_apart({&json, &junit, &golden}, {{"--against", options.against}});
+    if (golden.is_stdout() && isatty(1))
+        throw UsageError("--write: golden values are not for a terminal");
 
     std::unique_ptr<GoldenFile> file;
     if (!options.against.empty()) {
@@ -306,25 +316,25 @@ int cmd_verify(Args &args)
     }
     const std::vector<Problem> chosen = chosen_problems(options);
     const std::vector<std::unique_ptr<Session>> sessions = chosen_sessions(options);
-    const bool json_on_stdout = options.json == "-";
-    Report report(json_on_stdout ? stderr : stdout);
-    if (!options.write.empty()) {
+    const bool stdout_is_taken = json.is_stdout() || junit.is_stdout() || golden.is_stdout();
+    Report report(stdout_is_taken ? stderr : stdout, json.is_wanted() || junit.is_wanted());
+    if (golden.is_wanted()) {
         GoldenWriter writer;
         Session &session = writing_session(sessions);
         verify(session, chosen, options, &writer, &report);
-        writer.write(options.write, session, options.seed);
+        writer.write(golden, session, options.seed);
     } else {
         for (const auto &session : sessions)
             verify(*session, chosen, options, file.get(), &report);
     }
 
-    if (!options.json.empty())
-        write_json(report.json().get(), options.json);
-    if (!options.junit.empty())
-        report.write_junit(options.junit);
-    if (!json_on_stdout)
-        std::printf("%s\n", report.summary().c_str());
     if (file && !file->num_compared())
         throw UsageError(options.against + ": has values of none of the chosen problems");
-    return report.counts[(int)Status::FAILED] ? EXIT_WRONG : EXIT_OK;
+    if (json.is_wanted())
+        write_json(report.json().get(), json);
+    if (junit.is_wanted())
+        junit.write(report.junit());
+    if (!stdout_is_taken)
+        std::printf("%s\n", report.summary().c_str());
+    return report.counts[int(Status::FAILED)] ? EXIT_WRONG : EXIT_OK;
 }

@@ -2,7 +2,12 @@
 #include "tools/device.h"
 #include "core/sized.h"
 
+#include <algorithm>
+#include <thread>
+
 #include "tools/args.h"
+
+int num_processors() { return std::max(1, int(std::thread::hardware_concurrency())); }
 
 void check(hattn_status status, const hattn_error &error, const std::string &what)
 {

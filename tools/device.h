@@ -14,6 +14,9 @@
 #include "devices/buffer.h"
 #include "devices/timing.h"
 
+/* At least 1: the most threads that a command asks for. */
+int num_processors();
+
 /* Throws UsageError "what: status: text" unless status is HATTN_OK. */
 void check(hattn_status status, const hattn_error &error, const std::string &what);
 

@@ -4,25 +4,20 @@
 
 #include "tools/truth.h"
 
-/* Each query's length is passed alone, and GPUs want 16 bytes of alignment. */
-static const size_t LENGTH_STRIDE = 16 / sizeof(int32_t);
+namespace {
 
-LaneDevice::LaneDevice(const std::string &backend, const std::string &isa, int32_t threads, const Trace &trace)
-    : device_(backend, isa, threads), q_(devices::buffer_of(device_.memory(), trace.q)),
-      k_new_(devices::buffer_of(device_.memory(), trace.k))
+/* Each query's length is passed alone, and GPUs want 16 bytes of alignment. */
+const size_t LENGTH_STRIDE = 16 / sizeof(int32_t);
+
+/* A device's call of some microseconds is recorded several times, so that the time stamps around them do not show. */
+const int NUM_RECORDED = 20;
+
+uint64_t q_row_bytes(const Trace &trace)
 {
-    const size_t size = library_dtype_size(trace.kv_dtype);
-    std::vector<uint8_t> k = head_major(trace.k, trace.num_keys, trace.num_kv_heads, trace.head_dim_qk * size);
-    std::vector<uint8_t> v = head_major(trace.v, trace.num_keys, trace.num_kv_heads, trace.head_dim_v * size);
-    k_cache_ = devices::buffer_of(device_.memory(), k);
-    v_cache_ = devices::buffer_of(device_.memory(), v);
-    std::vector<int32_t> lengths(trace.q_pos.size() * LENGTH_STRIDE);
-    for (size_t query = 0; query < trace.q_pos.size(); query++)
-        lengths[query * LENGTH_STRIDE] = trace.q_pos[query] + 1;
-    seq_len_ = devices::buffer_of(device_.memory(), lengths);
+    return uint64_t(trace.num_q_heads) * trace.head_dim_qk * library_dtype_size(trace.q_dtype);
 }
 
-static hattn_map describe_map(const TraceMap &map, const TraceMapSide &side)
+hattn_map describe_map(const TraceMap &map, const TraceMapSide &side)
 {
     hattn_map described = {};
     described.dtype = side.dtype;
@@ -31,7 +26,7 @@ static hattn_map describe_map(const TraceMap &map, const TraceMapSide &side)
     return described;
 }
 
-static hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const LaneSettings &settings)
+hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const LaneSettings &settings)
 {
     hattn_problem problem = sized<hattn_problem>();
     problem.num_q_heads = trace.num_q_heads;
@@ -59,7 +54,7 @@ static hattn_problem describe_problem(const Trace &trace, const TraceMap &map, c
     const int last = map.kind == HATTN_MAP_MLP ? 2 : 0;
     const int32_t inputs = map.kind == HATTN_MAP_MLP ? map.hidden[1] : trace.head_dim_qk;
     for (hattn_map *side : {&problem.key_map, &problem.query_map}) {
-        side->weight_stride[last][0] = static_cast<int64_t>(inputs) * map.bits;
+        side->weight_stride[last][0] = int64_t(inputs) * map.bits;
         side->weight_stride[last][1] = map.bits;
         side->bias_stride[last] = map.bits;
     }
@@ -67,6 +62,23 @@ static hattn_problem describe_problem(const Trace &trace, const TraceMap &map, c
     hattn_error error = {};
     check(hattn_problem_complete(&problem, &complete, &error), error, "the problem of a trace");
     return complete;
+}
+
+} // namespace
+
+LaneDevice::LaneDevice(const std::string &backend, const std::string &isa, int32_t threads, const Trace &trace)
+    : device_(backend, isa, threads), q_(devices::buffer_of(device_.memory(), trace.q)),
+      k_new_(devices::buffer_of(device_.memory(), trace.k))
+{
+    const size_t size = library_dtype_size(trace.kv_dtype);
+    std::vector<uint8_t> k = head_major(trace.k, trace.num_keys, trace.num_kv_heads, trace.head_dim_qk * size);
+    std::vector<uint8_t> v = head_major(trace.v, trace.num_keys, trace.num_kv_heads, trace.head_dim_v * size);
+    k_cache_ = devices::buffer_of(device_.memory(), k);
+    v_cache_ = devices::buffer_of(device_.memory(), v);
+    std::vector<int32_t> lengths(trace.q_pos.size() * LENGTH_STRIDE);
+    for (size_t query = 0; query < trace.q_pos.size(); query++)
+        lengths[query * LENGTH_STRIDE] = trace.q_pos[query] + 1;
+    seq_len_ = devices::buffer_of(device_.memory(), lengths);
 }
 
 Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, const LaneSettings &settings)
@@ -86,11 +98,10 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
     codes_ = devices::Buffer(memory(), num_keys * problem_.num_code_heads * words * sizeof(uint32_t));
     if (settings.norms)
         norms_ = devices::Buffer(memory(), num_keys * problem_.num_code_heads * sizeof(uint16_t));
-    weights_ = devices::Buffer(memory(), static_cast<uint64_t>(problem_.num_selection_heads) * problem_.code_bits);
-    indices_ =
-        devices::Buffer(memory(), static_cast<uint64_t>(problem_.num_selection_heads) * problem_.k * sizeof(int32_t));
+    weights_ = devices::Buffer(memory(), uint64_t(problem_.num_selection_heads) * problem_.code_bits);
+    indices_ = devices::Buffer(memory(), uint64_t(problem_.num_selection_heads) * problem_.k * sizeof(int32_t));
     counts_ = devices::Buffer(memory(), problem_.num_selection_heads * sizeof(int32_t));
-    out_ = devices::Buffer(memory(), static_cast<uint64_t>(problem_.num_q_heads) * problem_.head_dim_v * sizeof(float));
+    out_ = devices::Buffer(memory(), uint64_t(problem_.num_q_heads) * problem_.head_dim_v * sizeof(float));
     lse_ = devices::Buffer(memory(), problem_.num_q_heads * sizeof(float));
 }
 
@@ -100,11 +111,6 @@ hattn_batch Lane::batch(int query) const
     batch.num_sequences = batch.num_rows = batch.q_len = 1;
     batch.seq_len = device_.seq_len_.at(query * LENGTH_STRIDE * sizeof(int32_t));
     return batch;
-}
-
-static uint64_t q_row_bytes(const Trace &trace)
-{
-    return static_cast<uint64_t>(trace.num_q_heads) * trace.head_dim_qk * library_dtype_size(trace.q_dtype);
 }
 
 void Lane::encode_keys()
@@ -132,9 +138,6 @@ std::vector<int8_t> Lane::encode_query(int query)
     check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
     return weights_.contents<int8_t>();
 }
-
-/* A device's call of some microseconds is recorded several times, so that the time stamps around them do not show. */
-static const int NUM_RECORDED = 20;
 
 double Lane::time(const std::function<void()> &call) const
 {
@@ -192,7 +195,7 @@ StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lan
     const devices::Buffer weight_memory = devices::buffer_of(memory(), weights);
     const devices::Buffer code_memory = devices::buffer_of(memory(), codes.encoded_codes_);
     const devices::Buffer norm_memory = devices::buffer_of(memory(), codes.encoded_norms_);
-    const devices::Buffer scores(memory(), static_cast<uint64_t>(problem_.num_selection_heads) * problem_.max_length *
+    const devices::Buffer scores(memory(), uint64_t(problem_.num_selection_heads) * problem_.max_length *
                                                library_dtype_size(problem_.scores.dtype));
     hattn_score_args score = sized<hattn_score_args>();
     score.batch = batch(query);

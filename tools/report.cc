@@ -4,13 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstdarg>
-#include <cstring>
+#include <cstdlib>
 #include <new>
 
-#include "tools/args.h"
+#include "tools/text.h"
 
 void json_put(json_t *object, const char *name, json_t *value)
 {
@@ -20,25 +19,19 @@ void json_put(json_t *object, const char *name, json_t *value)
 
 json_t *json_number(double value) { return std::isfinite(value) ? json_real(value) : json_null(); }
 
-void write_json(const json_t *json, const std::string &path)
+json_t *json_text(const std::string &text)
 {
-    std::FILE *out = path == "-" ? stdout : std::fopen(path.c_str(), "w");
-    if (!out)
-        throw UsageError("cannot write " + path + ": " + std::strerror(errno));
-    bool written = json_dumpf(json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0 && std::fputc('\n', out) != EOF;
-    written = (path == "-" ? std::fflush(out) : std::fclose(out)) == 0 && written;
-    if (!written)
-        throw UsageError("cannot write " + path + ": " + std::strerror(errno));
+    const std::string valid = valid_utf8(text);
+    return json_stringn(valid.data(), valid.size());
 }
 
-void check_writable(const std::string &path)
+void write_json(const json_t *json, const Output &output)
 {
-    if (path.empty() || path == "-")
-        return;
-    std::FILE *out = std::fopen(path.c_str(), "a");
-    if (!out)
-        throw UsageError("cannot write " + path + ": " + std::strerror(errno));
-    std::fclose(out);
+    const std::unique_ptr<char, decltype(&std::free)> text(json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(9)),
+                                                           &std::free);
+    if (!text)
+        throw std::bad_alloc();
+    output.write(text.get() + std::string("\n"));
 }
 
 std::string format(const char *pattern, ...)
@@ -64,6 +57,8 @@ Table::Table(const std::vector<std::string> &headers)
 void Table::row(std::vector<std::string> cells)
 {
     cells.resize(left_.size());
+    for (std::string &cell : cells)
+        cell = printable(cell);
     rows_.push_back(std::move(cells));
 }
 
@@ -72,12 +67,12 @@ std::string Table::str() const
     std::vector<size_t> widths(left_.size());
     for (const auto &row : rows_)
         for (size_t i = 0; i < row.size(); i++)
-            widths[i] = std::max(widths[i], row[i].size());
+            widths[i] = std::max(widths[i], num_characters(row[i]));
     std::string text;
     for (const auto &row : rows_) {
         std::string line;
         for (size_t i = 0; i < row.size(); i++) {
-            std::string pad(widths[i] - row[i].size(), ' ');
+            std::string pad(widths[i] - num_characters(row[i]), ' ');
             line += (i ? "  " : "") + (left_[i] ? row[i] + pad : pad + row[i]);
         }
         line.erase(line.find_last_not_of(' ') + 1);

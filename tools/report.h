@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/output.h"
+
 struct JsonRelease {
     void operator()(json_t *json) const { json_decref(json); }
 };
@@ -21,15 +23,17 @@ void json_put(json_t *object, const char *name, json_t *value);
 /* A number, or null where it is not finite (JSON has no NaN). */
 json_t *json_number(double value);
 
-/* Writes to the file, or to stdout where path is "-". Throws UsageError if it cannot. */
-void write_json(const json_t *json, const std::string &path);
-/* Throws UsageError unless write_json could write there: asked before the long work, not after it. */
-void check_writable(const std::string &path);
+/* Text from outside; what is not UTF-8 in it is replaced. */
+json_t *json_text(const std::string &text);
+
+/* Throws UsageError if it cannot. */
+void write_json(const json_t *json, const Output &output);
 
 /* printf to a string. */
 __attribute__((format(printf, 1, 2))) std::string format(const char *pattern, ...);
 
-/* Columns as wide as their widest cell; those that begin with '<' are left aligned (the mark is dropped), others right. */
+/* Columns as wide as their widest cell; those that begin with '<' are left aligned (the mark is dropped), others right.
+ * Cells are made printable. */
 class Table
 {
 public:

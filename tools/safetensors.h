@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * safetensors files, read strictly and written: u64 length of the header, header (JSON), raw little-endian data.
  * A file that breaks any rule of the format is refused with a text that names the tensor; nothing is allocated by what a
- * header claims, the data stays in the mapped file.
+ * header claims. The data stays in the file until it is asked for.
  */
 #ifndef HATTN_TOOLS_SAFETENSORS_H
 #define HATTN_TOOLS_SAFETENSORS_H
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,13 +27,16 @@ public:
         std::string name;
         Dtype dtype;
         std::vector<int64_t> shape;
-        const uint8_t *data; /* at any alignment */
+        uint64_t begin; /* of its data in the file */
         uint64_t num_bytes, num_elements;
     };
 
-    /* Both throw UsageError: "FILE: what is wrong". parse reads memory that must outlive the object. */
+    /* All of them throw UsageError: "FILE: what is wrong". parse reads memory that must outlive the object. */
     static Safetensors open(const std::string &path);
     static Safetensors parse(const void *data, size_t size, const std::string &name);
+
+    /* The data of one of its tensors. Refused where the file has become another since it was opened. */
+    std::vector<uint8_t> read(const Tensor &tensor) const;
 
     const std::string &path() const { return path_; }
     const std::map<std::string, Tensor> &tensors() const { return tensors_; }
@@ -42,8 +45,13 @@ public:
     const Tensor &get(const std::string &name) const;  /* throws UsageError */
 
 private:
+    /* Copies bytes of the file, all of them or an exception. */
+    using Reader = std::function<void(uint64_t begin, uint8_t *bytes, uint64_t size)>;
+
+    static Safetensors parse(Reader reader, uint64_t size, const std::string &name);
+
     std::string path_;
-    std::shared_ptr<const void> mapping_;
+    Reader reader_;
     std::map<std::string, Tensor> tensors_;
     std::map<std::string, std::string> metadata_;
 };
@@ -56,7 +64,6 @@ public:
     void add(const std::string &name, Dtype dtype, const std::vector<int64_t> &shape, const void *data);
 
     std::string bytes() const;
-    void write(const std::string &path) const; /* throws UsageError */
 
 private:
     struct Entry {

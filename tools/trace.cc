@@ -7,6 +7,7 @@
 
 #include "api/hattn.h"
 #include "tools/args.h"
+#include "tools/text.h"
 
 size_t library_dtype_size(int32_t dtype)
 {
@@ -38,16 +39,18 @@ std::string Trace::map_names() const
     return list;
 }
 
-static std::string shape_text(const std::vector<int64_t> &shape)
+namespace {
+
+std::string shape_text(const std::vector<int64_t> &shape)
 {
     std::string text;
-    for (int64_t size : shape)
-        text += (text.empty() ? "" : ", ") + std::to_string(size);
-    return "[" + text + "]";
+    for (size_t i = 0; i < shape.size() && i < 8; i++)
+        text += (i ? ", " : "") + std::to_string(shape[i]);
+    return "[" + text + (shape.size() > 8 ? ", ...]" : "]");
 }
 
 /* Infinity and NaN have all exponent bits set; e4m3 has no infinity, its NaN is 0x7f and 0xff. */
-static bool is_finite(const uint8_t *data, Dtype dtype)
+bool is_finite(const uint8_t *data, Dtype dtype)
 {
     uint32_t bits = 0;
     std::memcpy(&bits, data, dtype_size(dtype));
@@ -68,7 +71,7 @@ public:
 private:
     [[noreturn]] void refuse(const std::string &name, const std::string &why) const
     {
-        throw UsageError(file_.path() + ": tensor '" + name + "' " + why);
+        throw UsageError(file_.path() + ": tensor " + quoted(name) + " " + why);
     }
 
     const Safetensors::Tensor &tensor(const std::string &name, size_t rank);
@@ -114,30 +117,31 @@ std::vector<uint8_t> Loader::floats(const Safetensors::Tensor &tensor, bool fp8_
     if (*dtype && *dtype != dtype_of_library(have))
         refuse(tensor.name, std::string("is ") + dtype_name(have) + ", not of the dtype of the tensors beside it");
     *dtype = dtype_of_library(have);
+    std::vector<uint8_t> data = file_.read(tensor);
     for (uint64_t i = 0; i < tensor.num_elements; i++)
-        if (!is_finite(tensor.data + i * dtype_size(have), have))
+        if (!is_finite(data.data() + i * dtype_size(have), have))
             refuse(tensor.name, "is not finite at element " + std::to_string(i));
-    return std::vector<uint8_t>(tensor.data, tensor.data + tensor.num_bytes);
+    return data;
 }
 
 void Loader::load_scale()
 {
     auto at = file_.metadata().find("softmax_scale");
-    double scale = 1 / std::sqrt(static_cast<double>(trace_.head_dim_qk));
+    double scale = 1 / std::sqrt(double(trace_.head_dim_qk));
     if (at != file_.metadata().end() && (!parse_real(at->second, &scale) || scale < 1e-6 || scale > 1e6))
         throw UsageError(file_.path() + ": metadata softmax_scale is no number from 1e-6 to 1e6");
-    trace_.scale = static_cast<float>(scale);
+    trace_.scale = float(scale);
 }
 
 void Loader::load_attention()
 {
     const Safetensors::Tensor &q = tensor("q", 3), &k = tensor("k", 3), &v = tensor("v", 3), &pos = tensor("q_pos", 1);
-    trace_.num_queries = static_cast<int32_t>(q.shape[0]);
-    trace_.num_q_heads = static_cast<int32_t>(q.shape[1]);
-    trace_.head_dim_qk = static_cast<int32_t>(q.shape[2]);
-    trace_.num_keys = static_cast<int32_t>(k.shape[0]);
-    trace_.num_kv_heads = static_cast<int32_t>(k.shape[1]);
-    trace_.head_dim_v = static_cast<int32_t>(v.shape[2]);
+    trace_.num_queries = int32_t(q.shape[0]);
+    trace_.num_q_heads = int32_t(q.shape[1]);
+    trace_.head_dim_qk = int32_t(q.shape[2]);
+    trace_.num_keys = int32_t(k.shape[0]);
+    trace_.num_kv_heads = int32_t(k.shape[1]);
+    trace_.head_dim_v = int32_t(v.shape[2]);
     check_shape(k, {k.shape[0], k.shape[1], q.shape[2]});
     check_shape(v, {k.shape[0], k.shape[1], v.shape[2]});
     check_shape(pos, {q.shape[0]});
@@ -150,7 +154,7 @@ void Loader::load_attention()
     if (pos.dtype != Dtype::I32)
         refuse("q_pos", std::string("is ") + dtype_name(pos.dtype) + ", must be I32");
     trace_.q_pos.resize(pos.num_elements);
-    std::memcpy(trace_.q_pos.data(), pos.data, pos.num_bytes);
+    std::memcpy(trace_.q_pos.data(), file_.read(pos).data(), pos.num_bytes);
     for (size_t i = 0; i < trace_.q_pos.size(); i++)
         if (trace_.q_pos[i] < 0 || trace_.q_pos[i] >= trace_.num_keys)
             refuse("q_pos", "is " + std::to_string(trace_.q_pos[i]) + " at element " + std::to_string(i) +
@@ -176,7 +180,7 @@ void Loader::load_linear(const std::string &name)
     map.name = name;
     map.kind = HATTN_MAP_LINEAR;
     map.num_heads = trace_.num_kv_heads;
-    map.bits = static_cast<int32_t>(tensor(name + ".wk", 3).shape[2]);
+    map.bits = int32_t(tensor(name + ".wk", 3).shape[2]);
     load_layer(name + ".wk", name + ".bias", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.key);
     const std::string query = file_.find(name + ".wq") ? name + ".wq" : name + ".wk";
     load_layer(query, "", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.query);
@@ -194,7 +198,7 @@ void Loader::load_mlp_side(const std::string &name, const char *letter, TraceMap
     }
 }
 
-static bool ends_with(const std::string &text, const std::string &end)
+bool ends_with(const std::string &text, const std::string &end)
 {
     return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
@@ -215,8 +219,8 @@ Trace Loader::load()
         if (file_.find(map.name + ".wk"))
             refuse(name, "makes an MLP map of the name of a linear one");
         for (int i = 0; i < 2; i++)
-            map.hidden[i] = static_cast<int32_t>(tensor(map.name + ".k.w" + std::to_string(i + 1), 3).shape[2]);
-        map.bits = static_cast<int32_t>(tensor(map.name + ".k.w3", 3).shape[2]);
+            map.hidden[i] = int32_t(tensor(map.name + ".k.w" + std::to_string(i + 1), 3).shape[2]);
+        map.bits = int32_t(tensor(map.name + ".k.w3", 3).shape[2]);
         load_mlp_side(map.name, "k", &map, &map.key);
         load_mlp_side(map.name, "q", &map, &map.query);
         trace_.maps.push_back(std::move(map));
@@ -228,5 +232,7 @@ Trace Loader::load()
         throw UsageError(file_.path() + ": has no hash map (NAME.wk or NAME.k.w1)");
     return std::move(trace_);
 }
+
+} // namespace
 
 Trace load_trace(const std::string &path) { return Loader(path).load(); }

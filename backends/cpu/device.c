@@ -37,14 +37,19 @@ static void processor_name(char *name, size_t size)
 
 static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
 {
-    unsigned isas = hattn_cpu_isas();
+    char unknown[32];
+    const unsigned there = hattn_cpu_isas(unknown, sizeof(unknown));
+    if (!there)
+        return hattn_fail(error, HATTN_INVALID_ARGUMENT,
+                          "cpu: HATTN_CPU_DISABLE has '%s', it knows " HATTN_CPU_ISA_NAMES, unknown);
+    unsigned isas = there;
     if (options->isa) {
         if (!hattn_cpu_isas_up_to(~0u, options->isa))
             return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cpu: no instruction set is called '%s'", options->isa);
         isas = hattn_cpu_isas_up_to(isas, options->isa);
         if (!isas)
             return hattn_fail(error, HATTN_NO_DEVICE, "cpu: no instruction set '%s' here; the best is %s", options->isa,
-                              hattn_cpu_isa_name(hattn_cpu_isas()));
+                              hattn_cpu_isa_name(there));
     }
     hattn_cpu_device *made = calloc(1, sizeof(*made));
     if (!made)
