@@ -28,8 +28,8 @@ typedef struct hattn_cpu_slot {
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
     uint64_t indices;
-    uint64_t q, logits, max, sum, acc;   /* attend: one part */
-    uint64_t part_out, part_lse, merged; /* attend: all parts of a task, sink included */
+    uint64_t q, logits, max, sum, acc;             /* attend: one part */
+    uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink included */
     uint64_t size;
 } hattn_cpu_slot;
 

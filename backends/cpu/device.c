@@ -110,7 +110,8 @@ static void lay_out_slot(const hattn_problem *p, const hattn_cpu_plan *plan, hat
     slot->sum = hattn_carve(&used, group * f32);
     slot->acc = hattn_carve(&used, group * stride_acc * f32);
     slot->part_out = hattn_carve(&used, parts * group * stride_acc * f32);
-    slot->part_lse = hattn_carve(&used, parts * group * f32);
+    slot->part_max = hattn_carve(&used, parts * group * f32);
+    slot->part_sum = hattn_carve(&used, parts * group * f32);
     slot->merged = hattn_carve(&used, stride_acc * f32);
     slot->size = used;
 }
