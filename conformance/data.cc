@@ -101,6 +101,11 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
             tensor.store(i, tensor.load(i) * (double)(j + 1) / (double)n);
         break;
     case Pattern::OVERFLOW: fill_row(tensor, index, j % 3 == 1 ? -1 : 1); break;
+    case Pattern::BIASED:
+        from_base(0);
+        for (auto [i, noise] = std::pair(index, Rng(base + j, "noise")); i[tensor.rank - 1] < d; i[tensor.rank - 1]++)
+            tensor.store(i, tensor.load(i) + noise.normal() / 64);
+        break;
     case Pattern::NOT_A_NUMBER:
         normals->fill(tensor.at(index), d);
         if (j % 11 == 7)
@@ -254,6 +259,7 @@ void Instance::make_codes(Rng &rng)
                 double norm = 1 + 0.01 * (double)rng.below(1000);
                 switch (problem.pattern) {
                 case Pattern::RANDOM:
+                case Pattern::BIASED:
                 case Pattern::HUGE_VALUES:
                 case Pattern::INFINITE:
                 case Pattern::NOTHING:
@@ -349,6 +355,7 @@ void Instance::make_scores()
                 switch (problem.pattern) {
                 case Pattern::RANDOM:
                 case Pattern::NOT_A_NUMBER:
+                case Pattern::BIASED:
                 case Pattern::HUGE_VALUES:
                 case Pattern::INFINITE:
                 case Pattern::NOTHING:

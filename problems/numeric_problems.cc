@@ -9,7 +9,8 @@ const struct {
     int32_t dtype;
 } caches[] = {{"f32", HATTN_F32}, {"f16", HATTN_F16}, {"bf16", HATTN_BF16}, {"f8", HATTN_F8_E4M3}};
 
-/* q and k are normal: logits have a deviation of scale * sqrt(d), the largest are 3 to 4 times as large. */
+/* q and k are normal: logits have a deviation of scale * sqrt(d), the largest are 3 to 4 times as large. Random keys leave one or two
+ * of them with weight, biased ones many. */
 void add_large_logits(ProblemList &list)
 {
     for (int32_t q_dtype : {HATTN_F32, HATTN_BF16}) {
@@ -22,6 +23,7 @@ void add_large_logits(ProblemList &list)
                     p.map_dtype = HATTN_F32;
                     p.head_dim_qk = largest == 400 ? 64 : 128;
                     p.head_dim_v = largest == 400 ? 72 : 128;
+                    p.pattern = largest == 115 ? Pattern::RANDOM : Pattern::BIASED;
                     p.scale = (float)largest / (largest == 400 ? 28 : 40);
                     p.lengths = {70, 700};
                     p.k = 600; /* more than one part */
@@ -37,6 +39,7 @@ void add_large_logits(ProblemList &list)
         p.k = 300;
     });
     list.add("large_logits_sinks", [](Problem &p) {
+        p.pattern = Pattern::BIASED;
         p.q_dtype = p.kv_dtype = HATTN_F32;
         p.head_dim_qk = 576;
         p.head_dim_v = 512;
