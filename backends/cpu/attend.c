@@ -119,6 +119,7 @@ static bool attend_part(const hattn_crew *crew, char *slot, char *task_slot, con
         .sum = sum,
         .acc = acc,
         .stride_acc = plan->stride_acc,
+        .loads_first = plan->loads_first,
     };
     int32_t resolved = 0;
     for (int32_t done = 0, row = 0, known = 0; done < count; done += block.num_rows, row += block.num_rows) {

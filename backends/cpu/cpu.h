@@ -41,6 +41,7 @@ typedef struct hattn_cpu_plan {
     int dense_group; /* G: query heads that share K and V */
     int part_size, dense_part_size;
     int max_parts;    /* of one task, dense or not */
+    int loads_first;  /* hattn_cpu_loads_first */
     int page_shift;   /* log2 of a page's size; -1: not a power of two, or contiguous */
     int64_t stride_q; /* of fp32 vectors, padded to whole lines */
     int64_t stride_acc;

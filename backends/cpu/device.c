@@ -130,6 +130,7 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     made->dense_part_size = part_size(problem->max_length);
     made->max_parts =
         (int)larger(num_parts(kept, made->part_size), num_parts(problem->max_length, made->dense_part_size));
+    made->loads_first = hattn_cpu_loads_first();
     made->page_shift = -1;
     if (problem->page_size && !(problem->page_size & (problem->page_size - 1)))
         made->page_shift = __builtin_ctz((unsigned)problem->page_size);
