@@ -195,11 +195,13 @@ TEST_P(Attend, ManyBlocksOfAnySize)
 /* Equal rows: rounding errors of one sign add up, which a single running sum would not survive. */
 TEST_P(Attend, LongRunOfEqualRows)
 {
-    Attention attention({4, 32, 32, 16384, HATTN_F32, 0, false}, Place::kBack, rng, 0.1f);
-    std::fill(attention.k_rows.begin(), attention.k_rows.end(), attention.k_rows[0]);
-    std::fill(attention.v_rows.begin(), attention.v_rows.end(), attention.v_rows[0]);
-    attention.run(kernel(), HATTN_ATTEND_BLOCK);
-    ASSERT_NO_FATAL_FAILURE(attention.check());
+    for (bool all : {false, true}) { /* a larger logit first, and other weights are no powers of two */
+        Attention attention({4, 32, 32, 4096, HATTN_F32, 0, false}, Place::kBack, rng, all ? 0.1f : 1.0f);
+        std::fill(attention.k_rows.begin() + !all, attention.k_rows.end(), attention.k_rows[1]);
+        std::fill(attention.v_rows.begin() + !all, attention.v_rows.end(), attention.v_rows[1]);
+        attention.run(kernel(), HATTN_ATTEND_BLOCK);
+        ASSERT_NO_FATAL_FAILURE(attention.check(true));
+    }
 }
 
 TEST_P(Attend, LargeLogitsRiseAndFall)

@@ -18,8 +18,10 @@ enum {
     HATTN_SCORE_CHUNK =
         8192,         /* keys scored by one unit when a head is shared: 128 KiB of 128-bit codes, 16 KiB of scores */
     HATTN_PARTS = 16, /* of one selection; more would cost merging, fewer leave threads idle */
-    HATTN_MIN_PART = 256,  /* tokens: a smaller part costs more in state than in rows */
-    HATTN_MAX_PART = 16384 /* tokens: the fp32 sums of more equal rows would leave the numerics contract (24000 do) */
+    HATTN_MIN_PART = 256, /* tokens: a smaller part costs more in state than in rows */
+    /* tokens: equal rows round to one side, 64 of a block by 32 units of 2^-24 at most and 64 blocks by as many, which is all that
+     * the numerics contract has (8192 leave it) */
+    HATTN_MAX_PART = 4096
 };
 
 /* Offsets into one slot of the workspace. */
