@@ -332,6 +332,7 @@ HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_
 /* Score every key of every row: larger is better.
  *   score = sum over r of w_r * code_r + (sum of |w_r| with w_r < 0)   = sum over planes p of 2^p popcount((code ^ m) & plane_p)
  *   with norms: f32((2 * score - sum|w|) * norm), one rounding
+ * Weights are what hattn_encode_queries of the plan can give; an int8 of -128 counts as -127.
  * code head of s: s * Hc / Hs. Guarantees: exact, the same on every backend. Not written: positions at or past the row's length. */
 typedef struct hattn_score_args {
     uint32_t struct_size;

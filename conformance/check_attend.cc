@@ -10,8 +10,7 @@ std::string check_attend(const Context &context, bool sparse)
     const Instance &instance = context.instance;
     Positions positions = sparse ? listed_positions(instance.indices, instance.counts) : all_positions(instance);
     Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
-    out.rule = out_rule(instance, positions);
-    lse.rule = lse_rule(instance, positions);
+    set_attention_rules(context, positions, &out, &lse);
     lse.optional = true;
     auto args = [&](Tensor Output::*side, bool optional) {
         hattn_attend_args made = instance.attend_args(sparse);
@@ -55,8 +54,7 @@ std::string check_merge(const Context &context)
 {
     const Instance &instance = context.instance;
     Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
-    out.rule = merged_out_rule(instance);
-    lse.rule = merged_lse_rule(instance);
+    set_merge_rules(context, &out, &lse);
     lse.optional = true;
     auto args = [&](Tensor Output::*side, bool optional) {
         hattn_merge_args made = instance.merge_args();

@@ -27,8 +27,7 @@ public:
             output->optional = true;
         set_append_rules();
         Positions positions = listed_positions(indices_.expected, counts_.expected);
-        out_.rule = out_rule(instance_, positions);
-        lse_.rule = lse_rule(instance_, positions);
+        set_attention_rules(context, positions, &out_, &lse_);
         set_golden_rules();
     }
 
@@ -134,7 +133,7 @@ private:
             };
         };
         for (Output *output : {&indices_, &counts_, &out_, &lse_})
-            output->golden_rule = unless_turned(output->rule);
+            output->golden_rule = unless_turned(output->golden_rule);
     }
 
     std::string run_separate_encode()

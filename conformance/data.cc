@@ -85,9 +85,11 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
             tensor.store(i, rng.normal());
     };
     switch (pattern) {
-    case Pattern::RANDOM: normals->fill(tensor.at(index), d); break;
+    case Pattern::RANDOM:
+    case Pattern::LOWEST_WEIGHT: normals->fill(tensor.at(index), d); break;
     case Pattern::ZERO: fill_row(tensor, index, 0); break;
-    case Pattern::EQUAL: from_base(0); break;
+    case Pattern::EQUAL:
+    case Pattern::HUGE_VALUES: from_base(0); break;
     case Pattern::ALTERNATING: from_base(j % 2); break;
     case Pattern::CLUSTERED:
         from_base(j / 16);
@@ -99,12 +101,39 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
             tensor.store(i, tensor.load(i) * (double)(j + 1) / (double)n);
         break;
     case Pattern::OVERFLOW: fill_row(tensor, index, j % 3 == 1 ? -1 : 1); break;
+    case Pattern::BIASED:
+        from_base(0);
+        for (auto [i, noise] = std::pair(index, Rng(base + j, "noise")); i[tensor.rank - 1] < d; i[tensor.rank - 1]++)
+            tensor.store(i, tensor.load(i) + noise.normal() / 64);
+        break;
     case Pattern::NOT_A_NUMBER:
         normals->fill(tensor.at(index), d);
         if (j % 11 == 7)
             tensor.store(index, NOT_A_NUMBER);
         break;
+    case Pattern::INFINITE:
+        normals->fill(tensor.at(index), d);
+        if (j % 11 == 7 && (index[2] == 0 || j % 5 == 2)) /* the other heads see one sign */
+            tensor.store(index, index[2] ? INFINITY : j % 2 ? INFINITY : -INFINITY);
+        break;
+    case Pattern::NOTHING:
+        normals->fill(tensor.at(index), d);
+        tensor.store(index, -INFINITY);
+        break;
     }
+}
+
+/* Value number j. */
+void fill_value(const Tensor &tensor, Index index, Pattern pattern, int64_t j, Normals *normals)
+{
+    const double largest = tensor.dtype == HATTN_F16 ? 60000 : tensor.dtype == HATTN_F8_E4M3 ? 448 : 3e38;
+    normals->fill(tensor.at(index), tensor.extent[3]);
+    if (pattern == Pattern::NOTHING)
+        for (int64_t i = j % 3; i < tensor.extent[3]; i += 3)
+            tensor.store({index[0], index[1], index[2], i}, i % 2 ? INFINITY : NOT_A_NUMBER);
+    if (pattern == Pattern::HUGE_VALUES)
+        for (int64_t i = 0; i < tensor.extent[3]; i++)
+            tensor.store({index[0], index[1], index[2], i}, (i % 2 ? -largest : largest) / (1 + (i + j) % 4 / 2));
 }
 
 } // namespace
@@ -124,6 +153,10 @@ void Instance::make_caches()
         }
         if (problem.pattern == Pattern::NOT_A_NUMBER && row == 1)
             q.store({row, 0, 3}, NOT_A_NUMBER);
+        if (problem.pattern == Pattern::INFINITE && row == 1)
+            q.store({row, 0, 3}, INFINITY);
+        for (int h = 0; h < shape.num_q_heads && problem.pattern == Pattern::NOTHING; h++)
+            q.store({row, h, 0}, 1);
     }
 
     k_cache = make("k_cache", &hattn_problem::k_cache);
@@ -143,7 +176,7 @@ void Instance::make_caches()
             for (int g = 0; g < shape.num_kv_heads; g++) {
                 fill_key(k_cache, cache_index(b, j, g), problem.pattern, j, cached_length(b), seed + 64 * g, &normals);
                 if (!problem.v_inside_k)
-                    normals.fill(v_cache.at(cache_index(b, j, g)), shape.head_dim_v);
+                    fill_value(v_cache, cache_index(b, j, g), problem.pattern, j, &normals);
             }
         }
     }
@@ -225,7 +258,12 @@ void Instance::make_codes(Rng &rng)
             for (int j = 0; j < length; j++) {
                 double norm = 1 + 0.01 * (double)rng.below(1000);
                 switch (problem.pattern) {
-                case Pattern::RANDOM: random_code(&code); break;
+                case Pattern::RANDOM:
+                case Pattern::BIASED:
+                case Pattern::HUGE_VALUES:
+                case Pattern::INFINITE:
+                case Pattern::NOTHING:
+                case Pattern::LOWEST_WEIGHT: random_code(&code); break;
                 case Pattern::ZERO:
                     low_bits(0);
                     norm = 0;
@@ -264,7 +302,7 @@ void Instance::make_codes(Rng &rng)
     }
 }
 
-/* Only weights that hattn_encode_queries could give. */
+/* Only weights that hattn_encode_queries could give, and -128 for 8 bits. */
 void Instance::make_weights()
 {
     Rng rng(seed, "weights");
@@ -284,6 +322,8 @@ void Instance::make_weights()
             value = positive;
         if (problem.pattern == Pattern::OVERFLOW)
             value = limit;
+        if (problem.pattern == Pattern::LOWEST_WEIGHT && (index[1] == 0 || rng.chance(20)))
+            value = -128;
         weights.value<int8_t>(index) = (int8_t)value;
     });
 }
@@ -314,7 +354,12 @@ void Instance::make_scores()
                 int64_t level = rng.between((largest - span) / 2, (largest + span) / 2);
                 switch (problem.pattern) {
                 case Pattern::RANDOM:
-                case Pattern::NOT_A_NUMBER: break;
+                case Pattern::NOT_A_NUMBER:
+                case Pattern::BIASED:
+                case Pattern::HUGE_VALUES:
+                case Pattern::INFINITE:
+                case Pattern::NOTHING:
+                case Pattern::LOWEST_WEIGHT: break;
                 case Pattern::ZERO: level = 0; break;
                 case Pattern::EQUAL: level = largest / 2; break;
                 case Pattern::ALTERNATING: level = j % 2 ? largest : 0; break;
@@ -369,6 +414,8 @@ void Instance::make_parts()
         partial_lse.store(index, empty ? -INFINITY : rng.chance(10) ? 50 * rng.normal() : 3 * rng.normal());
         if (!empty)
             normals.fill(partial_out.at({index[0], index[1], index[2]}), shape.head_dim_v);
+        for (int64_t i = 0; !empty && problem.pattern == Pattern::HUGE_VALUES && i < shape.head_dim_v; i++)
+            partial_out.store({index[0], index[1], index[2], i}, i % 2 ? -3e38 : 3e38);
     });
 }
 

@@ -7,7 +7,8 @@
 #include <cstring>
 #include <map>
 
-#include "conformance/tolerance.h"
+#include "contract/attention.h"
+#include "contract/flips.h"
 #include "reference/reference.h"
 
 namespace conformance {
@@ -22,94 +23,112 @@ std::string number(const char *what, double value)
     return text;
 }
 
-/* NaN never passes, unless both are. */
-bool near(double got, double want, double tolerance, std::string *why)
+/* The group of a selection head, projected. */
+contract::GroupProjection project_group(const Instance &instance, int row, int s)
 {
-    if (std::isnan(want) || std::isnan(got))
-        return std::isnan(want) && std::isnan(got);
-    if (std::fabs(got - want) <= tolerance)
-        return true;
-    *why = number("tolerance", tolerance);
-    return false;
+    const hattn_problem &shape = instance.shape;
+    contract::GroupProjection group(shape.code_bits);
+    hattn_map_buffers map = instance.query_map.buffers();
+    for (int h = 0; h < shape.num_q_heads; h++) {
+        if (instance.selection_head_of_query(h) != s)
+            continue;
+        double x[MAX_DIM], z[MAX_BITS], bound[MAX_BITS];
+        load_scaled(instance.q, {row, h}, 1, x);
+        hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), z, bound);
+        group.add(z, bound);
+    }
+    return group;
 }
 
-struct Projection {
-    double z[MAX_BITS], bound[MAX_BITS];
-    bool may_flip(int r) const { return bound[r] > 0 && std::fabs(z[r]) <= bound[r]; }
+/* What out and lse of one head of a row are in double. */
+struct Truth {
+    contract::Attention attention;
+    contract::Columns columns;
 };
 
-/* A selection head's group of query heads, summed. */
-struct GroupSum {
-    double u[MAX_BITS] = {}, error[MAX_BITS] = {};
-    int may_flip[MAX_BITS] = {};
-    double largest = 0, largest_error = 0;
-
-    GroupSum(const Instance &instance, int row, int s)
-    {
-        const hattn_problem &shape = instance.shape;
-        hattn_map_buffers map = instance.query_map.buffers();
-        for (int h = 0; h < shape.num_q_heads; h++) {
-            if (instance.selection_head_of_query(h) != s)
-                continue;
-            double x[MAX_DIM];
-            Projection projection;
-            load_scaled(instance.q, {row, h}, 1, x);
-            hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), projection.z,
-                                    projection.bound);
-            for (int r = 0; r < shape.code_bits; r++) {
-                u[r] += projection.z[r];
-                error[r] += projection.bound[r];
-                may_flip[r] += projection.may_flip(r);
-            }
-        }
-        for (int r = 0; r < shape.code_bits; r++) {
-            if (std::fabs(u[r]) > largest) {
-                largest = std::fabs(u[r]);
-                largest_error = error[r];
-            }
-        }
-    }
-};
-
-/* Magnitudes that the tolerances of one query head's output are relative to. */
-struct Scale {
-    double value = 0, score = 0;
-};
-
-Scale scale_of(const Instance &instance, const std::vector<int> &positions, int row, int h)
+Truth attend(const Instance &instance, const std::vector<int> &positions, int row, int h)
 {
-    Scale scale;
     const hattn_problem &shape = instance.shape;
-    int g = instance.kv_head_of_query(h);
+    const int g = instance.kv_head_of_query(h), sequence = instance.rows[row].sequence;
     double q[MAX_DIM], x[MAX_DIM];
     load_scaled(instance.q, {row, h}, shape.scale, q);
+    std::vector<contract::Logit> logits;
     for (int j : positions) {
-        Index index = instance.cache_index(instance.rows[row].sequence, j, g);
-        load_scaled(instance.v_cache, index, instance.kv_scale(instance.v_scale, g), x);
-        for (int i = 0; i < shape.head_dim_v; i++)
-            scale.value = std::fmax(scale.value, std::fabs(x[i]));
-        load_scaled(instance.k_cache, index, instance.kv_scale(instance.k_scale, g), x);
-        double dot = 0;
-        for (int i = 0; i < shape.head_dim_qk; i++)
+        load_scaled(instance.k_cache, instance.cache_index(sequence, j, g), instance.kv_scale(instance.k_scale, g), x);
+        double dot = 0, magnitude = 0;
+        for (int i = 0; i < shape.head_dim_qk; i++) {
             dot += q[i] * x[i];
-        scale.score = std::fmax(scale.score, std::fabs(dot));
+            magnitude += std::fabs(q[i] * x[i]);
+        }
+        const bool capped = shape.soft_cap > 0;
+        dot = capped ? shape.soft_cap * std::tanh(dot / shape.soft_cap) : dot;
+        logits.push_back({dot, contract::logit_error(shape.head_dim_qk, magnitude, capped ? std::fabs(dot) : 0)});
     }
-    return scale;
+    contract::Attention attention(logits, instance.sink_logits ? instance.sink_logits.load({h}) : -INFINITY);
+    auto columns = attention.columns(shape.head_dim_v, [&](size_t j) {
+        const Index index = instance.cache_index(sequence, positions[j], g);
+        load_scaled(instance.v_cache, index, instance.kv_scale(instance.v_scale, g), x);
+        return x;
+    });
+    return {attention, columns};
 }
 
-/* scale_of, remembered: a row has many elements. */
-std::function<Scale(int row, int h)> make_scales(const Instance &instance, Positions positions)
+Truth merge(const Instance &instance, int row, int h)
 {
-    auto known = std::make_shared<std::map<std::pair<int, int>, Scale>>();
-    return [&instance, positions, known](int row, int h) {
-        auto found = known->find({row, h});
+    double x[MAX_DIM];
+    std::vector<contract::Logit> logits;
+    std::vector<int> parts; /* that are not empty: out of others is no number */
+    for (int part = 0; part < instance.problem.num_parts; part++) {
+        const double lse = instance.partial_lse.load({part, row, h});
+        if (lse == -INFINITY)
+            continue;
+        logits.push_back({lse, 0});
+        parts.push_back(part);
+    }
+    contract::Attention attention(logits);
+    auto columns = attention.columns(instance.shape.head_dim_v, [&](size_t j) {
+        load_scaled(instance.partial_out, {parts[j], row, h}, 1, x);
+        return x;
+    });
+    return {attention, columns};
+}
+
+bool judge(double got, double want, double exact, double got_tolerance, double want_tolerance, int32_t dtype,
+           std::string *why)
+{
+    *why = number("exactly", exact) + number(", tolerance", got_tolerance);
+    return contract::within(got, exact, got_tolerance, dtype) && contract::within(want, exact, want_tolerance, dtype);
+}
+
+void set_rules(const Instance &instance, std::function<Truth(int row, int h)> make, contract::Sums own,
+               contract::Sums golden, Output *out, Output *lse)
+{
+    auto known = std::make_shared<std::map<std::pair<int64_t, int64_t>, Truth>>(); /* a row has many elements */
+    auto truth = [known, make](const Index &index) -> const Truth & {
+        auto found = known->find({index[0], index[1]});
         if (found == known->end())
-            found = known
-                        ->emplace(std::make_pair(row, h),
-                                  scale_of(instance, positions(row, instance.selection_head_of_query(h)), row, h))
-                        .first;
+            found = known->emplace(std::make_pair(index[0], index[1]), make((int)index[0], (int)index[1])).first;
         return found->second;
     };
+    const int32_t dtype = instance.shape.out.dtype;
+    auto out_rule = [truth, own, dtype](contract::Sums want_sums) -> Rule {
+        return [=](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+            const contract::Columns &columns = truth(index).columns;
+            const int i = (int)index[2];
+            return judge(hattn_reference_load(got, dtype, 0), hattn_reference_load(want, dtype, 0), columns.exact(i),
+                         columns.tolerance(i, own, dtype), columns.tolerance(i, want_sums, dtype), dtype, why);
+        };
+    };
+    auto lse_rule = [truth, own](contract::Sums want_sums) -> Rule {
+        return [=](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+            const contract::Attention &attention = truth(index).attention;
+            return judge(hattn_reference_load(got, HATTN_F32, 0), hattn_reference_load(want, HATTN_F32, 0),
+                         attention.lse(), attention.lse_tolerance(own), attention.lse_tolerance(want_sums), HATTN_F32,
+                         why);
+        };
+    };
+    out->rule = out_rule(contract::Sums::DOUBLE), out->golden_rule = out_rule(golden);
+    lse->rule = lse_rule(contract::Sums::DOUBLE), lse->golden_rule = lse_rule(golden);
 }
 
 } // namespace
@@ -134,9 +153,9 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
         double x[MAX_DIM];
         if (!keys(index[0], index[1], instance.kv_head_of_code(c), x))
             return false;
-        Projection projection;
+        double z[MAX_BITS], bound[MAX_BITS];
         hattn_map_buffers map = instance.key_map.buffers();
-        hattn_reference_project(&shape, &shape.key_map, &map, x, c, projection.z, projection.bound);
+        hattn_reference_project(&shape, &shape.key_map, &map, x, c, z, bound);
         for (int i = 0; i < 32; i++) {
             int r = (int)index[3] * 32 + i;
             if (!((a ^ b) >> i & 1))
@@ -145,9 +164,8 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
                 *why = "bits past code_bits";
                 return false;
             }
-            if (!projection.may_flip(r)) {
-                *why = "bit " + std::to_string(r) + number(", z", projection.z[r]) +
-                       number(", bound", projection.bound[r]);
+            if (!contract::bit_may_flip(z[r], bound[r])) {
+                *why = "bit " + std::to_string(r) + number(", z", z[r]) + number(", bound", bound[r]);
                 return false;
             }
             if (flips)
@@ -165,33 +183,15 @@ Rule norm_rule()
         uint16_t a, b;
         memcpy(&a, got, sizeof(a));
         memcpy(&b, want, sizeof(b));
-        const uint16_t infinity = 0x7c00;
-        bool a_is_nan = (a & 0x7fff) > infinity, b_is_nan = (b & 0x7fff) > infinity;
-        if (a_is_nan || b_is_nan)
-            return a_is_nan && b_is_nan;
-        return std::abs((int)a - (int)b) <= NORM_ULPS;
+        return contract::norm_allowed(a, b);
     };
 }
 
 Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
 {
     return [&instance, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        const hattn_problem &shape = instance.shape;
-        int a = (int8_t)*got, b = (int8_t)*want, r = (int)index[2];
-        GroupSum sum(instance, (int)index[0], (int)index[1]);
-        bool allowed;
-        if (shape.score_kind == HATTN_SCORE_HAMMING) {
-            bool odd = shape.num_q_heads / shape.num_selection_heads % 2;
-            int step = odd ? 2 : 1;
-            allowed = std::abs(a - b) <= step * sum.may_flip[r] && (a - b) % step == 0;
-            *why = std::to_string(sum.may_flip[r]) + " queries of the group are undecided";
-        } else {
-            double qmax = (1 << (shape.weight_bits - 1)) - 1, exact = sum.u[r] * qmax / sum.largest;
-            double bound = (sum.error[r] * qmax + std::fabs(b) * sum.largest_error) / sum.largest;
-            double tie = (a + b) / 2.0;
-            allowed = std::abs(a - b) == 1 && std::fabs(exact - tie) <= bound;
-            *why = number("exactly", exact) + number(", bound", bound);
-        }
+        const contract::GroupProjection group = project_group(instance, (int)index[0], (int)index[1]);
+        const bool allowed = group.allows(instance.shape, (int)index[2], (int8_t)*got, (int8_t)*want, why);
         if (allowed && flips)
             flips->weight_flips++;
         if (allowed && on_flip)
@@ -230,53 +230,23 @@ Positions all_positions(const Instance &instance)
     };
 }
 
-Rule out_rule(const Instance &instance, Positions positions)
+void set_attention_rules(const Context &context, Positions positions, Output *out, Output *lse)
 {
-    auto scales = make_scales(instance, positions);
-    int32_t dtype = instance.shape.out.dtype, q_dtype = instance.shape.q.dtype;
-    return [scales, dtype, q_dtype](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        double tolerance = out_tolerance(q_dtype) * scales((int)index[0], (int)index[1]).value;
-        return near(hattn_reference_load(got, dtype, 0), hattn_reference_load(want, dtype, 0), tolerance, why);
+    const Instance &instance = context.instance;
+    const int32_t q_dtype = instance.shape.q.dtype;
+    auto make = [&instance, positions](int row, int h) {
+        return attend(instance, positions(row, instance.selection_head_of_query(h)), row, h);
     };
+    set_rules(instance, make, contract::sums_of(context.session.target.backend, q_dtype), contract::sums_of(q_dtype),
+              out, lse);
 }
 
-Rule lse_rule(const Instance &instance, Positions positions)
+void set_merge_rules(const Context &context, Output *out, Output *lse)
 {
-    auto scales = make_scales(instance, positions);
-    int32_t q_dtype = instance.shape.q.dtype;
-    return [scales, q_dtype](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        double tolerance = lse_tolerance(q_dtype) * std::fmax(1, scales((int)index[0], (int)index[1]).score);
-        return near(hattn_reference_load(got, HATTN_F32, 0), hattn_reference_load(want, HATTN_F32, 0), tolerance, why);
-    };
-}
-
-Rule merged_out_rule(const Instance &instance)
-{
-    auto known = std::make_shared<std::map<std::pair<int64_t, int64_t>, double>>(); /* a row has many elements */
-    return [&instance, known](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        auto [found, is_new] = known->emplace(std::make_pair(index[0], index[1]), 0);
-        double &largest = found->second;
-        for (int64_t part = 0; is_new && part < instance.problem.num_parts; part++)
-            for (int64_t i = 0; i < instance.shape.head_dim_v; i++)
-                if (instance.partial_lse.load({part, index[0], index[1]}) > -INFINITY)
-                    largest = std::fmax(largest, std::fabs(instance.partial_out.load({part, index[0], index[1], i})));
-        int32_t dtype = instance.shape.out.dtype;
-        return near(hattn_reference_load(got, dtype, 0), hattn_reference_load(want, dtype, 0),
-                    out_tolerance(dtype) * largest, why);
-    };
-}
-
-Rule merged_lse_rule(const Instance &instance)
-{
-    return [&instance](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        double largest = 1;
-        for (int64_t part = 0; part < instance.problem.num_parts; part++) {
-            double lse = instance.partial_lse.load({part, index[0], index[1]});
-            largest = std::isfinite(lse) ? std::fmax(largest, std::fabs(lse)) : largest;
-        }
-        return near(hattn_reference_load(got, HATTN_F32, 0), hattn_reference_load(want, HATTN_F32, 0),
-                    lse_tolerance(HATTN_F32) * largest, why);
-    };
+    const Instance &instance = context.instance;
+    auto make = [&instance](int row, int h) { return merge(instance, row, h); };
+    /* Parts are fp32 whatever q is. */
+    set_rules(instance, make, contract::Sums::F32, contract::Sums::F32, out, lse);
 }
 
 } // namespace conformance

@@ -29,12 +29,10 @@ using Positions = std::function<std::vector<int>(int row, int s)>;
 Positions listed_positions(const Tensor &indices, const Tensor &counts);
 Positions all_positions(const Instance &instance);
 
-Rule out_rule(const Instance &instance, Positions positions);
-Rule lse_rule(const Instance &instance, Positions positions);
-
-/* Parts are fp32 whatever q is: only the output's rounding is that of a shorter type. */
-Rule merged_out_rule(const Instance &instance);
-Rule merged_lse_rule(const Instance &instance);
+/* Rules of out and lse: the backend as near to what they are in double as what it sums in allows, the reference but for its
+ * rounding; golden values may be those of any backend. */
+void set_attention_rules(const Context &context, Positions positions, Output *out, Output *lse);
+void set_merge_rules(const Context &context, Output *out, Output *lse);
 
 /* A key as encode and attend see it. */
 void load_scaled(const Tensor &tensor, Index index, double scale, double *x);

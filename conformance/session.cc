@@ -8,7 +8,7 @@
 #include <pthread.h>
 
 #include "conformance/device_runner.h"
-#include "conformance/tolerance.h"
+#include "contract/flips.h"
 #include "core/sized.h"
 #include "devices/streams.h"
 
@@ -62,8 +62,8 @@ std::string Flips::verdict() const
         return std::to_string(flips) + " of " + std::to_string(count) + " " + what +
                " differ from the reference: more than roundings explain";
     };
-    std::string bits_verdict = check("code bits", bit_flips, bits, MAX_BIT_FLIPS);
-    return bits_verdict.empty() ? check("weights", weight_flips, weights, MAX_WEIGHT_FLIPS) : bits_verdict;
+    std::string bits_verdict = check("code bits", bit_flips, bits, contract::MAX_BIT_FLIPS);
+    return bits_verdict.empty() ? check("weights", weight_flips, weights, contract::MAX_WEIGHT_FLIPS) : bits_verdict;
 }
 
 Workspace::Workspace(const Session &session, uint64_t size) : memory_("workspace", size, Region::AT_END, 0xAA, 256)

@@ -33,7 +33,7 @@ struct Runner {
 /* Allowed differences from the reference that were seen on random data, and out of how many. */
 struct Flips {
     uint64_t bits = 0, bit_flips = 0, weights = 0, weight_flips = 0;
-    /* "" if their shares are within tolerance.h, or there are too few to say. */
+    /* "" if their shares are within contract/flips.h, or there are too few to say. */
     std::string verdict() const;
 };
 

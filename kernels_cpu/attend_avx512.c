@@ -13,34 +13,8 @@
  * Zen 4, 4 queries of 128 dims, fp16: 1.46 us a block out of L2, of which 1.22 are FMAs at their peak. 512 random
  * rows out of DRAM: 27 us, with the block's rows loaded first instead of prefetched 45 us.
  */
-#include <math.h>
-
+#include "kernels_cpu/attend_rows.h"
 #include "kernels_cpu/avx512.h"
-#include "kernels_cpu/kernels.h"
-
-enum {
-    LINE = 64,
-    /* How far ahead rows are prefetched, into L2 (L1 holds less than a block). Zen 4, 4 queries: gathers 29 us at 8
-     * rows of 256 bytes, 26 to 27 from 16 to 64; contiguous rows 222 us at 24 rows, 235 to 260 at 16, 32, 48 and 64,
-     * multiples of 4 KiB. */
-    BYTES_AHEAD = 6144,
-    MIN_ROWS_AHEAD = 8,
-    NOTHING_AHEAD = 1 << 30
-};
-
-HATTN_INLINE void prefetch_row(const void *const *rows, int row, int num_known, size_t size)
-{
-    if (row >= num_known)
-        return;
-    for (size_t i = 0; i < size; i += LINE)
-        _mm_prefetch((const char *)rows[row] + i, _MM_HINT_T1);
-}
-
-HATTN_INLINE void touch_row(const void *row, size_t size)
-{
-    for (size_t i = 0; i < size; i += LINE)
-        (void)*((const volatile char *)row + i);
-}
 
 /* Lane i of the result: the sum of the lanes of a[i]. */
 HATTN_INLINE __m512 add_across(const __m512 *a)
@@ -68,7 +42,7 @@ HATTN_INLINE __m512 add_across(const __m512 *a)
 HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
 {
     const int rows = 16 / queries;
-    const size_t step = 16 * hattn_dtype_size(dtype), row_size = (size_t)block->head_dim_qk * hattn_dtype_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype), step = 16 * size, row_size = (size_t)block->head_dim_qk * size;
     const float *q = block->q + g * block->stride_q;
     const int num_known = block->num_rows + block->num_rows_ahead;
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
@@ -155,7 +129,7 @@ static float compute_weights(const hattn_attend_block *block, int g)
 HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, int queries, int regs, int32_t dtype,
                              __mmask16 mask, const float *decay, int ahead)
 {
-    const size_t size = hattn_dtype_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     const int num_known = block->num_rows + block->num_rows_ahead;
     const float *weights = block->logits + g * HATTN_ATTEND_BLOCK;
     __m512 sums[4][8];
@@ -215,35 +189,10 @@ HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int que
         add_values(block, g, dim, queries, 1, dtype, hattn_mask16(dims - dim), decay, ahead);
 }
 
-/* Granite Rapids: prefetches of random rows left most of the misses to the loads (658 us for what a burst of loads
- * did in 459), so Intel's cores load each line of the block once, back to back, before they compute. Others
- * prefetch. Returns how far ahead to prefetch, for the first queries of the group; NOTHING_AHEAD: not at all. */
-HATTN_INLINE int fetch_block(const hattn_attend_block *block, int32_t dtype)
-{
-    const size_t size_k = (size_t)block->head_dim_qk * hattn_dtype_size(dtype),
-                 size_v = (size_t)block->head_dim_v * hattn_dtype_size(dtype);
-    if (__builtin_cpu_is("intel")) {
-        for (int j = 0; j < block->num_rows; j++) {
-            touch_row(block->k_rows[j], size_k);
-            touch_row(block->v_rows[j], size_v);
-        }
-        return NOTHING_AHEAD;
-    }
-    const int ahead = BYTES_AHEAD / (int)size_k > MIN_ROWS_AHEAD ? BYTES_AHEAD / (int)size_k : MIN_ROWS_AHEAD;
-    /* No call before this one has prefetched its first rows, as far as can be seen. 512 random rows in calls that know
-     * nothing of each other: 28 us, without this 44; in calls that do, 26. */
-    if (block->max[0] == -INFINITY || block->num_rows_ahead == 0) {
-        for (int j = 0; j < ahead; j++) {
-            prefetch_row(block->k_rows, j, block->num_rows, size_k);
-            prefetch_row(block->v_rows, j, block->num_rows, size_v);
-        }
-    }
-    return ahead;
-}
-
 HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
 {
-    int g = 0, ahead = fetch_block(block, dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
+    int g = 0, ahead = fetch_block(block, (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
     for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD)
         attend_queries(block, g, 4, dtype, ahead);
     if (g + 2 <= block->group) {

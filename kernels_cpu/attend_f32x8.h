@@ -22,7 +22,7 @@ enum { ACCUMULATORS = 8, MAX_QUERIES = 4 };
 HATTN_INLINE void compute_logits(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
 {
     const int rows = ACCUMULATORS / queries;
-    const size_t size = f32x8_element_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     const float *q = block->q + g * block->stride_q;
     const int num_known = block->num_rows + block->num_rows_ahead;
     float *logits = block->logits + g * HATTN_ATTEND_BLOCK;
@@ -95,7 +95,7 @@ HATTN_INLINE float compute_weights(const hattn_attend_block *block, int g)
 HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, int queries, int regs, int32_t dtype,
                              const float *decay, int ahead)
 {
-    const size_t size = f32x8_element_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     const int num_known = block->num_rows + block->num_rows_ahead;
     const float *weights = block->logits + g * HATTN_ATTEND_BLOCK;
     f32x8 sums[ACCUMULATORS];
@@ -147,7 +147,7 @@ HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int que
 
 HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
 {
-    const size_t size = f32x8_element_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     int g = 0, ahead = fetch_block(block, (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
     for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD)
         attend_queries(block, g, 4, dtype, ahead);

@@ -5,14 +5,10 @@
  */
 #include <math.h>
 
+#include "core/dtype.h"
 #include "kernels_cpu/kernels.h"
 
 enum { DIMS = 64 }; /* of a tile: a converted piece of one row, reused by the whole group */
-
-static size_t row_offset(int32_t dtype, int dim)
-{
-    return (size_t)dim * (dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2);
-}
 
 static float dot(const float *a, const float *b, int n)
 {
@@ -32,8 +28,8 @@ static void compute_logits(const hattn_attend_block *block)
             block->logits[g * HATTN_ATTEND_BLOCK + j] = 0.0f;
         for (int dim = 0; dim < block->head_dim_qk; dim += DIMS) {
             int num_dims = block->head_dim_qk - dim < DIMS ? block->head_dim_qk - dim : DIMS;
-            hattn_load_scalar((const char *)block->k_rows[j] + row_offset(block->dtype, dim), block->dtype, num_dims,
-                              1.0f, piece);
+            hattn_load_scalar((const char *)block->k_rows[j] + dim * hattn_dtype_size(block->dtype), block->dtype,
+                              num_dims, 1.0f, piece);
             for (int g = 0; g < block->group; g++)
                 block->logits[g * HATTN_ATTEND_BLOCK + j] += dot(block->q + g * block->stride_q + dim, piece, num_dims);
         }
@@ -67,8 +63,8 @@ static void add_values(const hattn_attend_block *block, int g, float decay)
         int num_dims = block->head_dim_v - dim < DIMS ? block->head_dim_v - dim : DIMS;
         float piece[DIMS], sums[DIMS] = {0};
         for (int j = 0; j < block->num_rows; j++) {
-            hattn_load_scalar((const char *)block->v_rows[j] + row_offset(block->dtype, dim), block->dtype, num_dims,
-                              1.0f, piece);
+            hattn_load_scalar((const char *)block->v_rows[j] + dim * hattn_dtype_size(block->dtype), block->dtype,
+                              num_dims, 1.0f, piece);
             for (int i = 0; i < num_dims; i++)
                 sums[i] += weights[j] * piece[i];
         }

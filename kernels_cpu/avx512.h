@@ -7,7 +7,8 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "api/hattn.h"
+#include "core/dtype.h"
+#include "kernels_cpu/fitted.h"
 
 #define HATTN_INLINE static inline __attribute__((always_inline))
 
@@ -17,8 +18,6 @@ enum { HATTN_ROUND_NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
 HATTN_INLINE __mmask16 hattn_mask16(int n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
 
 HATTN_INLINE __mmask32 hattn_mask32(int n) { return n >= 32 ? 0xffffffff : n <= 0 ? 0 : (1u << n) - 1; }
-
-HATTN_INLINE size_t hattn_dtype_size(int32_t dtype) { return dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2; }
 
 HATTN_INLINE __m512 hattn_f32x16_of_bf16(__m256i halves)
 {
@@ -60,40 +59,38 @@ HATTN_INLINE __m512 hattn_load_unscaled_masked(const char *src, int32_t dtype, _
     }
 }
 
-/* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); with fma
- * the result is within 1.01 ulp. Below -110 it is 0, above 100 infinite; NaN stays NaN (max and min return their second
- * operand then). */
+/* e^x by fitted.h, within 1.01 ulp; NaN stays NaN (max and min return their second operand then). */
 HATTN_INLINE __m512 hattn_exp_f32x16(__m512 x)
 {
-    x = _mm512_min_ps(_mm512_set1_ps(100.0f), _mm512_max_ps(_mm512_set1_ps(-110.0f), x));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)), HATTN_ROUND_NEAREST);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e430p-1f), x); /* ln2 in two pieces */
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-0x1.05c610p-29f), r);
-    __m512 p = _mm512_set1_ps(0x1.6a2256p-10f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.123b04p-7f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.5558f8p-5f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.555490p-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.fffffcp-2f));
+    x = _mm512_min_ps(_mm512_set1_ps(HATTN_EXP_HIGHEST), _mm512_max_ps(_mm512_set1_ps(HATTN_EXP_LOWEST), x));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(HATTN_EXP_PER_LN2)), HATTN_ROUND_NEAREST);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(HATTN_EXP_LN2_HIGH), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(HATTN_EXP_LN2_LOW), r);
+    __m512 p = _mm512_set1_ps(HATTN_EXP_P4);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HATTN_EXP_P3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HATTN_EXP_P2));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HATTN_EXP_P1));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HATTN_EXP_P0));
     p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
     return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f)), n);
 }
 
-/* tanh(x): x + x^3 P(x^2) below 0.56 (fitted, relative error 1.3e-9), else (1 - e^-2|x|) / (1 + e^-2|x|). */
+/* tanh(x) by fitted.h. */
 HATTN_INLINE __m512 hattn_tanh_f32x16(__m512 x)
 {
     __m512 square = _mm512_mul_ps(x, x), magnitude = _mm512_abs_ps(x), one = _mm512_set1_ps(1.0f);
-    __m512 p = _mm512_set1_ps(-0.006198689807206392f);
-    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(0.02102053165435791f));
-    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(-0.0538405142724514f));
-    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(0.13332480192184448f));
-    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(-0.3333331346511841f));
+    __m512 p = _mm512_set1_ps(HATTN_TANH_P4);
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(HATTN_TANH_P3));
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(HATTN_TANH_P2));
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(HATTN_TANH_P1));
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(HATTN_TANH_P0));
     __m512 small = _mm512_fmadd_ps(p, _mm512_mul_ps(square, x), x);
     __m512 e = hattn_exp_f32x16(_mm512_mul_ps(magnitude, _mm512_set1_ps(-2.0f)));
     __m512 large = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
     /* Bitwise select: the sign of x, the rest of `large`. */
     __m512i signed_large = _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0x80000000), _mm512_castps_si512(x),
                                                      _mm512_castps_si512(large), 0xca);
-    __mmask16 is_small = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(0.56f), _CMP_LT_OQ);
+    __mmask16 is_small = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(HATTN_TANH_SMALL), _CMP_LT_OQ);
     return _mm512_mask_mov_ps(_mm512_castsi512_ps(signed_large), is_small, small);
 }
 

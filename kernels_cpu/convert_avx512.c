@@ -6,7 +6,7 @@
 
 HATTN_INLINE void load_as(const char *src, int32_t dtype, int n, float scale, float *dst)
 {
-    size_t size = hattn_dtype_size(dtype);
+    size_t size = (size_t)hattn_dtype_size(dtype);
     __m512 factor = _mm512_set1_ps(dtype == HATTN_F8_E4M3 ? HATTN_F8_FACTOR : 1.0f), scales = _mm512_set1_ps(scale);
     for (int i = 0; i < n; i += 16) {
         __mmask16 mask = hattn_mask16(n - i);

@@ -16,7 +16,7 @@ HATTN_INLINE f32x8 scaled(const char *src, int32_t dtype, f32x8 scale)
 
 HATTN_INLINE void load_as(const char *src, int32_t dtype, int n, float scale, float *dst)
 {
-    const size_t size = f32x8_element_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     const f32x8 scales = f32x8_set(scale);
     int i = 0;
     for (; i + 8 <= n; i += 8)

@@ -98,3 +98,13 @@ const char *hattn_cpu_isa_name(unsigned isas)
     }
     return isa_names[0].name;
 }
+
+int hattn_cpu_loads_first(void)
+{
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
+#else
+    return 0;
+#endif
+}

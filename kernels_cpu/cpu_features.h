@@ -23,6 +23,10 @@ unsigned hattn_cpu_isas(char *unknown, size_t size);
 /* The bits of `isas` up to and including the named one; 0 if there is no such name or it is not in `isas`. */
 unsigned hattn_cpu_isas_up_to(unsigned isas, const char *name);
 
+/* 1 where a block's rows are better loaded back to back than prefetched: Intel's cores, whose prefetches of random rows leave
+ * most of the misses to the loads (Granite Rapids: 658 us for what a burst of loads did in 459). */
+int hattn_cpu_loads_first(void);
+
 /* The name of the highest bit: "scalar", "neon", "avx2", "avx512". */
 const char *hattn_cpu_isa_name(unsigned isas);
 

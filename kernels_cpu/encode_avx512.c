@@ -26,7 +26,7 @@ HATTN_INLINE __m512 silu(__m512 z)
 HATTN_INLINE void project_tile(const hattn_layer *layer, int x, int o, int vectors, int regs, int32_t dtype,
                                __mmask16 mask)
 {
-    const size_t size = hattn_dtype_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     const float *in = layer->x + x * layer->stride_x;
     const char *weight = (const char *)layer->weight + (size_t)o * size;
     const int masked = regs == 1;

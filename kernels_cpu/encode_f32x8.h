@@ -30,7 +30,7 @@ HATTN_INLINE f32x8 silu(f32x8 z)
 
 HATTN_INLINE void project_tile(const hattn_layer *layer, int x, int o, int vectors, int regs, int32_t dtype)
 {
-    const size_t size = f32x8_element_size(dtype);
+    const size_t size = (size_t)hattn_dtype_size(dtype);
     const float *in = layer->x + x * layer->stride_x;
     const char *weight = (const char *)layer->weight + (size_t)o * size;
     f32x8 acc[ACCUMULATORS];

@@ -3,6 +3,7 @@
  */
 #include <math.h>
 
+#include "core/dtype.h"
 #include "kernels_cpu/kernels.h"
 #include "kernels_cpu/scalar.h"
 
@@ -11,12 +12,10 @@ enum {
     VECTORS = 8   /* of a tile: its accumulators are 2 KiB of L1 */
 };
 
-static size_t weight_size(int32_t dtype) { return dtype == HATTN_F32 ? 4 : 2; }
-
 static void project_tile(const hattn_layer *layer, int first_x, int num_x, int first_output, int num_outputs)
 {
     float acc[VECTORS][OUTPUTS] = {{0}}, weights[OUTPUTS];
-    size_t size = weight_size(layer->dtype);
+    size_t size = (size_t)hattn_dtype_size(layer->dtype);
     for (int i = 0; i < layer->num_inputs; i++) {
         const char *row = (const char *)layer->weight + (size_t)(i * layer->stride_weight + first_output) * size;
         hattn_load_scalar(row, layer->dtype, num_outputs, 1.0f, weights);

@@ -7,14 +7,11 @@
 
 #include <math.h>
 
+#include "core/dtype.h"
+#include "kernels_cpu/fitted.h"
 #include "kernels_cpu/kernels.h"
 
 enum { HATTN_F8_FACTOR = 256 }; /* what fp8 values come divided by: load_f8 */
-
-HATTN_INLINE size_t f32x8_element_size(int32_t dtype)
-{
-    return dtype == HATTN_F32 ? 4 : dtype == HATTN_F8_E4M3 ? 1 : 2;
-}
 
 /* 8 elements. F8 comes divided by HATTN_F8_FACTOR. */
 HATTN_INLINE f32x8 f32x8_load_unscaled(const char *src, int32_t dtype)
@@ -49,38 +46,37 @@ HATTN_INLINE f32x8 f32x8_first(f32x8 values, int n, float other)
     return f32x8_select_less(f32x8_load(lanes), f32x8_set((float)n), values, f32x8_set(other));
 }
 
-/* e^x: 2^n e^r with |r| <= ln2 / 2, e^r = 1 + r + r^2 P(r), P fitted for the least relative error (3.1e-9); within 1
- * ulp but for subnormals. Below -110 it is 0, above 100 infinite; NaN stays NaN. */
+/* e^x by fitted.h, within 1 ulp but for subnormals; NaN stays NaN. */
 HATTN_INLINE f32x8 f32x8_exp(f32x8 x)
 {
-    f32x8 low = f32x8_set(-110.0f), high = f32x8_set(100.0f);
+    f32x8 low = f32x8_set(HATTN_EXP_LOWEST), high = f32x8_set(HATTN_EXP_HIGHEST);
     x = f32x8_select_less(x, low, low, x);
     x = f32x8_select_less(high, x, high, x);
-    f32x8 n = f32x8_round(f32x8_mul(x, f32x8_set(0x1.715476p+0f)));
-    f32x8 r = f32x8_fma(n, f32x8_set(-0x1.62e430p-1f), x); /* ln2 in two pieces */
-    r = f32x8_fma(n, f32x8_set(0x1.05c610p-29f), r);
-    f32x8 p = f32x8_set(0x1.6a2256p-10f);
-    p = f32x8_fma(p, r, f32x8_set(0x1.123b04p-7f));
-    p = f32x8_fma(p, r, f32x8_set(0x1.5558f8p-5f));
-    p = f32x8_fma(p, r, f32x8_set(0x1.555490p-3f));
-    p = f32x8_fma(p, r, f32x8_set(0x1.fffffcp-2f));
+    f32x8 n = f32x8_round(f32x8_mul(x, f32x8_set(HATTN_EXP_PER_LN2)));
+    f32x8 r = f32x8_fma(n, f32x8_set(-HATTN_EXP_LN2_HIGH), x);
+    r = f32x8_fma(n, f32x8_set(-HATTN_EXP_LN2_LOW), r);
+    f32x8 p = f32x8_set(HATTN_EXP_P4);
+    p = f32x8_fma(p, r, f32x8_set(HATTN_EXP_P3));
+    p = f32x8_fma(p, r, f32x8_set(HATTN_EXP_P2));
+    p = f32x8_fma(p, r, f32x8_set(HATTN_EXP_P1));
+    p = f32x8_fma(p, r, f32x8_set(HATTN_EXP_P0));
     p = f32x8_fma(p, f32x8_mul(r, r), r);
     return f32x8_scale(f32x8_add(p, f32x8_set(1.0f)), n);
 }
 
-/* tanh(x): x + x^3 P(x^2) below 0.56 (fitted, relative error 1.3e-9), else (1 - e^-2|x|) / (1 + e^-2|x|). */
+/* tanh(x) by fitted.h. */
 HATTN_INLINE f32x8 f32x8_tanh(f32x8 x)
 {
     f32x8 square = f32x8_mul(x, x), magnitude = f32x8_abs(x), one = f32x8_set(1.0f);
-    f32x8 p = f32x8_set(-0.006198689807206392f);
-    p = f32x8_fma(p, square, f32x8_set(0.02102053165435791f));
-    p = f32x8_fma(p, square, f32x8_set(-0.0538405142724514f));
-    p = f32x8_fma(p, square, f32x8_set(0.13332480192184448f));
-    p = f32x8_fma(p, square, f32x8_set(-0.3333331346511841f));
+    f32x8 p = f32x8_set(HATTN_TANH_P4);
+    p = f32x8_fma(p, square, f32x8_set(HATTN_TANH_P3));
+    p = f32x8_fma(p, square, f32x8_set(HATTN_TANH_P2));
+    p = f32x8_fma(p, square, f32x8_set(HATTN_TANH_P1));
+    p = f32x8_fma(p, square, f32x8_set(HATTN_TANH_P0));
     f32x8 small = f32x8_fma(p, f32x8_mul(square, x), x);
     f32x8 e = f32x8_exp(f32x8_mul(magnitude, f32x8_set(-2.0f)));
     f32x8 large = f32x8_div(f32x8_sub(one, e), f32x8_add(one, e));
-    return f32x8_select_less(magnitude, f32x8_set(0.56f), small, f32x8_copysign(large, x));
+    return f32x8_select_less(magnitude, f32x8_set(HATTN_TANH_SMALL), small, f32x8_copysign(large, x));
 }
 
 #endif

@@ -113,6 +113,7 @@ typedef struct hattn_attend_block {
     float *acc;         /* in and out: [group, stride_acc], 64-byte aligned */
     int64_t stride_acc; /* multiple of 16, >= head_dim_v */
     int num_rows_ahead; /* k_rows and v_rows go on with so many rows of the next calls: prefetched; 0: not known */
+    int loads_first; /* hattn_cpu_loads_first: the rows are loaded before they are computed with, instead of prefetched */
 } hattn_attend_block;
 typedef void hattn_attend_fn(const hattn_attend_block *block);
 

@@ -44,13 +44,15 @@ void hattn_merge_avx512(const float *outs, int64_t stride_out, const float *lses
         _mm512_storeu_ps(weights, _mm512_div_ps(group_weights, _mm512_set1_ps(sum)));
         for (int i = 0; i < n; i += 16) {
             __mmask16 mask = hattn_mask16(n - i);
-            __m512 acc = first ? _mm512_maskz_loadu_ps(mask, out + i) : _mm512_setzero_ps();
+            __m512 acc = _mm512_setzero_ps();
             for (int p = 0; p < count; p++) {
                 if (lses[(first + p) * stride_lse] == -INFINITY)
                     continue;
                 __m512 values = _mm512_maskz_loadu_ps(mask, outs + (first + p) * stride_out + i);
                 acc = _mm512_fmadd_ps(_mm512_set1_ps(weights[p]), values, acc);
             }
+            if (first) /* groups by themselves: errors of many equal parts add up */
+                acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(mask, out + i));
             _mm512_mask_storeu_ps(out + i, mask, acc);
         }
     }

@@ -19,11 +19,13 @@ HATTN_INLINE f32x8 part_weights(const float *lses, int64_t stride_lse, int num_p
 HATTN_INLINE void add_parts(const float *outs, int64_t stride_out, const float *weights, const int *used, int num_used,
                             int reads_out, int n, float *out)
 {
-    f32x8 acc = !reads_out ? f32x8_set(0.0f) : n < 8 ? f32x8_load_part(out, n) : f32x8_load(out);
+    f32x8 acc = f32x8_set(0.0f);
     for (int i = 0; i < num_used; i++) {
         const float *values = outs + used[i] * stride_out;
         acc = f32x8_fma(f32x8_set(weights[used[i]]), n < 8 ? f32x8_load_part(values, n) : f32x8_load(values), acc);
     }
+    if (reads_out) /* groups by themselves: errors of many equal parts add up */
+        acc = f32x8_add(acc, n < 8 ? f32x8_load_part(out, n) : f32x8_load(out));
     if (n < 8) {
         f32x8_store_part(out, acc, n);
     } else {

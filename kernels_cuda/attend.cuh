@@ -44,6 +44,7 @@ class PlainEngine
 public:
     static constexpr int kHeads = kGroup;
     static constexpr bool kNeedsSpaceLate = false;
+    static constexpr float kOne = kWeightOne<T>;
 
     struct alignas(16) Space {
         float logits[kGroup][kTile];
@@ -138,7 +139,7 @@ private:
             const float x1 = lane_id() + 32 < n ? space_.logits[g][lane_id() + 32] : -INFINITY;
             const float old_max = space_.max[g], max = fmaxf(old_max, warp_max(fmaxf(x0, x1)));
             const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
-            const float e0 = expf(x0 - base), e1 = expf(x1 - base);
+            const float e0 = expf(x0 - base) * kOne, e1 = expf(x1 - base) * kOne;
             space_.logits[g][lane_id()] = e0;
             space_.logits[g][lane_id() + 32] = e1;
             const float sum = warp_sum(e0 + e1), decay = expf(old_max - base);

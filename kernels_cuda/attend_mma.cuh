@@ -27,6 +27,7 @@ class MmaEngine
 public:
     static constexpr int kHeads = kGroup;
     static constexpr bool kNeedsSpaceLate = true; /* first in finish */
+    static constexpr float kOne = kWeightOne<T>;
 
     /* Results of warps. */
     struct alignas(16) Space {
@@ -258,8 +259,8 @@ private:
             const float base = max == -INFINITY ? 0.0f : max;
             decay[i] = __expf(max_[i] - base);
             max_[i] = max;
-            c[i] = __expf(c[i] - base);
-            c[i + 2] = __expf(c[i + 2] - base);
+            c[i] = __expf(c[i] - base) * kOne;
+            c[i + 2] = __expf(c[i + 2] - base) * kOne;
             sum_[i] = sum_[i] * decay[i] + c[i] + c[i + 2];
         }
         const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));

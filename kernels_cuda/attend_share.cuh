@@ -172,7 +172,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         turn.ask();
     engine.finish();
 
-    const Results results(p, in, share);
+    const Results results(p, in, share, Engine::kOne);
     if (is_whole) {
         engine.each_value(
             [&](int g, int column, auto value, PartWeight weight) { results.store(g, column, value, weight); });

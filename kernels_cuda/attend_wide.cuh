@@ -29,6 +29,7 @@ class WideEngine
 public:
     static constexpr int kHeads = kSplit ? 8 : 8 * kBlocks;
     static constexpr bool kNeedsSpaceLate = false;
+    static constexpr float kOne = kWeightOne<T>;
 
     struct alignas(16) Space {
         float max[kHeads], sum[kHeads], logit_scale[kHeads]; /* of the warp that has the head */
@@ -320,8 +321,10 @@ private:
                 if (r < n) {
                     float sum = 0.0f;
 #pragma unroll 2
-                    for (int share = 0; share < shares; share++)
-                        sum += logits(share, head)[r] + (kSplit ? logits(share, head + 8)[r] : 0.0f);
+                    for (int share = 0; share < shares; share++) {
+                        const float high = logits(share, head)[r];
+                        sum += kSplit && isfinite(high) ? high + logits(share, head + 8)[r] : high; /* 0 * inf is low */
+                    }
                     x[j] = sum * logit_scale;
                     if (p_.soft_cap > 0.0f)
                         x[j] = p_.soft_cap * tanhf(x[j] / p_.soft_cap);
@@ -337,7 +340,7 @@ private:
                 const int r = lane_id() + 32 * j;
                 if (r >= rows)
                     break;
-                const float e = exponential(x[j] - base);
+                const float e = exponential(x[j] - base) * kOne;
                 sum += e;
                 const T high = from_float<T>(e);
                 weights(head)[r] = high;

@@ -26,11 +26,16 @@ struct Share {
     hattn_cuda_divisor splits;
 };
 
+/* Weights are e^(x - max) times this, so that 2^30 values of type T sum to no more than the largest of them: 1 where they are too small to
+ * overflow. fp16's weights would become subnormal. */
+template <class T>
+constexpr float kWeightOne = sizeof(T) == 4 || std::is_same_v<T, __nv_bfloat16> ? 0x1p-30f : 1.0f;
+
 /* What a part of a softmax weighs: its values are a sum with weights that sum to `sum`, all relative to e^max. Nothing: -inf and 0. */
 struct PartWeight {
     float max, sum;
 
-    __device__ float lse() const { return sum == 0.0f ? -INFINITY : max + logf(sum); }
+    __device__ float lse(float one) const { return sum == 0.0f ? -INFINITY : max + logf(sum / one); }
 
     __device__ float scale() const { return sum == 0.0f ? 0.0f : 1.0f / sum; } /* a NaN stays one */
 };
@@ -43,23 +48,30 @@ __device__ inline float4 scaled(float4 x, float scale) { return {x.x * scale, x.
 class Results
 {
 public:
-    __device__ Results(const hattn_problem &p, const Inputs &in, const Share &share) : p_(p), in_(in), share_(share) {}
+    /* one: what a weight of e^0 is. */
+    __device__ Results(const hattn_problem &p, const Inputs &in, const Share &share, float one)
+        : p_(p), in_(in), share_(share), one_(one)
+    {
+    }
 
     /* One value, or four, of all parts. A sink is one more of them: all weight, no value. */
     template <class X>
     __device__ void store(int g, int column, X value, PartWeight weight) const
     {
+        if (weight.sum == 0.0f)
+            value = X{}; /* what weighs nothing may be anything */
         if (in_.sink_logits.data) {
             const float sink = static_cast<const float *>(hattn_address(in_.sink_logits))[share_.first_head + g];
             const float max = fmaxf(weight.max, sink), base = max == -INFINITY ? 0.0f : max,
                         factor = expf(weight.max - base);
             value = scaled(value, factor);
-            weight = {max, weight.sum * factor + expf(sink - base)};
+            weight = {max, weight.sum * factor + expf(sink - base) * one_};
         }
         put(place(g) + column, scaled(value, weight.scale()));
         if (column == 0 && in_.lse.data)
-            static_cast<float *>(hattn_address(
-                in_.lse))[share_.row * p_.lse.stride[0] + (share_.first_head + g) * p_.lse.stride[1]] = weight.lse();
+            static_cast<float *>(
+                hattn_address(in_.lse))[share_.row * p_.lse.stride[0] + (share_.first_head + g) * p_.lse.stride[1]] =
+                weight.lse(one_);
     }
 
 private:
@@ -81,6 +93,7 @@ private:
     const hattn_problem &p_;
     const Inputs &in_;
     const Share &share_;
+    const float one_;
 };
 
 constexpr int kJoined = 8; /* parts whose loads are in flight together */

@@ -116,7 +116,7 @@ __device__ void score_range(const hattn_cuda_params &params, const QueryCode &qu
 __device__ inline void load_weights(const hattn_problem &p, const int8_t *weights, QueryCode &code)
 {
     for (int r = threadIdx.x; r < 512; r += kThreads)
-        code.weights[r] = r < p.code_bits ? weights[r] : static_cast<int8_t>(0);
+        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? max(weights[r], -127) : 0);
     __syncthreads();
 }
 

@@ -9,7 +9,7 @@ static int64_t score_of(const int8_t *weights, const uint32_t *code, int num_bit
     int64_t score = 0;
     *total = 0;
     for (int r = 0; r < num_bits; r++) {
-        int64_t weight = weights[r];
+        int64_t weight = weights[r] < -127 ? -127 : weights[r];
         score += (code[r / 32] >> r % 32 & 1 ? weight : 0) + (weight < 0 ? -weight : 0);
         *total += weight < 0 ? -weight : weight;
     }

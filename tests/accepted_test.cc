@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 
+#include "contract/attention.h"
 #include "tests/api_job.h"
 
 namespace {
@@ -171,8 +172,8 @@ protected:
                      const std::vector<uint8_t> &lse, bool sinks)
     {
         const hattn_problem &p = job.p;
-        double eps = p.q.dtype == HATTN_F32 ? 0x1p-18 : p.q.dtype == HATTN_F16 ? 0x1p-9 : 0x1p-6, largest = 0;
-        double lse_eps = p.q.dtype == HATTN_F32 ? 0x1p-16 : p.q.dtype == HATTN_F16 ? 0x1p-7 : 0x1p-4;
+        const double eps = contract::sum_error(contract::sums_of(p.q.dtype)), lse_eps = 4 * eps;
+        double largest = 0;
         int64_t v_size = (int64_t)job.bytes(job.v_cache).size() / (p.v_cache.dtype == HATTN_F32       ? 4
                                                                    : p.v_cache.dtype == HATTN_F8_E4M3 ? 1
                                                                                                       : 2);

@@ -3,6 +3,7 @@
  */
 #include <algorithm>
 
+#include "contract/attention.h"
 #include "tests/kernels_cpu_rows.h"
 
 namespace {
@@ -62,16 +63,36 @@ public:
         }
     }
 
+    /* Rows first..end. */
+    hattn_attend_block block(int first, int end)
+    {
+        hattn_attend_block block = {};
+        block.q = q.data();
+        block.stride_q = stride_q_;
+        block.group = c_.group;
+        block.head_dim_qk = c_.head_dim_qk;
+        block.head_dim_v = c_.head_dim_v;
+        block.dtype = c_.dtype;
+        block.soft_cap = c_.soft_cap;
+        block.num_rows = end - first;
+        block.k_rows = k_rows.data() + first;
+        block.v_rows = v_rows.data() + first;
+        block.logits = logits.data();
+        block.max = max.data();
+        block.sum = sum.data();
+        block.acc = acc.data();
+        block.stride_acc = stride_acc_;
+        block.num_rows_ahead = c_.num_rows - end;
+        block.loads_first = loads_first;
+        return block;
+    }
+
     /* All rows, in blocks of at most `block_rows`. */
     void run(hattn_attend_fn *kernel, int block_rows)
     {
         for (int j = 0; j < c_.num_rows; j += block_rows) {
-            const hattn_attend_block block = {
-                q.data(),          stride_q_,         c_.group,      c_.head_dim_qk,
-                c_.head_dim_v,     c_.dtype,          c_.soft_cap,   std::min(block_rows, c_.num_rows - j),
-                k_rows.data() + j, v_rows.data() + j, logits.data(), max.data(),
-                sum.data(),        acc.data(),        stride_acc_,   std::max(0, c_.num_rows - j - block_rows)};
-            kernel(&block);
+            const hattn_attend_block rows = block(j, std::min(j + block_rows, c_.num_rows));
+            kernel(&rows);
         }
     }
 
@@ -84,31 +105,33 @@ public:
     }
     float acc_at(int g, int i) const { return acc[(size_t)(g * stride_acc_ + i)]; }
 
-    /* The numerics contract for fp32. */
-    void check() const
+    /* By the numerics contract for sums in fp32. */
+    void check(bool exact_logits = false) const
     {
-        std::vector<double> x((size_t)c_.num_rows);
         for (int g = 0; g < c_.group; g++) {
-            double largest = -kInfinity, most = 0, total = 0;
+            std::vector<contract::Logit> x;
             for (int j = 0; j < c_.num_rows; j++) {
-                x[(size_t)j] = logit(g, j);
-                largest = std::max(largest, x[(size_t)j]);
-                most = std::max(most, std::fabs(x[(size_t)j]));
+                double magnitude = 0;
+                for (int i = 0; i < row_k_; i++)
+                    magnitude += std::fabs(q[(size_t)(g * stride_q_ + i)] * decode(k_rows[(size_t)j], c_.dtype, i));
+                const double value = logit(g, j), capped = c_.soft_cap > 0 ? std::fabs(value) : 0;
+                x.push_back({value, exact_logits ? 0 : contract::logit_error(row_k_, magnitude, capped)});
             }
-            for (double &value : x)
-                total += value = std::exp(value - largest);
-            const double lse = largest + std::log(total), got_lse = max[(size_t)g] + std::log((double)sum[(size_t)g]);
-            ASSERT_LE(std::fabs(got_lse - lse), 0x1p-16 * std::max(1.0, most)) << c_ << " lse of query " << g;
+            const contract::Attention exact(x);
+            std::vector<double> v((size_t)c_.head_dim_v);
+            const contract::Columns columns = exact.columns(c_.head_dim_v, [&](size_t j) {
+                for (int i = 0; i < c_.head_dim_v; i++)
+                    v[(size_t)i] = decode(v_rows[j], c_.dtype, i);
+                return v.data();
+            });
+            const double lse = max[(size_t)g] + std::log((double)sum[(size_t)g]);
+            ASSERT_TRUE(contract::within(lse, exact.lse(), exact.lse_tolerance(contract::Sums::F32), HATTN_F32))
+                << c_ << " lse of query " << g << " got " << lse << " want " << exact.lse();
             for (int i = 0; i < c_.head_dim_v; i++) {
-                double want = 0, max_v = 0;
-                for (int j = 0; j < c_.num_rows; j++) {
-                    const double v = decode(v_rows[(size_t)j], c_.dtype, i);
-                    want += x[(size_t)j] / total * v;
-                    max_v = std::max(max_v, std::fabs(v));
-                }
                 const double got = acc_at(g, i) / (double)sum[(size_t)g];
-                ASSERT_LE(std::fabs(got - want), 0x1p-18 * max_v)
-                    << c_ << " query " << g << " dim " << i << " got " << got << " want " << want;
+                ASSERT_TRUE(contract::within(got, columns.exact(i),
+                                             columns.tolerance(i, contract::Sums::F32, HATTN_F32), HATTN_F32))
+                    << c_ << " query " << g << " dim " << i << " got " << got << " want " << columns.exact(i);
             }
             for (int i = c_.head_dim_v; i < stride_acc_; i++)
                 ASSERT_EQ(bits_of(acc_at(g, i)), 0xAAAAAAAAu) << c_ << " padding of acc";
@@ -126,6 +149,7 @@ private:
 public:
     Guarded<float> q, logits, max, sum, acc;
     std::vector<const void *> k_rows, v_rows;
+    int loads_first = 0;
 };
 
 TEST_P(Attend, GroupsDimsRowsAndDtypes)
@@ -148,6 +172,7 @@ TEST_P(Attend, GroupsDimsRowsAndDtypes)
     }
     for (const AttendCase &c : cases) {
         Attention attention(c, kPlaces[pick(0, 1)], rng, pick(0, 3) ? 0.125f : 0.7f);
+        attention.loads_first = pick(0, 1);
         attention.run(kernel(), HATTN_ATTEND_BLOCK);
         ASSERT_NO_FATAL_FAILURE(attention.check());
     }
@@ -170,11 +195,13 @@ TEST_P(Attend, ManyBlocksOfAnySize)
 /* Equal rows: rounding errors of one sign add up, which a single running sum would not survive. */
 TEST_P(Attend, LongRunOfEqualRows)
 {
-    Attention attention({4, 32, 32, 16384, HATTN_F32, 0, false}, Place::kBack, rng, 0.1f);
-    std::fill(attention.k_rows.begin(), attention.k_rows.end(), attention.k_rows[0]);
-    std::fill(attention.v_rows.begin(), attention.v_rows.end(), attention.v_rows[0]);
-    attention.run(kernel(), HATTN_ATTEND_BLOCK);
-    ASSERT_NO_FATAL_FAILURE(attention.check());
+    for (bool all : {false, true}) { /* a larger logit first, and other weights are no powers of two */
+        Attention attention({4, 32, 32, 4096, HATTN_F32, 0, false}, Place::kBack, rng, all ? 0.1f : 1.0f);
+        std::fill(attention.k_rows.begin() + !all, attention.k_rows.end(), attention.k_rows[1]);
+        std::fill(attention.v_rows.begin() + !all, attention.v_rows.end(), attention.v_rows[1]);
+        attention.run(kernel(), HATTN_ATTEND_BLOCK);
+        ASSERT_NO_FATAL_FAILURE(attention.check(true));
+    }
 }
 
 TEST_P(Attend, LargeLogitsRiseAndFall)
@@ -191,7 +218,44 @@ TEST_P(Attend, LargeLogitsRiseAndFall)
             for (int g = 0; g < group; g++)
                 attention.q[(size_t)(g * 32)] = g % 2 ? -1.0f : 1.0f;
             attention.run(kernel(), HATTN_ATTEND_BLOCK);
+            ASSERT_NO_FATAL_FAILURE(attention.check(true));
+        }
+    }
+}
+
+/* Keys near each other, far from zero: many weights, each of a logit that fp32 rounds. */
+TEST_P(Attend, LargeLogitsOfManyKeys)
+{
+    for (int32_t dtype : kAllFloats) {
+        for (float q_scale : {1.0f, 10.0f, 30.0f}) {
+            Attention attention({4, 128, 64, 200, dtype, 0, false}, Place::kBack, rng, q_scale);
+            for (int j = 1; j < 200; j++)
+                for (int i = 0; i < 128; i++) {
+                    const double first = decode(attention.k_rows[0], dtype, i);
+                    encode_near(const_cast<void *>(attention.k_rows[(size_t)j]), dtype, i,
+                                (float)(first + normal() / 64));
+                }
+            attention.run(kernel(), HATTN_ATTEND_BLOCK);
             ASSERT_NO_FATAL_FAILURE(attention.check());
+        }
+    }
+}
+
+/* Both manners of fetching rows touch no more than rows: V's are shorter than K's and end where a guard page starts. */
+TEST_P(Attend, RowsAreFetchedWithTheirOwnSizes)
+{
+    for (int32_t dtype : kAllFloats) {
+        for (int head_dim_v : {32, 576}) {
+            std::vector<float> outs[2];
+            for (int loads_first : {0, 1}) {
+                std::mt19937_64 same(test_seed());
+                Attention attention({5, 608 - head_dim_v, head_dim_v, 100, dtype, 0, false}, Place::kBack, same, 0.1f);
+                attention.loads_first = loads_first;
+                attention.run(kernel(), HATTN_ATTEND_BLOCK);
+                ASSERT_NO_FATAL_FAILURE(attention.check());
+                outs[loads_first].assign(attention.acc.data(), attention.acc.data() + attention.acc.size());
+            }
+            ASSERT_EQ(0, memcmp(outs[0].data(), outs[1].data(), outs[0].size() * sizeof(float)));
         }
     }
 }
@@ -211,22 +275,7 @@ TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
                 attention.q[(size_t)(g * 32)] = 1.0f;
             for (int j = 0; j < 64; j++)
                 set_first(j, 0xff800000, 0xfc00, 0xff80); /* a whole block of logits -inf */
-            const hattn_attend_block block = {attention.q.data(),
-                                              32,
-                                              group,
-                                              32,
-                                              40,
-                                              dtype,
-                                              0.0f,
-                                              64,
-                                              attention.k_rows.data(),
-                                              attention.v_rows.data(),
-                                              attention.logits.data(),
-                                              attention.max.data(),
-                                              attention.sum.data(),
-                                              attention.acc.data(),
-                                              64,
-                                              0};
+            const hattn_attend_block block = attention.block(0, 64);
             kernel()(&block);
             for (int g = 0; g < group; g++) {
                 ASSERT_EQ(attention.max[(size_t)g], -kInfinity);
@@ -255,6 +304,30 @@ TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
     }
 }
 
+/* Softmax has no limit there: not what a maximum of -inf gives, an empty selection. */
+TEST_P(Attend, PlusInfinityIsNotANumber)
+{
+    for (int32_t dtype : {HATTN_F32, HATTN_F16, HATTN_BF16}) {
+        for (int infinite : {0, 63, 64, 69}) {
+            const AttendCase c = {3, 32, 40, 70, dtype, 0, false};
+            Attention attention(c, Place::kFront, rng, 0.5f);
+            const uint32_t f32 = 0x7f800000;
+            const uint16_t half = dtype == HATTN_F16 ? 0x7c00 : 0x7f80;
+            memcpy(const_cast<void *>(attention.k_rows[(size_t)infinite]),
+                   dtype == HATTN_F32 ? (const void *)&f32 : &half, size_of(dtype));
+            for (int g = 0; g < 3; g++)
+                attention.q[(size_t)(g * 32)] =
+                    g == 1 ? -1.0f : 1.0f; /* -inf for the second query: as if it were not there */
+            attention.run(kernel(), HATTN_ATTEND_BLOCK);
+            for (int g = 0; g < 3; g++)
+                for (int i = 0; i < 40; i++) {
+                    ASSERT_EQ(std::isnan(attention.acc_at(g, i)), g != 1) << c << " query " << g;
+                    ASSERT_EQ(std::isnan(attention.sum[(size_t)g]), g != 1) << c << " query " << g;
+                }
+        }
+    }
+}
+
 using Merge = KernelTest<hattn_merge_fn>;
 HATTN_TEST_ROWS(Merge, merge);
 
@@ -266,32 +339,35 @@ TEST_P(Merge, PartsInDouble)
                 const int64_t stride_out = n + num_parts % 3, stride_lse = 1 + n % 5;
                 Guarded<float> outs((size_t)(stride_out * (num_parts - 1) + n), place),
                     lses((size_t)(stride_lse * (num_parts - 1) + 1), place), out((size_t)n, place), lse(1, place);
-                double largest = -kInfinity, total = 0;
+                const float size = num_parts % 2 ? 1.0f : 3e38f; /* sums of so large parts would overflow */
+                std::vector<contract::Logit> parts;
+                std::vector<int> used;
                 for (int p = 0; p < num_parts; p++) {
                     const bool empty = num_parts > 1 && p % 3 == 0;
                     const float part = empty ? -kInfinity : 10.0f * normal() + (n == 40 ? 500.0f : 0.0f);
                     lses[(size_t)(p * stride_lse)] = part;
-                    largest = std::max(largest, (double)part);
                     for (int i = 0; i < n; i++)
-                        outs[(size_t)(p * stride_out + i)] = empty ? NAN : normal();
-                }
-                for (int p = 0; p < num_parts; p++)
-                    total += std::exp(lses[(size_t)(p * stride_lse)] - largest);
-                kernel()(outs.data(), stride_out, lses.data(), stride_lse, num_parts, n, out.data(), lse.data());
-                ASSERT_LE(std::fabs(lse[0] - (largest + std::log(total))), 0x1p-16 * std::max(1.0, std::fabs(largest)))
-                    << num_parts << " parts";
-                for (int i = 0; i < n; i++) {
-                    double want = 0, max_v = 0;
-                    for (int p = 0; p < num_parts; p++) {
-                        if (lses[(size_t)(p * stride_lse)] == -kInfinity)
-                            continue;
-                        const double v = outs[(size_t)(p * stride_out + i)];
-                        want += std::exp(lses[(size_t)(p * stride_lse)] - largest) / total * v;
-                        max_v = std::max(max_v, std::fabs(v));
+                        outs[(size_t)(p * stride_out + i)] = empty ? NAN : size * std::tanh(normal());
+                    if (!empty) {
+                        parts.push_back({part, 0});
+                        used.push_back(p);
                     }
-                    ASSERT_LE(std::fabs(out[(size_t)i] - want), 0x1p-18 * max_v)
-                        << num_parts << " parts, n " << n << " i " << i;
                 }
+                const contract::Attention exact(parts);
+                std::vector<double> v((size_t)n);
+                const contract::Columns columns = exact.columns(n, [&](size_t j) {
+                    const float *values = outs.data() + used[j] * stride_out;
+                    std::copy(values, values + n, v.begin());
+                    return v.data();
+                });
+                kernel()(outs.data(), stride_out, lses.data(), stride_lse, num_parts, n, out.data(), lse.data());
+                ASSERT_TRUE(contract::within(lse[0], exact.lse(), exact.lse_tolerance(contract::Sums::F32), HATTN_F32))
+                    << num_parts << " parts, got " << lse[0] << " want " << exact.lse();
+                for (int i = 0; i < n; i++)
+                    ASSERT_TRUE(contract::within(out[(size_t)i], columns.exact(i),
+                                                 columns.tolerance(i, contract::Sums::F32, HATTN_F32), HATTN_F32))
+                        << num_parts << " parts, n " << n << " i " << i << " got " << out[(size_t)i] << " want "
+                        << columns.exact(i);
                 ASSERT_TRUE(out.untouched_outside() && lse.untouched_outside());
             }
         }

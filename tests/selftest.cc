@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 
@@ -345,6 +346,61 @@ TEST(Selftest, RoundingsPassAndCount)
     Outcome caught = outcome_of(session, "many_tokens", "encode_keys", 1);
     EXPECT_EQ(caught.status, Status::FAILED);
     EXPECT_NE(caught.message.find("bound"), std::string::npos) << caught.text();
+}
+
+/* Queries with ten bits of mantissa, as TF32 has them: what fp32 inputs never go through. */
+TEST(Selftest, ShortenedQueriesAreCaught)
+{
+    for (const char *name : {"q_f32_kv_f32", "q_f32_kv_f32_logits_115", "q_f32_kv_f32_logits_1200"}) {
+        Session session({"cpu", "scalar"});
+        session.runner.attend = [](const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                                   hattn_error *error) {
+            const int64_t n = args->batch.num_rows * plan->problem.q.stride[0];
+            std::vector<uint32_t> q(elements<uint32_t>(args->q), elements<uint32_t>(args->q) + n);
+            for (uint32_t &bits : q)
+                bits = (bits + 0x1000) & ~0x1fffu;
+            hattn_attend_args changed = *args;
+            changed.q = {q.data(), 0};
+            return hattn_attend(plan, &changed, exec, error);
+        };
+        EXPECT_EQ(outcome_of(session, name, "attend_dense", 1).status, Status::FAILED) << name;
+    }
+}
+
+/* The number after `what` in a message. */
+double number_after(const std::string &message, const char *what)
+{
+    const size_t at = message.find(what);
+    return at == std::string::npos ? NAN : std::strtod(message.c_str() + at + strlen(what), nullptr);
+}
+
+/* out or lse off by a share of what is allowed, which a first, broken run has told. */
+TEST(Selftest, TwiceTheAllowedErrorIsCaught)
+{
+    for (const char *name :
+         {"plain", "q_f32_kv_f32", "q_f32_kv_f16_logits_115", "q_f32_kv_f32_logits_1200", "large_logits_sinks"}) {
+        for (bool lse : {false, true}) {
+            const int32_t dtype = lse ? (int32_t)HATTN_F32 : problem_called(name).q_dtype;
+            Session session({"cpu", "scalar"});
+            double value = NAN;
+            session.runner.attend = [&](const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                                        hattn_error *error) {
+                hattn_status status = hattn_attend(plan, args, exec, error);
+                if (!lse || args->lse.data)
+                    hattn_reference_store(elements<void>(lse ? args->lse : args->out), dtype, 0, value);
+                return status;
+            };
+            const std::string told = outcome_of(session, name, "attend_dense", 1).message;
+            const double exact = number_after(told, "exactly "), tolerance = number_after(told, "tolerance ");
+            ASSERT_GT(tolerance, 0) << name << ": " << told;
+            for (double share : {-2.0, -0.1, 0.1, 2.0}) { /* a little: out may be rounded to fp16 */
+                value = exact + share * tolerance;
+                const Outcome outcome = outcome_of(session, name, "attend_dense", 1);
+                EXPECT_EQ(outcome.status, std::fabs(share) < 1 ? Status::PASSED : Status::FAILED)
+                    << share << " of the allowed error: " << outcome.text();
+            }
+        }
+    }
 }
 
 class KeptValues : public Golden

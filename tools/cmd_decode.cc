@@ -239,7 +239,7 @@ void Race::decode(int query)
         Dense &dense = dense_[row.device];
         if (row.map == rows_[0].map) {
             const StepResult step = row.lane->attend_dense(query);
-            judge_dense(source_, truth, step, &dense.verdict);
+            judge_dense(source_, truth, *row.lane, step, &dense.verdict);
             sample(
                 step.time_us, [&] { return row.lane->attend_dense(query); }, &dense.times);
         }

@@ -2,18 +2,11 @@
 #include "tools/contract.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 #include <numeric>
 
+#include "contract/attention.h"
+#include "contract/flips.h"
 #include "reference/reference.h"
-
-static const double GROWTH_F16 = 0x1p9, GROWTH_BF16 = 0x1p12; /* of every tolerance, over that of an fp32 q */
-
-static double tolerance(int32_t q_dtype, double of_f32)
-{
-    return q_dtype == HATTN_F16 ? of_f32 * GROWTH_F16 : q_dtype == HATTN_BF16 ? of_f32 * GROWTH_BF16 : of_f32;
-}
 
 struct Projection {
     std::vector<double> z, bound;
@@ -41,7 +34,7 @@ static void judge_code(const TruthSource &source, const Lane &lane, const Lane &
     const Projection exact = project(oracle, problem.key_map, oracle.key_map(), source.k(kv_head, key), head);
     for (int bit = 0; bit < words * 32; bit++)
         if ((have[bit / 32] ^ want[bit / 32]) >> bit % 32 & 1) {
-            const bool allowed = bit < problem.code_bits && std::fabs(exact.z[bit]) <= exact.bound[bit];
+            const bool allowed = bit < problem.code_bits && contract::bit_may_flip(exact.z[bit], exact.bound[bit]);
             (allowed ? verdict->flips : verdict->wrong)++;
         }
 }
@@ -54,52 +47,11 @@ void judge_keys(const TruthSource &source, const Lane &lane, const Lane &oracle,
             judge_code(source, lane, oracle, head, key, verdict);
             if (!problem.key_norms)
                 continue;
-            const int ulps = std::abs(static_cast<int>(lane.norm(head, key)) - oracle.norm(head, key));
-            verdict->flips += ulps == 1;
-            verdict->wrong += ulps > 1;
+            const uint16_t have = lane.norm(head, key), want = oracle.norm(head, key);
+            const bool allowed = contract::norm_allowed(have, want);
+            verdict->flips += allowed && have != want;
+            verdict->wrong += !allowed;
         }
-}
-
-/* A head's sign may differ where its z is nearer to 0 than the bound: each such head moves the weight by one step. */
-static bool hamming_allowed(const std::vector<Projection> &heads, int bit, int difference)
-{
-    const int step = heads.size() % 2 ? 2 : 1;
-    int movable = 0;
-    for (const Projection &head : heads)
-        movable += std::fabs(head.z[bit]) <= head.bound[bit];
-    return difference <= movable * step;
-}
-
-struct Sums {
-    std::vector<double> u, bound;
-    double largest = 0, largest_bound = 0;
-};
-
-static Sums sum_heads(const std::vector<Projection> &heads)
-{
-    Sums sums;
-    for (size_t bit = 0; bit < heads[0].z.size(); bit++) {
-        double u = 0, bound = 0;
-        for (const Projection &head : heads) {
-            u += head.z[bit];
-            bound += head.bound[bit];
-        }
-        sums.u.push_back(u);
-        sums.bound.push_back(bound);
-        sums.largest = std::max(sums.largest, std::fabs(u));
-        sums.largest_bound = std::max(sums.largest_bound, bound);
-    }
-    return sums;
-}
-
-/* A weight may differ by 1 where the tie between the two is nearer than the roundings of u and of max|u| can move it. */
-static bool weighted_allowed(const hattn_problem &problem, const Sums &sums, int bit, int weight, int difference)
-{
-    const double qmax = (1 << (problem.weight_bits - 1)) - 1;
-    const double scaled = sums.u[bit] * qmax / sums.largest;
-    const double tie = std::fabs(std::fabs(scaled - std::floor(scaled)) - 0.5);
-    const double reach = (sums.bound[bit] * qmax + std::abs(weight) * sums.largest_bound) / sums.largest;
-    return difference == 1 && tie <= reach;
 }
 
 static void judge_weights(const TruthSource &source, int query, int selection_head, const Lane &oracle,
@@ -111,37 +63,47 @@ static void judge_weights(const TruthSource &source, int query, int selection_he
     const int8_t *want = &expected[static_cast<size_t>(selection_head) * bits];
     if (std::equal(have, have + bits, want))
         return;
-    std::vector<Projection> heads;
+    contract::GroupProjection projection(bits);
     for (int h = selection_head * group; h < (selection_head + 1) * group; h++) {
         const int code_head = static_cast<int>(static_cast<int64_t>(h) * problem.num_code_heads / problem.num_q_heads);
-        heads.push_back(project(oracle, problem.query_map, oracle.query_map(), source.q(query, h), code_head));
+        const Projection head = project(oracle, problem.query_map, oracle.query_map(), source.q(query, h), code_head);
+        projection.add(head.z.data(), head.bound.data());
     }
-    const Sums sums = sum_heads(heads);
     for (int bit = 0; bit < bits; bit++) {
-        const int difference = std::abs(have[bit] - want[bit]);
-        if (!difference)
+        if (have[bit] == want[bit])
             continue;
-        const bool allowed = problem.score_kind == HATTN_SCORE_WEIGHTED
-                                 ? weighted_allowed(problem, sums, bit, want[bit], difference)
-                                 : hamming_allowed(heads, bit, difference);
-        (allowed ? verdict->flips : verdict->wrong)++;
+        std::string why;
+        (projection.allows(problem, bit, have[bit], want[bit], &why) ? verdict->flips : verdict->wrong)++;
     }
 }
 
 /* True if the head's output and lse are what exact attention over the positions gives; a NaN is not. */
 static bool output_allowed(const TruthSource &source, const Truth &truth, int head, const int32_t *positions, int count,
-                           const StepResult &step)
+                           contract::Sums sums, const StepResult &step)
 {
     const Trace &trace = source.trace();
-    double lse = 0;
-    const std::vector<double> exact = truth.attend(head, positions, count, &lse);
     const int kv_head = head / (trace.num_q_heads / trace.num_kv_heads);
-    const double slack = tolerance(trace.q_dtype, 0x1p-18) * truth.max_value(kv_head, positions, count);
+    std::vector<contract::Logit> logits;
+    for (int i = 0; i < count; i++)
+        logits.push_back({truth.logit(head, positions[i]),
+                          contract::logit_error(trace.head_dim_qk, truth.magnitude(head, positions[i]), 0)});
+    const contract::Attention attention(logits);
+    std::vector<double> values(trace.head_dim_v);
+    const contract::Columns exact = attention.columns(trace.head_dim_v, [&](size_t i) {
+        const float *v = source.v(kv_head, positions[i]);
+        std::copy(v, v + trace.head_dim_v, values.begin());
+        return values.data();
+    });
     for (int x = 0; x < trace.head_dim_v; x++)
-        if (!(std::fabs(step.out[static_cast<size_t>(head) * trace.head_dim_v + x] - exact[x]) <= slack))
+        if (!contract::within(step.out[static_cast<size_t>(head) * trace.head_dim_v + x], exact.exact(x),
+                              exact.tolerance(x, sums, HATTN_F32), HATTN_F32))
             return false;
-    const double lse_slack = tolerance(trace.q_dtype, 0x1p-16) * std::max(1.0, truth.max_logit(head, positions, count));
-    return std::fabs(step.lse[head] - lse) <= lse_slack;
+    return contract::within(step.lse[head], attention.lse(), attention.lse_tolerance(sums), HATTN_F32);
+}
+
+static contract::Sums sums_of(const Lane &lane)
+{
+    return contract::sums_of(lane.device().device().info().backend, lane.problem().q.dtype);
 }
 
 void judge_step(const TruthSource &source, const Truth &truth, int query, const Lane &lane, const Lane &oracle,
@@ -157,14 +119,16 @@ void judge_step(const TruthSource &source, const Truth &truth, int query, const 
                           std::equal(&step.indices[begin], &step.indices[begin] + problem.k, &selected.indices[begin]);
         verdict->wrong += !same;
         for (int h = s * group; same && h < (s + 1) * group; h++)
-            verdict->wrong += !output_allowed(source, truth, h, &step.indices[begin], step.counts[s], step);
+            verdict->wrong +=
+                !output_allowed(source, truth, h, &step.indices[begin], step.counts[s], sums_of(lane), step);
     }
 }
 
-void judge_dense(const TruthSource &source, const Truth &truth, const StepResult &dense, Verdict *verdict)
+void judge_dense(const TruthSource &source, const Truth &truth, const Lane &lane, const StepResult &dense,
+                 Verdict *verdict)
 {
     std::vector<int32_t> all(truth.length());
     std::iota(all.begin(), all.end(), 0);
     for (int h = 0; h < source.trace().num_q_heads; h++)
-        verdict->wrong += !output_allowed(source, truth, h, all.data(), truth.length(), dense);
+        verdict->wrong += !output_allowed(source, truth, h, all.data(), truth.length(), sums_of(lane), dense);
 }

@@ -23,7 +23,8 @@ void judge_keys(const TruthSource &source, const Lane &lane, const Lane &oracle,
 void judge_step(const TruthSource &source, const Truth &truth, int query, const Lane &lane, const Lane &oracle,
                 const StepResult &step, const std::vector<int8_t> &expected, Verdict *verdict);
 
-/* Dense attention against the truth's. */
-void judge_dense(const TruthSource &source, const Truth &truth, const StepResult &dense, Verdict *verdict);
+/* Dense attention of `lane` against the truth's. */
+void judge_dense(const TruthSource &source, const Truth &truth, const Lane &lane, const StepResult &dense,
+                 Verdict *verdict);
 
 #endif

@@ -52,7 +52,7 @@ const float *TruthSource::v(int kv_head, int64_t key) const
 }
 
 Truth::Truth(const TruthSource &source, int query)
-    : source_(source), length_(source.trace().q_pos[query] + 1), num_heads_(source.trace().num_q_heads),
+    : source_(source), query_(query), length_(source.trace().q_pos[query] + 1), num_heads_(source.trace().num_q_heads),
       group_(source.trace().num_q_heads / source.trace().num_kv_heads), num_values_(source.trace().head_dim_v)
 {
     const Trace &trace = source.trace();
@@ -118,21 +118,13 @@ std::vector<double> Truth::attend(int head, const int32_t *positions, int count,
     return out;
 }
 
-double Truth::max_logit(int head, const int32_t *positions, int count) const
+double Truth::magnitude(int head, int32_t j) const
 {
-    double largest = 0;
-    for (int i = 0; i < count; i++)
-        largest = std::max(largest, std::fabs(logits(head)[positions[i]]));
-    return largest;
-}
-
-double Truth::max_value(int kv_head, const int32_t *positions, int count) const
-{
-    double largest = 0;
-    for (int i = 0; i < count; i++)
-        for (int x = 0; x < num_values_; x++)
-            largest = std::max(largest, std::fabs(static_cast<double>(source_.v(kv_head, positions[i])[x])));
-    return largest;
+    const float *q = source_.q(query_, head), *k = source_.k(head / group_, j);
+    double sum = 0;
+    for (int i = 0; i < source_.trace().head_dim_qk; i++)
+        sum += std::fabs(static_cast<double>(q[i]) * k[i]);
+    return std::fabs(sum * source_.trace().scale);
 }
 
 double Truth::error(int head, const double *out) const

@@ -46,10 +46,9 @@ public:
     /* Exact attention of a head over a selection that is not empty; *lse as hattn_attend's. */
     std::vector<double> attend(int head, const int32_t *positions, int count, double *lse) const;
     double lse(int head) const { return lse_[head]; }
-    /* Largest |scaled score| of a head over a selection, as far as lse's tolerance is relative to it. */
-    double max_logit(int head, const int32_t *positions, int count) const;
-    /* Largest |v| of a KV head over a selection: what the numerics contract's tolerance is relative to. */
-    double max_value(int kv_head, const int32_t *positions, int count) const;
+    double logit(int head, int32_t j) const { return logits(head)[j]; }
+    /* scale * sum |q_i k_i|: what roundings of the logit are relative to. */
+    double magnitude(int head, int32_t j) const;
     /* ||out - dense|| / ||dense|| of a head. */
     double error(int head, const double *out) const;
 
@@ -57,6 +56,7 @@ private:
     const double *logits(int head) const { return &logits_[static_cast<size_t>(head) * length_]; }
 
     const TruthSource &source_;
+    int query_;
     int32_t length_, num_heads_, group_, num_values_;
     std::vector<double> logits_, lse_, dense_;
 };

@@ -65,13 +65,24 @@ static float *part_out(const hattn_cpu_plan *plan, char *scratch, int group, int
     return (float *)(scratch + plan->scratch.part_out) + ((int64_t)part * group + head) * plan->stride_acc;
 }
 
-static float *part_lse(const hattn_cpu_plan *plan, char *scratch, int group, int part, int head)
+/* A part's softmax weighs sum * e^max: one float of both would round a large max, and with it the part's share. */
+static float *part_max(const hattn_cpu_plan *plan, char *scratch, int group, int part, int head)
 {
-    return (float *)(scratch + plan->scratch.part_lse) + (int64_t)part * group + head;
+    return (float *)(scratch + plan->scratch.part_max) + (int64_t)part * group + head;
 }
 
-void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
-                           int part)
+static float *part_sum(const hattn_cpu_plan *plan, char *scratch, int group, int part, int head)
+{
+    return (float *)(scratch + plan->scratch.part_sum) + (int64_t)part * group + head;
+}
+
+/* Weights of a second attempt are e^-HEADROOM at most: those of the longest part then sum to less than 1. */
+static const float HEADROOM = 16;
+
+/* False where sums of weighted values overflowed, though their mean may not: then once more, `lowered`, with the maxima that
+ * the first attempt has left. */
+static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
+                        int part, bool lowered)
 {
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
@@ -88,7 +99,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scr
         plan->kernels.load(hattn_element(&p->q, a->q, a->row, a->first_head + h, 0), p->q.dtype, p->head_dim_qk,
                            q_scale, row);
         memset(row + p->head_dim_qk, 0, (size_t)(plan->stride_q - p->head_dim_qk) * sizeof(*row));
-        max[h] = -INFINITY;
+        max[h] = lowered ? max[h] + HEADROOM : -INFINITY;
         sum[h] = 0;
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
@@ -108,6 +119,7 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scr
         .sum = sum,
         .acc = acc,
         .stride_acc = plan->stride_acc,
+        .loads_first = plan->loads_first,
     };
     int32_t resolved = 0;
     for (int32_t done = 0, row = 0, known = 0; done < count; done += block.num_rows, row += block.num_rows) {
@@ -127,14 +139,44 @@ void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scr
         block.v_rows = v_rows + row;
         plan->kernels.attend(&block);
     }
+    bool overflowed = false;
     for (int h = 0; h < a->group; h++) {
         float *out = part_out(plan, task_scratch, a->group, part, h);
+        const float *sums = acc + h * plan->stride_acc;
         const bool empty = sum[h] == 0; /* a NaN is not: it stays one */
         const float factor = empty ? 0 : v_scale / sum[h];
-        for (int i = 0; i < p->head_dim_v; i++)
-            out[i] = acc[h * plan->stride_acc + i] * factor;
-        *part_lse(plan, task_scratch, a->group, part, h) = empty ? -INFINITY : max[h] + logf(sum[h]);
+        bool finite = true;
+        for (int i = 0; i < p->head_dim_v; i++) {
+            finite &= fabsf(sums[i]) < INFINITY;
+            out[i] = empty ? 0 : sums[i] * factor; /* what weighs nothing may be anything */
+        }
+        overflowed |= !finite && !empty && sum[h] < INFINITY;
+        *part_max(plan, task_scratch, a->group, part, h) = empty ? -INFINITY : max[h];
+        *part_sum(plan, task_scratch, a->group, part, h) = empty ? 1 : sum[h];
     }
+    return !overflowed;
+}
+
+void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
+                           int part)
+{
+    if (!attend_part(crew, scratch, task_scratch, a, part, false))
+        attend_part(crew, scratch, task_scratch, a, part, true);
+}
+
+/* Joins the parts of one head into `out`; returns the lse. */
+static float join_parts(const hattn_cpu_plan *plan, char *task_scratch, int group, int head, int num_parts, float *out)
+{
+    float *maxima = part_max(plan, task_scratch, group, 0, head), *sums = part_sum(plan, task_scratch, group, 0, head);
+    float max = -INFINITY, lse;
+    for (int part = 0; part < num_parts; part++)
+        max = fmaxf(max, maxima[part * group]);
+    const float base = max == -INFINITY ? 0 : max;
+    for (int part = 0; part < num_parts; part++) /* lse less the base, which is exact enough to weigh by */
+        maxima[part * group] = maxima[part * group] - base + logf(sums[part * group]);
+    plan->kernels.merge(part_out(plan, task_scratch, group, 0, head), group * plan->stride_acc, maxima, group,
+                        num_parts, plan->base.problem.head_dim_v, out, &lse);
+    return base + lse;
 }
 
 void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const hattn_cpu_attention *a)
@@ -146,15 +188,14 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const h
     float *merged = (float *)(task_scratch + plan->scratch.merged);
     for (int h = 0; h < a->group; h++) {
         const float *out = part_out(plan, task_scratch, a->group, 0, h);
-        float lse = *part_lse(plan, task_scratch, a->group, 0, h);
+        float lse = *part_max(plan, task_scratch, a->group, 0, h) + logf(*part_sum(plan, task_scratch, a->group, 0, h));
+        if (sink_logits) { /* a part of its own: all weight, no value */
+            memset(part_out(plan, task_scratch, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
+            *part_max(plan, task_scratch, a->group, num_parts, h) = sink_logits[a->first_head + h];
+            *part_sum(plan, task_scratch, a->group, num_parts, h) = 1;
+        }
         if (num_parts > 1 || sink_logits) {
-            /* A sink is a part of its own: all weight, no value. */
-            if (sink_logits) {
-                memset(part_out(plan, task_scratch, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
-                *part_lse(plan, task_scratch, a->group, num_parts, h) = sink_logits[a->first_head + h];
-            }
-            plan->kernels.merge(out, a->group * plan->stride_acc, part_lse(plan, task_scratch, a->group, 0, h),
-                                a->group, num_parts + (sink_logits != NULL), p->head_dim_v, merged, &lse);
+            lse = join_parts(plan, task_scratch, a->group, h, num_parts + (sink_logits != NULL), merged);
             out = merged;
         }
         plan->kernels.store(out, p->head_dim_v, p->out.dtype,

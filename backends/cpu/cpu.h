@@ -23,8 +23,8 @@ typedef struct hattn_cpu_scratch {
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
     uint64_t indices;
-    uint64_t q, logits, max, sum, acc;   /* attend: one part */
-    uint64_t part_out, part_lse, merged; /* attend: all parts of a task, sink included */
+    uint64_t q, logits, max, sum, acc;             /* attend: one part */
+    uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink included */
     uint64_t size;
 } hattn_cpu_scratch;
 
@@ -37,6 +37,7 @@ struct hattn_cpu_plan {
     int dense_group; /* G: query heads that share K and V */
     int part_size, dense_part_size;
     int max_parts;    /* of one task, dense or not */
+    int loads_first;  /* hattn_cpu_loads_first */
     int page_shift;   /* log2 of a page's size; -1: not a power of two, or contiguous */
     int64_t stride_q; /* of fp32 vectors, padded to whole lines */
     int64_t stride_acc;

@@ -7,11 +7,14 @@
 #include "backends/host_control.h"
 #include "core/status.h"
 #include "core/workspace.h"
+#include "kernels_cpu/cpu_features.h"
 
 enum {
-    PARTS = 16,      /* of one selection; more would cost merging, fewer leave threads idle */
-    MIN_PART = 256,  /* tokens: a smaller part costs more in state than in rows */
-    MAX_PART = 16384 /* tokens: the fp32 sums of more equal rows would leave the numerics contract (24000 do) */
+    PARTS = 16,     /* of one selection; more would cost merging, fewer leave threads idle */
+    MIN_PART = 256, /* tokens: a smaller part costs more in state than in rows */
+    /* tokens: equal rows round to one side, 64 of a block by 32 units of 2^-24 at most and 64 blocks by as many, which is all
+     * that the numerics contract has (8192 leave it) */
+    MAX_PART = 4096
 };
 static int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -56,7 +59,8 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->sum = hattn_carve(&used, group * f32);
     scratch->acc = hattn_carve(&used, group * stride_acc * f32);
     scratch->part_out = hattn_carve(&used, parts * group * stride_acc * f32);
-    scratch->part_lse = hattn_carve(&used, parts * group * f32);
+    scratch->part_max = hattn_carve(&used, parts * group * f32);
+    scratch->part_sum = hattn_carve(&used, parts * group * f32);
     scratch->merged = hattn_carve(&used, stride_acc * f32);
     scratch->size = used;
 }
@@ -78,6 +82,7 @@ hattn_status hattn_cpu_make_plan(hattn_device *device, const hattn_problem *prob
     made->dense_part_size = part_size(problem->max_length);
     made->max_parts =
         (int)larger(num_parts(kept, made->part_size), num_parts(problem->max_length, made->dense_part_size));
+    made->loads_first = hattn_cpu_loads_first();
     made->page_shift = -1;
     if (problem->page_size && !(problem->page_size & (problem->page_size - 1)))
         made->page_shift = __builtin_ctz((unsigned)problem->page_size);

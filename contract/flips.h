@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Which bits of codes, norms and weights may differ from the reference's: docs/numerics.md, "Where rounding may show".
+ */
+#ifndef HATTN_CONTRACT_FLIPS_H
+#define HATTN_CONTRACT_FLIPS_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "api/hattn.h"
+
+namespace contract {
+
+/* On random data a rounding may turn at most these shares, over a whole run. */
+const double MAX_BIT_FLIPS = 1e-4, MAX_WEIGHT_FLIPS = 1e-2;
+
+/* A code bit; z and bound as hattn_reference_project gives them. */
+bool bit_may_flip(double z, double bound);
+
+/* fp16 norms: the same, or a unit in the last place apart. */
+bool norm_allowed(uint16_t got, uint16_t want);
+
+/* What a selection head's weights are made of: the projections of its query heads. */
+class GroupProjection
+{
+public:
+    explicit GroupProjection(int num_bits);
+    /* One query head: [num_bits], as hattn_reference_project gives them. */
+    void add(const double *z, const double *bound);
+    /* May weight r be `got` where the reference has `want`, another value? `why` says what was too near to call, or was not. */
+    bool allows(const hattn_problem &problem, int r, int got, int want, std::string *why) const;
+
+private:
+    bool allows_hamming(int r, int got, int want, std::string *why) const;
+    bool allows_weighted(double qmax, int r, int got, int want, std::string *why) const;
+
+    int heads_ = 0;
+    std::vector<double> u_, error_;
+    std::vector<int> undecided_; /* heads whose bit may flip */
+};
+
+} // namespace contract
+#endif
