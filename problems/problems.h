@@ -95,8 +95,8 @@ Problem random_problem(uint64_t seed);
 /* The same space with small dims and short caches, each run again in three manners; called "small-SEED". */
 Problem small_problem(uint64_t seed);
 
-/* "random" or "small" for the name of such a problem, else "": the option of hattn verify that makes it. */
-std::string random_option(const std::string &problem);
+/* "random" or "small" for the name of such a problem, else "". */
+std::string random_kind(const std::string &problem);
 
 } // namespace problems
 #endif

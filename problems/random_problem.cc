@@ -129,7 +129,7 @@ Problem small_problem(uint64_t seed)
     return p;
 }
 
-std::string random_option(const std::string &problem)
+std::string random_kind(const std::string &problem)
 {
     return problem.rfind(RANDOM, 0) == 0 ? "random" : problem.rfind(SMALL_RANDOM, 0) == 0 ? "small" : "";
 }
