@@ -293,9 +293,8 @@ void add_patterns_and_strides(ProblemList &list)
     });
 }
 
-/* Short rows, of 0 to 40 keys: where a device shares its blocks between many rows, each block of a long one takes thousands of keys and may
- * list candidates instead of scores: on CUDA from 2048 keys a warp on, which is more than 16384 a block (SAMPLED_RANGE in
- * backends/cuda/plan.c). */
+/* Short rows, of 0 to 40 keys: where a device shares its blocks between many rows, each block of a long one takes thousands of keys, on CUDA
+ * more than 16384, and may list candidates instead of scores. */
 void add_short_rows(Problem &p, int number)
 {
     for (int b = 0; b < number; b++)

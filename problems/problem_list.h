@@ -28,6 +28,8 @@ inline std::string with(const std::string &prefix, int n) { return prefix + "_" 
 void add_shape_problems(ProblemList &list);
 /* How many there are and where they lie: lengths, budgets, pages, patterns, strides. */
 void add_batch_problems(ProblemList &list);
+/* Selections of more tokens than a part has. */
+void add_selection_problems(ProblemList &list);
 
 } // namespace problems
 #endif
