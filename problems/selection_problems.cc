@@ -121,6 +121,13 @@ void add_shapes(ProblemList &list)
         p.strides = Strides::ODD;
         p.num_sink = 1;
     });
+    add(list, "ragged_broadcast_on_host", 500, [](Problem &p) {
+        p.q_lens = {2, 1, 8};
+        p.strides = Strides::BROADCAST;
+        p.budgets = Budgets::ONE;
+        p.budget_values = {450};
+        p.kv_on_host = true;
+    });
     for (Pattern pattern : {Pattern::NOT_A_NUMBER, Pattern::OVERFLOW, Pattern::ALTERNATING})
         add(list, with("pattern", (int)pattern), 600, [&](Problem &p) {
             p.pattern = pattern;

@@ -74,6 +74,8 @@ MUTANTS = [
     Mutant("lengths not clamped", "core/rows.h", "length > max_length ? max_length : length",
            "length > max_length ? max_length + 1 : length", CONFORMANCE,
            "*scalar_lengths_past_max*"),
+    Mutant("budgets of the first sequence for all", "core/rows.h", "budgets, row->sequence, head, 0)", "budgets, 0, head, 0)",
+           "//tests:batch_invariance_test", "*avx2_budgets"),
     Mutant("parts of any size", "backends/cpu/cpu.h", "HATTN_MAX_PART = 16384", "HATTN_MAX_PART = 1 << 30", FAR, "*Equal*"),
     Mutant("positions of 16 bits", "backends/cpu/attend.c",
            "const int64_t position = a->indices ? a->indices[first + i] : first + i;",
@@ -85,7 +87,7 @@ MUTANTS = [
     # ---- CUDA's host side ----
     Mutant("CUDA: fp32 caches on tensor cores", "backends/cuda/plan.c",
            "const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;",
-           "const int is_one_type = p->q.dtype == p->k_cache.dtype;", "//tests:cuda_plan_test"),
+           "const int is_one_type = (is_half || is_bf16 || !is_f8) && p->q.dtype == p->k_cache.dtype;", "//tests:cuda_plan_test"),
     Mutant("CUDA: rows that start anywhere taken for aligned", "backends/cuda/plan.c", "if (bytes % 16 || bytes / 16 > UINT32_MAX)",
            "if (bytes / 16 > UINT32_MAX)", "//tests:cuda_plan_test"),
     Mutant("CUDA: a divisor's magic off by one", "backends/cuda/plan.c", "/ divisor + 1);", "/ divisor);", "//tests:cuda_plan_test"),
