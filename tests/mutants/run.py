@@ -4,8 +4,8 @@
 
   tests/mutants/run.py [--few N --seed S] [--only TEXT] [--junit OUT.xml]
 
-Without --few, all of them, after the tests have passed without any. What is copied is what git knows of and what is new. One line
-a mutant, and at the end "N passed, N failed, N skipped": found; not found, not built or stale; of a machine other than this one.
+Without --few, all of them, after the tests have passed without any. One line a mutant, and at the end "N passed, N failed, N skipped":
+found; not found, not built or stale (whether drawn or not); of a machine other than this one.
 """
 import argparse
 import os
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from mutants import MUTANTS  # noqa: E402
 
@@ -39,13 +40,7 @@ class Copy:
         home = os.path.join(found.stdout.strip(), "mutants")
         self.tree, self.base = os.path.join(home, "tree"), os.path.join(home, "base")
         shutil.rmtree(self.tree, ignore_errors=True)
-        listed = subprocess.run(
-            ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-        for path in filter(None, listed.split("\0")):
-            if os.path.isfile(os.path.join(ROOT, path)):
-                os.makedirs(os.path.dirname(os.path.join(self.tree, path)), exist_ok=True)
-                shutil.copy2(os.path.join(ROOT, path), os.path.join(self.tree, path))
+        shutil.copytree(ROOT, self.tree, ignore=shutil.ignore_patterns(".git", "bazel-*", "__pycache__"))
 
     def test(self, targets, test_filter=""):
         """Bazel's exit status and what it printed."""
@@ -66,14 +61,11 @@ def missing(mutant):
     return next((need for need in mutant.needs.split() if need not in flags), None)
 
 
-def plant(copy, mutant):
-    """Changes the file; returns what it was, or raises ValueError where the list is stale."""
+def staleness(copy, mutant):
+    """"" or why the row does not fit the tree."""
     path = os.path.join(copy.tree, mutant.file)
-    text = open(path).read() if os.path.exists(path) else ""
-    if text.count(mutant.old) != 1:
-        raise ValueError("stale: %s has its text %d times" % (mutant.file, text.count(mutant.old)))
-    open(path, "w").write(text.replace(mutant.old, mutant.new))
-    return text
+    times = open(path).read().count(mutant.old) if os.path.exists(path) else 0
+    return "" if times == 1 else "stale: %s has its text %d times" % (mutant.file, times)
 
 
 def try_mutant(copy, mutant):
@@ -81,15 +73,16 @@ def try_mutant(copy, mutant):
     lacking = missing(mutant)
     if lacking:
         return "skipped", "this machine has no " + lacking
-    try:
-        text = plant(copy, mutant)
-    except ValueError as stale:
-        return "failed", str(stale)
-    targets = mutant.targets.split()
+    stale = staleness(copy, mutant)
+    if stale:
+        return "failed", stale
+    path, targets = os.path.join(copy.tree, mutant.file), mutant.targets.split()
+    text = open(path).read()
+    open(path, "w").write(text.replace(mutant.old, mutant.new))
     try:
         status, printed = copy.test(targets, mutant.filter)
     finally:
-        open(os.path.join(copy.tree, mutant.file), "w").write(text)
+        open(path, "w").write(text)
     if status == NOT_BUILT:
         return "failed", "does not build:\n" + printed[-2000:]
     red = [t for t in targets if re.search(r"^%s\s.*(FAILED|TIMEOUT)" % re.escape(t), printed, re.MULTILINE)]
@@ -129,6 +122,10 @@ def main():
             if status:
                 print(printed[-4000:] + "\nthe tests fail without any mutant")
                 return 1
+        for mutant in MUTANTS if options.few is not None else []:
+            if mutant not in chosen and staleness(copy, mutant):
+                outcomes.append((mutant, ("failed", staleness(copy, mutant))))
+                print("failed  %s: %s" % (mutant.name, outcomes[-1][1][1]))
         for mutant in chosen:
             outcomes.append((mutant, try_mutant(copy, mutant)))
             print("%-7s %s: %s" % (outcomes[-1][1][0], mutant.name, outcomes[-1][1][1]), flush=True)
