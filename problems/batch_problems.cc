@@ -208,7 +208,7 @@ void add_attention(ProblemList &list)
         p.q_dtype = p.kv_dtype = HATTN_F32;
     });
     list.add("scale_negative", [](Problem &p) { p.scale = -0.2f; });
-    for (int parts : {1, 2, 9})
+    for (int parts : {1, 2, 9, 17, 40})
         list.add(with("merge_parts", parts), [&](Problem &p) {
             p.num_parts = parts;
             p.q_dtype = parts == 2 ? HATTN_F32 : HATTN_F16;

@@ -202,6 +202,7 @@ TEST_P(BatchInvariance, ARowKeepsItsList)
             SCOPED_TRACE(std::string(kind.name) + (decode ? ", decode, " : ", score and topk, ") + around.name);
             Problem problem = make_problem(kind);
             around.change(problem, nullptr);
+            problem.budget_values = {99, 300, 12}; /* the others' */
             const Instance instance(problem, 12);
             hattn_problem shape = instance.shape;
             around.change(problem, &shape);
