@@ -1,19 +1,24 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing and runs every test; with --sanitizers, under gcc's address, undefined behaviour and thread
-# sanitizers instead. The last line counts test cases; the exit status is Bazel's.
+# Installs what is missing, runs every test, and puts three of the bugs of tests/mutants into a copy of the tree, which the tests must
+# find: other ones each day. With --sanitizers, the tests under gcc's address, undefined behaviour and thread sanitizers instead; with
+# --mutants, all bugs instead, which takes an hour. The last line counts test cases and bugs.
 set -eu
 cd "$(dirname "$0")"
 case "$*" in
 "") configs=opt ;;
 --sanitizers) configs="asan ubsan tsan" ;;
+--mutants) configs= ;;
 *)
-    echo "usage: ./test.sh [--sanitizers]" >&2
+    echo "usage: ./test.sh [--sanitizers | --mutants]" >&2
     exit 2
     ;;
 esac
 . third_party/apt.sh
 . third_party/bazel.sh
+if [ -z "$configs" ]; then
+    exec tests/mutants/run.py
+fi
 case $configs in
 opt) tell_build "every test" "then all of them run, which takes minutes" ;;
 *) echo "building and running every test under each of: $configs, which takes many minutes" >&2 ;;
@@ -24,5 +29,8 @@ trap 'rm -r "$events"' EXIT
 for config in $configs; do
     quiet_bazel test --keep_going --max_test_output_bytes=60000 --config=$config --build_event_json_file="$events/$config" //... || status=$?
 done
+if [ $status -eq 0 ] && [ "$configs" = opt ]; then
+    tests/mutants/run.py --few 3 --seed "$(date +%Y%m%d)" --junit "$events/mutants.xml" || status=$?
+fi
 python3 tests/summary.py "$events"/*
 exit $status

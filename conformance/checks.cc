@@ -61,18 +61,13 @@ const char *status_name(Status status)
     return names[(int)status];
 }
 
-std::string Outcome::text() const
+std::string Outcome::text(std::string (*repeat_command)(const Outcome &)) const
 {
     std::string line = op + " " + status_name(status) + ": " + target.text() + ", problem " + problem + ", seed " +
                        std::to_string(seed);
     if (!message.empty())
         line += ": " + message;
-    if (status != Status::FAILED)
-        return line;
-    const std::string random = random_option(problem);
-    return line + "; repeat with: hattn verify --backend " + target.backend +
-           (target.isa.empty() ? "" : " --isa " + target.isa) + " --filter " + problem + "/" + op +
-           (random.empty() ? "" : " --" + random + " 1") + " --seed " + std::to_string(seed);
+    return status == Status::FAILED ? line + "; repeat with: " + repeat_command(*this) : line;
 }
 
 std::vector<std::string> operation_names()

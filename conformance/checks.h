@@ -25,8 +25,8 @@ struct Outcome {
     std::string op, problem;
     uint64_t seed;
     std::string message;
-    /* One line: who, what, the message, and for failures the command that repeats it. */
-    std::string text() const;
+    /* One line: who, what, the message, and for failures the command that repeats it, which its owner knows. */
+    std::string text(std::string (*repeat_command)(const Outcome &)) const;
 };
 
 /* Outputs made on one backend and checked on another. Keys are "PROBLEM/OP/TENSOR"; elements are packed in index order,

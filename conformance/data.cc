@@ -186,11 +186,15 @@ void Instance::make_caches()
 
     if (problem.kv_scales != Scales::NONE) {
         int64_t n = problem.kv_scales == Scales::ONE ? 1 : shape.num_kv_heads;
+        const double odd[] = {-0.5, 0, 64, 1};
         k_scale = make_vector("k_scale", HATTN_F32, n);
-        v_scale = make_vector("v_scale", HATTN_F32, n);
+        if (!problem.k_scale_alone)
+            v_scale = make_vector("v_scale", HATTN_F32, n);
         for (int64_t i = 0; i < n; i++) {
-            k_scale.store({i}, 0.25 + 0.001 * (double)rng.below(1000));
-            v_scale.store({i}, 0.25 + 0.001 * (double)rng.below(3000));
+            k_scale.store({i}, problem.odd_scales ? odd[i % 4] : 0.25 + 0.001 * (double)rng.below(1000));
+            const double v = problem.odd_scales ? odd[(i + 1) % 4] : 0.25 + 0.001 * (double)rng.below(3000);
+            if (v_scale)
+                v_scale.store({i}, v);
         }
     }
     if (problem.sink_logits) {

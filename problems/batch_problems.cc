@@ -208,7 +208,7 @@ void add_attention(ProblemList &list)
         p.q_dtype = p.kv_dtype = HATTN_F32;
     });
     list.add("scale_negative", [](Problem &p) { p.scale = -0.2f; });
-    for (int parts : {1, 2, 9})
+    for (int parts : {1, 2, 9, 17, 40})
         list.add(with("merge_parts", parts), [&](Problem &p) {
             p.num_parts = parts;
             p.q_dtype = parts == 2 ? HATTN_F32 : HATTN_F16;
@@ -293,9 +293,8 @@ void add_patterns_and_strides(ProblemList &list)
     });
 }
 
-/* Short rows, of 0 to 40 keys: where a device shares its blocks between many rows, each block of a long one takes thousands of keys and may
- * list candidates instead of scores: on CUDA from 2048 keys a warp on, which is more than 16384 a block (SAMPLED_RANGE in
- * backends/cuda/plan.c). */
+/* Short rows, of 0 to 40 keys: where a device shares its blocks between many rows, each block of a long one takes thousands of keys, on CUDA
+ * more than 16384, and may list candidates instead of scores. */
 void add_short_rows(Problem &p, int number)
 {
     for (int b = 0; b < number; b++)

@@ -30,6 +30,8 @@ void add_shape_problems(ProblemList &list);
 void add_batch_problems(ProblemList &list);
 /* Numbers at the edges: large logits, values, infinities, the lowest weight. */
 void add_numeric_problems(ProblemList &list);
+/* Selections of more tokens than a part has. */
+void add_selection_problems(ProblemList &list);
 
 } // namespace problems
 #endif

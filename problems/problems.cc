@@ -12,6 +12,7 @@ const std::vector<Problem> &all_problems()
         add_shape_problems(list);
         add_batch_problems(list);
         add_numeric_problems(list);
+        add_selection_problems(list);
         for (const Problem &problem : bench_problems())
             list.problems.push_back(problem);
         return list.problems;

@@ -57,6 +57,8 @@ struct Problem {
     int32_t q_dtype = HATTN_F16, kv_dtype = HATTN_F16, map_dtype = 0, out_dtype = 0;
     int32_t map_kind = HATTN_MAP_LINEAR;
     int hidden[2] = {0, 0};
+    int32_t query_map_dtype = 0;               /* 0: as the key map */
+    int query_hidden[2] = {0, 0};              /* likewise */
     bool key_bias = false, shared_map = false; /* shared: the key map's memory serves both sides */
     int32_t score_kind = HATTN_SCORE_HAMMING;
     int weight_bits = 4;
@@ -76,6 +78,8 @@ struct Problem {
     float scale = 0, soft_cap = 0;
     bool sink_logits = false;
     Scales kv_scales = Scales::NONE;
+    bool odd_scales = false;    /* 0, negative and large ones among them */
+    bool k_scale_alone = false; /* no v_scale */
     bool v_inside_k = false;
     int v_offset = 0;        /* where V's row starts inside K's, in elements */
     bool kv_on_host = false; /* K and V are HATTN_MEMORY_PINNED_HOST */
@@ -100,8 +104,8 @@ Problem random_problem(uint64_t seed);
 /* The same space with small dims and short caches, each run again in three manners; called "small-SEED". */
 Problem small_problem(uint64_t seed);
 
-/* "random" or "small" for the name of such a problem, else "": the option of hattn verify that makes it. */
-std::string random_option(const std::string &problem);
+/* "random" or "small" for the name of such a problem, else "". */
+std::string random_kind(const std::string &problem);
 
 } // namespace problems
 #endif

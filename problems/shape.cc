@@ -146,6 +146,10 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
         map->dtype = problem.map_dtype;
         std::copy(problem.hidden, problem.hidden + 2, map->hidden);
     }
+    if (problem.query_map_dtype)
+        sparse.query_map.dtype = problem.query_map_dtype;
+    if (problem.query_hidden[0])
+        std::copy(problem.query_hidden, problem.query_hidden + 2, sparse.query_map.hidden);
     hattn_problem_complete(&sparse, &p, nullptr);
     set_strides(problem, &p, num_pages);
     set_budget_strides(problem, &p);

@@ -184,6 +184,21 @@ void add_dims_and_dtypes(ProblemList &list)
         p.key_norms = true;
         p.append = true;
     });
+    list.add("f8_k_scale_alone", [](Problem &p) {
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::PER_HEAD;
+        p.k_scale_alone = true;
+        p.append = true;
+    });
+    list.add("f8_odd_scales", [](Problem &p) {
+        p.kv_dtype = HATTN_F8_E4M3;
+        p.kv_scales = Scales::PER_HEAD;
+        p.odd_scales = true;
+        p.num_kv_heads = 4;
+        p.q_dtype = HATTN_BF16;
+        p.key_norms = true;
+        p.append = true;
+    });
     for (int32_t q : floats) {
         list.add(std::string("f8_256_scaled_q_") + names[q - HATTN_F32], [&](Problem &p) {
             p.kv_dtype = HATTN_F8_E4M3;
@@ -263,6 +278,21 @@ void add_maps(ProblemList &list)
             p.append = true;
         });
     }
+    list.add("maps_of_two_dtypes", [](Problem &p) {
+        p.map_dtype = HATTN_F32;
+        p.query_map_dtype = HATTN_BF16;
+        p.append = true;
+    });
+    list.add("mlps_of_two_sizes", [](Problem &p) {
+        p.map_kind = HATTN_MAP_MLP;
+        p.hidden[0] = 16;
+        p.hidden[1] = 64;
+        p.query_hidden[0] = 72;
+        p.query_hidden[1] = 24;
+        p.map_dtype = HATTN_BF16;
+        p.query_map_dtype = HATTN_F32;
+        p.append = true;
+    });
     list.add("mlp_weighted_group", [](Problem &p) {
         p.map_kind = HATTN_MAP_MLP;
         p.hidden[0] = 64;

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "tools/verify_command.h"
+
 namespace conformance {
 namespace {
 
@@ -42,7 +44,7 @@ void DeviceContract::expect_passes(const Problem &problem, uint64_t seed, const 
     int passed = 0;
     for (const Outcome &outcome : check_problem(*session, problem, seed, filter, nullptr)) {
         passed += outcome.status == Status::PASSED;
-        EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text();
+        EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text(verify_command);
     }
     EXPECT_GT(passed, 0) << problem.name;
 }

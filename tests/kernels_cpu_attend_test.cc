@@ -260,6 +260,23 @@ TEST_P(Attend, RowsAreFetchedWithTheirOwnSizes)
     }
 }
 
+/* e^(inf - inf): a key of infinite logit leaves NaN, as it does in the formula, not the other keys' mean. */
+TEST_P(Attend, PlusInfinityLeavesNaN)
+{
+    for (int group : {1, 2, 4}) {
+        for (int infinite : {0, 5, 69}) { /* in either block */
+            Attention attention({group, 32, 40, 70, HATTN_F32, 0, false}, Place::kBack, rng, 0.5f);
+            for (int g = 0; g < group; g++)
+                attention.q[(size_t)(g * 32)] = 1.0f;
+            memcpy(const_cast<void *>(attention.k_rows[(size_t)infinite]), &kInfinity, sizeof kInfinity);
+            attention.run(kernel(), HATTN_ATTEND_BLOCK);
+            for (int g = 0; g < group; g++)
+                EXPECT_TRUE(std::isnan(attention.acc_at(g, 7)) && std::isnan(attention.sum[(size_t)g]))
+                    << "group " << group << " key " << infinite << " query " << g;
+        }
+    }
+}
+
 TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
 {
     for (int32_t dtype : {HATTN_F32, HATTN_F16, HATTN_BF16}) {

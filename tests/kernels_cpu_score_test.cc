@@ -318,6 +318,8 @@ TEST_P(TopkU16, EqualsAStableSort)
     };
     for (int n : kCounts) {
         for (uint32_t max_score : {0u, 1u, 64u, 896u, 8191u, 8192u, 65024u}) {
+            if (n > 20000 && max_score != 896 && max_score != 65024) /* one digit, two; sorting is the slow part */
+                continue;
             for (const auto &[name, fill] : fills) {
                 const Place place = kPlaces[pick(0, 1)];
                 Guarded<uint16_t> scores((size_t)n, place);
@@ -331,8 +333,6 @@ TEST_P(TopkU16, EqualsAStableSort)
                     },
                     [](uint16_t a, uint16_t b) { return a > b; }));
             }
-            if (n > 20000)
-                break; /* sorting is the slow part */
         }
     }
 }

@@ -13,6 +13,7 @@
 #include "conformance/checks.h"
 #include "conformance/instance.h"
 #include "reference/reference.h"
+#include "tools/verify_command.h"
 
 namespace conformance {
 namespace {
@@ -262,11 +263,11 @@ TEST(Selftest, BrokenRunnersAreCaught)
             Trial trial(problem_called(problem),
                         seed); /* of both: what the reference said to the first must not hide the second */
             Outcome sound = outcome_of(*session, trial, op);
-            EXPECT_EQ(sound.status, Status::PASSED) << "unbroken: " << sound.text();
+            EXPECT_EQ(sound.status, Status::PASSED) << "unbroken: " << sound.text(verify_command);
             broken.break_it(session->runner);
             Outcome caught = outcome_of(*session, trial, op);
             EXPECT_EQ(caught.status, Status::FAILED);
-            EXPECT_NE(caught.message.find(broken.expected), std::string::npos) << caught.text();
+            EXPECT_NE(caught.message.find(broken.expected), std::string::npos) << caught.text(verify_command);
         }
     }
 }
@@ -287,7 +288,7 @@ TEST(Selftest, FailureSaysHowToRepeat)
     session.runner.score = [](const hattn_plan *, const hattn_score_args *, const hattn_exec *, hattn_error *) {
         return HATTN_OK;
     };
-    std::string text = outcome_of(session, "plain", "score", 9).text();
+    std::string text = outcome_of(session, "plain", "score", 9).text(verify_command);
     EXPECT_NE(text.find("hattn verify --backend reference --filter plain/score --seed 9"), std::string::npos) << text;
 }
 
@@ -340,12 +341,12 @@ TEST(Selftest, RoundingsPassAndCount)
     Session session({"reference", ""});
     session.runner = flipping_keys(1);
     Outcome allowed = outcome_of(session, "many_tokens", "encode_keys", 1);
-    EXPECT_EQ(allowed.status, Status::PASSED) << allowed.text();
+    EXPECT_EQ(allowed.status, Status::PASSED) << allowed.text(verify_command);
     EXPECT_GT(session.flips.bit_flips, 0u);
     session.runner = flipping_keys(20);
     Outcome caught = outcome_of(session, "many_tokens", "encode_keys", 1);
     EXPECT_EQ(caught.status, Status::FAILED);
-    EXPECT_NE(caught.message.find("bound"), std::string::npos) << caught.text();
+    EXPECT_NE(caught.message.find("bound"), std::string::npos) << caught.text(verify_command);
 }
 
 /* Queries with ten bits of mantissa, as TF32 has them: what fp32 inputs never go through. */
@@ -397,7 +398,7 @@ TEST(Selftest, TwiceTheAllowedErrorIsCaught)
                 value = exact + share * tolerance;
                 const Outcome outcome = outcome_of(session, name, "attend_dense", 1);
                 EXPECT_EQ(outcome.status, std::fabs(share) < 1 ? Status::PASSED : Status::FAILED)
-                    << share << " of the allowed error: " << outcome.text();
+                    << share << " of the allowed error: " << outcome.text(verify_command);
             }
         }
     }
@@ -429,10 +430,10 @@ TEST(Selftest, GoldenValuesOfOneBackendHoldForAnother)
     Session reference({"reference", ""}), cpu({"cpu", "scalar"});
     const Problem &problem = problem_called("norms");
     for (const Outcome &outcome : check_problem(reference, problem, 1, "", &golden))
-        EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text();
+        EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text(verify_command);
     golden.reading = true;
     for (const Outcome &outcome : check_problem(cpu, problem, 1, "", &golden))
-        EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text();
+        EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text(verify_command);
     for (auto &[key, elements] : golden.kept) {
         std::vector<uint8_t> saved = elements;
         for (uint8_t &byte : elements)

@@ -4,6 +4,7 @@ packages="
     bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms
     googletest libjansson-dev libsimde-dev pkg-config python3
     g++-aarch64-linux-gnu qemu-user
+    clang-format-14
 "
 missing=
 for package in $packages; do

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # The long random run, on all processors: tools/fuzz.sh [--binaries DIR] [--seed S] PROBLEMS HEADERS
-# PROBLEMS small random problems of seeds S, S + 1, ... (conformance/random_problem.cc), each on every instruction set that this machine
+# PROBLEMS small random problems of seeds S, S + 1, ... (problems/random_problem.cc), each on every instruction set that this machine
 # has, and HEADERS traces with a damaged header. The binaries are those of `bazel build -c opt`, or lie in DIR. The last line says
 # what was done; what failed, and how to repeat it, is printed before. On a GPU: hattn verify --backend cuda --small N.
 set -u
@@ -41,7 +41,7 @@ while [ $i -lt "$processes" ]; do
     i=$((i + 1))
     number=$((problems * i / processes - given))
     if [ $number -gt 0 ]; then
-        "$binaries/random_test" --problems=0 --small=$number --seed=$((seed + given)) --seconds=1000000 >"$logs/$i" 2>&1 &
+        "$binaries/random_test" --problems=0 --small=$number --seed=$((seed + given)) >"$logs/$i" 2>&1 &
         running="$running $!"
     fi
     given=$((given + number))

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The CUDA backend's host side without a GPU: what a plan chooses for made-up devices, and that calls make the right device current and the
+ * caller's again. The kernels' side of kernels_cuda/launch.h is played here.
+ */
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+
+extern "C" {
+#include "backends/cuda/cuda.h"
+}
+#include "problems/problems.h"
+#include "problems/rng.h"
+#include "problems/shape.h"
+
+namespace {
+
+/* What the played runtime does and saw. */
+struct Runtime {
+    int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1, encode_bytes = 40000;
+    hattn_cuda_properties properties = {"made up", 9, 0, 132, 232448, 233472, 1024};
+    uint64_t zeroed = 0;
+};
+Runtime runtime;
+
+int launch()
+{
+    runtime.launches++;
+    runtime.launched_on = runtime.current;
+    return runtime.launch_code;
+}
+
+} // namespace
+
+extern "C" {
+
+const char *hattn_cuda_error_text(int code) { return code == 7 ? "out of luck" : "another error"; }
+int hattn_cuda_device_count(int *count)
+{
+    *count = runtime.count;
+    return 0;
+}
+int hattn_cuda_get_properties(int, hattn_cuda_properties *properties)
+{
+    *properties = runtime.properties;
+    return 0;
+}
+int hattn_cuda_enter(int index, int *previous)
+{
+    *previous = runtime.current;
+    runtime.current = index;
+    return 0;
+}
+void hattn_cuda_leave(int previous) { runtime.current = previous; }
+int hattn_cuda_zero(void *, uint64_t bytes, void *)
+{
+    runtime.zeroed = bytes;
+    return launch();
+}
+int hattn_cuda_load(hattn_cuda_params *) { return launch(); }
+int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *) { return runtime.encode_bytes; }
+int hattn_cuda_append(const hattn_cuda_params *, const hattn_decode_args *, void *) { return launch(); }
+int hattn_cuda_encode_keys(const hattn_cuda_params *, const hattn_encode_keys_args *, void *) { return launch(); }
+int hattn_cuda_encode_queries(const hattn_cuda_params *, const hattn_encode_queries_args *, void *) { return launch(); }
+int hattn_cuda_score(const hattn_cuda_params *, const hattn_score_args *, void *) { return launch(); }
+int hattn_cuda_topk(const hattn_cuda_params *, const hattn_topk_args *, hattn_buffer, void *) { return launch(); }
+int hattn_cuda_attend(const hattn_cuda_params *, const hattn_attend_args *, hattn_buffer, void *) { return launch(); }
+int hattn_cuda_merge(const hattn_cuda_params *, const hattn_merge_args *, void *) { return launch(); }
+int hattn_cuda_decode(const hattn_cuda_params *, const hattn_decode_args *, hattn_buffer, void *) { return launch(); }
+
+} // extern "C"
+
+namespace {
+
+hattn_cuda_params choose(const hattn_problem &problem)
+{
+    hattn_cuda_params params = {};
+    hattn_cuda_choose(&runtime.properties, &problem, &params);
+    return params;
+}
+
+hattn_problem shape_of(int32_t q, int32_t kv, int dim, int group = 4)
+{
+    problems::Problem p;
+    p.q_dtype = q;
+    p.kv_dtype = kv;
+    p.head_dim_qk = dim;
+    p.group = group;
+    p.lengths = {1000};
+    return problems::make_shape(p, 70);
+}
+
+class CudaPlan : public testing::Test
+{
+protected:
+    void SetUp() override { runtime = Runtime(); }
+};
+
+TEST_F(CudaPlan, EnginesAreOfTypesAndDims)
+{
+    const struct {
+        int32_t q, kv;
+        int dim, group, engine;
+    } rows[] = {
+        {HATTN_F16, HATTN_F16, 128, 4, HATTN_CUDA_MMA},      {HATTN_BF16, HATTN_BF16, 64, 16, HATTN_CUDA_MMA},
+        {HATTN_F16, HATTN_F16, 128, 17, HATTN_CUDA_WIDE},    {HATTN_F16, HATTN_F16, 96, 4, HATTN_CUDA_WIDE},
+        {HATTN_F32, HATTN_F16, 128, 4, HATTN_CUDA_WIDE},     {HATTN_F32, HATTN_F32, 128, 4, HATTN_CUDA_PLAIN},
+        {HATTN_F32, HATTN_F32, 64, 4, HATTN_CUDA_PLAIN},     {HATTN_F32, HATTN_BF16, 128, 4, HATTN_CUDA_PLAIN},
+        {HATTN_F16, HATTN_BF16, 128, 4, HATTN_CUDA_PLAIN},   {HATTN_F16, HATTN_F8_E4M3, 128, 4, HATTN_CUDA_MMA_BYTES},
+        {HATTN_F32, HATTN_F8_E4M3, 128, 4, HATTN_CUDA_WIDE}, {HATTN_F16, HATTN_F8_E4M3, 64, 4, HATTN_CUDA_WIDE},
+        {HATTN_F16, HATTN_F8_E4M3, 72, 4, HATTN_CUDA_PLAIN},
+    };
+    for (const auto &row : rows)
+        EXPECT_EQ(choose(shape_of(row.q, row.kv, row.dim, row.group)).engine, row.engine)
+            << "q " << row.q << " kv " << row.kv << " dim " << row.dim << " group " << row.group;
+}
+
+TEST_F(CudaPlan, RowsOffSixteenBytesAreForThePlainEngine)
+{
+    for (hattn_tensor hattn_problem::*cache : {&hattn_problem::k_cache, &hattn_problem::v_cache}) {
+        for (int dimension = 0; dimension < 3; dimension++) {
+            hattn_problem p = shape_of(HATTN_F16, HATTN_F16, 128);
+            (p.*cache).stride[dimension] += 4;
+            EXPECT_EQ(choose(p).engine, HATTN_CUDA_PLAIN) << dimension;
+        }
+    }
+    hattn_problem far = shape_of(HATTN_F16, HATTN_F16, 128);
+    far.k_cache.stride[2] = (int64_t)1 << 36; /* 2^33 units of 16 bytes */
+    EXPECT_EQ(choose(far).engine, HATTN_CUDA_PLAIN);
+}
+
+TEST_F(CudaPlan, WideNeedsSharedMemory)
+{
+    EXPECT_EQ(choose(shape_of(HATTN_F16, HATTN_F16, 256)).engine, HATTN_CUDA_WIDE);
+    runtime.properties.block_shared = HATTN_WIDE_STATIC + 1000;
+    EXPECT_EQ(choose(shape_of(HATTN_F16, HATTN_F16, 256)).engine, HATTN_CUDA_PLAIN);
+    EXPECT_FALSE(choose(shape_of(HATTN_F16, HATTN_F16, 128)).encodes_keys_by_mma);
+}
+
+/* As kernels divide: device.cuh's divide. */
+uint32_t divide(uint32_t n, const hattn_cuda_divisor &d)
+{
+    const uint32_t high = (uint32_t)((uint64_t)n * d.magic >> 32);
+    return (high + n) >> d.shift;
+}
+
+TEST_F(CudaPlan, DivisorsDivide)
+{
+    problems::Rng rng(1);
+    for (int page_size : {1, 2, 3, 5, 7, 16, 100, 129, 1000, 4096, 65537}) {
+        hattn_problem p = shape_of(HATTN_F16, HATTN_F16, 128);
+        p.page_size = page_size;
+        const hattn_cuda_divisor d = choose(p).page_size;
+        for (int i = 0; i < 1000; i++) {
+            const uint32_t n = (uint32_t)(rng.next() >> (34 + rng.below(30)));
+            const uint32_t multiple = n / (uint32_t)page_size * (uint32_t)page_size;
+            for (uint32_t one : {n, multiple, multiple ? multiple - 1 : 0})
+                ASSERT_EQ(divide(one, d), one / (uint32_t)page_size) << one << " / " << page_size;
+        }
+    }
+}
+
+/* For every problem of the list: kernels' ranges cover all positions, offsets stay inside the workspace, and it is accepted. */
+TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
+{
+    int by_regions = 0, keyed = 0, sampled = 0, split = 0, loose = 0;
+    for (const problems::Problem &problem : problems::all_problems()) {
+        SCOPED_TRACE(problem.name);
+        const hattn_problem shape = problems::make_shape(problem, 1000);
+        const hattn_cuda_params p = choose(shape);
+        EXPECT_EQ(hattn_cuda_check(&p, nullptr), HATTN_OK);
+        EXPECT_GE(p.workspace_size, sizeof(hattn_cuda_control));
+        EXPECT_GE(p.num_splits, 1);
+        EXPECT_GE(p.num_dense_splits, 1);
+        EXPECT_EQ(p.block_heads % 2 == 0 || p.block_heads == 1, true);
+        split += p.num_splits > 1;
+        if (!p.by_regions)
+            continue;
+        by_regions++;
+        keyed += p.is_keyed;
+        sampled += p.is_sampled;
+        loose += p.has_loose_codes;
+        EXPECT_GE((int64_t)p.score_chunk * p.num_score_chunks, shape.max_length);
+        EXPECT_EQ(p.score_chunk % p.region, 0);
+        EXPECT_EQ((int64_t)p.num_regions * p.region, (int64_t)p.score_chunk * p.num_score_chunks);
+        EXPECT_LE(p.wave_rows * p.wave_heads, HATTN_CUDA_HISTOGRAMS);
+        EXPECT_GE(p.wave_rows * p.wave_heads, 1);
+        EXPECT_LE(p.row_size, HATTN_CUDA_LEVELS);
+        EXPECT_TRUE(p.code_words * 32 >= shape.code_bits &&
+                    (p.has_loose_codes || p.code_words * 32 < shape.code_bits + 32));
+        EXPECT_EQ(p.encodes_in_score && !p.encodes_by_mma, false);
+    }
+    for (int seen : {by_regions, keyed, sampled, split, loose})
+        EXPECT_GE(seen, 10);
+}
+
+TEST_F(CudaPlan, RefusesWhatNoGridHolds)
+{
+    hattn_problem p = shape_of(HATTN_F16, HATTN_F16, 128);
+    p.num_q_heads = 65536 * 2;
+    p.num_kv_heads = p.num_selection_heads = p.num_code_heads = 1024;
+    hattn_cuda_params params = choose(p);
+    hattn_error error = {};
+    EXPECT_EQ(hattn_cuda_check(&params, &error), HATTN_UNSUPPORTED);
+    EXPECT_NE(std::strstr(error.text, "num_q_heads is 131072"), nullptr) << error.text;
+    p = shape_of(HATTN_F16, HATTN_F16, 128);
+    p.max_rows = 1 << 28;
+    params = choose(p);
+    EXPECT_EQ(hattn_cuda_check(&params, &error), HATTN_UNSUPPORTED);
+    EXPECT_NE(std::strstr(error.text, "2^31 blocks"), nullptr) << error.text;
+}
+
+TEST_F(CudaPlan, CallsRunOnThePlansDeviceAndLeaveTheCallersCurrent)
+{
+    const hattn_backend &cuda = hattn_cuda_backend;
+    hattn_device_options options = {};
+    options.index = 1;
+    hattn_device *device = nullptr;
+    hattn_error error = {};
+    ASSERT_EQ(cuda.open(&options, &device, &error), HATTN_OK) << error.text;
+    device->backend = &cuda;
+    const hattn_problem problem = shape_of(HATTN_F16, HATTN_F16, 128);
+    hattn_plan *plan = nullptr;
+    ASSERT_EQ(cuda.plan(device, &problem, &plan, &error), HATTN_OK) << error.text;
+    EXPECT_EQ(runtime.launched_on, 1);
+    EXPECT_EQ(runtime.current, 0);
+    plan->device = device;
+    hattn_exec exec = {};
+    ASSERT_EQ(cuda.workspace_init(device, {}, plan->workspace_size, nullptr, &error), HATTN_OK);
+    EXPECT_EQ(runtime.zeroed, sizeof(hattn_cuda_control));
+    const std::function<hattn_status()> calls[] = {
+        [&] {
+            hattn_encode_keys_args a = {};
+            return cuda.encode_keys(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_encode_queries_args a = {};
+            return cuda.encode_queries(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_score_args a = {};
+            return cuda.score(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_topk_args a = {};
+            return cuda.topk(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_attend_args a = {};
+            return cuda.attend(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_merge_args a = {};
+            return cuda.merge(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_decode_args a = {};
+            return cuda.decode(plan, &a, &exec, &error);
+        },
+        [&] {
+            hattn_decode_args a = {};
+            return cuda.append(plan, &a, &exec, &error);
+        },
+    };
+    for (int code : {0, 7}) {
+        runtime.launch_code = code;
+        for (const auto &call : calls) {
+            const int launches = runtime.launches;
+            runtime.launched_on = -1;
+            EXPECT_EQ(call(), code ? HATTN_DEVICE_ERROR : HATTN_OK);
+            EXPECT_EQ(runtime.launches, launches + 1);
+            EXPECT_EQ(runtime.launched_on, 1);
+            EXPECT_EQ(runtime.current, 0);
+            EXPECT_TRUE(!code || std::strstr(error.text, "out of luck")) << error.text;
+        }
+    }
+    cuda.plan_destroy(plan);
+    plan = nullptr;
+    EXPECT_EQ(cuda.plan(device, &problem, &plan, &error), HATTN_DEVICE_ERROR); /* kernels that do not load */
+    EXPECT_EQ(plan, nullptr);
+    EXPECT_EQ(runtime.current, 0);
+    cuda.close(device);
+}
+
+TEST_F(CudaPlan, OldDevicesAndForeignOptionsAreRefused)
+{
+    hattn_device_options options = {};
+    hattn_device *device = nullptr;
+    runtime.properties.major = 7;
+    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, nullptr), HATTN_NO_DEVICE);
+    runtime.properties.major = 8;
+    options.isa = "avx2";
+    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, nullptr), HATTN_INVALID_ARGUMENT);
+    char why[64] = "";
+    runtime.count = 0;
+    EXPECT_EQ(hattn_cuda_backend.device_count(why, sizeof(why)), 0);
+    EXPECT_STREQ(why, "the driver reports no device");
+}
+
+} // namespace

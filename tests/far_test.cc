@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Large numbers on the CPU, with little memory: tensors whose elements lie beyond 2^31 of them, positions beyond 16 bits, more equal rows than
+ * fp32 can sum up. Devices have tests/device_contract_far_test.cc.
+ */
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include <sys/mman.h>
+
+#include "conformance/checks.h"
+#include "conformance/instance.h"
+#include "contract/attention.h"
+#include "core/sized.h"
+
+namespace conformance {
+namespace {
+
+const int64_t FAR = ((int64_t)1 << 31) + 64;
+
+/* A tensor with one stride made long, in memory that is there only where it is touched. */
+class FarTensor
+{
+public:
+    FarTensor(const Tensor &near, int dimension) : tensor_(near)
+    {
+        tensor_.stride[dimension] = FAR;
+        int64_t span = tensor_.extent[tensor_.rank - 1];
+        for (int i = 0; i + 1 < tensor_.rank; i++)
+            span += (tensor_.extent[i] - 1) * tensor_.stride[i];
+        size_ = (size_t)span * dtype_size(tensor_.dtype);
+        void *mapping =
+            mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (mapping == MAP_FAILED)
+            throw std::bad_alloc();
+        data_ = (uint8_t *)mapping;
+        for_each_row([&](const Index &index, size_t bytes) { memcpy(at(index), near.at(index), bytes); });
+    }
+    ~FarTensor() { munmap(data_, size_); }
+    FarTensor(const FarTensor &) = delete;
+    FarTensor &operator=(const FarTensor &) = delete;
+
+    hattn_buffer buffer() const { return {data_, 0}; }
+
+    /* "" or the first row that differs from the same tensor close together. */
+    std::string compare(const Tensor &near) const
+    {
+        std::string wrong;
+        for_each_row([&](const Index &index, size_t bytes) {
+            if (wrong.empty() && memcmp(at(index), near.at(index), bytes))
+                wrong = tensor_.element_name(index) + " starts another row than close together";
+        });
+        return wrong;
+    }
+
+private:
+    template <class Fn>
+    void for_each_row(Fn fn) const
+    {
+        const size_t bytes = tensor_.extent[tensor_.rank - 1] * dtype_size(tensor_.dtype);
+        tensor_.for_each([&](const Index &index) {
+            if (index[tensor_.rank - 1] == 0)
+                fn(index, bytes);
+        });
+    }
+    uint8_t *at(const Index &index) const { return data_ + tensor_.offset(index) * (int64_t)dtype_size(tensor_.dtype); }
+
+    Tensor tensor_;
+    size_t size_;
+    uint8_t *data_;
+};
+
+/* Everything that the calls take and give. */
+struct World {
+    explicit World(const Problem &problem)
+        : instance(problem, 5), codes(output("codes", &hattn_problem::codes)),
+          norms(output("norms", &hattn_problem::norms)), weights(output("weights", &hattn_problem::weights)),
+          scores(output("scores", &hattn_problem::scores)), indices(output("indices", &hattn_problem::indices)),
+          counts(output("counts", &hattn_problem::counts)), out(output("out", &hattn_problem::out)),
+          lse(output("lse", &hattn_problem::lse))
+    {
+    }
+
+    Tensor output(const std::string &name, Field field) const { return instance.output(name, field, 0xAA); }
+
+    std::vector<const Tensor *> outputs() const
+    {
+        return {&codes, &norms, &weights, &scores, &indices, &counts, &out, &lse};
+    }
+
+    void reset() const
+    {
+        for (const Tensor *tensor : outputs())
+            tensor->memory->fill(0xAA);
+        for (const auto &[to, from] : {std::make_pair(&codes, &instance.codes), {&norms, &instance.norms}})
+            to->for_each([to = to, from = from](const Index &index) {
+                memcpy(to->at(index), from->at(index), dtype_size(to->dtype));
+            });
+    }
+
+    Instance instance;
+    Tensor codes, norms, weights, scores, indices, counts, out, lse;
+};
+
+struct Calls {
+    explicit Calls(const World &world)
+        : encode_keys(world.instance.encode_keys_args()), score(world.instance.score_args()),
+          topk(world.instance.topk_args()), merge(world.instance.merge_args()), decode(world.instance.decode_args(true))
+    {
+        encode_keys.codes = world.codes.buffer();
+        encode_keys.norms = world.norms.buffer();
+        score.scores = world.scores.buffer();
+        topk.indices = world.indices.buffer();
+        topk.counts = world.counts.buffer();
+        merge.out = world.out.buffer();
+        merge.lse = world.lse.buffer();
+        decode.codes = world.codes.buffer();
+        decode.norms = world.norms.buffer();
+        decode.weights = world.weights.buffer();
+        decode.indices = world.indices.buffer();
+        decode.counts = world.counts.buffer();
+        decode.out = world.out.buffer();
+        decode.lse = world.lse.buffer();
+    }
+
+    hattn_encode_keys_args encode_keys;
+    hattn_score_args score;
+    hattn_topk_args topk;
+    hattn_merge_args merge;
+    hattn_decode_args decode;
+};
+
+struct FarRow {
+    const char *call;
+    Field field;
+    int dimension;
+    const Tensor &(*near)(const World &);
+    hattn_buffer &(*buffer)(Calls &);
+};
+
+#define INPUT(call, tensor, dimension)                                                                              \
+    {                                                                                                               \
+#call, &hattn_problem::tensor, dimension,                                                                   \
+            [](const World &w)                                                                                      \
+                 -> const Tensor & { return w.instance.tensor; }, [](Calls &                                        \
+                                                                     c) -> hattn_buffer & { return c.call.tensor; } \
+    }
+#define OUTPUT(call, tensor, dimension)                                                                               \
+    {                                                                                                                 \
+#call, &hattn_problem::tensor, dimension,                                                                     \
+            [](const World &w) -> const Tensor & { return w.tensor; },                                                \
+                                                                    [](Calls &                                        \
+                                                                       c) -> hattn_buffer & { return c.call.tensor; } \
+    }
+
+const FarRow far_rows[] = {
+    INPUT(encode_keys, k_new, 0),  INPUT(encode_keys, k_new, 1),  OUTPUT(encode_keys, codes, 0),
+    OUTPUT(encode_keys, codes, 2), OUTPUT(encode_keys, norms, 1), INPUT(score, codes, 0),
+    INPUT(score, codes, 1),        INPUT(score, codes, 2),        INPUT(score, norms, 0),
+    INPUT(score, norms, 1),        INPUT(score, weights, 0),      INPUT(score, weights, 1),
+    OUTPUT(score, scores, 0),      OUTPUT(score, scores, 1),      INPUT(topk, scores, 0),
+    INPUT(topk, scores, 1),        INPUT(topk, budgets, 0),       INPUT(topk, budgets, 1),
+    OUTPUT(topk, indices, 0),      OUTPUT(topk, indices, 1),      OUTPUT(topk, counts, 0),
+    OUTPUT(topk, counts, 1),       INPUT(merge, partial_out, 0),  INPUT(merge, partial_out, 1),
+    INPUT(merge, partial_out, 2),  INPUT(merge, partial_lse, 0),  INPUT(merge, partial_lse, 1),
+    OUTPUT(merge, out, 0),         OUTPUT(merge, lse, 1),         INPUT(decode, q, 0),
+    INPUT(decode, q, 1),           INPUT(decode, k_cache, 0),     INPUT(decode, k_cache, 1),
+    INPUT(decode, k_cache, 2),     INPUT(decode, v_cache, 0),     INPUT(decode, v_cache, 1),
+    INPUT(decode, v_cache, 2),     OUTPUT(decode, codes, 0),      OUTPUT(decode, codes, 1),
+    OUTPUT(decode, codes, 2),      OUTPUT(decode, norms, 0),      OUTPUT(decode, norms, 2),
+    OUTPUT(decode, weights, 0),    OUTPUT(decode, weights, 1),    OUTPUT(decode, indices, 0),
+    OUTPUT(decode, indices, 1),    OUTPUT(decode, counts, 0),     OUTPUT(decode, out, 0),
+    OUTPUT(decode, out, 1),        OUTPUT(decode, lse, 0),        OUTPUT(decode, lse, 1),
+};
+
+/* "" or what went wrong. */
+std::string run_call(const Session &session, const hattn_problem &shape, const std::string &name, const Calls &calls)
+{
+    hattn_error error = {};
+    hattn_plan *plan = nullptr;
+    if (hattn_plan_create(session.device, &shape, &plan, &error))
+        return error.text;
+    Workspace workspace(session, hattn_plan_workspace_size(plan));
+    const std::string wrong =
+        run_in_manner(all_manners(session)[0], workspace, name, [&](const hattn_exec *exec, hattn_error *failure) {
+            return name == "encode_keys" ? hattn_encode_keys(plan, &calls.encode_keys, exec, failure)
+                   : name == "score"     ? hattn_score(plan, &calls.score, exec, failure)
+                   : name == "topk"      ? hattn_topk(plan, &calls.topk, exec, failure)
+                   : name == "merge"     ? hattn_merge(plan, &calls.merge, exec, failure)
+                                         : hattn_decode(plan, &calls.decode, exec, failure);
+        });
+    hattn_plan_destroy(plan);
+    return wrong;
+}
+
+class Far : public testing::TestWithParam<Target>
+{
+protected:
+    void SetUp() override
+    {
+        session = std::make_unique<Session>(GetParam());
+        if (!session->skipped.empty())
+            GTEST_SKIP() << session->skipped;
+    }
+    std::unique_ptr<Session> session;
+};
+
+Problem far_problem(int page_size)
+{
+    Problem p;
+    p.name = "far";
+    p.page_size = page_size;
+    p.lengths = {33, 20};
+    p.q_len = 2;
+    p.k = 12;
+    p.num_kv_heads = p.group = 2;
+    p.key_norms = true;
+    p.budgets = Budgets::EACH;
+    p.num_tokens = 9;
+    return p;
+}
+
+TEST_P(Far, ElementsBeyond31BitsAreTheSame)
+{
+    for (int page_size : {0, 16, 5}) {
+        const World world(far_problem(page_size));
+        for (const FarRow &row : far_rows) {
+            SCOPED_TRACE(std::string(row.call) + ": " + row.near(world).name + ", stride " +
+                         std::to_string(row.dimension) + ", pages of " + std::to_string(page_size));
+            Calls calls(world);
+            world.reset();
+            ASSERT_EQ(run_call(*session, world.instance.shape, row.call, calls), "");
+            std::vector<std::vector<uint8_t>> expected;
+            for (const Tensor *tensor : world.outputs())
+                expected.emplace_back(tensor->memory->begin(), tensor->memory->end());
+            const Tensor wanted = row.near(world).twin(".wanted", 0);
+            memcpy(wanted.memory->data(), row.near(world).memory->data(), wanted.memory->size());
+
+            world.reset();
+            const FarTensor far(row.near(world), row.dimension);
+            hattn_problem shape = world.instance.shape;
+            (shape.*row.field).stride[row.dimension] = FAR;
+            row.buffer(calls) = far.buffer();
+            ASSERT_EQ(run_call(*session, shape, row.call, calls), "");
+            EXPECT_EQ(far.compare(wanted), "");
+            for (size_t i = 0; i < expected.size(); i++) {
+                const Tensor &tensor = *world.outputs()[i];
+                if (&tensor != &row.near(world)) {
+                    EXPECT_EQ(memcmp(tensor.memory->begin(), expected[i].data(), expected[i].size()), 0) << tensor.name;
+                }
+            }
+        }
+    }
+}
+
+/* A million keys that are one and the same row of memory. Their mean is that row, in parts however long; the fp32 sums of a part of 24000 of
+ * them already leave the contract. */
+TEST_P(Far, ManyEqualRowsKeepTheContract)
+{
+    const int n = 1 << 20, dim = 64;
+    hattn_problem given = sized<hattn_problem>(), p = given;
+    given.num_q_heads = given.num_kv_heads = 1;
+    given.head_dim_qk = dim;
+    given.code_bits = 32;
+    given.max_sequences = 1;
+    given.max_length = n;
+    given.k = n;
+    given.q.dtype = given.k_cache.dtype = HATTN_F32;
+    ASSERT_EQ(hattn_problem_complete(&given, &p, nullptr), HATTN_OK);
+    p.k_cache.stride[1] = p.v_cache.stride[1] = 0;
+    std::vector<float> q(dim), k(dim), v(dim), out(dim, NAN);
+    float lse = NAN, largest = 0;
+    double logit = 0;
+    Rng rng(3);
+    for (int i = 0; i < dim; i++) {
+        q[i] = (float)rng.normal();
+        k[i] = (float)rng.normal();
+        v[i] = (float)rng.normal();
+        largest = std::fmax(largest, std::fabs(v[i]));
+        logit += (double)q[i] * k[i] * p.scale;
+    }
+    std::vector<int32_t> all(n);
+    for (int j = 0; j < n; j++)
+        all[j] = j;
+    int32_t length = n, count = n;
+    hattn_plan *plan = nullptr;
+    ASSERT_EQ(hattn_plan_create(session->device, &p, &plan, nullptr), HATTN_OK);
+    Workspace workspace(*session, hattn_plan_workspace_size(plan));
+    for (bool sparse : {false, true}) {
+        hattn_attend_args args = sized<hattn_attend_args>();
+        args.batch.num_sequences = args.batch.num_rows = args.batch.q_len = 1;
+        args.batch.seq_len.data = &length;
+        args.q.data = q.data();
+        args.k_cache.data = k.data();
+        args.v_cache.data = v.data();
+        args.out.data = out.data();
+        args.lse.data = &lse;
+        args.indices.data = sparse ? all.data() : nullptr;
+        args.counts.data = sparse ? &count : nullptr;
+        ASSERT_EQ(run_in_manner(all_manners(*session)[0], workspace, "equal rows",
+                                [&](const hattn_exec *exec, hattn_error *error) {
+                                    return hattn_attend(plan, &args, exec, error);
+                                }),
+                  "");
+        for (int i = 0; i < dim; i++)
+            EXPECT_LE(std::fabs(out[i] - v[i]), contract::sum_error(contract::Sums::F32) * largest) << "element " << i;
+        EXPECT_LE(std::fabs(lse - (logit + std::log((double)n))),
+                  4 * contract::sum_error(contract::Sums::F32) * std::fmax(1, std::fabs(logit)));
+    }
+    hattn_plan_destroy(plan);
+}
+
+std::vector<Target> cpu_targets()
+{
+    std::vector<Target> targets;
+    for (const Target &target : all_targets())
+        if (target.backend == "cpu")
+            targets.push_back(target);
+    return targets;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Far, testing::ValuesIn(cpu_targets()),
+                         [](const testing::TestParamInfo<Target> &info) { return info.param.isa; });
+
+} // namespace
+} // namespace conformance
