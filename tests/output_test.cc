@@ -121,7 +121,7 @@ TEST_F(OutputTest, AFailedRunLeavesNothing)
         expect_refusal(decode("/nonexistent", {"--json", at(name)}), "cannot read /nonexistent");
         expect_refusal(decode(TRACE, {"--json", at(name), "--topk", "5000"}), "--topk 5000");
         expect_refusal(verify({"--against", "/nonexistent", "--json", at(name)}), "cannot read /nonexistent");
-        expect_refusal({"verify", "--filter", "nothing", "--write", at(name)}, "no problem or operation has");
+        expect_refusal({"verify", "--filter", "no such problem", "--write", at(name)}, "no problem or operation has");
         expect_refusal({"bench", "--shape", "nothing", "--json", at(name)}, "no shape 'nothing'");
     }
     EXPECT_EQ(read_file(at("old")), "precious");
