@@ -321,6 +321,29 @@ TEST(Problem, DefaultsOfOtherKinds)
     }
 }
 
+/* Callers that know fewer fields, or more. */
+TEST(Device, QueriesWriteWhatTheCallerHas)
+{
+    hattn_device_options options = options_for("cpu");
+    hattn_device *device = nullptr;
+    ASSERT_EQ(HATTN_OK, hattn_device_open(&options, &device, nullptr));
+    const hattn_device_info whole = info_of(device);
+    union {
+        hattn_device_info info;
+        unsigned char bytes[sizeof(hattn_device_info) + 64];
+    } theirs;
+    for (size_t size : {offsetof(hattn_device_info, name), sizeof(hattn_device_info), sizeof(theirs)}) {
+        memset(&theirs, 0xaa, sizeof(theirs));
+        theirs.info.struct_size = uint32_t(size);
+        ASSERT_EQ(HATTN_OK, hattn_device_query(device, &theirs.info, nullptr));
+        EXPECT_EQ(size, theirs.info.struct_size);
+        EXPECT_STREQ(whole.backend, theirs.info.backend);
+        for (size_t i = std::min(size, sizeof(hattn_device_info)); i < sizeof(theirs); i++)
+            ASSERT_EQ(i < size ? 0 : 0xaa, theirs.bytes[i]) << i << " of " << size;
+    }
+    hattn_device_close(device);
+}
+
 TEST(Problem, CompletesWhatIsZeroAndNothingElse)
 {
     hattn_problem p = plain_problem(), complete = completed(p), again = completed(complete);

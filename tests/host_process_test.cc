@@ -12,6 +12,7 @@
 #endif
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <thread>
@@ -114,6 +115,12 @@ TEST(HostProcess, ForkedChildrenWorkAlone)
                              : 1;
               }));
     EXPECT_EQ(decode.expected, decode.run(3));
+    hattn_device *device = open_cpu(3);
+    EXPECT_EQ(0, in_child([&] {
+                  hattn_device_close(device);
+                  return 0;
+              }));
+    hattn_device_close(device);
 }
 
 TEST(HostProcess, ForksInTheMiddleOfRuns)
@@ -277,6 +284,28 @@ TEST_P(HostProcessOf, ARefusedRankHangsNobody)
     EXPECT_EQ(decode.expected, decode.run(3)) << "the control region was left as it should be";
 }
 
+/* Five ranks on a device of three threads. */
+TEST_P(HostProcessOf, TeamsMayBeLargerThanTheDevice)
+{
+    Decode decode(GetParam());
+    for (int round = 0; round < 50; round++) {
+        Barrier barrier(5);
+        std::vector<std::thread> ranks;
+        for (int rank = 0; rank < 5; rank++)
+            ranks.emplace_back([&, rank] {
+                hattn_team team = {5, rank, Barrier::wait, &barrier};
+                hattn_exec exec = decode.job.exec;
+                exec.team = &team;
+                const hattn_decode_args args = decode.job.decode_args();
+                EXPECT_EQ(HATTN_OK, hattn_decode(decode.job.plan.get(), &args, &exec, nullptr));
+            });
+        for (std::thread &rank : ranks)
+            rank.join();
+        ASSERT_EQ(decode.expected, decode.results());
+        ASSERT_TRUE(decode.job.workspace_guard_intact());
+    }
+}
+
 #if defined(__x86_64__)
 TEST_P(HostProcessOf, TheCallersFloatingPointEnvironmentDoesNotMatter)
 {
@@ -347,6 +376,60 @@ TEST(HostProcess, WorkspacesAreMadeReadyByAnyDevice)
     hattn_plan_destroy(plan);
     hattn_device_close(many);
     hattn_device_close(one);
+}
+
+void spin(std::chrono::microseconds time)
+{
+    const auto end = std::chrono::steady_clock::now() + time;
+    while (std::chrono::steady_clock::now() < end)
+        continue;
+}
+
+/* Two ranks that come at different times, and keys that take long to encode: who is done first must not score what the other
+ * has not encoded yet. */
+TEST(HostProcess, AppendedKeysAreScoredAfterTheyAreEncoded)
+{
+    hattn_problem p = plain_problem();
+    p.map_kind = HATTN_MAP_MLP;
+    for (hattn_map *map : {&p.key_map, &p.query_map})
+        map->hidden[0] = map->hidden[1] = 1024;
+    p.head_dim_qk = 128;
+    p.max_sequences = p.max_q_len = 1;
+    p.max_length = 64;
+    p.k = 32;
+    Device device("cpu");
+    Job job(device, completed(p), 5);
+    job.exec.num_threads = 1;
+    const hattn_encode_keys_args keys = job.encode_keys_args();
+    ASSERT_EQ(HATTN_OK, hattn_encode_keys(job.plan.get(), &keys, &job.exec, nullptr));
+    hattn_decode_args args = job.decode_args();
+    args.budgets = {};
+    ASSERT_EQ(HATTN_OK, hattn_decode(job.plan.get(), &args, &job.exec, nullptr));
+    const std::vector<uint8_t> codes = job.bytes(job.codes), expected = job.bytes(job.indices);
+    std::atomic<int> wrong{0};
+    for (int round = 0; round < 100; round++) {
+        /* Codes that are as far from the query as can be where the new ones belong, then as near. */
+        std::vector<uint8_t> &spoiled = job.bytes(job.codes);
+        spoiled = codes;
+        for (int head = 0; head < 2; head++)
+            for (int word = 0; word < 2; word++)
+                reinterpret_cast<uint32_t *>(spoiled.data())[3 * job.p.codes.stride[0] + head * job.p.codes.stride[2] +
+                                                             15 * job.p.codes.stride[1] + word] ^= ~0u;
+        Barrier barrier(2);
+        const auto member = [&](int rank) {
+            hattn_team team = {2, rank, Barrier::wait, &barrier};
+            hattn_exec exec = job.exec;
+            exec.team = &team;
+            Barrier::wait(&barrier);
+            spin(std::chrono::microseconds(rank * round * 4));
+            wrong += hattn_decode(job.plan.get(), &args, &exec, nullptr) != HATTN_OK;
+        };
+        std::thread other(member, 1);
+        member(0);
+        other.join();
+        wrong += job.bytes(job.indices) != expected;
+    }
+    EXPECT_EQ(0, wrong);
 }
 
 /* Codes and norms of the same slots, written by two tokens each. */

@@ -15,7 +15,7 @@ class Mutant(NamedTuple):
 
 
 CONFORMANCE, KERNELS, NEON = "//tests:conformance_test", "//tests:kernels_cpu_test", "//tests:kernels_neon_test"
-SELFTEST, FAR, PLAN = "//tests:selftest", "//tests:far_test", "//tests:plan_test"
+SELFTEST, FAR, PLAN, HOST = "//tests:selftest", "//tests:far_test", "//tests:plan_test", "//tests:host_process_test"
 
 MUTANTS = [
     # ---- kernels_cpu ----
@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("parts of a merge past the eighth are dropped", "kernels_cpu/merge_f32x8.h", "first > 0, n - i, out + i",
            "0, n - i, out + i", KERNELS, "*Merge*avx2"),
     Mutant("parts of a merge past the sixteenth are dropped", "kernels_cpu/merge_avx512.c",
-           "first ? _mm512_maskz_loadu_ps(mask, out + i) : _mm512_setzero_ps()", "_mm512_setzero_ps()", KERNELS, "*Merge*avx512",
+           "if (first) /* groups", "if (0) /* groups", KERNELS, "*Merge*avx512",
            "avx512_vpopcntdq"),
     Mutant("dims past a whole register are dropped", "kernels_cpu/attend_avx512.c", "if (dim < block->head_dim_qk) {",
            "if (dim + 8 < block->head_dim_qk) {", KERNELS, "*Attend*avx512", "avx512_vpopcntdq"),
@@ -84,6 +84,24 @@ MUTANTS = [
            CONFORMANCE, "*scalar_long_pages*"),
     Mutant("composed decode ignores budgets", "backends/compose.c", "                                  .budgets = args->budgets,\n",
            "", CONFORMANCE, "ConformanceReference*"),
+    # ---- the host process ----
+    Mutant("appended keys are scored before they are encoded", "backends/cpu/encode.c",
+           "    hattn_crew_finish(crew, HATTN_STEP_APPEND, units);\n", "", HOST, "*Appended*"),
+    Mutant("ranks without scratch work", "backends/cpu/crew.c", "if (crew->rank < cpu->max_threads)", "if (crew->rank >= 0)", HOST,
+           "*TeamsMayBeLarger*"),
+    Mutant("a child joins its parent's helpers", "backends/cpu/pool.c", "if (pool && !is_forked(pool)) {", "if (pool) {", HOST,
+           "*Fork*"),
+    Mutant("a refused rank stays away", "api/runs.c", "    if (r->team) {\n        r->team->barrier(r->team->context);",
+           "    if (r->team && !r->status) {\n        r->team->barrier(r->team->context);", HOST, "*RefusedRank*"),
+    Mutant("codes of two tokens mix", "backends/cpu/encode.c", "    hattn_crew_lock(crew, code);\n", "", HOST, "*TwoTokens*"),
+    Mutant("counters are left as they are", "backends/cpu/crew.c", "    hattn_host_control_reset(control_of(crew));\n", "", HOST),
+    Mutant("the caller's rounding stays", "api/runs.c", "r->fp = hattn_fp_enter();", "r->fp = 0;", HOST, "*FloatingPoint*"),
+    Mutant("fields that nobody knows are let pass", "api/structs.c", "        if (((const char *)theirs)[i])", "        if (0)",
+           "//tests:run_test"),
+    Mutant("more is written than the caller has", "api/structs.c", "const size_t known = given < size ? given : size, head = sizeof(given);",
+           "const size_t known = size, head = sizeof(given);", "//tests:device_test"),
+    Mutant("quotas of the groups above do not count", "backends/cpu/processors.c", "        *slash = 0;\n", "        return quota;\n",
+           "//tests:processors_test"),
     # ---- CUDA's host side ----
     Mutant("CUDA: fp32 caches on tensor cores", "backends/cuda/plan.c",
            "const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;",
@@ -108,9 +126,9 @@ MUTANTS = [
            SELFTEST),
     Mutant("conformance: unselected rows are not poisoned", "conformance/instance.cc",
            "    instance.k_cache.memory->fill(POISON);\n", "", SELFTEST),
-    Mutant("conformance: code bits may flip at fifty times the bound", "conformance/rules.cc", "return bound[r] > 0 && std::fabs(z[r]) <= bound[r];",
-           "return bound[r] > 0 && std::fabs(z[r]) <= 50 * bound[r];", SELFTEST),
-    Mutant("conformance: a NaN is near everything", "conformance/rules.cc", "return std::isnan(want) && std::isnan(got);",
+    Mutant("conformance: code bits may flip at fifty times the bound", "contract/flips.cc", "return bound > 0 && std::fabs(z) <= bound;",
+           "return bound > 0 && std::fabs(z) <= 50 * bound;", SELFTEST),
+    Mutant("conformance: a NaN is near everything", "contract/attention.cc", "return std::isnan(got);",
            "return true;", SELFTEST),
     Mutant("conformance: no second run", "conformance/case.cc", "return repeat(context, checked, expectations);",
            'return context.golden ? repeat(context, checked, expectations) : "";',
