@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The README's C block is part of examples/decode.c, which example_test compiles and runs.
+ * The README's C block is part of examples/decode.c, which example_test compiles and runs; its count of problems is the list's.
  */
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <iterator>
 #include <string>
+
+#include "problems/problems.h"
 
 static std::string read_file(const std::string &path)
 {
@@ -22,4 +24,13 @@ TEST(Readme, ShowsTheExampleAsItStands)
     EXPECT_NE(block.find("hattn_decode("), std::string::npos) << "the block is not the decode step";
     EXPECT_NE(example.find(block), std::string::npos) << "README.md's block is not in examples/decode.c as it stands:\n"
                                                       << block;
+}
+
+TEST(Readme, CountsTheProblems)
+{
+    int count = 0;
+    for (const problems::Problem &problem : problems::all_problems())
+        count += problem.tag != problems::Tag::BENCH;
+    const std::string words = "the reference on " + std::to_string(count) + " problems";
+    EXPECT_NE(read_file("README.md").find(words), std::string::npos) << "README.md does not say: " << words;
 }
