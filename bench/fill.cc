@@ -23,16 +23,3 @@ void fill_bits(const devices::Memory &memory, void *data, size_t size, uint64_t 
 {
     memory.fill(data, size, ~uint64_t(0), 0, seed);
 }
-
-size_t dtype_bytes(int32_t dtype)
-{
-    switch (dtype) {
-    case HATTN_F16:
-    case HATTN_BF16:
-    case HATTN_U16: return 2;
-    case HATTN_F8_E4M3:
-    case HATTN_I8: return 1;
-    case HATTN_I64: return 8;
-    default: return 4;
-    }
-}

@@ -13,6 +13,4 @@ void fill_norms(const devices::Memory &memory, void *data, size_t size, uint64_t
 /* Random bits. */
 void fill_bits(const devices::Memory &memory, void *data, size_t size, uint64_t seed);
 
-size_t dtype_bytes(int32_t dtype);
-
 #endif

@@ -6,6 +6,7 @@
 
 #include "api/hattn.h"
 #include "bench/fill.h"
+#include "core/dtype.h"
 
 const size_t ALIGNMENT = 256;
 
@@ -23,7 +24,7 @@ inline size_t map_width(const hattn_problem &shape, const hattn_map &map, size_t
 template <typename Fn>
 size_t walk_map(const hattn_problem &shape, const hattn_map &map, Fn fn)
 {
-    size_t heads = size_t(shape.num_code_heads), element = dtype_bytes(map.dtype), used = 0;
+    size_t heads = size_t(shape.num_code_heads), element = size_t(hattn_dtype_size(map.dtype)), used = 0;
     for (size_t i = 0; i < map_layers(shape); i++) {
         size_t weight = used;
         used += round_up(heads * map_width(shape, map, i) * map_width(shape, map, i + 1) * element);
@@ -40,7 +41,7 @@ inline double map_bytes(const hattn_problem &shape, const hattn_map &map, bool b
     double elements = 0;
     for (size_t i = 0; i < map_layers(shape); i++)
         elements += double((map_width(shape, map, i) + biases) * map_width(shape, map, i + 1));
-    return elements * shape.num_code_heads * double(dtype_bytes(map.dtype));
+    return elements * shape.num_code_heads * double(size_t(hattn_dtype_size(map.dtype)));
 }
 
 #endif

@@ -24,6 +24,14 @@ inline double thread_cpu_us()
     return double(time.tv_sec) * 1e6 + double(time.tv_nsec) * 1e-3;
 }
 
+/* Of at least one value. */
+inline double median(std::vector<double> values)
+{
+    std::sort(values.begin(), values.end());
+    const size_t half = values.size() / 2;
+    return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
 /* median and min need at least one value. */
 class Samples
 {
@@ -32,13 +40,7 @@ public:
     bool empty() const { return values_.empty(); }
     double min() const { return *std::min_element(values_.begin(), values_.end()); }
 
-    double median() const
-    {
-        std::vector<double> sorted = values_;
-        std::sort(sorted.begin(), sorted.end());
-        size_t half = sorted.size() / 2;
-        return sorted.size() % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-    }
+    double median() const { return ::median(values_); }
 
 private:
     std::vector<double> values_;

@@ -10,6 +10,7 @@
 
 #include "bench/fill.h"
 #include "bench/map_layout.h"
+#include "core/dtype.h"
 #include "problems/shape.h"
 
 using devices::Buffer;
@@ -45,9 +46,10 @@ Workload::Sizes::Sizes(const hattn_problem &shape, const problems::Problem &prob
     size_t slots = size_t(shape.page_size ? shape.page_size : shape.max_length);
     size_t total = num_pages * slots, words = (size_t(shape.code_bits) + 31) / 32;
     size_t kv_heads = size_t(shape.num_kv_heads), code_heads = size_t(shape.num_code_heads);
-    k = round_up(total * kv_heads * size_t(shape.head_dim_qk) * dtype_bytes(shape.k_cache.dtype));
-    v = problem.v_inside_k ? 0
-                           : round_up(total * kv_heads * size_t(shape.head_dim_v) * dtype_bytes(shape.v_cache.dtype));
+    k = round_up(total * kv_heads * size_t(shape.head_dim_qk) * size_t(hattn_dtype_size(shape.k_cache.dtype)));
+    v = problem.v_inside_k
+            ? 0
+            : round_up(total * kv_heads * size_t(shape.head_dim_v) * size_t(hattn_dtype_size(shape.v_cache.dtype)));
     codes = round_up(total * code_heads * words * 4);
     norms = shape.key_norms ? round_up(total * code_heads * 2) : 0;
     query_map = walk_map(shape, shape.query_map, [](size_t, size_t, size_t) {});
@@ -134,15 +136,16 @@ void Workload::make_sets()
                  selections = size_t(shape_.num_selection_heads);
     sets_.resize(num_sets_);
     for (Set &set : sets_) {
-        set.q = Buffer(memory_, rows * q_heads * size_t(shape_.head_dim_qk) * dtype_bytes(shape_.q.dtype));
+        set.q = Buffer(memory_, rows * q_heads * size_t(shape_.head_dim_qk) * size_t(hattn_dtype_size(shape_.q.dtype)));
         fill_values(memory_, set.q.data(), set.q.size(), shape_.q.dtype, 100 + size_t(&set - sets_.data()));
         set.weights = Buffer(memory_, rows * selections * size_t(shape_.code_bits));
         set.indices = Buffer(memory_, rows * selections * size_t(shape_.k) * 4);
         set.counts = Buffer(memory_, rows * selections * 4);
     }
-    scores_ = Buffer(memory_, rows * selections * size_t(shape_.max_length) * dtype_bytes(shape_.scores.dtype));
+    scores_ =
+        Buffer(memory_, rows * selections * size_t(shape_.max_length) * size_t(hattn_dtype_size(shape_.scores.dtype)));
     const size_t out_elements = rows * q_heads * size_t(shape_.head_dim_v);
-    out_ = Buffer(memory_, out_elements * dtype_bytes(shape_.out.dtype));
+    out_ = Buffer(memory_, out_elements * size_t(hattn_dtype_size(shape_.out.dtype)));
     lse_ = Buffer(memory_, rows * q_heads * 4);
     const size_t max_rows = size_t(shape_.max_rows);
     partial_out_ = Buffer(memory_, size_t(num_parts_) * max_rows * q_heads * size_t(shape_.head_dim_v) * 4);
@@ -201,7 +204,7 @@ std::string Workload::layers() const
 
 uint64_t Workload::new_key_bytes() const
 {
-    return uint64_t(shape_.num_kv_heads) * uint64_t(shape_.head_dim_qk) * dtype_bytes(shape_.k_new.dtype);
+    return uint64_t(shape_.num_kv_heads) * uint64_t(shape_.head_dim_qk) * size_t(hattn_dtype_size(shape_.k_new.dtype));
 }
 
 GatherShape Workload::gather_shape() const
@@ -209,7 +212,7 @@ GatherShape Workload::gather_shape() const
     GatherShape gather;
     gather.num_rows = num_keys_;
     gather.num_selected = int64_t(shape_.k) * num_rows_;
-    gather.row_bytes = int64_t(shape_.head_dim_qk) * int64_t(dtype_bytes(shape_.k_cache.dtype));
+    gather.row_bytes = int64_t(shape_.head_dim_qk) * int64_t(size_t(hattn_dtype_size(shape_.k_cache.dtype)));
     return gather;
 }
 
@@ -228,18 +231,20 @@ Traffic Workload::traffic(Stage stage) const
     const double rows = double(num_rows_), selections = rows * shape_.num_selection_heads, keys = double(num_keys_);
     const double key_map = map_bytes(shape_, shape_.key_map, true);
     const double query_map = map_bytes(shape_, shape_.query_map, shape_.map_kind == HATTN_MAP_MLP);
-    const double q = rows * shape_.num_q_heads * shape_.head_dim_qk * double(dtype_bytes(shape_.q.dtype));
+    const double q = rows * shape_.num_q_heads * shape_.head_dim_qk * double(size_t(hattn_dtype_size(shape_.q.dtype)));
     const int words = (shape_.code_bits + 31) / 32;
     const double code = words * 4 + (shape_.key_norms ? 2 : 0);
-    const double row =
-        double(shape_.head_dim_qk + (sizes_.v ? shape_.head_dim_v : 0)) * double(dtype_bytes(shape_.k_cache.dtype));
+    const double row = double(shape_.head_dim_qk + (sizes_.v ? shape_.head_dim_v : 0)) *
+                       double(size_t(hattn_dtype_size(shape_.k_cache.dtype)));
     const double codes = keys * shape_.num_code_heads * code;
     const double gathered = selections * shape_.k * row;
     Traffic traffic;
     switch (stage) {
     case ENCODE: traffic.streamed = query_map + q; break;
     case SCORE: traffic.streamed = codes; break;
-    case TOPK: traffic.cached = selections * shape_.max_length * double(dtype_bytes(shape_.scores.dtype)); break;
+    case TOPK:
+        traffic.cached = selections * shape_.max_length * double(size_t(hattn_dtype_size(shape_.scores.dtype)));
+        break;
     case ATTEND: traffic.gathered = gathered; break;
     case MERGE: traffic.cached = double(num_parts_) * rows * shape_.num_q_heads * (shape_.head_dim_v + 1) * 4; break;
     case DECODE:

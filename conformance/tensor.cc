@@ -11,19 +11,6 @@
 namespace conformance {
 namespace {
 
-struct DtypeRow {
-    int32_t dtype;
-    size_t size;
-    const char *name;
-};
-const DtypeRow dtypes[] = {
-    {HATTN_F32, 4, "f32"},    {HATTN_F16, 2, "f16"}, {HATTN_BF16, 2, "bf16"},
-    {HATTN_F8_E4M3, 1, "f8"}, {HATTN_I8, 1, "i8"},   {HATTN_U16, 2, "u16"},
-    {HATTN_I32, 4, "i32"},    {HATTN_U32, 4, "u32"}, {HATTN_I64, 8, "i64"},
-};
-
-const DtypeRow &dtype_row(int32_t dtype) { return dtypes[dtype - HATTN_F32]; }
-
 template <typename T>
 T read(const void *element)
 {
@@ -34,9 +21,11 @@ T read(const void *element)
 
 } // namespace
 
-size_t dtype_size(int32_t dtype) { return dtype_row(dtype).size; }
-
-const char *dtype_name(int32_t dtype) { return dtype_row(dtype).name; }
+const char *dtype_name(int32_t dtype)
+{
+    static const char *const names[] = {"f32", "f16", "bf16", "f8", "i8", "u16", "i32", "u32", "i64"};
+    return names[dtype - HATTN_F32];
+}
 
 Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t> &extents, const int64_t *strides,
                Region::Side side, uint8_t fill)

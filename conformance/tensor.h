@@ -11,10 +11,11 @@
 
 #include "api/hattn.h"
 #include "conformance/memory.h"
+#include "core/dtype.h"
 
 namespace conformance {
 
-size_t dtype_size(int32_t dtype);
+inline size_t dtype_size(int32_t dtype) { return size_t(hattn_dtype_size(dtype)); }
 const char *dtype_name(int32_t dtype);
 
 using Index = std::array<int64_t, 4>; /* unused dimensions 0 */

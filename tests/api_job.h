@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "api/hattn.h"
+#include "core/dtype.h"
 #include "core/sized.h"
 #include "reference/reference.h"
 
@@ -251,26 +252,13 @@ private:
 
     int64_t pages_of_a_sequence() const { return (p.max_length + p.page_size - 1) / p.page_size; }
 
-    static int64_t element_size(int32_t dtype)
-    {
-        switch (dtype) {
-        case HATTN_F8_E4M3:
-        case HATTN_I8: return 1;
-        case HATTN_F16:
-        case HATTN_BF16:
-        case HATTN_U16: return 2;
-        case HATTN_I64: return 8;
-        default: return 4;
-        }
-    }
-
     /* 0xaa, or random numbers where it is an input. */
     hattn_buffer make(const hattn_tensor &t, const std::vector<int64_t> &extent, bool input = false)
     {
         int64_t elements = extent.back();
         for (size_t i = 0; i + 1 < extent.size(); i++)
             elements += (extent[i] - 1) * t.stride[i];
-        blocks_.push_back(std::make_unique<std::vector<uint8_t>>(elements * element_size(t.dtype), 0xaa));
+        blocks_.push_back(std::make_unique<std::vector<uint8_t>>(elements * hattn_dtype_size(t.dtype), 0xaa));
         std::vector<uint8_t> &block = *blocks_.back();
         for (int64_t i = 0; i < elements && input; i++) {
             if (t.dtype == HATTN_F8_E4M3)

@@ -11,6 +11,7 @@
 #include "bench/ceiling.h"
 #include "bench/fill.h"
 #include "bench/workload.h"
+#include "core/dtype.h"
 #include "core/sized.h"
 #include "reference/reference.h"
 #include "tests/run_hattn.h"
@@ -23,8 +24,8 @@ TEST(Bench, FillsWithValuesOfAttention)
 {
     for (int32_t dtype : {HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3}) {
         const int num = 4093; /* ends inside of a word */
-        std::vector<uint8_t> data(num * dtype_bytes(dtype) + 8, 0xAA);
-        fill_values(host_memory(), data.data(), num * dtype_bytes(dtype), dtype, 1);
+        std::vector<uint8_t> data(num * size_t(hattn_dtype_size(dtype)) + 8, 0xAA);
+        fill_values(host_memory(), data.data(), num * size_t(hattn_dtype_size(dtype)), dtype, 1);
         int positive = 0, large = 0;
         for (int i = 0; i < num; i++) {
             double value = hattn_reference_load(data.data(), dtype, i);
@@ -35,7 +36,7 @@ TEST(Bench, FillsWithValuesOfAttention)
         }
         EXPECT_NEAR(positive, num / 2, 200) << "dtype " << dtype;
         EXPECT_NEAR(large, num / 2, 200) << "dtype " << dtype;
-        for (size_t i = num * dtype_bytes(dtype); i < data.size(); i++)
+        for (size_t i = num * size_t(hattn_dtype_size(dtype)); i < data.size(); i++)
             EXPECT_EQ(data[i], 0xAA) << "past the end, dtype " << dtype;
     }
 }
@@ -260,7 +261,7 @@ TEST(Bench, CountsTheBytesOfEveryBenchmarkShape)
             continue;
         Workload workload(problem, host_memory(), Turns::STAGES, 1); /* one layer */
         const hattn_problem &p = workload.shape();
-        double element = double(dtype_bytes(p.k_cache.dtype)), n = 32768, k = 512;
+        double element = double(size_t(hattn_dtype_size(p.k_cache.dtype))), n = 32768, k = 512;
         double row = (p.head_dim_qk + (problem.v_inside_k ? 0 : p.head_dim_v)) * element;
         double code = (p.code_bits + 31) / 32 * 4 + (p.key_norms ? 2 : 0);
         EXPECT_EQ(workload.traffic(SCORE).streamed, n * p.num_code_heads * code) << problem.name;

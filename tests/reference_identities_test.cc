@@ -134,7 +134,7 @@ TEST(ReferenceIdentities, TopkIsAStableSort)
         World w(s);
         const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -NAN, 1e-42f, -1e-42f};
         unsigned levels = 1 + random() % 40;
-        for (int64_t i = 0; i < (int64_t)w.scores.size() / element_size(w.p.scores.dtype); i++) {
+        for (int64_t i = 0; i < (int64_t)w.scores.size() / hattn_dtype_size(w.p.scores.dtype); i++) {
             unsigned level = random() % levels;
             if (s.norms)
                 w.set<float>(w.scores, i, level < 8 ? special[level] : ((float)level - 20) * 1.5f);

@@ -34,7 +34,7 @@ void expect_rows_equal(const World &a, const std::vector<uint8_t> &x, const hatt
 void expect_gaps_untouched(const std::vector<uint8_t> &bytes, const hattn_tensor &t, int rows, int heads, int64_t last)
 {
     std::vector<bool> covered(bytes.size());
-    int64_t size = element_size(t.dtype);
+    int64_t size = hattn_dtype_size(t.dtype);
     for (int row = 0; row < rows; row++)
         for (int h = 0; h < heads; h++)
             for (int64_t i = 0; i < last * size; i++)
@@ -239,11 +239,11 @@ TEST(ReferencePlacement, AppendIsEncodeKeys)
                 if (j < 0 || j >= s.max_length)
                     continue;
                 slots.push_back(slot_of(b, j));
-                std::vector<uint8_t> token(w.p.k_new.stride[0] * element_size(s.kv_dtype), 0xff);
+                std::vector<uint8_t> token(w.p.k_new.stride[0] * hattn_dtype_size(s.kv_dtype), 0xff);
                 for (int g = 0; g < s.kv_heads; g++)
-                    std::memcpy(&token[g * w.p.k_new.stride[1] * element_size(s.kv_dtype)],
-                                &w.k[w.at(w.p.k_cache, b, j, g) * element_size(s.kv_dtype)],
-                                s.d * element_size(s.kv_dtype));
+                    std::memcpy(&token[g * w.p.k_new.stride[1] * hattn_dtype_size(s.kv_dtype)],
+                                &w.k[w.at(w.p.k_cache, b, j, g) * hattn_dtype_size(s.kv_dtype)],
+                                s.d * hattn_dtype_size(s.kv_dtype));
                 k_new.insert(k_new.end(), token.begin(), token.end());
             }
         }

@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/sized.h"
 #include "reference/reference.h"
 
@@ -24,13 +25,6 @@ struct Shape {
     bool spread = false; /* gaps between rows and heads everywhere, caches [page][head][slot] */
     unsigned seed = 1;
 };
-
-inline int64_t element_size(int dtype)
-{
-    return dtype == HATTN_F8_E4M3 || dtype == HATTN_I8                       ? 1
-           : dtype == HATTN_F16 || dtype == HATTN_BF16 || dtype == HATTN_U16 ? 2
-                                                                             : 4;
-}
 
 template <typename T>
 hattn_buffer buffer(std::vector<T> &v)
@@ -77,10 +71,10 @@ public:
         codes.assign(num_pages_ * p.codes.stride[0] * 4, 0xaa);
         norms.assign(num_pages_ * p.norms.stride[0] * 2, 0xaa);
         weights.assign(rows * p.weights.stride[0], 0xaa);
-        scores.assign(rows * p.scores.stride[0] * element_size(p.scores.dtype), 0xaa);
+        scores.assign(rows * p.scores.stride[0] * hattn_dtype_size(p.scores.dtype), 0xaa);
         indices.assign(rows * p.indices.stride[0] * 4, 0xaa);
         counts.assign(rows * p.counts.stride[0] * 4, 0xaa);
-        out.assign(rows * p.out.stride[0] * element_size(p.out.dtype), 0xaa);
+        out.assign(rows * p.out.stride[0] * hattn_dtype_size(p.out.dtype), 0xaa);
         lse.assign(rows * p.lse.stride[0] * 4, 0xaa);
         batch.num_sequences = shape.sequences;
         batch.num_rows = rows;
@@ -259,7 +253,7 @@ private:
     /* Everything that is not put is NaN, so that a stray read shows. */
     static std::vector<uint8_t> filled(int64_t elements, int dtype)
     {
-        return std::vector<uint8_t>(elements * element_size(dtype), 0xff);
+        return std::vector<uint8_t>(elements * hattn_dtype_size(dtype), 0xff);
     }
 
     void put(std::vector<uint8_t> &bytes, int dtype, int64_t index)

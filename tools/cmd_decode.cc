@@ -7,6 +7,7 @@
 #include <memory>
 #include <sstream>
 
+#include "bench/timer.h"
 #include "tools/args.h"
 #include "tools/contract.h"
 #include "tools/lane.h"
@@ -116,13 +117,6 @@ struct Dense {
     std::vector<double> times;
     Verdict verdict;
 };
-
-double median(std::vector<double> values)
-{
-    std::sort(values.begin(), values.end());
-    const size_t middle = values.size() / 2;
-    return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 /* Times of a call that has just run once and took first_us. A very slow one is its own sample; others, whose first run had
  * cold caches and sleeping threads, are run again, the quick ones more often. */

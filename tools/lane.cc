@@ -2,6 +2,7 @@
 #include "tools/lane.h"
 #include "core/sized.h"
 
+#include "core/dtype.h"
 #include "tools/truth.h"
 
 namespace {
@@ -14,7 +15,7 @@ const int NUM_RECORDED = 20;
 
 uint64_t q_row_bytes(const Trace &trace)
 {
-    return uint64_t(trace.num_q_heads) * trace.head_dim_qk * library_dtype_size(trace.q_dtype);
+    return uint64_t(trace.num_q_heads) * trace.head_dim_qk * size_t(hattn_dtype_size(trace.q_dtype));
 }
 
 hattn_map describe_map(const TraceMap &map, const TraceMapSide &side)
@@ -70,7 +71,7 @@ LaneDevice::LaneDevice(const std::string &backend, const std::string &isa, int32
     : device_(backend, isa, threads), q_(devices::buffer_of(device_.memory(), trace.q)),
       k_new_(devices::buffer_of(device_.memory(), trace.k))
 {
-    const size_t size = library_dtype_size(trace.kv_dtype);
+    const size_t size = size_t(hattn_dtype_size(trace.kv_dtype));
     std::vector<uint8_t> k = head_major(trace.k, trace.num_keys, trace.num_kv_heads, trace.head_dim_qk * size);
     std::vector<uint8_t> v = head_major(trace.v, trace.num_keys, trace.num_kv_heads, trace.head_dim_v * size);
     k_cache_ = devices::buffer_of(device_.memory(), k);
@@ -196,7 +197,7 @@ StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lan
     const devices::Buffer code_memory = devices::buffer_of(memory(), codes.encoded_codes_);
     const devices::Buffer norm_memory = devices::buffer_of(memory(), codes.encoded_norms_);
     const devices::Buffer scores(memory(), uint64_t(problem_.num_selection_heads) * problem_.max_length *
-                                               library_dtype_size(problem_.scores.dtype));
+                                               size_t(hattn_dtype_size(problem_.scores.dtype)));
     hattn_score_args score = sized<hattn_score_args>();
     score.batch = batch(query);
     score.weights = weight_memory.at();

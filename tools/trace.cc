@@ -9,20 +9,6 @@
 #include "tools/args.h"
 #include "tools/text.h"
 
-size_t library_dtype_size(int32_t dtype)
-{
-    switch (dtype) {
-    case HATTN_I64: return 8;
-    case HATTN_F32:
-    case HATTN_I32:
-    case HATTN_U32: return 4;
-    case HATTN_F16:
-    case HATTN_BF16:
-    case HATTN_U16: return 2;
-    default: return 1;
-    }
-}
-
 const TraceMap *Trace::find(const std::string &name) const
 {
     for (const TraceMap &map : maps)

@@ -48,7 +48,4 @@ struct Trace {
 /* Throws UsageError, naming file and tensor, for whatever is missing, misshapen, left over or not finite. */
 Trace load_trace(const std::string &path);
 
-/* Bytes of an element, for HATTN_F32 ... */
-size_t library_dtype_size(int32_t dtype);
-
 #endif

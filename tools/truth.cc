@@ -5,11 +5,12 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/dtype.h"
 #include "reference/reference.h"
 
 std::vector<float> to_floats(const std::vector<uint8_t> &data, int32_t dtype)
 {
-    std::vector<float> floats(data.size() / library_dtype_size(dtype));
+    std::vector<float> floats(data.size() / size_t(hattn_dtype_size(dtype)));
     for (size_t i = 0; i < floats.size(); i++)
         floats[i] = static_cast<float>(hattn_reference_load(data.data(), dtype, static_cast<int64_t>(i)));
     return floats;
@@ -26,7 +27,7 @@ std::vector<uint8_t> head_major(const std::vector<uint8_t> &data, int64_t tokens
 
 static std::vector<float> cache_floats(const Trace &trace, const std::vector<uint8_t> &data, int32_t dim)
 {
-    const size_t row_bytes = dim * library_dtype_size(trace.kv_dtype);
+    const size_t row_bytes = dim * size_t(hattn_dtype_size(trace.kv_dtype));
     return to_floats(head_major(data, trace.num_keys, trace.num_kv_heads, row_bytes), trace.kv_dtype);
 }
 

@@ -142,7 +142,7 @@ MUTANTS = [
     # ---- tools and bench ----
     Mutant("safetensors: holes between tensors", "tools/safetensors.cc", "if (begin != end)", "if (begin < end)",
            "//tests:safetensors_test"),
-    Mutant("the lower median", "bench/timer.h", "(sorted[half - 1] + sorted[half]) / 2", "sorted[half - 1]", "//tests:bench_test",
+    Mutant("the lower median", "bench/timer.h", "(values[half - 1] + values[half]) / 2", "values[half - 1]", "//tests:bench_test",
            "*Median*"),
     Mutant("the best of the first k only", "tools/truth.cc", "sum[a] != sum[b] ? sum[a] > sum[b] : a < b", "a < b",
            "//tests:accuracy_test"),
