@@ -79,6 +79,22 @@ static float *part_sum(const hattn_cpu_plan *plan, char *scratch, int group, int
 /* Weights of a second attempt are e^-HEADROOM at most: those of the longest part then sum to less than 1. */
 static const float HEADROOM = 16;
 
+/* out[i] = sums[i] * factor; true if all sums are finite. In steps of 8, of which dims are multiples: the compiler then needs no
+ * more than the multiplication's own time. */
+static bool scale_sums(const float *restrict sums, int n, float factor, float *restrict out)
+{
+    float zeros[8] = {0};
+    for (int i = 0; i < n; i += 8)
+        for (int j = 0; j < 8; j++) {
+            zeros[j] += sums[i + j] * 0; /* NaN of an infinity, or a NaN */
+            out[i + j] = sums[i + j] * factor;
+        }
+    float all = 0;
+    for (int j = 0; j < 8; j++)
+        all += zeros[j];
+    return all == 0;
+}
+
 /* False where sums of weighted values overflowed, though their mean may not: then once more, `lowered`, with the maxima that
  * the first attempt has left. */
 static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
@@ -145,12 +161,10 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         const float *sums = acc + h * plan->stride_acc;
         const bool empty = sum[h] == 0; /* a NaN is not: it stays one */
         const float factor = empty ? 0 : v_scale / sum[h];
-        bool finite = true;
-        for (int i = 0; i < p->head_dim_v; i++) {
-            finite &= fabsf(sums[i]) < INFINITY;
-            out[i] = empty ? 0 : sums[i] * factor; /* what weighs nothing may be anything */
-        }
-        overflowed |= !finite && !empty && sum[h] < INFINITY;
+        if (empty)
+            memset(out, 0, (size_t)p->head_dim_v * sizeof(*out)); /* what weighs nothing may be anything */
+        else
+            overflowed |= !scale_sums(sums, p->head_dim_v, factor, out) && sum[h] < INFINITY;
         *part_max(plan, task_scratch, a->group, part, h) = empty ? -INFINITY : max[h];
         *part_sum(plan, task_scratch, a->group, part, h) = empty ? 1 : sum[h];
     }
