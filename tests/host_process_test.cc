@@ -106,14 +106,14 @@ TEST(HostProcess, ForkedChildrenWorkAlone)
     Decode decode;
     EXPECT_EQ(decode.expected, decode.run(3));
     EXPECT_EQ(0, in_child([&] { return decode.run(3) == decode.expected ? 0 : 1; }));
-    /* A device of its own has helpers again; the parent's may be closed there. */
+#if !defined(__SANITIZE_THREAD__) /* which lets no child start threads */
+    /* A device of its own has helpers again; the parent's plans may be destroyed there. */
     EXPECT_EQ(0, in_child([&] {
                   decode.job.plan.reset();
                   Decode own;
-                  return own.run(3) == own.expected && threads_of_process() == (SANITIZED ? threads_of_process() : 3)
-                             ? 0
-                             : 1;
+                  return own.run(3) == own.expected && (SANITIZED || threads_of_process() == 3) ? 0 : 1;
               }));
+#endif
     EXPECT_EQ(decode.expected, decode.run(3));
     hattn_device *device = open_cpu(3);
     EXPECT_EQ(0, in_child([&] {
