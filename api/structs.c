@@ -21,7 +21,7 @@ static hattn_status check_size(const void *theirs, const char *name, uint32_t *s
 
 hattn_status hattn_take_struct(void *ours, size_t size, const void *theirs, const char *name, hattn_error *error)
 {
-    uint32_t given;
+    uint32_t given = 0;
     const hattn_status status = check_size(theirs, name, &given, error);
     if (status)
         return status;
@@ -40,7 +40,7 @@ hattn_status hattn_take_struct(void *ours, size_t size, const void *theirs, cons
 
 hattn_status hattn_give_struct(void *theirs, const void *ours, size_t size, const char *name, hattn_error *error)
 {
-    uint32_t given;
+    uint32_t given = 0;
     const hattn_status status = check_size(theirs, name, &given, error);
     if (status)
         return status;
