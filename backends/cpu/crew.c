@@ -7,6 +7,8 @@
 #include "backends/cpu/cpu.h"
 #include "backends/host_control.h"
 
+_Static_assert((int)HATTN_NUM_STEPS <= (int)HATTN_MAX_STEPS, "each step has counters of its own in the control region");
+
 static hattn_host_control *control_of(const hattn_crew *crew) { return (hattn_host_control *)(void *)crew->workspace; }
 
 static void count_done(hattn_crew *crew, enum hattn_cpu_step step)
