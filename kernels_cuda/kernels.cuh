@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "kernels_cuda/device.cuh"
+#include "kernels_cuda/device/device.cuh"
 #include "kernels_cuda/launch.h"
 
 namespace hattn {

@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "core/rows.h"
+#include "kernels_cuda/decode/regions.cuh"
 #include "kernels_cuda/kernels.cuh"
-#include "kernels_cuda/regions.cuh"
 
 namespace hattn {
 namespace {

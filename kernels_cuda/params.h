@@ -7,7 +7,7 @@
 
 #include "api/hattn.h"
 #include "core/dtype.h"
-#include "kernels_cuda/wide_layout.h"
+#include "kernels_cuda/attend/wide_layout.h"
 
 enum {
     HATTN_CUDA_BINS = 2048,        /* of one digit of a key */
@@ -15,7 +15,7 @@ enum {
     HATTN_CUDA_KEYED_LEVELS = 255, /* that other scores are cut into */
     HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a wave (regions.cuh), or of a top-k over several blocks a row */
     HATTN_CUDA_COUNTERS = 65536,   /* tasks that may be split over blocks */
-    HATTN_CUDA_PARTS = 5 << 19     /* words of parts of attention that are on their way: kernels_cuda/parts.cuh */
+    HATTN_CUDA_PARTS = 5 << 19 /* words of parts of attention that are on their way: kernels_cuda/attend/parts.cuh */
 };
 
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
@@ -81,7 +81,7 @@ typedef struct hattn_cuda_params {
     int32_t encodes_in_score;     /* each score block encodes its own query; 0: a kernel before it does */
     int64_t score_stride;
     uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
-    uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/topk_split.cuh */
+    uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     uint64_t workspace_size;
     hattn_cuda_divisor region_size, splits, dense_splits;
     uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, but for the plain engine */

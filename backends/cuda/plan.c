@@ -118,7 +118,7 @@ static void choose_attention(const hattn_cuda_properties *device, const hattn_pr
 /* Whether a stride of 16-bit elements is one of 16 bytes, as 32 bits count them. */
 static int is_in_chunks(int64_t stride) { return stride % 8 == 0 && stride / 8 <= UINT32_MAX; }
 
-/* Whether queries can be encoded on tensor cores: see sum_query_mma in kernels_cuda/encode_query.cuh. */
+/* Whether queries can be encoded on tensor cores: see sum_query_mma in kernels_cuda/encode/encode_query.cuh. */
 static int encodes_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->query_map;
@@ -127,7 +127,7 @@ static int encodes_by_mma(const hattn_problem *p)
            is_in_chunks(p->q.stride[1]) && map->weight_stride[0][0] % 8 == 0 && is_in_chunks(map->weight_stride[0][1]);
 }
 
-/* Whether a decode can go by regions: see kernels_cuda/regions.cuh. Positions and strides have 32 bits there. */
+/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
     return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
@@ -177,7 +177,7 @@ static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hatt
     params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
 }
 
-/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
+/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
 static int encodes_keys_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
@@ -193,7 +193,7 @@ static int encodes_keys_by_mma(const hattn_problem *p)
            p->head_dim_qk % chunk == 0 && p->k_new.stride[0] % chunk == 0 && p->k_new.stride[1] % chunk == 0;
 }
 
-/* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode.cuh. */
+/* Whether the rows' own keys can: see multiply_mma in kernels_cuda/encode/encode.cuh. */
 static int appends_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention of up to 8 query heads on tensor cores: a warp takes tiles of 16 rows, tokens are the M of the first product and the K of
+ * the second, and rows go straight from global memory into fragments:
+ *   S[16 tokens, 8 heads] = K q^T: lane (g, t) = (lane / 4, lane % 4) loads 16 bytes of rows g and g + 8. Which dims the product pairs
+ *     up is free as long as q is permuted alike, so 8 neighbouring dims serve two instructions.
+ *   O^T[dims, 8 heads] += V^T P: the lane loads 16 bytes of rows 2t, 2t+1, 2t+8, 2t+9; a byte permute of two rows' registers is the
+ *     transpose that V needs, and P's fragment is turned by two 8x8 transposes.
+ * No shared memory between the loads and the result. Bound: the rows' bytes.
+ * fp8: 16 bytes are 16 dims, whose words become two registers of fp16 each; K's serve four instructions, V's bytes are permuted first. bf16
+ * queries are then scaled by a power of two a head, so that fp16 holds them exactly, the largest near 2^15.
+ */
+#ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_MMA_CUH
+#define HATTN_KERNELS_CUDA_ATTEND_ATTEND_MMA_CUH
+
+#include "kernels_cuda/attend/attend.cuh"
+
+namespace hattn {
+
+/* T: __half or __nv_bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kDim: both head dims, a multiple of 64, of 128 for fp8.
+ * kGroup: heads whose results are kept, 1..8. */
+template <class T, class Stored, int kDim, int kGroup>
+class MmaEngine
+{
+    static constexpr bool kBytes = sizeof(Stored) == 1;
+    static constexpr int kChunks = kDim * sizeof(Stored) / 64; /* of 16 bytes a lane, of a row of K */
+
+public:
+    static constexpr int kHeads = kGroup;
+    static constexpr bool kNeedsSpaceLate = true; /* first in finish */
+    static constexpr float kOne = kWeightOne<T>;
+
+    /* Results of warps. */
+    struct alignas(16) Space {
+        float values[kWarps][kGroup][kDim + 4];
+        float max[kGroup][kWarps], sum[kGroup][kWarps];
+    };
+
+    __device__ MmaEngine(const hattn_problem &p, const AttendTask &task, Space &space)
+        : p_(p), task_(task), space_(space)
+    {
+        k_ = static_cast<const Stored *>(task.k_cache) + task.kv_head * p.k_cache.stride[2];
+        v_ = static_cast<const Stored *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];
+    }
+
+    /* row(g): the address of query g. Queries are on their way into shared memory: registers are short while rows are found,
+     * and when all loads of a tile go out together. */
+    template <class Row>
+    __device__ void start(Row row)
+    {
+        if (warp_id() == 0) {
+            const int head = lane_id() / 4;
+            const void *query = row(min(head, task_.count - 1));
+            bool is_scaled = false;
+            if constexpr (kBytes) {
+                is_scaled = p_.q.dtype == HATTN_BF16;
+                if (is_scaled)
+                    scale_query(static_cast<const __nv_bfloat16 *>(query));
+                else if (lane_id() < 8)
+                    query_scale()[lane_id()] = 1.0f;
+            }
+            if (!is_scaled)
+                for (int s = 0; s < kDim / 32; s++)
+                    copy_async16(&queries()[s * 32 + lane_id()], static_cast<const T *>(query) + query_dim(s),
+                                 head < task_.count);
+            copy_commit();
+        }
+        for (auto &half : values_)
+            for (auto &pair : half)
+                for (float &x : pair)
+                    x = 0.0f;
+        max_[0] = max_[1] = -INFINITY;
+        sum_[0] = sum_[1] = 0.0f;
+        used_ = 0;
+    }
+
+    /* Before the barrier that comes before the first add_rows. */
+    __device__ void settle() { copy_wait(0); }
+
+    /* Slots in shared memory; every warp takes tiles of its own. */
+    __device__ void add_rows(const Slot *slots, int n)
+    {
+        used_ = max(used_, min(kWarps, (n + 15) / 16));
+#pragma unroll 1
+        for (int first = warp_id() * 16; first < n; first += kWarps * 16)
+            add_tile(slots, first, n);
+    }
+
+    /* Ends with a barrier; then each_value gives a part of a softmax. */
+    __device__ void finish()
+    {
+        const int g = lane_id() / 4, t = lane_id() % 4;
+        for (int offset = 4; offset < 32; offset <<= 1) {
+            sum_[0] += __shfl_xor_sync(kFullMask, sum_[0], offset);
+            sum_[1] += __shfl_xor_sync(kFullMask, sum_[1], offset);
+        }
+        __syncthreads(); /* the lists are done with */
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const int head = 2 * t + c;
+            if (head >= kGroup)
+                continue;
+            if (warp_id() < used_)
+                for (int h = 0; h < kDim / 64; h++)
+                    for (int j = 0; j < 4; j++)
+                        *reinterpret_cast<float2 *>(
+                            &space_.values[warp_id()][head][kBytes ? 16 * g + 8 * h + 2 * j : 64 * h + 8 * g + 2 * j]) =
+                            make_float2(values_[h][j][c], values_[h][j][c + 2]);
+            if (g == 0) {
+                space_.max[head][warp_id()] = max_[c];
+                space_.sum[head][warp_id()] = sum_[c];
+            }
+        }
+        __syncthreads();
+    }
+
+    /* f(g, column, four values, weight) for the values of this thread, which weighs the warps for itself. */
+    template <class F>
+    __device__ void each_value(F f) const
+    {
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x) * 4; i < task_.count * kDim; i += kThreads * 4) {
+            const int g = i / kDim, column = i % kDim;
+            float factor[kWarps];
+            PartWeight weight = {-INFINITY, 0.0f};
+#pragma unroll
+            for (int w = 0; w < kWarps; w++)
+                weight.max = fmaxf(weight.max, factor[w] = space_.max[g][w]);
+            const float base = weight.max == -INFINITY ? 0.0f : weight.max;
+#pragma unroll
+            for (int w = 0; w < kWarps; w++) {
+                factor[w] = __expf(factor[w] - base);
+                weight.sum += space_.sum[g][w] * factor[w];
+            }
+            float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+            for (int w = 0; w < kWarps; w++)
+                if (w < used_) {
+                    const float4 x = *reinterpret_cast<const float4 *>(&space_.values[w][g][column]);
+                    value = {value.x + factor[w] * x.x, value.y + factor[w] * x.y, value.z + factor[w] * x.z,
+                             value.w + factor[w] * x.w};
+                }
+            f(g, column, scaled(value, task_.v_scale), weight);
+        }
+    }
+
+private:
+    /* A lane's fragments, every 32. */
+    __device__ static uint4 *queries()
+    {
+        __shared__ uint4 fragments[kDim];
+        return fragments;
+    }
+
+    /* The first of 8 dims of such a fragment. */
+    __device__ static int query_dim(int fragment)
+    {
+        const int t = lane_id() % 4;
+        return kBytes ? fragment / 2 * 64 + t * 16 + fragment % 2 * 8 : fragment * 32 + t * 8;
+    }
+
+    /* What the products of a head are to be multiplied by; fp8. */
+    __device__ static float *query_scale()
+    {
+        __shared__ float scales[8];
+        return scales;
+    }
+
+    /* By a warp, four lanes a head. */
+    __device__ void scale_query(const __nv_bfloat16 *query) const
+    {
+        uint4 loaded[kDim / 32];
+        float x[kDim / 32][8], largest = 0.0f;
+        for (int s = 0; s < kDim / 32; s++)
+            loaded[s] = lane_id() / 4 < task_.count ? *reinterpret_cast<const uint4 *>(query + query_dim(s)) : uint4{};
+        for (int s = 0; s < kDim / 32; s++)
+            for (int i = 0; i < 8; i++) {
+                const uint32_t word = (&loaded[s].x)[i / 2];
+                x[s][i] = __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16);
+                largest = fmaxf(largest, fabsf(x[s][i]));
+            }
+        largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
+        const PowerOfTwo scale = near_largest_half(largest);
+        for (int s = 0; s < kDim / 32; s++)
+            queries()[s * 32 + lane_id()] = {pack2<T>(x[s][0] * scale.factor, x[s][1] * scale.factor),
+                                             pack2<T>(x[s][2] * scale.factor, x[s][3] * scale.factor),
+                                             pack2<T>(x[s][4] * scale.factor, x[s][5] * scale.factor),
+                                             pack2<T>(x[s][6] * scale.factor, x[s][7] * scale.factor)};
+        if (lane_id() % 4 == 0)
+            query_scale()[lane_id() / 4] = scale.inverse;
+    }
+
+    /* Strides are in 16 bytes, so that they fit 32 bits (the plan has seen to it). */
+    static __device__ const char *row(const Stored *cache, const uint32_t (&stride)[2], Slot slot)
+    {
+        return reinterpret_cast<const char *>(cache) +
+               (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
+                static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
+                   16;
+    }
+
+    __device__ void add_tile(const Slot *slots, int first, int n)
+    {
+        const int g = lane_id() / 4, t = lane_id() % 4, last = n - 1;
+        const char *k0 = row(k_, task_.k_stride, slots[min(first + g, last)]) + t * 16,
+                   *k1 = row(k_, task_.k_stride, slots[min(first + g + 8, last)]) + t * 16;
+        const char *rows[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            rows[i] = row(v_, task_.v_stride, slots[min(first + 2 * t + i % 2 + i / 2 * 8, last)]);
+        constexpr int kPieces = kDim * sizeof(Stored) / 128; /* of V's rows */
+        uint4 ka[kChunks], kb[kChunks], v[4][kPieces];
+#pragma unroll
+        for (int s = 0; s < kChunks; s++) {
+            ka[s] = load_row16(k0 + s * 64);
+            kb[s] = load_row16(k1 + s * 64);
+        }
+#pragma unroll
+        for (int h = 0; h < kPieces; h++)
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+                v[r][h] = load_row16(rows[r] + h * 128 + g * 16);
+
+        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1, 2t, 2t+1 */
+#pragma unroll
+        for (int s = 0; s < kChunks; s++)
+            if constexpr (kBytes) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint4 q = queries()[(2 * s + i) * 32 + lane_id()];
+                    const uint32_t a0 = (&ka[s].x)[2 * i], b0 = (&kb[s].x)[2 * i], a1 = (&ka[s].x)[2 * i + 1],
+                                   b1 = (&kb[s].x)[2 * i + 1];
+                    mma_16816<T>(c, half2_of_e4m3(a0), half2_of_e4m3(b0), half2_of_e4m3(a0 >> 16),
+                                 half2_of_e4m3(b0 >> 16), q.x, q.y);
+                    mma_16816<T>(c, half2_of_e4m3(a1), half2_of_e4m3(b1), half2_of_e4m3(a1 >> 16),
+                                 half2_of_e4m3(b1 >> 16), q.z, q.w);
+                }
+            } else {
+                const uint4 q = queries()[s * 32 + lane_id()];
+                mma_16816<T>(c, ka[s].x, kb[s].x, ka[s].y, kb[s].y, q.x, q.y);
+                mma_16816<T>(c, ka[s].z, kb[s].z, ka[s].w, kb[s].w, q.z, q.w);
+            }
+        const float scale = p_.scale * task_.k_scale;
+        float decay[2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            c[i] *= kBytes ? scale * query_scale()[2 * t + i % 2] : scale;
+            if (p_.soft_cap > 0.0f)
+                c[i] = p_.soft_cap * tanhf(c[i] / p_.soft_cap);
+            if (first + g + (i / 2) * 8 >= n)
+                c[i] = -INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float max = fmaxf(c[i], c[i + 2]);
+            for (int offset = 4; offset < 32; offset <<= 1)
+                max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
+            max = fmaxf(max, max_[i]);
+            const float base = max == -INFINITY ? 0.0f : max;
+            decay[i] = __expf(max_[i] - base);
+            max_[i] = max;
+            c[i] = __expf(c[i] - base) * kOne;
+            c[i + 2] = __expf(c[i + 2] - base) * kOne;
+            sum_[i] = sum_[i] * decay[i] + c[i] + c[i + 2];
+        }
+        const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));
+#pragma unroll
+        for (int h = 0; h < kDim / 64; h++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float(&o)[4] = values_[h][j];
+                o[0] *= decay[0];
+                o[1] *= decay[1];
+                o[2] *= decay[0];
+                o[3] *= decay[1];
+                if constexpr (kBytes) {
+                    const int word = 2 * h + j / 2;
+                    const uint32_t pair = j % 2 ? 0x7362 : 0x5140; /* two dims of two rows each */
+                    const uint32_t x = __byte_perm((&v[0][0].x)[word], (&v[1][0].x)[word], pair),
+                                   y = __byte_perm((&v[2][0].x)[word], (&v[3][0].x)[word], pair);
+                    mma_16816<T>(o, half2_of_e4m3(x), half2_of_e4m3(x >> 16), half2_of_e4m3(y), half2_of_e4m3(y >> 16),
+                                 p0, p1);
+                } else {
+                    const uint32_t x0 = (&v[0][h].x)[j], x1 = (&v[1][h].x)[j], x2 = (&v[2][h].x)[j],
+                                   x3 = (&v[3][h].x)[j];
+                    mma_16816<T>(o, __byte_perm(x0, x1, 0x5410), __byte_perm(x0, x1, 0x7632),
+                                 __byte_perm(x2, x3, 0x5410), __byte_perm(x2, x3, 0x7632), p0, p1);
+                }
+            }
+    }
+
+    const hattn_problem &p_;
+    const AttendTask &task_;
+    Space &space_;
+    const Stored *k_, *v_;
+    float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1), fp8 16g + 8h + 2j (+1), of heads 2t, 2t+1 */
+    float max_[2], sum_[2];
+    int used_; /* warps that had rows */
+};
+
+} // namespace hattn
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention as a call of its own: any dims and dtypes.
+ */
+#include "kernels_cuda/attend/attend_kernel.cuh"
+
+namespace hattn {
+
+cudaError_t load_attend_plain(const hattn_cuda_params &params) { return load_attend<PlainEngines>(params); }
+
+cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                                cudaStream_t stream)
+{
+    return launch_attend<PlainEngines>(params, args, workspace, stream);
+}
+
+} // namespace hattn

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention as a call of its own: tensor cores, any dims, fp8, up to 16 heads a block.
+ */
+#include "kernels_cuda/attend/attend_kernel.cuh"
+
+namespace hattn {
+
+static_assert(sizeof(ShareSpace<WideEngine<__half, __half, 2, false>, ListEarly>) + 64 <= HATTN_WIDE_STATIC,
+              "the plan counts on it");
+
+cudaError_t load_attend_wide(const hattn_cuda_params &params) { return load_attend<WideEngines>(params); }
+
+cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               cudaStream_t stream)
+{
+    return launch_attend<WideEngines>(params, args, workspace, stream);
+}
+
+} // namespace hattn

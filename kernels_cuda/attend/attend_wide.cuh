@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention on tensor cores for the shapes that do not fit into one warp's registers: any dims, fp8 caches, up to 16 query heads that read
+ * each row once, V inside K. All warps work on one tile of up to 128 rows in shared memory, the next tiles on their way by cp.async:
+ *   S[rows, heads] = K q^T: a warp has 16 rows and a share of the dims; the shares' sums meet in shared memory.
+ *   softmax: a warp a head, a lane up to 4 rows. Its weights P go back to shared memory.
+ *   O^T[dims, heads] += V^T P: a warp has every 8th block of 16 dims, for all rows and heads. At most 5 blocks (576 dims): 40 registers.
+ * A tile costs three barriers. Its bytes are read from shared memory once a product by ldmatrix, and q once for every 16 rows.
+ *
+ * fp8 stays bytes until a fragment is made. K: a register of ldmatrix is 4 neighbouring dims of a row, of which two make the low and two the
+ * high half of an instruction's inner dimension; q is permuted alike. V: the transposing ldmatrix moves pairs of dims, so that a register is
+ * two dims of two rows, and one byte permute makes two registers of two rows each: block row g is dim 2g, row g + 8 is dim 2g + 1.
+ *
+ * q of another type than fp16 with a cache that is fp16 or fp8: each head is scaled by a power of two, so that its largest element is near 2^15;
+ * its 8 (bf16) bits are then exact. fp32 (kSplit) takes two columns a head, x = high + low with 22 bits, and so do the weights: low parts
+ * are kept times 2^11, so that they are normal numbers. That is as good as fp32 products.
+ */
+#ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_WIDE_CUH
+#define HATTN_KERNELS_CUDA_ATTEND_ATTEND_WIDE_CUH
+
+#include "kernels_cuda/attend/attend.cuh"
+#include "kernels_cuda/attend/wide_layout.h"
+
+namespace hattn {
+
+/* T: __half or __nv_bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kBlocks: 1 or 2 blocks of 8 columns, two with kSplit. */
+template <class T, class Stored, int kBlocks, bool kSplit>
+class WideEngine
+{
+public:
+    static constexpr int kHeads = kSplit ? 8 : 8 * kBlocks;
+    static constexpr bool kNeedsSpaceLate = false;
+    static constexpr float kOne = kWeightOne<T>;
+
+    struct alignas(16) Space {
+        float max[kHeads], sum[kHeads], logit_scale[kHeads]; /* of the warp that has the head */
+        float decay[kHeads];
+    };
+
+    __device__ WideEngine(const hattn_problem &p, const AttendTask &task, Space &space)
+        : p_(p), task_(task), space_(space), layout_(*task.wide)
+    {
+        k_ = first_row(task.k_cache, p.k_cache);
+        v_ = first_row(task.v_cache, p.v_cache);
+    }
+
+    /* row(g): the address of query g. */
+    template <class Row>
+    __device__ void start(Row row)
+    {
+#pragma unroll 1
+        for (int head = warp_id(); head < task_.count; head += kWarps) {
+            space_.max[head] = -INFINITY;
+            space_.sum[head] = 0.0f;
+            space_.logit_scale[head] = p_.scale * task_.k_scale * store_query(row(head), head);
+        }
+        if (layout_.k_chunks % 2)
+#pragma unroll 1
+            for (int r = threadIdx.x; r < layout_.num_tiles * layout_.tile_rows; r += kThreads)
+                *reinterpret_cast<uint4 *>(shared() + layout_.tiles + r * layout_.row_bytes + layout_.k_chunks * 16) =
+                    uint4{};
+        for (auto &block : values_)
+            for (auto &columns : block)
+                for (float &x : columns)
+                    x = 0.0f;
+    }
+
+    __device__ void settle() {}
+
+    /* Slots in shared memory; n > 0. */
+    __device__ void add_rows(const Slot *slots, int n)
+    {
+        const int rows = layout_.tile_rows, tiles = (n + rows - 1) >> layout_.log2_rows, ahead = layout_.num_tiles - 1;
+        int slot = 0, next_slot = 0;
+#pragma unroll 1
+        for (int tile = -ahead; tile < tiles; tile++) {
+            if (tile >= 0) {
+                copy_wait(ahead - 1);
+                __syncthreads();
+            }
+            load_tile(slots, n, tile + ahead, next_slot);
+            next_slot = next_slot == ahead ? 0 : next_slot + 1;
+            if (tile < 0)
+                continue;
+            add_tile(tile_at(slot), min(rows, n - tile * rows));
+            slot = slot == ahead ? 0 : slot + 1;
+        }
+    }
+
+    /* Ends with a barrier; then each_value gives a part of a softmax. */
+    __device__ void finish()
+    {
+        const int g = lane_id() / 4, t = lane_id() % 4;
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < kDimBlocks; i++) {
+            const int block = warp_id() + kWarps * i;
+            if (block * 16 >= p_.head_dim_v)
+                break;
+#pragma unroll
+            for (int b = 0; b < (kSplit ? 1 : kBlocks); b++)
+#pragma unroll
+                for (int c = 0; c < 4; c++)
+                    result(8 * b + 2 * t + c % 2)[16 * block + (kBytes ? 2 * g + c / 2 : g + c / 2 * 8)] =
+                        kSplit ? values_[i][0][c] + values_[i][1][c] * kLow : values_[i][b][c];
+        }
+        __syncthreads();
+    }
+
+    /* f(g, column, value, weight) for the values of this thread. */
+    template <class F>
+    __device__ void each_value(F f) const
+    {
+#pragma unroll 1
+        for (int head = warp_id(); head < task_.count; head += kWarps)
+#pragma unroll 1
+            for (int column = 4 * lane_id(); column < p_.head_dim_v; column += 4 * 32)
+                f(head, column, scaled(*reinterpret_cast<const float4 *>(result(head) + column), task_.v_scale),
+                  PartWeight{space_.max[head], space_.sum[head]});
+    }
+
+private:
+    static constexpr bool kBytes = sizeof(Stored) == 1;
+    static constexpr int kRowsOfLane = HATTN_WIDE_ROWS / 32;
+    static constexpr int kDimBlocks = (kMaxDim / 16 + kWarps - 1) / kWarps;
+    static constexpr float kLow = 1.0f / 2048.0f;
+
+    __device__ static char *shared()
+    {
+        extern __shared__ uint4 dynamic_memory[];
+        return reinterpret_cast<char *>(dynamic_memory);
+    }
+
+    __device__ char *tile_at(int slot) const
+    {
+        return shared() + layout_.tiles + slot * layout_.tile_rows * layout_.row_bytes;
+    }
+
+    /* Where the tiles were. */
+    __device__ float *result(int head) const
+    {
+        return reinterpret_cast<float *>(shared() + layout_.tiles) + head * layout_.result_columns;
+    }
+
+    /* This thread's chunk of it. */
+    __device__ const char *first_row(const void *cache, const hattn_tensor &tensor) const
+    {
+        return static_cast<const char *>(cache) +
+               task_.kv_head * tensor.stride[2] * static_cast<int64_t>(sizeof(Stored)) + threadIdx.x % 8 * 16;
+    }
+
+    /* Where element e of q lies. fp8: of each 4 neighbours two go to the low half of their 16, two to the high half. */
+    __device__ static int place(int e) { return kBytes ? (e & ~15) | (e & 2) << 2 | (e & 12) >> 1 | (e & 1) : e; }
+
+    /* Element lane_id() + 32 k into x[k], zeros past the last: all loads in flight together. */
+    template <class Q>
+    __device__ void load_query(float (&x)[(kMaxDim + 31) / 32], const Q *q) const
+    {
+#pragma unroll
+        for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
+            const int e = lane_id() + 32 * k;
+            x[k] = e < p_.head_dim_qk ? to_float(q[e]) : 0.0f;
+        }
+    }
+
+    /* By a warp. Returns what the products are to be multiplied by. */
+    __device__ float store_query(const void *q, int head) const
+    {
+        const int dtype = p_.q.dtype, dims = p_.head_dim_qk, all = layout_.q_bytes / 2 - 8;
+        T *high = reinterpret_cast<T *>(shared() + head * layout_.q_bytes),
+          *low = reinterpret_cast<T *>(shared() + (head + 8) * layout_.q_bytes);
+        if (!kSplit && dtype == (std::is_same_v<T, __half> ? HATTN_F16 : HATTN_BF16) &&
+            reinterpret_cast<uintptr_t>(q) % 16 == 0) {
+            /* On its way while positions are found: add_rows waits for it with its first tile. */
+#pragma unroll 1
+            for (int e = lane_id() * (kBytes ? 2 : 8); e < dims; e += 32 * (kBytes ? 2 : 8)) {
+                if (kBytes)
+                    copy_async4(high + place(e), static_cast<const T *>(q) + e);
+                else
+                    copy_async16(high + e, static_cast<const T *>(q) + e, true);
+            }
+#pragma unroll 1
+            for (int e = dims + lane_id(); e < all; e += 32)
+                high[e] = from_float<T>(0.0f);
+            return 1.0f;
+        }
+        float x[(kMaxDim + 31) / 32];
+        PowerOfTwo scale = {1.0f, 1.0f};
+        if (dtype == HATTN_F32)
+            load_query(x, static_cast<const float *>(q));
+        else if (dtype == HATTN_F16)
+            load_query(x, static_cast<const __half *>(q));
+        else
+            load_query(x, static_cast<const __nv_bfloat16 *>(q));
+        if (std::is_same_v<T, __half> && dtype != HATTN_F16) {
+            float largest = 0.0f;
+#pragma unroll
+            for (const float y : x)
+                largest = fmaxf(largest, fabsf(y));
+            scale = near_largest_half(warp_max(largest));
+        }
+#pragma unroll
+        for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
+            const int e = lane_id() + 32 * k;
+            if (e >= all)
+                break;
+            high[place(e)] = from_float<T>(x[k] * scale.factor);
+            if (kSplit)
+                low[place(e)] = from_float<T>(x[k] * scale.factor - to_float(high[place(e)]));
+        }
+        return scale.inverse;
+    }
+
+    /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their weights are, too. */
+    __device__ void load_tile(const Slot *slots, int n, int tile, int number) const
+    {
+        const int first = tile * layout_.tile_rows, rows = min(layout_.tile_rows, (n - first + 15) & ~15);
+        char *base = tile_at(number) + threadIdx.x % 8 * 16;
+#pragma unroll 1
+        for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
+            const bool present = first + r < n;
+            const Slot slot = slots[min(first + r, n - 1)];
+            char *row = base + r * layout_.row_bytes;
+            load_row(row, k_, task_.k_stride, slot, layout_.k_chunks, present);
+            if (layout_.v_chunks)
+                load_row(row + layout_.v_first * 16, v_, task_.v_stride, slot, layout_.v_chunks, present);
+        }
+        copy_commit();
+    }
+
+    __device__ static void load_row(char *row, const char *rows, const uint32_t (&stride)[2], Slot slot, int chunks,
+                                    bool present)
+    {
+        const char *from = rows + (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
+                                   static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
+                                      16;
+        const int left = chunks - static_cast<int>(threadIdx.x % 8);
+#pragma unroll 4
+        for (int c = 0; c < left; c += 8)
+            copy_async16(row + c * 16, from + c * 16, present);
+    }
+
+    __device__ void add_tile(const char *tile, int n)
+    {
+        score_tile(tile, n);
+        __syncthreads();
+        weigh_tile(n);
+        __syncthreads();
+        add_values(tile, n);
+    }
+
+    __device__ float *logits(int share, int column) const
+    {
+        return reinterpret_cast<float *>(shared() + layout_.logits) +
+               (share * 8 * kBlocks + column) * (layout_.tile_rows + 4);
+    }
+
+    __device__ T *weights(int column) const
+    {
+        return reinterpret_cast<T *>(shared() + layout_.weights) + column * (layout_.tile_rows + 8);
+    }
+
+    /* Fragments of the second operand, rows of which are columns of the product: 16 of the inner dimension from `chunk` (16 bytes) on. */
+    __device__ static void load_columns(uint32_t (&x)[2 * kBlocks], const char *rows, int row_bytes, int chunk)
+    {
+        const int lane = lane_id(), column = kBlocks == 2 ? lane % 8 + lane / 16 * 8 : lane % 8;
+        load_matrices(x, rows + column * row_bytes + (chunk + lane / 8 % 2) * 16);
+    }
+
+    __device__ void score_tile(const char *tile, int n)
+    {
+        const int log2_blocks = layout_.log2_rows - 4, first = (warp_id() & ((1 << log2_blocks) - 1)) * 16,
+                  share = warp_id() >> log2_blocks, shares = kWarps >> log2_blocks;
+        if (first >= n)
+            return;
+        float c[kBlocks][4] = {}; /* rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
+        const char *row = tile + (first + lane_id() % 16) * layout_.row_bytes + lane_id() / 16 * 16;
+#pragma unroll 1
+        for (int pair = share; pair < (layout_.k_chunks + 1) / 2; pair += shares) {
+            uint32_t k[4], q[2 * kBlocks];
+            load_matrices(k, row + pair * 32);
+            if constexpr (kBytes) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const uint32_t x = k[2 * half], y = k[2 * half + 1];
+                    load_columns(q, shared(), layout_.q_bytes, 4 * pair + 2 * half);
+                    multiply(c, half2_of_e4m3(x), half2_of_e4m3(y), half2_of_e4m3(x >> 16), half2_of_e4m3(y >> 16), q);
+                }
+            } else {
+                load_columns(q, shared(), layout_.q_bytes, 2 * pair);
+                multiply(c, k[0], k[1], k[2], k[3], q);
+            }
+        }
+        const int g = lane_id() / 4, t = lane_id() % 4;
+#pragma unroll
+        for (int b = 0; b < kBlocks; b++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                logits(share, 8 * b + 2 * t + i % 2)[first + g + i / 2 * 8] = c[b][i];
+    }
+
+    __device__ static void multiply(float (&c)[kBlocks][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    const uint32_t (&columns)[2 * kBlocks])
+    {
+#pragma unroll
+        for (int b = 0; b < kBlocks; b++)
+            mma_16816<T>(c[b], a0, a1, a2, a3, columns[2 * b], columns[2 * b + 1]);
+    }
+
+    /* A warp's heads: their logits to weights. Rows past n get weight 0. */
+    __device__ void weigh_tile(int n)
+    {
+        const int shares = kWarps * 16 >> layout_.log2_rows, rows = (n + 15) & ~15; /* of which there are values */
+#pragma unroll 1
+        for (int head = warp_id(); head < task_.count; head += kWarps) {
+            const float logit_scale = space_.logit_scale[head], old_max = space_.max[head], old_sum = space_.sum[head];
+            float x[kRowsOfLane], largest = -INFINITY;
+#pragma unroll
+            for (int j = 0; j < kRowsOfLane; j++) {
+                const int r = lane_id() + 32 * j;
+                x[j] = -INFINITY;
+                if (r < n) {
+                    float sum = 0.0f;
+#pragma unroll 2
+                    for (int share = 0; share < shares; share++) {
+                        const float high = logits(share, head)[r];
+                        sum += kSplit && isfinite(high) ? high + logits(share, head + 8)[r] : high; /* 0 * inf is low */
+                    }
+                    x[j] = sum * logit_scale;
+                    if (p_.soft_cap > 0.0f)
+                        x[j] = p_.soft_cap * tanhf(x[j] / p_.soft_cap);
+                    largest = fmaxf(largest, x[j]);
+                }
+            }
+            const float max = fmaxf(old_max, warp_max(largest));
+            const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
+            const float decay = exponential(old_max - base);
+            float sum = 0.0f;
+#pragma unroll
+            for (int j = 0; j < kRowsOfLane; j++) {
+                const int r = lane_id() + 32 * j;
+                if (r >= rows)
+                    break;
+                const float e = exponential(x[j] - base) * kOne;
+                sum += e;
+                const T high = from_float<T>(e);
+                weights(head)[r] = high;
+                if (kSplit)
+                    weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
+            }
+            sum = old_sum * decay + warp_sum(sum);
+            __syncwarp();
+            if (lane_id() == 0) {
+                space_.max[head] = max;
+                space_.sum[head] = sum;
+                space_.decay[head] = decay;
+            }
+        }
+    }
+
+    __device__ static float exponential(float x) { return kSplit ? expf(x) : __expf(x); }
+
+    __device__ void add_values(const char *tile, int n)
+    {
+        const int t = lane_id() % 4, num_blocks = (p_.head_dim_v + 15) / 16;
+        const int row_of_lane = kBytes ? lane_id() % 16 : lane_id() % 8 + lane_id() / 16 * 8,
+                  chunk_of_lane = kBytes ? 0 : lane_id() / 8 % 2;
+        const char *rows = tile + row_of_lane * layout_.row_bytes + (layout_.v_first + chunk_of_lane) * 16;
+        float decay[kBlocks][2];
+#pragma unroll
+        for (int b = 0; b < kBlocks; b++)
+            for (int j = 0; j < 2; j++)
+                decay[b][j] = space_.decay[(kSplit ? 0 : 8 * b) + 2 * t + j];
+#pragma unroll
+        for (int i = 0; i < kDimBlocks; i++) {
+            const int block = warp_id() + kWarps * i;
+            if (block >= num_blocks)
+                break;
+            /* Sums of one tile, added outside of the tensor cores, which round towards zero. */
+            float c[kBlocks][4] = {};
+#pragma unroll 1
+            for (int step = 0; step * 16 < n; step++) {
+                uint32_t p[2 * kBlocks];
+                load_columns(p, reinterpret_cast<const char *>(weights(0)), (layout_.tile_rows + 8) * 2, 2 * step);
+                const char *from = rows + step * 16 * layout_.row_bytes + block * (kBytes ? 16 : 32);
+                if constexpr (kBytes) {
+                    uint32_t v[2];
+                    load_transposed(v, from);
+                    const uint32_t x = __byte_perm(v[0], 0, 0x3120), y = __byte_perm(v[1], 0, 0x3120);
+                    multiply(c, half2_of_e4m3(x), half2_of_e4m3(x >> 16), half2_of_e4m3(y), half2_of_e4m3(y >> 16), p);
+                } else {
+                    uint32_t v[4];
+                    load_transposed(v, from);
+                    multiply(c, v[0], v[1], v[2], v[3], p);
+                }
+            }
+#pragma unroll
+            for (int b = 0; b < kBlocks; b++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    values_[i][b][j] = values_[i][b][j] * decay[b][j % 2] + c[b][j];
+        }
+    }
+
+    const hattn_problem &p_;
+    const AttendTask &task_;
+    Space &space_;
+    const hattn_wide_layout &layout_;
+    const char *k_, *v_;
+    float values_[kDimBlocks][kBlocks]
+                 [4]; /* block warp_id() + 8 i: rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
+};
+
+} // namespace hattn
+
+#endif

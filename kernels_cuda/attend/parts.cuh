@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Parts of an attention and how the blocks of a task join them: each some heads. A block does not wait for other blocks' memory fences: parts
+ * are sent, in words that tell by themselves whether they are there (device_exchange.cuh). Nor does it wait for blocks that may have no place
+ * on the device yet: who is done before all have begun leaves its heads to the last one to begin.
+ */
+#ifndef HATTN_KERNELS_CUDA_ATTEND_PARTS_CUH
+#define HATTN_KERNELS_CUDA_ATTEND_PARTS_CUH
+
+#include "kernels_cuda/device/device.cuh"
+#include "kernels_cuda/device/exchange.cuh"
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+
+template <class Args>
+__host__ __device__ inline Inputs inputs_of(const Args &args, hattn_buffer workspace)
+{
+    return {args.q,           args.k_cache, args.v_cache, args.k_scale, args.v_scale,
+            args.sink_logits, args.out,     args.lse,     workspace};
+}
+
+/* Which part of the work a block has: heads first_head..first_head+count of a row, share `split` of num_splits. */
+struct Share {
+    int32_t row, first_head, count, split, num_splits, counter;
+    int32_t heads; /* of the largest block */
+    hattn_cuda_divisor splits;
+};
+
+/* Weights are e^(x - max) times this, so that 2^30 values of type T sum to no more than the largest of them: 1 where they are too small to
+ * overflow. fp16's weights would become subnormal. */
+template <class T>
+constexpr float kWeightOne = sizeof(T) == 4 || std::is_same_v<T, __nv_bfloat16> ? 0x1p-30f : 1.0f;
+
+/* What a part of a softmax weighs: its values are a sum with weights that sum to `sum`, all relative to e^max. Nothing: -inf and 0. */
+struct PartWeight {
+    float max, sum;
+
+    __device__ float lse(float one) const { return sum == 0.0f ? -INFINITY : max + logf(sum / one); }
+
+    __device__ float scale() const { return sum == 0.0f ? 0.0f : 1.0f / sum; } /* a NaN stays one */
+};
+
+__device__ inline float scaled(float x, float scale) { return x * scale; }
+
+__device__ inline float4 scaled(float4 x, float scale) { return {x.x * scale, x.y * scale, x.z * scale, x.w * scale}; }
+
+/* Where the results of a share's heads go, and their sinks. */
+class Results
+{
+public:
+    /* one: what a weight of e^0 is. */
+    __device__ Results(const hattn_problem &p, const Inputs &in, const Share &share, float one)
+        : p_(p), in_(in), share_(share), one_(one)
+    {
+    }
+
+    /* One value, or four, of all parts. A sink is one more of them: all weight, no value. */
+    template <class X>
+    __device__ void store(int g, int column, X value, PartWeight weight) const
+    {
+        if (weight.sum == 0.0f)
+            value = X{}; /* what weighs nothing may be anything */
+        if (in_.sink_logits.data) {
+            const float sink = static_cast<const float *>(hattn_address(in_.sink_logits))[share_.first_head + g];
+            const float max = fmaxf(weight.max, sink), base = max == -INFINITY ? 0.0f : max,
+                        factor = expf(weight.max - base);
+            value = scaled(value, factor);
+            weight = {max, weight.sum * factor + expf(sink - base) * one_};
+        }
+        put(place(g) + column, scaled(value, weight.scale()));
+        if (column == 0 && in_.lse.data)
+            static_cast<float *>(
+                hattn_address(in_.lse))[share_.row * p_.lse.stride[0] + (share_.first_head + g) * p_.lse.stride[1]] =
+                weight.lse(one_);
+    }
+
+private:
+    __device__ int64_t place(int g) const
+    {
+        return share_.row * p_.out.stride[0] + (share_.first_head + g) * p_.out.stride[1];
+    }
+
+    __device__ void put(int64_t index, float value) const
+    {
+        store_element(hattn_address(in_.out), p_.out.dtype, index, value);
+    }
+
+    __device__ void put(int64_t index, float4 value) const
+    {
+        store_elements(hattn_address(in_.out), p_.out.dtype, index, value);
+    }
+
+    const hattn_problem &p_;
+    const Inputs &in_;
+    const Share &share_;
+    const float one_;
+};
+
+constexpr int kJoined = 8; /* parts whose loads are in flight together */
+
+/* What threads of a block join apart: up to four take parts of the same columns. */
+struct JoinSpace {
+    float4 value[kThreads];
+    PartWeight weight[kThreads];
+};
+
+/* Four columns of some parts. */
+struct JoinedParts {
+    PartWeight weight = {-INFINITY, 0.0f};
+    float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+
+    template <int kNum>
+    __device__ void add(const PartWeight (&weights)[kNum], const float4 (&x)[kNum])
+    {
+        const float old = weight.max;
+#pragma unroll
+        for (int p = 0; p < kNum; p++)
+            weight.max = fmaxf(weight.max, weights[p].max);
+        const float base = weight.max == -INFINITY ? 0.0f : weight.max, decay = __expf(old - base);
+        weight.sum *= decay;
+        value = scaled(value, decay);
+#pragma unroll
+        for (int p = 0; p < kNum; p++) {
+            const float factor = __expf(weights[p].max - base);
+            if (factor != 0.0f || isnan(weights[p].sum)) { /* what weighs nothing may be anything; a NaN is passed on */
+                weight.sum += factor * weights[p].sum;
+                value = {value.x + factor * x[p].x, value.y + factor * x[p].y, value.z + factor * x[p].z,
+                         value.w + factor * x[p].w};
+            }
+        }
+    }
+};
+
+/* Joins parts of columns first_column..end_column, of those of all heads of a share: four a thread (dims are multiples of 8), `row` threads beside each
+ * other, parts shared between the rest. read(first, g, place, weights, x): parts from `first` on, of columns from `place` on; past the last one,
+ * nothing. Starts with a barrier. */
+template <class Read>
+__device__ inline void join_parts(const Results &results, const Share &share, const hattn_cuda_divisor &dim,
+                                  uint32_t first_column, uint32_t end_column, uint32_t row, JoinSpace &space, Read read)
+{
+    const uint32_t turn = threadIdx.x / row,
+                   turns = min(static_cast<uint32_t>(kThreads) / row,
+                               static_cast<uint32_t>(share.num_splits + kJoined - 1) / kJoined);
+#pragma unroll 1
+    for (uint32_t done = first_column; done < end_column; done += 4 * row) {
+        const uint32_t place = done + threadIdx.x % row * 4, g = divide(place, dim), column = place - g * dim.divisor;
+        JoinedParts joined;
+        __syncthreads();
+        if (place < end_column && turn < turns)
+#pragma unroll 1
+            for (int first = turn * kJoined; first < share.num_splits; first += turns * kJoined) {
+                PartWeight weights[kJoined];
+                float4 x[kJoined];
+                read(first, g, place, weights, x);
+                joined.add(weights, x);
+            }
+        if (turn) {
+            space.value[threadIdx.x] = joined.value;
+            space.weight[threadIdx.x] = joined.weight;
+        }
+        __syncthreads();
+        if (place >= end_column || turn)
+            continue;
+#pragma unroll 1
+        for (uint32_t other = threadIdx.x + row; other < turns * row; other += row)
+            joined.add<1>({space.weight[other]}, {space.value[other]});
+        results.store(g, column, joined.value, joined.weight);
+    }
+}
+
+/* They are sent through the control region, [task, part], values before each head's weight. */
+class SentParts
+{
+public:
+    __device__ SentParts(const Inputs &in, const Share &share, const hattn_cuda_divisor &dim)
+        : share_(share), dim_(dim), stride_(hattn_cuda_part_words(share.heads, static_cast<int32_t>(dim.divisor))),
+          first_(static_cast<hattn_cuda_control *>(hattn_address(in.workspace))->parts +
+                 static_cast<uint32_t>(share.counter * share.num_splits) * stride_)
+    {
+    }
+
+    /* One value or four. */
+    template <class X>
+    __device__ void send(int g, int column, X value, PartWeight weight) const
+    {
+        const uint32_t part = share_.split * stride_;
+        send_words(first_ + part + static_cast<uint32_t>(g) * dim_.divisor + column, value);
+        if (column == 0)
+            send_words(weights(g) + part, make_float2(weight.max, weight.sum));
+    }
+
+    /* By one block, once, heads first..end, of which a block has `unit`: what order parts are joined in depends on it alone. Leaves zeros: of
+     * weights, which several threads read, after join_parts' barriers. */
+    __device__ void join(const Results &results, int first_head, int end_head, int unit, JoinSpace &space) const
+    {
+        const uint32_t last = static_cast<uint32_t>(share_.num_splits) - 1, columns = unit * dim_.divisor / 4;
+        const uint32_t row = columns <= 32 ? 32 : columns <= 64 ? 64 : columns <= 128 ? 128 : kThreads;
+        join_parts(
+            results, share_, dim_, first_head * dim_.divisor, end_head * dim_.divisor, row, space,
+            [&](int first, uint32_t g, uint32_t place, PartWeight(&weight)[kJoined], float4(&x)[kJoined]) {
+                uint2 weight_words[kJoined];
+                uint4 words[kJoined];
+                bool is_here;
+                do {
+                    is_here = true;
+#pragma unroll
+                    for (int p = 0; p < kJoined; p++) {
+                        const uint32_t part = min(static_cast<uint32_t>(first) + p, last) * stride_;
+                        weight_words[p] = receive_two(weights(g) + part);
+                        words[p] = receive_four(first_ + part + place);
+                    }
+#pragma unroll
+                    for (int p = 0; p < kJoined; p++)
+                        is_here &= weight_words[p].x && weight_words[p].y && words[p].x && words[p].y && words[p].z &&
+                                   words[p].w;
+                } while (!is_here);
+#pragma unroll
+                for (int p = 0; p < kJoined; p++) {
+                    const bool is_part = static_cast<uint32_t>(first) + p <= last;
+                    weight[p] = {is_part ? float_of(weight_words[p].x) : -INFINITY, float_of(weight_words[p].y)};
+                    x[p] = {float_of(words[p].x), float_of(words[p].y), float_of(words[p].z), float_of(words[p].w)};
+                    if (is_part)
+                        *reinterpret_cast<uint4 *>(first_ + (first + p) * stride_ + place) = {};
+                }
+            });
+        for (uint32_t part = threadIdx.x; part <= last; part += kThreads)
+            for (int g = first_head; g < end_head; g++)
+                *reinterpret_cast<uint2 *>(weights(g) + part * stride_) = {};
+    }
+
+private:
+    __device__ uint32_t *weights(int g) const { return first_ + share_.heads * dim_.divisor + 2 * g; }
+
+    const Share &share_;
+    const hattn_cuda_divisor &dim_;
+    uint32_t stride_;
+    uint32_t *first_;
+};
+
+} // namespace hattn
+
+#endif

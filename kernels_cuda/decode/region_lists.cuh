@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Reading what a score kernel left of a row (regions.cuh), for one block that selects: counts of regions, lists of candidates, and the order
+ * of keys that share the threshold's level.
+ */
+#ifndef HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
+#define HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
+
+#include "kernels_cuda/decode/regions.cuh"
+#include "kernels_cuda/select/select.cuh"
+
+namespace hattn {
+
+constexpr int kFine =
+    640; /* keys of the threshold's level that are ranked against each other: as many as cost no memory beside what else there is */
+
+/* Counts of groups of regions, of which warp w's lane l has group 8 l + w: neighbours fall to different warps. A row of 8 is padded against
+ * bank conflicts. */
+constexpr int kGroups = kThreads, kGroupRow = kWarps + 2;
+
+struct alignas(16) RegionSpace {
+    uint2 counts[32 * kGroupRow]; /* above the threshold, equal to it */
+    uint32_t num_fine_regions, num_fine;
+    uint64_t fine_threshold;
+    union {
+        LevelSpace levels;
+        struct {
+            int32_t fine_regions[kFine];
+            uint64_t fine[kFine]; /* key << 32 | ~position: all different */
+        };
+        struct {
+            QueryCode query;
+            SelectSpace select;
+            Threshold threshold;
+        } anew;
+    };
+};
+
+/* The row of a task's first region. */
+__device__ inline const uint16_t *rows_of(const RegionRun &run, const RegionTask &task)
+{
+    return run.rows + task.task * run.num_regions * run.row_size;
+}
+
+/* Of a range up to the end of a region: scores above the threshold, and at least as large. */
+__device__ inline void count_range(const RegionRun &run, const RegionTask &task, const uint16_t *rows,
+                                   uint32_t threshold, int region, int32_t range_start, uint32_t *above, uint32_t *all)
+{
+    const uint16_t *entry = rows + (static_cast<uint32_t>(region * run.row_size) + threshold);
+    *above = threshold < static_cast<uint32_t>(run.num_levels) ? __ldcg(entry) : 0;
+    *all = threshold
+               ? __ldcg(entry - 1)
+               : static_cast<uint32_t>(max(0, min((region + 1) * run.region, task.end) - max(range_start, task.first)));
+}
+
+/* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
+__device__ inline void count_region(const RegionRun &run, const RegionTask &task, const uint16_t *rows,
+                                    uint32_t threshold, int region, uint32_t *above, uint32_t *equal)
+{
+    const int range = static_cast<int>(divide(region, run.regions_per_range));
+    uint32_t before_above = 0, before_all = 0, all;
+    count_range(run, task, rows, threshold, region, range * run.range, above, &all);
+    if (region != range * static_cast<int>(run.regions_per_range.divisor))
+        count_range(run, task, rows, threshold, region - 1, range * run.range, &before_above, &before_all);
+    *above -= before_above;
+    *equal = all - before_all - *above;
+}
+
+/* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list lanes see level 0. */
+template <class F>
+__device__ inline void each_candidate(const RegionRun &run, const RegionTask &task, int region, F f)
+{
+    constexpr int kLoads = 4;
+    const int32_t start = region * run.region;
+    const int64_t list = task.task * run.score_stride + start;
+    const int size = __ldcg(run.rows + (task.task * run.num_regions + region) * run.row_size);
+    int first = 0;
+#pragma unroll 1
+    do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
+        uint32_t loaded[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; i++)
+            loaded[i] = __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list + first + i * 32 + lane_id());
+#pragma unroll
+        for (int i = 0; i < kLoads; i++) {
+            const int place = first + i * 32 + lane_id();
+            const uint32_t candidate = place < size ? loaded[i] : 0;
+            f(candidate & 0xffff, static_cast<uint32_t>(start) + (candidate >> 16), list + place);
+        }
+        first += kLoads * 32;
+    } while (first < size);
+}
+
+/* The order of candidates of one level. */
+__device__ inline uint64_t fine_of(uint32_t key, uint32_t position)
+{
+    return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~position);
+}
+
+/* Brings the keys of the threshold's level together, at most kFine, and finds the least of those that are kept. All threads; ends with a
+ * barrier. */
+__device__ inline void rank_fine(const RegionRun &run, const RegionTask &task, Threshold threshold, RegionSpace &space)
+{
+    const int used = static_cast<int>(divide(task.end + run.region - 1, run.region_size));
+    const uint16_t *rows = rows_of(run, task);
+    if (threadIdx.x == 0)
+        space.num_fine = space.num_fine_regions = 0;
+    __syncthreads();
+    for (int region = threadIdx.x; region < used; region += kThreads) {
+        uint32_t above, equal;
+        count_region(run, task, rows, threshold.key, region, &above, &equal);
+        if (equal)
+            space.fine_regions[atomicAdd(&space.num_fine_regions, 1u)] = region;
+    }
+    __syncthreads();
+    for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps)
+        each_candidate(run, task, space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
+            if (level == threshold.key)
+                space.fine[atomicAdd(&space.num_fine, 1u)] = fine_of(__ldcg(run.keys + place), position);
+        });
+    __syncthreads();
+    const uint32_t num = space.num_fine;
+    for (uint32_t i = threadIdx.x; i < num; i += kThreads) {
+        const uint64_t mine = space.fine[i];
+        uint32_t before = 0;
+        for (uint32_t j = 0; j < num; j++)
+            before += space.fine[j] > mine;
+        if (before + 1 == threshold.ties)
+            space.fine_threshold = mine;
+    }
+    __syncthreads();
+}
+
+} // namespace hattn
+
+#endif

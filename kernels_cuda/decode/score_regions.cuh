@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The first kernel of a decode by regions (regions.cuh): a block encodes its query, or takes weights that are there, and each of its
+ * warps scores a range of keys.
+ * Bound: the codes' bytes; 128 bytes a lane are in flight while the keys before are counted. For short caches it is a chain of
+ * latencies instead (row, codes and map, barriers, rows), so that codes and map are asked for together and little code is unrolled.
+ */
+#ifndef HATTN_KERNELS_CUDA_DECODE_SCORE_REGIONS_CUH
+#define HATTN_KERNELS_CUDA_DECODE_SCORE_REGIONS_CUH
+
+#include "kernels_cuda/decode/candidates.cuh"
+#include "kernels_cuda/decode/planes.cuh"
+#include "kernels_cuda/decode/score_run.cuh"
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+
+/* What is left of a warp's keys. */
+enum class Leaves { SCORES, CANDIDATES, KEYED_CANDIDATES };
+
+/* How much of a row is written and read where no level is above num_levels: up to the end of the 256 entries with entry num_levels. */
+__device__ inline int published_size(int row_size, int num_levels)
+{
+    return min(row_size, num_levels / 256 * 256 + 256);
+}
+
+/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. */
+__device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
+{
+    uint32_t above = 0;
+    __syncwarp();
+#pragma unroll 1
+    for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
+        const int i = block + lane_id() * 8;
+        uint32_t x[8] = {};
+        if (i < row_size) {
+            *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(histogram + i);
+            *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(histogram + i + 4);
+        }
+#pragma unroll
+        for (int k = 6; k >= 0; k--)
+            x[k] += x[k + 1];
+        const uint32_t at_least = warp_scan_down(x[0]), base = above + at_least - x[0];
+        if (i < row_size) {
+            uint4 packed;
+            packed.x = (x[0] + base) | (x[1] + base) << 16;
+            packed.y = (x[2] + base) | (x[3] + base) << 16;
+            packed.z = (x[4] + base) | (x[5] + base) << 16;
+            packed.w = (x[6] + base) | (x[7] + base) << 16;
+            *reinterpret_cast<uint4 *>(row + i) = packed;
+        }
+        above += __shfl_sync(kFullMask, at_least, 0);
+    }
+    __syncwarp();
+}
+
+template <int kPerLoad>
+__device__ inline void store_scores(uint16_t *to, const uint32_t *scores)
+{
+    if constexpr (kPerLoad == 1)
+        *to = static_cast<uint16_t>(scores[0]);
+    else if constexpr (kPerLoad == 2)
+        *reinterpret_cast<uint32_t *>(to) = scores[0] | scores[1] << 16;
+    else
+        *reinterpret_cast<uint2 *>(to) = make_uint2(scores[0] | scores[1] << 16, scores[2] | scores[3] << 16);
+}
+
+/* Words of a warp's histogram. */
+__host__ __device__ inline int histogram_stride(int row_size) { return 4 + row_size; }
+
+__device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
+{
+#pragma unroll 1
+    for (int i = thread * 4; i < num; i += threads * 4)
+        *reinterpret_cast<uint4 *>(counts + i) = {};
+}
+
+template <int kWords, int kBlocks>
+__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys],
+                                  const uint32_t (&words)[Step<kWords>::kAll][4],
+                                  const PlaneCounter<kWords, kBlocks> &counter)
+{
+#pragma unroll
+    for (int i = 0; i < Step<kWords>::kKeys; i += 2) {
+        uint32_t key0[kWords], key1[kWords];
+        take_key(key0, words, i);
+        take_key(key1, words, i + 1);
+        counter.count(key0, key1, &score[i], &score[i + 1]);
+    }
+}
+
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
+__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+{
+    using S = Step<kWords>;
+    constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
+    extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
+    __shared__ Planes<kWords> planes;
+    const RegionRun &regions = run.regions;
+    const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x),
+                  head = regions.first_head + static_cast<int32_t>(blockIdx.y), chunk = blockIdx.z;
+    /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. */
+    if (run.is_first && regions.batch.q_start.data)
+        wait_for_previous();
+    TaskFinder finder(regions, row, head);
+    using Reader = CodeReader<kWords, kLoose>;
+    Reader reader(run.codes, finder.sequence(), static_cast<int32_t>(divide(head, run.query.heads_per_code)));
+    const QueryProduct<W> product(run.query, row, head, kLoose ? run.query.code_bits : 32 * kWords);
+    if (run.encodes)
+        product.prefetch();
+    if (run.is_first)
+        wait_for_previous();
+    allow_dependents();
+    finder.ask();
+    const int stride = histogram_stride(regions.row_size);
+    float *space = shared + (kSampled ? stride : 0);
+    RegionTask task = {};
+    bool scores_keys = false;
+    const bool shows = run.shows_weights && chunk == 0;
+    const int32_t begin = chunk * regions.chunk + warp_id() * regions.range;
+    int32_t end = 0;
+    /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
+    uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
+    uint32_t words[S::kAll][4];
+    /* Codes of the sample, or of this warp's first keys: these before there are planes, if they are not appended meanwhile. */
+    const bool comes_early = !kSampled && run.is_first;
+    auto load_first = [&] {
+        const auto units = kSampled ? reader.sample(task.first) : Reader::step(begin);
+        if (kSampled ? scores_keys : begin < end) {
+            reader.look_up(units);
+            reader.load(words, units);
+        }
+    };
+    make_planes<kWords, kBlocks>(
+        run, product, row, head, shows || (kSampled && chunk == 0), space, planes,
+        [&] {
+            task = finder.task();
+            scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
+            end = min(begin + regions.range, scores_keys ? task.end : 0);
+            reader.end_at(task.end - 1);
+            if (kSampled)
+                clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
+            if (kSampled && scores_keys)
+                reader.prefetch(reader.sample(task.first));
+            if (begin < end)
+                reader.prefetch(Reader::step(begin));
+        },
+        [&] {
+            if (comes_early)
+                load_first();
+        });
+    wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
+    if (!scores_keys)
+        return;
+    if (!comes_early)
+        load_first();
+
+    uint32_t score[S::kKeys];
+    const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, kPlanes<kBlocks>);
+    int32_t num_levels = regions.num_levels;
+    if constexpr (kBlocks > 1 && !kKeyed) /* of 4 bits: a weight's largest magnitude is far above the mean */
+        num_levels = min(num_levels, static_cast<int32_t>(planes.max_score()));
+    ValueMaker<kWords> maker(kKeyed && run.codes.norms, kKeyed ? planes.max_score() : 0);
+    float values[S::kKeys];
+    const SharedCounters sample_counts(sample + 3);
+    if constexpr (kSampled) {
+        if constexpr (kKeyed)
+            maker.load(reader, reader.sample(task.first));
+        score_step(score, words, counter);
+        if constexpr (kKeyed) {
+            maker.make(values, score);
+            LevelMap::note_extents(values, planes.extents);
+        } else {
+#pragma unroll
+            for (uint32_t x : score)
+                sample_counts.count(x);
+        }
+    }
+    if (begin < end) {
+        if constexpr (kSampled) {
+            reader.look_up(Reader::step(begin));
+            reader.load(words, Reader::step(begin));
+        }
+        if constexpr (kKeyed)
+            maker.load(reader, Reader::step(begin));
+        reader.look_up(Reader::step(begin + S::kSize));
+    }
+    uint32_t *histogram = reinterpret_cast<uint32_t *>(space) + warp_id() * stride;
+    const int row_size = published_size(regions.row_size, num_levels);
+    clear(histogram + 4, row_size, lane_id(), 32);
+    LevelMap map;
+    __shared__ std::conditional_t<kSampled, LevelSpace, char> levels;
+    uint32_t bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
+    if constexpr (kSampled) {
+        if constexpr (kKeyed) {
+            __syncthreads();
+            map = LevelMap::of_extents(planes.extents, regions.num_levels);
+#pragma unroll
+            for (float x : values)
+                sample_counts.count(map.level(x));
+        }
+        __syncthreads();
+        const int32_t middle = task.end - task.first, wanted = task.kept - regions.num_sink - regions.num_recent;
+        constexpr int kSample = kWarps * S::kSize;
+        if (middle >= 4 * kSample)
+            bound = find_bound(sample + 4, (num_levels + 7) / 8 * 8,
+                               static_cast<float>(wanted) / static_cast<float>(middle) * kSample, levels);
+    }
+    __syncwarp();
+    const SharedCounters counts(histogram + 3);
+    const int64_t first_score = task.task * regions.score_stride;
+    uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
+    CandidateList list = {reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin,
+                          kKeyed ? regions.keys + first_score + begin : nullptr, 0, counts};
+    const uint32_t first_region = static_cast<uint32_t>(chunk * kWarps + warp_id()) * regions.regions_per_range.divisor;
+    uint16_t *rows = regions.rows + (task.task * regions.num_regions + first_region) * regions.row_size;
+    const uint32_t ranked = max(end - task.first, 0); /* 0: a range of sinks alone */
+    int32_t region_end = begin + regions.region;
+#pragma unroll 1
+    for (int32_t first = begin; first < end; first += S::kSize) {
+        score_step(score, words, counter);
+        if constexpr (kKeyed)
+            maker.make(values, score);
+        const int32_t next = first + S::kSize;
+        if (next < end) {
+            reader.load(words, Reader::step(next));
+            if constexpr (kKeyed)
+                maker.load(reader, Reader::step(next));
+            reader.look_up(Reader::step(next + S::kSize));
+        }
+        if constexpr (kKeyed)
+#pragma unroll
+            for (int i = 0; i < S::kKeys; i++)
+                score[i] = map.level(values[i]);
+#pragma unroll
+        for (int u = 0; u < S::kUnits; u++) {
+            const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad,
+                           key = position - task.first; /* wraps for sinks: not ranked */
+            const uint32_t *mine = score + u * S::kPerLoad;
+            if constexpr (kSampled) {
+                list.template add<S::kPerLoad>(mine, values + u * S::kPerLoad, bound, position - begin, key, ranked);
+            } else {
+                store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
+#pragma unroll
+                for (int i = 0; i < S::kPerLoad; i++)
+                    counts.count(key + i < ranked ? mine[i] : 0);
+            }
+        }
+        if (next == region_end || next >= end) {
+            publish_row(histogram + 4, row_size, rows);
+            rows += regions.row_size;
+            region_end += regions.region;
+        }
+    }
+
+    __syncthreads();
+    uint32_t *total = regions.histograms + task.task * HATTN_CUDA_BINS;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < num_levels; i += kThreads) {
+        uint32_t sum = 0;
+#pragma unroll
+        for (int w = 0; w < kWarps; w++)
+            sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
+        if (sum)
+            atomicAdd(&total[i], sum);
+    }
+}
+
+/* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
+template <int kWords, bool kLoose, int kBlocks, class W, class F>
+cudaError_t with_leaves(const hattn_cuda_params &params, F f)
+{
+    if (params.is_keyed)
+        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
+    if constexpr (kBlocks < 4)
+        return params.is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
+                                 : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
+    return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
+}
+
+template <int kWords, bool kLoose, int kBlocks, class F>
+cudaError_t with_map_type(const hattn_cuda_params &params, F f)
+{
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kLoose, kBlocks, __nv_bfloat16>(params, f)
+                                                        : with_leaves<kWords, kLoose, kBlocks, __half>(params, f);
+}
+
+template <int kWords, bool kLoose, class F>
+cudaError_t with_kernel(const hattn_cuda_params &params, F f)
+{
+    if constexpr (!kLoose && kWords < 16)
+        if (params.plane_blocks == 1)
+            return with_map_type<kWords, kLoose, 1>(params, f);
+    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, f)
+                                   : with_map_type<kWords, kLoose, 4>(params, f);
+}
+
+inline size_t score_shared_bytes(const hattn_cuda_params &params)
+{
+    const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0,
+                 histograms = kWarps * histogram_stride(params.row_size) * sizeof(uint32_t),
+                 sample = params.is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
+    return sample + (query > histograms ? query : histograms);
+}
+
+template <int kWords, bool kLoose>
+cudaError_t load_score_regions(const hattn_cuda_params &params)
+{
+    return with_kernel<kWords, kLoose>(params,
+                                       [&](auto kernel) { return prepare(kernel, score_shared_bytes(params)); });
+}
+
+template <int kWords, bool kLoose>
+cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, cudaStream_t stream)
+{
+    const dim3 grid(wave.num_rows, wave.num_heads, params.num_score_chunks);
+    const ScoreRun run = score_run(params, args, wave, workspace);
+    const size_t bytes = score_shared_bytes(params);
+    return with_kernel<kWords, kLoose>(params, [&](auto kernel) {
+        if (!run.is_first || run.regions.overlaps)
+            return launch_dependent(params, kernel, grid, bytes, stream, run);
+        kernel<<<grid, kThreads, bytes, stream>>>(run);
+        return cudaGetLastError();
+    });
+}
+
+} // namespace hattn
+
+#endif

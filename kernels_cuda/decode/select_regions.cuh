@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Exact top-k out of what score_regions.cu left (regions.cuh): the threshold from the task's histogram, the regions of a share of the
+ * ranks from two entries of each row, and a warp a region to list positions in order.
+ */
+#ifndef HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH
+#define HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH
+
+#include "kernels_cuda/decode/score_anew.cuh"
+
+namespace hattn {
+
+/* Bits i of the scores (16 bytes, each below 2^15) that are at least `threshold`. */
+__device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold)
+{
+    const uint32_t subtrahend = threshold * 0x10001u, *words = &scores.x;
+    uint32_t bits = 0; /* of even scores in the low half, of odd ones in the high half */
+#pragma unroll
+    for (int w = 0; w < 4; w++) /* no borrow crosses from half to half: the top bit is what is left of it */
+        bits |= (((words[w] | 0x80008000u) - subtrahend) & 0x80008000u) >> (15 - 2 * w);
+    return (bits | bits >> 15) & 0xff;
+}
+
+template <bool kKeyed>
+class RegionSelection
+{
+public:
+    /* Before the score kernel has ended. */
+    __device__ RegionSelection(const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
+        : run_(run), task_(resolve_task(run, row, head)), space_(space), rows_(rows_of(run, task_)),
+          histogram_(run.histograms + task_.task * HATTN_CUDA_BINS),
+          used_(static_cast<int>(divide(max(task_.end, 0) + run.region - 1, run.region_size))),
+          group_((used_ + kGroups - 1) / kGroups)
+    {
+        compute_now(rows_);
+        compute_now(histogram_);
+    }
+
+    __device__ const RegionTask &task() const { return task_; }
+
+    /* After it: threshold, and what comes before this thread's group of regions. False: the lists do not tell (score_anew.cuh). */
+    __device__ bool find()
+    {
+        if (!task_.is_ranked)
+            return true;
+        find_threshold();
+        if (run_.is_sampled && threshold_.key == 0) {
+            __syncthreads(); /* space is used for something else */
+            return false;
+        }
+        const int first = group_of(lane_id()), end = min(first + group_, used_);
+#pragma unroll 1
+        for (int region = first; region < end; region++) {
+            uint32_t above, equal;
+            count(region, &above, &equal);
+            mine_.x += above;
+            mine_.y += equal;
+        }
+        space_.counts[lane_id() * kGroupRow + warp_id()] = mine_;
+        __syncthreads();
+        const uint2 *row = &space_.counts[lane_id() * kGroupRow];
+        uint2 sum = {0, 0}; /* of a lane's groups in all warps */
+#pragma unroll
+        for (int w = 0; w < kWarps; w++) {
+            if (w == warp_id())
+                before_ = sum;
+            sum.x += row[w].x;
+            sum.y += row[w].y;
+        }
+        const uint2 scan = {warp_scan(sum.x), warp_scan(sum.y)};
+        before_.x += scan.x - sum.x;
+        before_.y += scan.y - sum.y;
+        if constexpr (kKeyed) {
+            if (__shfl_sync(kFullMask, scan.y, 31) > kFine)
+                return false;
+            rank_fine(run_, task_, threshold_, space_);
+        }
+        return true;
+    }
+
+    /* sink(rank, position) for ranks first..end of 0..kept. Ends with a barrier. */
+    template <class Sink>
+    __device__ void visit(int first, int end, Sink sink) const
+    {
+        const int num_forced = run_.num_sink + run_.num_recent;
+        if (num_forced || !task_.is_ranked)
+            visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
+        if (task_.is_ranked) {
+            const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, task_.kept - num_forced);
+            visit_groups(low, high, [&](uint32_t rank, int position) {
+                if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
+                    sink(static_cast<int>(rank) + run_.num_sink, position);
+            });
+        }
+        __syncthreads();
+    }
+
+    /* Once, by the last block that reads it. */
+    __device__ void clear() const
+    {
+        if (!task_.is_ranked)
+            return;
+        for (int i = threadIdx.x; i < run_.num_levels; i += kThreads)
+            histogram_[i] = 0;
+    }
+
+private:
+    /* The first region of this warp's group `lane`. */
+    __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
+
+    /* How many of the middle are selected before a region that so many above the threshold, and equal to it, come before. */
+    __device__ int kept_before(int region, uint2 before) const
+    {
+        if (!kKeyed)
+            return static_cast<int>(before.x + min(before.y, threshold_.ties));
+        const uint32_t num = space_.num_fine,
+                       start = static_cast<uint32_t>(region) * static_cast<uint32_t>(run_.region);
+        for (uint32_t j = 0; j < num; j++) /* low words are complements of positions */
+            before.x += space_.fine[j] >= space_.fine_threshold && ~static_cast<uint32_t>(space_.fine[j]) < start;
+        return static_cast<int>(before.x);
+    }
+
+    /* The largest score that at least as many of the middle reach as are wanted. */
+    __device__ void find_threshold()
+    {
+        const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
+        uint32_t above;
+        threshold_.key = find_level(run_.row_size, wanted, &above, space_.levels, [&](auto &x, int i) {
+            using Loaded = std::conditional_t<sizeof(x) == sizeof(uint4), uint4, uint32_t>;
+            const Loaded loaded = __ldcg(reinterpret_cast<const Loaded *>(histogram_ + i));
+            memcpy(x, &loaded, sizeof(x));
+        });
+        threshold_.ties = wanted - above;
+    }
+
+    __device__ void count(int region, uint32_t *above, uint32_t *equal) const
+    {
+        count_region(run_, task_, rows_, threshold_.key, region, above, equal);
+    }
+
+    /* Lanes that hold ranks low..high of the middle in their regions, `num` from `region` on. */
+    __device__ uint32_t hits_of(int low, int high, int region, int num, uint2 before, uint2 mine) const
+    {
+        const int kept = kept_before(region, before),
+                  after = kept_before(region + num, {before.x + mine.x, before.y + mine.y});
+        return __ballot_sync(kFullMask, after > low && kept < high && after > kept);
+    }
+
+    /* Where ranks low..high of the middle are: this warp's regions of them. Groups of several are counted again, a lane a region. */
+    template <class Sink>
+    __device__ void visit_groups(int low, int high, Sink sink) const
+    {
+        uint32_t groups = hits_of(low, high, group_of(lane_id()), group_, before_, mine_), hits = 0;
+        int region = group_of(lane_id()), end = 0, next = 0;
+        uint2 before = before_, passed = {0, 0};
+        if (group_ == 1) {
+            hits = groups;
+            groups = 0;
+        }
+#pragma unroll 1
+        for (;;) {
+            if (hits) {
+                visit_hits(hits, region, before, sink);
+                hits = 0;
+            }
+            if (next >= end) {
+                if (!groups)
+                    return;
+                const int lane = __ffs(static_cast<int>(groups)) - 1;
+                groups &= groups - 1;
+                next = group_of(lane);
+                end = min(next + group_, used_);
+                passed = {__shfl_sync(kFullMask, before_.x, lane), __shfl_sync(kFullMask, before_.y, lane)};
+            }
+            uint2 mine = {0, 0};
+            region = next + lane_id();
+            if (region < end)
+                count(region, &mine.x, &mine.y);
+            const uint2 scan = {warp_scan(mine.x), warp_scan(mine.y)};
+            before = {passed.x + scan.x - mine.x, passed.y + scan.y - mine.y};
+            passed = {passed.x + __shfl_sync(kFullMask, scan.x, 31), passed.y + __shfl_sync(kFullMask, scan.y, 31)};
+            next += 32;
+            hits = hits_of(low, high, region, region < end, before, mine); /* the next regions are another group's */
+        }
+    }
+
+    /* Regions of those lanes that have a bit in `hits`, and what comes before them. */
+    template <class Sink>
+    __device__ void visit_hits(uint32_t hits, int region, uint2 before, Sink sink) const
+    {
+        const bool has_lists = kKeyed || run_.is_sampled;
+        uint4 next = {};
+        if (!has_lists)
+            next = load_scores(__shfl_sync(kFullMask, region, __ffs(static_cast<int>(hits)) - 1), 0);
+#pragma unroll 1
+        while (hits) {
+            const int lane = __ffs(static_cast<int>(hits)) - 1, hit = __shfl_sync(kFullMask, region, lane);
+            uint32_t above = __shfl_sync(kFullMask, before.x, lane), equal = __shfl_sync(kFullMask, before.y, lane);
+            hits &= hits - 1;
+            if (has_lists)
+                list_candidates(hit, above, equal, sink);
+            else
+                list_region(hit, above, equal, &next,
+                            hits ? __shfl_sync(kFullMask, region, __ffs(static_cast<int>(hits)) - 1) : -1, sink);
+        }
+    }
+
+    /* What is selected of a region, 256 scores at a time, the next ones on their way: *scores are its first ones, then the next region's. */
+    template <class Sink>
+    __device__ void list_region(int region, uint32_t above, uint32_t equal, uint4 *scores, int next_region,
+                                Sink sink) const
+    {
+#pragma unroll 1
+        for (int offset = 0; offset < run_.region; offset += 256) {
+            const uint4 now = *scores;
+            if (offset + 256 < run_.region)
+                *scores = load_scores(region, offset + 256);
+            else if (next_region >= 0)
+                *scores = load_scores(next_region, 0);
+            list_scores(now, region * run_.region + offset, &above, &equal, sink);
+        }
+    }
+
+    /* A lane's 8 scores of 256 of a region. */
+    __device__ uint4 load_scores(int region, int offset) const
+    {
+        const int32_t first = region * run_.region + offset;
+        const uint16_t *scores = run_.scores + task_.task * run_.score_stride + first + lane_id() * 8;
+        return first < task_.end ? __ldcg(reinterpret_cast<const uint4 *>(scores)) : uint4{};
+    }
+
+    /* What is selected of 256 scores, after so many of its region; adds to them. By a warp. */
+    template <class Sink>
+    __device__ void list_scores(const uint4 &scores, int32_t first, uint32_t *above_before, uint32_t *equal_before,
+                                Sink sink) const
+    {
+        const int32_t position = first + lane_id() * 8;
+        uint32_t mask = 0xff;
+        if (position < task_.first)
+            mask &= 0xffu << min(task_.first - position, 8);
+        if (position + 8 > task_.end)
+            mask &= 0xffu >> min(position + 8 - task_.end, 8);
+        const uint32_t above = at_least_bits(scores, threshold_.key + 1) & mask,
+                       both = at_least_bits(scores, threshold_.key) & mask;
+        /* Both counts in one scan: they are below 2^16. */
+        const uint32_t mine = __popc(above) | __popc(both & ~above) << 16, scan = warp_scan(mine),
+                       total = __shfl_sync(kFullMask, scan, 31);
+        uint32_t num_above = *above_before + ((scan - mine) & 0xffff),
+                 num_equal = *equal_before + ((scan - mine) >> 16);
+#pragma unroll 1
+        for (uint32_t left = both; left; left &= left - 1) {
+            const int bit = __ffs(static_cast<int>(left)) - 1;
+            const bool is_above = above >> bit & 1;
+            if (is_above || num_equal < threshold_.ties)
+                sink(num_above + min(num_equal, threshold_.ties), position + bit);
+            num_above += is_above;
+            num_equal += !is_above;
+        }
+        *above_before += total & 0xffff;
+        *equal_before += total >> 16;
+    }
+
+    /* What is selected of a range's list. Of keyed candidates those that are kept count as above, and none as equal. By a warp. */
+    template <class Sink>
+    __device__ void list_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    {
+        if (kKeyed) {
+            above_before = static_cast<uint32_t>(kept_before(region, {above_before, equal_before}));
+            equal_before = 0;
+        }
+        each_candidate(run_, task_, region, [&](uint32_t level, uint32_t position, int64_t place) {
+            bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
+            if (kKeyed && is_equal) {
+                is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
+                is_equal = false;
+            }
+            const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
+            const uint32_t num_above = above_before + __popc(above & lanes_below()),
+                           num_equal = equal_before + __popc(equal & lanes_below());
+            if (is_above || (is_equal && num_equal < threshold_.ties))
+                sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
+            above_before += __popc(above);
+            equal_before += __popc(equal);
+        });
+    }
+
+    const RegionRun &run_;
+    const RegionTask task_;
+    RegionSpace &space_;
+    const uint16_t *rows_; /* of the task, both */
+    uint32_t *histogram_;
+    const int used_, group_; /* regions of the row, of a group */
+    Threshold threshold_ = {0, 0};
+    uint2 mine_ = {0, 0}, before_ = {0, 0}; /* above the threshold and equal to it: in this thread's group, before it */
+};
+
+} // namespace hattn
+
+#endif

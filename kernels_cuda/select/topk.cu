@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Top-k by itself: chunks of a row and selection head to a block each, or, where there are more rows than histograms, whole rows.
+ */
+#include "kernels_cuda/device/exchange.cuh"
+#include "kernels_cuda/kernels.cuh"
+#include "kernels_cuda/select/select.cuh"
+#include "kernels_cuda/select/topk_split.cuh"
+
+namespace hattn {
+namespace {
+
+/* One row of a call. */
+template <class Key>
+struct TopkRow {
+    int64_t row, head;
+    int length, kept;
+    const Key *keys;
+    int32_t *indices;
+
+    __device__ TopkRow(const hattn_problem &p, const hattn_topk_args &args, int64_t task)
+        : row(task / p.num_selection_heads), head(task % p.num_selection_heads)
+    {
+        const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+        length = resolved.length;
+        kept = hattn_kept(&p, args.budgets, &resolved, head);
+        keys = reinterpret_cast<const Key *>(hattn_element(&p.scores, args.scores, row, head, 0));
+        indices = reinterpret_cast<int32_t *>(hattn_element(&p.indices, args.indices, row, head, 0));
+    }
+
+    /* Of the middle, by rank; 0 or less: nothing is ranked. */
+    __device__ int wanted(const hattn_problem &p) const { return kept < length ? kept - p.num_sink - p.num_recent : 0; }
+};
+
+/* Scores handed in may be any u16, not only what this problem's weights can give. */
+template <class Key>
+__device__ void select_row(const hattn_cuda_params &params, const TopkRow<Key> &row, SelectSpace &space)
+{
+    const hattn_problem &p = params.problem;
+    Selection<Key> selection = {row.keys + p.num_sink, row.length, row.kept, p.num_sink, p.num_recent, {}};
+    selection.find(params, space);
+    selection.visit(0, row.kept, space, [&](int rank, int position) { row.indices[rank] = position; });
+}
+
+template <class Key>
+__global__ void __launch_bounds__(kThreads)
+    topk_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args)
+{
+    __shared__ SelectSpace space;
+    const hattn_problem &p = params.problem;
+    const TopkRow<Key> row(p, args, static_cast<int64_t>(blockIdx.x));
+    select_row(params, row, space);
+    for (int i = row.kept + static_cast<int>(threadIdx.x); i < p.k; i += kThreads)
+        row.indices[i] = -1;
+    if (threadIdx.x == 0)
+        *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
+}
+
+template <class Key>
+__global__ void __launch_bounds__(kThreads, 4)
+    topk_count_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+                      hattn_buffer workspace, int pass_index)
+{
+    __shared__ uint32_t histogram[HATTN_CUDA_BINS];
+    __shared__ alignas(16) uint32_t sums[2][kWarps]; /* its loads of 16 bytes must not reach into the histogram */
+    allow_dependents();
+    const hattn_problem &p = params.problem;
+    const int64_t task = blockIdx.y;
+    const TopkRow<Key> row(p, args, task);
+    const int index = static_cast<int>(blockIdx.x), wanted = row.wanted(p);
+    const TopkChunk<Key> chunk(params, row.keys, row.length, index);
+    if (wanted <= 0 || index >= chunk.num_chunks)
+        return;
+    const TopkPass pass = topk_pass(params, pass_index);
+    char *base = static_cast<char *>(hattn_address(workspace));
+    TopkState *state = reinterpret_cast<TopkState *>(base + params.topk_states) + task;
+    uint32_t known = 0, ties = static_cast<uint32_t>(wanted);
+    if (pass_index > 0) {
+        wait_for_previous();
+        known = state->key;
+        ties = state->ties;
+    }
+    count_topk_chunk(chunk, pass, known, histogram);
+
+    hattn_cuda_control *control = reinterpret_cast<hattn_cuda_control *>(base);
+    uint32_t *counts = topk_counts(params, base, task, index, pass_index), *total = control->histogram[task];
+    const int copies = num_histograms(pass);
+    const TopkBins mine(pass.num_bins, sums[0], [&](int bin) {
+        uint32_t sum = 0;
+        for (int copy = 0; copy < copies; copy++)
+            sum += histogram[copy * pass.num_bins + bin];
+        return sum;
+    });
+    uint32_t at_least = mine.above;
+#pragma unroll
+    for (int i = 0; i < TopkBins::kMost; i++) {
+        at_least += mine.count[i];
+        if (mine.has(i))
+            histogram[mine.top - i] = at_least;
+        if (mine.count[i])
+            atomicAdd(&total[mine.top - i], mine.count[i]);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i <= pass.num_bins; i += kThreads) /* whole lines, which a thread's own bins are not */
+        counts[i] = i < pass.num_bins ? histogram[i] : 0;
+    if (!arrive_last(&control->arrived[task], static_cast<uint32_t>(chunk.num_chunks)))
+        return;
+    TopkBins all(pass.num_bins, sums[1], [&](int bin) { return total[bin]; });
+#pragma unroll
+    for (int i = 0; i < TopkBins::kMost; i++) {
+        if (mine.has(i))
+            total[mine.top - i] = 0;
+        if (all.above < ties && all.above + all.count[i] >= ties) {
+            const uint32_t bin = static_cast<uint32_t>(all.top - i);
+            state->key = known | bin << pass.shift;
+            state->ties = ties - all.above;
+            state->bin[pass_index] = bin;
+            state->is_open = pass.bits == 16 && static_cast<int>(bin) == pass.num_bins - 1;
+        }
+        all.above += all.count[i];
+    }
+}
+
+template <class Key>
+__global__ void __launch_bounds__(kThreads, 4)
+    topk_compact_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+                        hattn_buffer workspace)
+{
+    __shared__ union Space {
+        SelectSpace select;
+        uint32_t sums[2][kWarps];
+    } space;
+    const hattn_problem &p = params.problem;
+    const int64_t task = blockIdx.y;
+    const TopkRow<Key> row(p, args, task);
+    const int index = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x) * kThreads,
+              start = index * kThreads + static_cast<int>(threadIdx.x);
+    for (int i = row.kept + start; i < p.k; i += step)
+        row.indices[i] = -1;
+    if (start == 0)
+        *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
+    const int forced_end = row.kept < row.length ? p.num_sink : row.kept,
+              recent = row.kept < row.length ? p.num_recent : 0;
+    for (int i = start; i < forced_end; i += step)
+        row.indices[i] = i;
+    for (int i = start; i < recent; i += step)
+        row.indices[row.kept - recent + i] = row.length - recent + i;
+    const TopkChunk<Key> chunk(params, row.keys, row.length, index);
+    if (row.wanted(p) <= 0 || index >= chunk.num_chunks)
+        return;
+
+    char *base = static_cast<char *>(hattn_address(workspace));
+    const TopkState *state = reinterpret_cast<const TopkState *>(base + params.topk_states) + task;
+    bool is_open;
+    auto get_start = [&] {
+        wait_for_previous();
+        TopkStart start = {state->key, state->ties, 0, 0};
+        is_open = state->is_open;
+        uint32_t above = 0, equal = 0;
+        for (int before = threadIdx.x; before < index; before += kThreads)
+            for (int pass = 0; pass < params.num_topk_passes; pass++) {
+                const uint32_t *counts = topk_counts(params, base, task, before, pass) + state->bin[pass];
+                above += counts[1];
+                equal = pass + 1 < params.num_topk_passes ? equal : equal + counts[0] - counts[1];
+            }
+        block_scan(above, space.sums[0], &start.above);
+        block_scan(equal, space.sums[1], &start.equal);
+        __syncthreads();
+        if (is_open) /* nothing is above, nothing is kept */
+            start.threshold = UINT32_MAX, start.ties = 0;
+        return start;
+    };
+    compact_topk_chunk(chunk, space.sums, get_start, [&](uint32_t rank, int position) {
+        row.indices[p.num_sink + static_cast<int>(rank)] = position;
+    });
+    if (is_open && index == 0) { /* rare and slow: the row's threshold is looked for again, in all of its digits */
+        hattn_cuda_params any = params;
+        any.digit_shift = 5;
+        any.num_bins = HATTN_CUDA_BINS;
+        select_row(any, row, space.select);
+    }
+}
+
+template <class Key>
+cudaError_t load(const hattn_cuda_params &params)
+{
+    if (!params.num_topk_chunks)
+        return prepare(topk_kernel<Key>, 0);
+    return first_error({prepare(topk_count_kernel<Key>, 0), prepare(topk_compact_kernel<Key>, 0)});
+}
+
+template <class Key>
+cudaError_t launch(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                   cudaStream_t stream)
+{
+    const unsigned tasks = static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads);
+    if (!params.num_topk_chunks) {
+        hattn_cuda_params any = params;
+        any.digit_shift = 5;
+        any.num_bins = HATTN_CUDA_BINS;
+        topk_kernel<Key><<<tasks, kThreads, 0, stream>>>(any, args);
+        return cudaGetLastError();
+    }
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(params.num_topk_chunks), tasks);
+    config.blockDim = kThreads;
+    config.stream = stream;
+    config.attrs = &attribute;
+    cudaError_t error = cudaSuccess;
+    for (int pass = 0; pass < params.num_topk_passes && !error; pass++) {
+        error = cudaLaunchKernelEx(&config, topk_count_kernel<Key>, params, args, workspace, pass);
+        config.numAttrs = params.has_dependent_launch ? 1 : 0; /* of what follows */
+    }
+    return error ? error : cudaLaunchKernelEx(&config, topk_compact_kernel<Key>, params, args, workspace);
+}
+
+} // namespace
+
+cudaError_t load_topk(const hattn_cuda_params &params)
+{
+    return params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
+}
+
+} // namespace hattn
+
+int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace,
+                    void *opaque_stream)
+{
+    using namespace hattn;
+    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
+    return params->problem.key_norms ? launch<float>(*params, *args, workspace, stream)
+                                     : launch<uint16_t>(*params, *args, workspace, stream);
+}
