@@ -69,6 +69,12 @@ cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Par
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+/* Whether a decode's score blocks encode their own queries. Weights that the caller wants to see are of all rows, also of those without keys. */
+inline bool encodes_in_score(const hattn_cuda_params &params, const hattn_decode_args &args)
+{
+    return params.encodes_in_score && !args.weights.data;
+}
+
 size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
 size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
 

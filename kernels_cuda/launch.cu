@@ -151,7 +151,7 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
     cudaError_t error = cudaSuccess;
     if (args->append)
         error = launch_append(*params, *args, stream);
-    if (!error && !params->encodes_in_score) {
+    if (!error && !encodes_in_score(*params, *args)) {
         hattn_encode_queries_args encode = {};
         encode.num_rows = args->batch.num_rows;
         encode.q = args->q;

@@ -18,6 +18,16 @@ enum {
     HATTN_CUDA_PARTS = 5 << 19 /* words of parts of attention that are on their way: kernels_cuda/attend/parts.cuh */
 };
 
+/* Entries of a decode's histogram behind its levels: whether a list had no room for all candidates, whether all weights are 0, and what is
+ * claimed and done when a row is scored anew. */
+enum {
+    HATTN_CUDA_OVERFLOWN = HATTN_CUDA_LEVELS,
+    HATTN_CUDA_ALL_EQUAL,
+    HATTN_CUDA_CLAIMED,
+    HATTN_CUDA_DONE,
+    HATTN_CUDA_HISTOGRAM /* entries in use */
+};
+
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
 
 /* Attention's engines: attend.cuh, attend_mma.cuh (of 16-bit caches and of bytes), attend_wide.cuh. */
@@ -26,7 +36,7 @@ enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_MMA_BYTES, HATTN_CUDA_WIDE }
 /* The control region, the same for every plan: plans share workspaces. */
 typedef struct hattn_cuda_control {
     uint32_t arrived[HATTN_CUDA_COUNTERS];
-    uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_BINS];
+    uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_BINS]; /* a decode's: levels, then HATTN_CUDA_OVERFLOWN ... */
     uint32_t parts[HATTN_CUDA_PARTS];
     uint64_t rescored; /* HATTN_COUNTER_RESCORED: the one that is not zero again after a run */
 } hattn_cuda_control;
@@ -41,6 +51,15 @@ HATTN_HOST_DEVICE static inline uint32_t hattn_cuda_part_words(int32_t heads, in
 typedef struct hattn_cuda_divisor {
     uint32_t divisor, magic, shift;
 } hattn_cuda_divisor;
+
+static inline hattn_cuda_divisor hattn_cuda_make_divisor(uint32_t divisor)
+{
+    hattn_cuda_divisor d = {divisor, 0, 0};
+    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
+        d.shift++;
+    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
+    return d;
+}
 
 /* What passes of the stand-alone top-k leave to the next: where the last kept key of a row is known to be. */
 typedef struct hattn_cuda_topk_state {
@@ -57,10 +76,10 @@ typedef struct hattn_cuda_params {
     int32_t group, dense_group;        /* query heads that share a selection, or K and V */
     int32_t digit_shift; /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
     int32_t num_bins;    /* of that digit */
-    int32_t score_chunk, num_score_chunks; /* keys of one score block */
+    int32_t score_chunk, num_score_chunks; /* keys of one score block, of the call of its own */
     int32_t topk_chunk, num_topk_chunks;   /* of one row over blocks of the stand-alone top-k; 0: a block a row */
     int32_t num_topk_passes;               /* digits of a key there */
-    int32_t num_splits, num_dense_splits;  /* of one selection over attend blocks */
+    int32_t num_splits, num_dense_splits;  /* of one selection over blocks of the attend call; of all rows */
     int32_t encodes_by_mma; /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t encodes_keys_by_mma; /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
     int32_t appends_by_mma;      /* the same of keys in the cache and the keys' map */
@@ -71,20 +90,20 @@ typedef struct hattn_cuda_params {
     int32_t has_dependent_launch; /* compiled for sm_90: kernels may start while the one before them ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
-    int32_t wave_rows, wave_heads;       /* of a wave: some rows with all selection heads, or some heads of a row */
-    int32_t code_words, has_loose_codes; /* of the score kernel: see code_reader.cuh */
-    int32_t plane_blocks;                /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
-    int32_t is_sampled;                  /* candidates above a sampled bound are listed, instead of all scores */
-    int32_t is_keyed;                    /* and their keys: scores are not levels */
-    int32_t region, num_regions;         /* keys of one; of max_length */
-    hattn_cuda_divisor regions_per_range;
-    int32_t num_levels, row_size; /* the largest level, and the same rounded up to 8 */
-    int32_t encodes_in_score;     /* each score block encodes its own query; 0: a kernel before it does */
-    int64_t score_stride;
+    int32_t wave_rows, wave_heads;        /* of a wave: some rows with all selection heads, or some heads of a row */
+    int32_t code_words, has_loose_codes;  /* of the score kernel: see code_reader.cuh */
+    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
+    int32_t is_keyed;                     /* scores are not levels: always sampled, candidates' keys are listed, too */
+    int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
+    int32_t range_unit;                   /* keys that a warp's range is a multiple of: a power of two */
+    int32_t sample_size;                  /* keys of a sample */
+    uint32_t list_entries;                /* of all candidates' lists together */
+    int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
     uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     uint64_t workspace_size;
-    hattn_cuda_divisor region_size, splits, dense_splits;
+    hattn_cuda_divisor splits, dense_splits;
+    int32_t most_splits, most_parts;   /* shares of a selection; shares in all that there is room for */
     uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, but for the plain engine */
     hattn_wide_layout wide;            /* of the wide engine; a launch's own */
 } hattn_cuda_params;

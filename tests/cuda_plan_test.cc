@@ -10,6 +10,7 @@
 extern "C" {
 #include "backends/cuda/cuda.h"
 }
+#include "kernels_cuda/decode/cut.h"
 #include "problems/problems.h"
 #include "problems/rng.h"
 #include "problems/shape.h"
@@ -179,11 +180,16 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
             continue;
         by_regions++;
         keyed += p.is_keyed;
-        sampled += p.is_sampled;
+        sampled += hattn_cuda_is_sampled(&p, p.wave_rows * p.wave_heads);
         loose += p.has_loose_codes;
         EXPECT_GE((int64_t)p.score_chunk * p.num_score_chunks, shape.max_length);
-        EXPECT_EQ(p.score_chunk % p.region, 0);
-        EXPECT_EQ((int64_t)p.num_regions * p.region, (int64_t)p.score_chunk * p.num_score_chunks);
+        for (int64_t tasks = 1; tasks <= p.wave_rows * p.wave_heads; tasks++) {
+            const int64_t pieces = hattn_cuda_pieces(&p, tasks), units = hattn_cuda_units(&p),
+                          units_of_piece = (units + pieces - 1) / pieces;
+            EXPECT_LE(units_of_piece, hattn_cuda_most_units(&p));
+            EXPECT_LE(units_of_piece * p.range_unit, HATTN_CUDA_MOST_RANGE);
+            EXPECT_LE(tasks * pieces, hattn_cuda_most_pieces(&p, tasks));
+        }
         EXPECT_LE(p.wave_rows * p.wave_heads, HATTN_CUDA_HISTOGRAMS);
         EXPECT_GE(p.wave_rows * p.wave_heads, 1);
         EXPECT_LE(p.row_size, HATTN_CUDA_LEVELS);

@@ -5,6 +5,7 @@
 #include "core/dtype.h"
 #include "core/status.h"
 #include "core/workspace.h"
+#include "kernels_cuda/decode/cut.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -17,15 +18,6 @@ static int64_t max_score(const hattn_problem *p, int group)
 {
     const int64_t hamming = group % 2 ? group : group / 2, weighted = (1 << (p->weight_bits - 1)) - 1;
     return p->code_bits * (p->score_kind == HATTN_SCORE_WEIGHTED ? weighted : hamming);
-}
-
-static hattn_cuda_divisor make_divisor(uint32_t divisor)
-{
-    hattn_cuda_divisor d = {divisor, 0, 0};
-    while (d.shift < 32 && (uint64_t)1 << d.shift < divisor)
-        d.shift++;
-    d.magic = (uint32_t)(((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - divisor) / divisor + 1);
-    return d;
 }
 
 /* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in all, none with less than 32
@@ -148,33 +140,46 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
     const int32_t words = (p->code_bits + 31) / 32;
     params->has_loose_codes = !has_packed_codes(p, words);
     params->code_words = !params->has_loose_codes ? words : words <= 4 ? 4 : words <= 8 ? 8 : 16;
+    const int64_t step = (params->code_words < 4 ? 512 : 1024) / params->code_words;
+    params->range_unit = (int32_t)larger(step, 256);
+    params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step);
 }
 
 static int64_t round_up(int64_t a, int64_t unit) { return divide_up(a, unit) * unit; }
 
-/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
- * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
-static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hattn_cuda_params *params)
+/* Ranges of a decode, its lists and rows (cut.h), and the chunks of the score call. */
+static void cut_decode(int64_t tasks, hattn_cuda_params *params, uint64_t *used)
 {
-    enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 2048 };
     const hattn_problem *p = &params->problem;
-    const int64_t words = params->code_words, step = (words < 4 ? 512 : 1024) / words;
-    const int64_t blocks = larger(1, 2 * (int64_t)device->num_multiprocessors / tasks);
-    const int64_t wanted = round_up(divide_up(divide_up(p->max_length, blocks), WARPS), step),
-                  unit = step < 256 ? 256 : step;
-    int64_t range = round_up(smaller(wanted, MAX_RANGE), unit), region = unit;
-    params->is_sampled = params->is_keyed || (range >= SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k);
-    if (params->is_sampled)
-        region = range;
-    while (region < 4 * params->num_levels && range % (2 * region) == 0)
-        region *= 2;
-    params->score_chunk = (int32_t)(range * WARPS);
+    const int64_t unit = (int64_t)params->range_unit * HATTN_CUDA_WARPS,
+                  units = divide_up(hattn_cuda_units(params), hattn_cuda_pieces(params, tasks));
+    params->score_chunk = (int32_t)(units * unit);
     params->num_score_chunks = (int32_t)divide_up(p->max_length, params->score_chunk);
-    params->region = (int32_t)region;
-    params->region_size = make_divisor((uint32_t)region);
-    params->num_regions = (int32_t)(params->num_score_chunks * (params->score_chunk / region));
-    params->regions_per_range = make_divisor((uint32_t)(range / region));
-    params->score_stride = (int64_t)params->num_score_chunks * params->score_chunk;
+
+    /* Few rows are scored as a whole, many are sampled: the same memory is for either. */
+    int64_t scored = tasks;
+    while (scored && hattn_cuda_is_sampled(params, scored))
+        scored--;
+    const int64_t row = (int64_t)params->row_size * (int64_t)sizeof(uint16_t),
+                  scored_keys = scored ? hattn_cuda_scored_units(params, scored) * unit : 0;
+    int64_t lists = scored_keys * (int64_t)sizeof(uint16_t), rows = scored_keys / params->range_unit * row, keys = 0;
+    if (hattn_cuda_is_sampled(params, tasks)) {
+        enum { USUAL_LISTS = 8 << 20 /* entries */ };
+        const int64_t pieces = hattn_cuda_most_pieces(params, tasks);
+        int64_t least = larger(4 * (int64_t)params->sample_size,
+                               HATTN_CUDA_RESCORE_BINS + 2 * HATTN_CUDA_RESCORE_CHUNKS + (int64_t)p->k);
+        if (params->is_keyed)
+            least = larger(least, 3 * HATTN_CUDA_RESCORE_BINS);
+        const int64_t entries =
+            larger(pieces * round_up(least, 64), smaller(hattn_cuda_scored_units(params, tasks) * unit, USUAL_LISTS));
+        params->list_entries = (uint32_t)smaller(entries, UINT32_MAX);
+        lists = larger(lists, entries * (int64_t)sizeof(uint32_t));
+        rows = larger(rows, pieces * HATTN_CUDA_WARPS * row);
+        keys = params->is_keyed ? entries * (int64_t)sizeof(uint32_t) : 0;
+    }
+    params->scores = hattn_carve(used, (uint64_t)lists);
+    params->keys = hattn_carve(used, (uint64_t)keys);
+    params->rows = hattn_carve(used, (uint64_t)rows);
 }
 
 /* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
@@ -224,9 +229,9 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
-    params->page_size = make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
-    params->heads_per_code = make_divisor((uint32_t)(p->num_selection_heads / p->num_code_heads));
-    params->v_dim = make_divisor((uint32_t)p->head_dim_v);
+    params->page_size = hattn_cuda_make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
+    params->heads_per_code = hattn_cuda_make_divisor((uint32_t)(p->num_selection_heads / p->num_code_heads));
+    params->v_dim = hattn_cuda_make_divisor((uint32_t)p->head_dim_v);
     params->group = p->num_q_heads / p->num_selection_heads;
     params->dense_group = p->num_q_heads / p->num_kv_heads;
     params->num_multiprocessors = device->num_multiprocessors;
@@ -244,14 +249,20 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->wave_heads = (int32_t)smaller(p->num_selection_heads, HATTN_CUDA_HISTOGRAMS);
     params->wave_rows = (int32_t)smaller(rows, HATTN_CUDA_HISTOGRAMS / params->wave_heads);
     const int64_t wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
+    uint64_t used = 0;
+    hattn_carve(&used, sizeof(hattn_cuda_control));
     if (params->by_regions) {
         choose_codes(p, params);
+        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX;
+    }
+    if (params->by_regions) {
+        params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         const int64_t weight = levels / p->code_bits;
         params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
         params->is_keyed = p->key_norms || levels > HATTN_CUDA_LEVELS || params->plane_blocks == 4;
         params->num_levels = params->is_keyed ? HATTN_CUDA_KEYED_LEVELS : (int32_t)levels;
         params->row_size = (int32_t)round_up(params->num_levels, 8);
-        cut_regions(device, wave_tasks, params);
+        cut_decode(wave_tasks, params, &used);
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
         const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;
@@ -276,18 +287,12 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->num_dense_splits =
         num_splits(device, p, rows * p->num_kv_heads * divide_up(params->dense_group, dense_heads), dense_heads,
                    p->max_length, 64);
-    params->splits = make_divisor((uint32_t)params->num_splits);
-    params->dense_splits = make_divisor((uint32_t)params->num_dense_splits);
+    params->splits = hattn_cuda_make_divisor((uint32_t)params->num_splits);
+    params->most_splits = heads * p->head_dim_v > LARGE_PART ? 16 : 32;
+    params->most_splits = (int32_t)larger(1, smaller(params->most_splits, smaller(p->k, p->max_length) / 32));
+    params->most_parts = (int32_t)(HATTN_CUDA_PARTS / hattn_cuda_part_words(heads, p->head_dim_v));
+    params->dense_splits = hattn_cuda_make_divisor((uint32_t)params->num_dense_splits);
 
-    uint64_t used = 0;
-    hattn_carve(&used, sizeof(hattn_cuda_control));
-    params->weights = hattn_carve(&used, params->by_regions ? (uint64_t)(tasks * p->code_bits) : 0);
-    params->scores = hattn_carve(&used, (uint64_t)(wave_tasks * params->score_stride) *
-                                            (params->is_sampled ? sizeof(uint32_t) : sizeof(uint16_t)));
-    params->keys =
-        hattn_carve(&used, params->is_keyed ? (uint64_t)(wave_tasks * params->score_stride) * sizeof(uint32_t) : 0);
-    params->rows = hattn_carve(&used, (uint64_t)(wave_tasks * params->num_regions) * (uint64_t)params->row_size *
-                                          sizeof(uint16_t));
     uint64_t topk = 0;
     hattn_carve(&topk, sizeof(hattn_cuda_control));
     choose_topk(device, params, &topk);

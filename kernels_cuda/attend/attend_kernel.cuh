@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
-    const Share share = share_of(group, kGroup, 0, 0, dense ? params.dense_splits : params.splits);
+    const Share share = share_of(group, kGroup, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
     int total = resolved.length;
     const int32_t *indices = nullptr;

@@ -11,22 +11,32 @@
 
 namespace hattn {
 
-/* The grid is (row from first_row on, blocks of the groups from first_group on, split): no divisions of large numbers. */
-__device__ inline Share share_of(int group, int block_group, int32_t first_row, int32_t first_group,
-                                 const hattn_cuda_divisor &splits)
+/* Blocks of a group's query heads. */
+__host__ __device__ inline int group_blocks(int group, int block_heads)
 {
+    return (group + block_heads - 1) / block_heads;
+}
+
+/* The heads of a group, from first_head on, that one of its group_blocks takes. */
+__device__ inline void take_heads(Share &share, int group, int block_heads, int32_t first_head, int block)
+{
+    share.first_head = first_head + block * block_heads;
+    share.count = min(block_heads, group - block * block_heads);
+    share.heads = min(block_heads, group);
+}
+
+/* The grid is (row, blocks of the groups, split): no divisions of large numbers. */
+__device__ inline Share share_of(int group, int block_heads, const hattn_cuda_divisor &splits)
+{
+    const int blocks = group_blocks(group, block_heads), which = static_cast<int>(blockIdx.y);
+    const int of_group = blocks == 1 ? 0 : which % blocks;
     Share share;
+    take_heads(share, group, block_heads, (blocks == 1 ? which : which / blocks) * group, of_group);
+    share.row = static_cast<int32_t>(blockIdx.x);
     share.splits = splits;
-    share.row = first_row + static_cast<int32_t>(blockIdx.x);
     share.split = blockIdx.z;
     share.num_splits = gridDim.z;
     share.counter = blockIdx.x * gridDim.y + blockIdx.y;
-    const int blocks = (group + block_group - 1) / block_group;
-    const int of_group = blocks == 1 ? 0 : static_cast<int>(blockIdx.y) % blocks,
-              which = blocks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / blocks;
-    share.first_head = (first_group + which) * group + of_group * block_group;
-    share.count = min(block_group, group - of_group * block_group);
-    share.heads = min(block_group, group);
     return share;
 }
 
@@ -303,7 +313,7 @@ inline hattn_cuda_params at_launch(hattn_cuda_params params, int heads, hattn_bu
 /* For blocks of `heads`. */
 inline dim3 attend_grid(int64_t rows, int groups, int group, int heads, int num_splits)
 {
-    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>(groups * ((group + heads - 1) / heads)),
+    return dim3(static_cast<unsigned>(rows), static_cast<unsigned>(groups * group_blocks(group, heads)),
                 static_cast<unsigned>(num_splits));
 }
 

@@ -10,14 +10,24 @@
 
 namespace hattn {
 
-/* A level that is almost certainly not above the one that is looked for, of which `sample` keys hold about `expected`: the deviation of
- * their number is its root, and five of them are less than one in a million. counts are in shared memory. All threads, between barriers. */
-__device__ inline uint32_t find_bound(const uint32_t *counts, int row_size, float expected, LevelSpace &space)
+/* A level that is almost certainly not above the threshold, from the sample's counts in shared memory; 1 where all keys are listed: of short rows,
+ * whose sample would hold the same few keys again and again, and of short ranges, whose lists have room for it. Of the sample's keys about
+ * `expected` are above the threshold. They were taken in runs of neighbours, which may all be alike: at worst whole runs are above or not, and
+ * their keys' number deviates by the root of `expected` times the size of a run. The bound is 5.6 such deviations away: about one task in 10^7 at
+ * worst (docs/design.md). All threads, between barriers. */
+__device__ inline uint32_t find_bound(const RegionRun &run, const RegionTask &task, const RegionCut &cut,
+                                      const uint32_t *counts, int num_levels, int run_keys, LevelSpace &space)
 {
-    uint32_t above;
-    const uint32_t wanted = static_cast<uint32_t>(expected + 5.0f * sqrtf(expected)) + 4;
-    return max(1u,
-               find_level(row_size, wanted, &above, space, [&](auto &x, int i) { memcpy(x, counts + i, sizeof(x)); }));
+    const int32_t middle = task.end - task.first, wanted = task.kept - run.num_sink - run.num_recent;
+    const bool is_short = cut.range < HATTN_CUDA_SAMPLED_RANGE && static_cast<uint32_t>(cut.range) <= cut.room;
+    if (middle < 4 * run.sample_size || (is_short && !run.keys))
+        return 1;
+    const float expected =
+        static_cast<float>(wanted) / static_cast<float>(middle) * static_cast<float>(run.sample_size);
+    const uint32_t above = static_cast<uint32_t>(expected + 5.6f * sqrtf(expected * static_cast<float>(run_keys))) + 4;
+    uint32_t unused;
+    return max(1u, find_level((num_levels + 7) / 8 * 8, above, &unused, space,
+                              [&](auto &x, int i) { memcpy(x, counts + i, sizeof(x)); }));
 }
 
 /* Values cut into levels from 1, evenly between the least and the largest of a sample: a larger value never has a smaller level. */
@@ -43,14 +53,17 @@ struct LevelMap {
         }
     }
 
-    /* After the barrier. */
+    /* After the barrier. The largest but that of one warp, so that one key far from all others does not leave them a single level: what is above
+     * shares the top level with it. */
     __device__ static LevelMap of_extents(const float (&extents)[2][kWarps], int num_levels)
     {
-        float least = INFINITY, largest = -INFINITY;
+        float least = INFINITY, largest = -INFINITY, second = -INFINITY;
         for (int w = 0; w < kWarps; w++) {
             least = fminf(least, extents[0][w]);
+            second = fmaxf(second, fminf(largest, extents[1][w]));
             largest = fmaxf(largest, extents[1][w]);
         }
+        largest = second;
         const float top = static_cast<float>(num_levels - 1), scale = top / (largest - least);
         return isfinite(scale) && scale > 0.0f ? LevelMap{least, scale, top}
                                                : LevelMap{}; /* all alike, or none finite: one level */
@@ -93,10 +106,11 @@ private:
     __half norms_[S::kKeys];
 };
 
-/* A warp's list, in the order of positions: to each candidate position << 16 | level, and its key where `keys` is not NULL. */
+/* A warp's list, in the order of positions: to each candidate position << 16 | level, and its key where `keys` is not NULL. It may be larger than
+ * there is room for; then those that came last are missing. */
 struct CandidateList {
     uint32_t *entries, *keys;
-    uint32_t size;
+    uint32_t size, room;
     SharedCounters counts; /* of levels */
 
     /* The candidates among a lane's neighbours, of which the first is `position` in the range and `key` among those that are ranked. */
@@ -116,9 +130,12 @@ struct CandidateList {
 #pragma unroll
         for (int i = 0; i < kPerLoad; i++)
             if (listed[i]) {
-                if (keys)
-                    keys[place] = ordered_key(values[i]);
-                entries[place++] = (position + i) << 16 | level[i];
+                if (place < room) {
+                    if (keys)
+                        keys[place] = ordered_key(values[i]);
+                    entries[place] = (position + i) << 16 | level[i];
+                }
+                place++;
                 counts.count(level[i]);
             }
     }

@@ -61,25 +61,28 @@ public:
         return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad};
     }
 
-    /* A warp's part of a sample of kWarps * S::kSize keys of first..last: runs of 16 keys, spread evenly, so that clusters of keys are in it
-     * about as often as they are in the row. */
+    /* A warp's part of a sample of kWarps * S::kSize keys of first..last: runs of few keys, one somewhere in each of as many equal parts of the row,
+     * so that neither clusters of keys nor what comes again at even distances are in it much more often or seldom than they are in the row. */
     __device__ Units sample(int32_t first) const
     {
-        constexpr int kLanes = 16 / S::kPerLoad, kRuns = 32 / kLanes; /* of a run; of a load */
-        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad * S::kPerLoad,
-                       run = warp_id() * kRuns + lane_id() / kLanes;
-        return {first / S::kPerLoad * S::kPerLoad + run * spread + lane_id() % kLanes * S::kPerLoad,
-                kWarps * kRuns * spread};
+        constexpr int kRuns = 32 / kRunLanes;                                                 /* of a load */
+        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad, /* loads */
+            run = warp_id() * kRuns + lane_id() / kRunLanes,
+                       somewhere = spread > kRunLanes ? __umulhi(run * 0x9e3779b1u, spread - kRunLanes + 1) : 0;
+        return {(first / S::kPerLoad + run * spread + somewhere + lane_id() % kRunLanes) * S::kPerLoad,
+                kWarps * kRuns * spread * S::kPerLoad};
     }
+
+    /* Lanes of a run, and its keys: 32 bytes, what memory gives at least, but at 64 bits and less 16. */
+    static constexpr int kRunLanes = S::kPerLoad * S::kLoads == 1 ? 2 : 1, kRunKeys = kRunLanes * S::kPerLoad;
 
     /* Asks for codes, as far as it is known where they are. */
     __device__ void prefetch(Units units) const
     {
-        if (!run_.table && (kLoose || lane_id() % (8 / S::kLoads) == 0)) /* a line has 128 bytes */
-#pragma unroll 1
-            for (int u = 0; u < S::kUnits; u++, units.first += units.spacing)
-                prefetch_line(base_ + static_cast<uint64_t>(min(units.first, last_)) * run_.slot_bytes);
-    }
+        prefetch<kLoose ? 1 : 8 / S::kLoads>(units);
+    } /* a line has 128 bytes */
+
+    __device__ void prefetch_sample(int32_t first) const { prefetch<kRunLanes>(sample(first)); }
 
     /* Before load, for the same units. */
     __device__ void look_up(Units units)
@@ -122,6 +125,16 @@ public:
     }
 
 private:
+    /* For each kLanes lanes. */
+    template <int kLanes>
+    __device__ void prefetch(Units units) const
+    {
+        if (!run_.table && lane_id() % kLanes == 0)
+#pragma unroll 1
+            for (int u = 0; u < S::kUnits; u++, units.first += units.spacing)
+                prefetch_line(base_ + static_cast<uint64_t>(min(units.first, last_)) * run_.slot_bytes);
+    }
+
     /* In its page, or the sequence. */
     __device__ uint32_t slot_of(Units units, int u) const
     {

@@ -14,48 +14,108 @@ struct SelectEarly {
     RegionSpace select;
 };
 
-template <class Engine, int kGroup, bool kKeyed>
-__global__ void __launch_bounds__(kThreads, 2)
-    decode_attend_kernel(const __grid_constant__ hattn_cuda_params params,
-                         const __grid_constant__ hattn_decode_args args, const __grid_constant__ RegionRun run,
-                         hattn_buffer workspace)
+/* What a block knows of its task all along. */
+struct TaskSpace {
+    PlacedTask placed;
+    RegionTask task;
+};
+
+/* What both kernels' arguments are to the second one. */
+struct AttendRun {
+    const hattn_cuda_params &params;
+    const hattn_decode_args &args;
+    const RegionRun &regions;
+    hattn_buffer workspace;
+};
+
+/* Of a row without keys: all that a decode gives. */
+template <class Engine>
+__device__ inline void store_empty_row(const AttendRun &run, int32_t row)
 {
-    __shared__ ShareSpace<Engine, SelectEarly> space;
+    const hattn_problem &p = run.params.problem;
+    const Wave &wave = run.regions.wave;
+    Share share = {};
+    share.row = row;
+    share.first_head = wave.first_head * run.params.group;
+    const Inputs in = inputs_of(run.args, run.workspace);
+    const Results results(p, in, share, Engine::kOne);
+    for (uint32_t i = threadIdx.x * 4; i < static_cast<uint32_t>(wave.num_heads * run.params.group * p.head_dim_v);
+         i += kThreads * 4) {
+        const uint32_t g = divide(i, run.params.v_dim);
+        results.store(static_cast<int>(g), static_cast<int>(i - g * run.params.v_dim.divisor), float4{},
+                      PartWeight{-INFINITY, 0.0f});
+    }
+    for (int32_t head = wave.first_head; head < wave.first_head + wave.num_heads; head++) {
+        int32_t *indices = run.args.indices.data ? static_cast<int32_t *>(hattn_address(run.args.indices)) +
+                                                       row * p.indices.stride[0] + head * p.indices.stride[1]
+                                                 : nullptr;
+        for (int i = static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
+            indices[i] = -1;
+        if (threadIdx.x == 0 && run.args.counts.data)
+            static_cast<int32_t *>(
+                hattn_address(run.args.counts))[row * p.counts.stride[0] + head * p.counts.stride[1]] = 0;
+    }
+}
+
+/* Rows that the schedule has no tasks for: of sequences without keys, and of none. Blocks share them. */
+template <class Engine>
+__device__ inline void store_empty_rows(const AttendRun &run)
+{
+    const RegionRun &regions = run.regions;
+    const int32_t first_row = regions.wave.first_row, end_row = first_row + regions.wave.num_rows;
+    const int32_t *q_start =
+        regions.batch.q_start.data ? static_cast<const int32_t *>(hattn_address(regions.batch.q_start)) : nullptr;
+    auto start_of = [&](int32_t sequence) { return q_start ? q_start[sequence] : sequence * regions.batch.q_len; };
+#pragma unroll 1
+    for (int32_t s = regions.first_sequence + static_cast<int32_t>(blockIdx.x); s < regions.end_sequence;
+         s += static_cast<int32_t>(gridDim.x))
+        if (lengths_of(regions)[s] <= 0)
+            for (int32_t row = max(start_of(s), first_row); row < min(start_of(s + 1), end_row); row++)
+                store_empty_row<Engine>(run, row);
+    if (regions.batch.num_sequences == 0 || q_start)
+#pragma unroll 1
+        for (int32_t row = max(regions.batch.num_sequences ? start_of(regions.batch.num_sequences) : 0, first_row) +
+                           static_cast<int32_t>(blockIdx.x);
+             row < end_row; row += static_cast<int32_t>(gridDim.x))
+            store_empty_row<Engine>(run, row);
+}
+
+/* One block's share of one task. */
+template <class Engine, bool kKeyed>
+__device__ inline void attend_task(const AttendRun &run, const TaskSpace &known, const Share &share,
+                                   ShareSpace<Engine, SelectEarly> &space)
+{
+    const PlacedTask &placed = known.placed;
+    const hattn_cuda_params &params = run.params;
     const hattn_problem &p = params.problem;
-    const Share share = share_of(params.group, kGroup, run.first_row, run.first_head, params.splits);
-    const int32_t head = share.first_head / params.group;
-    RegionSelection<kKeyed> selection(run, share.row, head, space.early.select);
-    const int32_t kept = selection.task().kept, sequence = selection.task().row.sequence;
-    const SlotFinder slots(params, args.batch, sequence);
+    RegionSelection<kKeyed> selection(run.regions, placed, known.task, space.early.select);
+    const int32_t kept = known.task.kept, sequence = placed.place.sequence, head = placed.head;
+    const SlotFinder slots(params, run.args.batch, sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
-    const bool shows = share.first_head % params.group == 0;
+    const bool shows = share.first_head == head * params.group;
     int32_t *indices = nullptr;
-    if (shows && args.indices.data)
-        indices = static_cast<int32_t *>(hattn_address(args.indices)) + share.row * p.indices.stride[0] +
+    if (shows && run.args.indices.data)
+        indices = static_cast<int32_t *>(hattn_address(run.args.indices)) + share.row * p.indices.stride[0] +
                   head * p.indices.stride[1];
     bool is_found = true;
     auto ready = [&](auto begin) {
         wait_for_previous();
         begin();
-        if (run.overlaps)
+        if (run.regions.overlaps)
             allow_dependents();
         is_found = selection.find();
         if (!is_found)
-            score_anew<kKeyed>(params, args, run, share.row, head, space.early.select);
+            rescore<kKeyed>(params, run.args, run.regions, selection.rescore_task(placed), space.early.select);
     };
     bool last = attend_share<Engine, SelectEarly>(
-        params, inputs_of(args, workspace), share, kept, space, ready, [&](int first, int end, Slot *list) {
-            auto keep = [list, indices, first, sequence](int rank, int position) {
+        params, inputs_of(run.args, run.workspace), share, kept, space, ready, [&](int first, int end, Slot *list) {
+            selection.visit(first, end, is_found, [&](int rank, int position) {
                 list[rank - first] = {sequence, position};
                 if (indices)
                     indices[rank] = position;
-            };
-            if (is_found)
-                selection.visit(first, end, keep);
-            else
-                visit_anew<kKeyed>(params, run, share.row, head, first, end, keep, space.early.select);
-            if (run.is_paged) {
+            });
+            if (run.regions.is_paged) {
 #pragma unroll 1
                 for (int i = threadIdx.x; i < end - first; i += kThreads)
                     list[i] = slots.find(list[i].slot);
@@ -66,45 +126,126 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll 1
         for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
             indices[i] = -1;
-        if (threadIdx.x == 0 && args.counts.data)
+        if (threadIdx.x == 0 && run.args.counts.data)
             static_cast<int32_t *>(
-                hattn_address(args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
+                hattn_address(run.args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
     }
     /* Every block of the task has read the histogram once the last one is here. */
-    const uint32_t blocks = static_cast<uint32_t>((params.group + kGroup - 1) / kGroup);
+    const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads));
     if (last && blocks > 1) {
-        hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(workspace));
-        last =
-            arrive_last(&control->arrived[HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS + selection.task().task], blocks);
+        hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(run.workspace));
+        last = arrive_last(&control->arrived[HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS + placed.index], blocks);
     }
     if (last)
         selection.clear();
 }
 
+/* Shares of each task, where blocks of all tasks together are so many. */
+__host__ __device__ inline uint32_t decode_splits(const hattn_cuda_params &params, uint32_t task_blocks)
+{
+    const uint32_t blocks = static_cast<uint32_t>(hattn_cuda_blocks(&params)) / task_blocks,
+                   parts = static_cast<uint32_t>(params.most_parts) / task_blocks,
+                   most = static_cast<uint32_t>(params.most_splits);
+    const uint32_t splits = blocks < parts ? blocks : parts;
+    return splits < 2 ? 1 : splits < most ? splits : most;
+}
+
+/* Of 1 to 64, without 64-bit division. */
+__device__ inline hattn_cuda_divisor make_small_divisor(uint32_t divisor)
+{
+    hattn_cuda_divisor d = {divisor, 0, static_cast<uint32_t>(32 - __clz(static_cast<int>(divisor - 1)))};
+    const uint32_t rest = ((1u << d.shift) - divisor) << 16, high = rest / divisor;
+    d.magic = (high << 16) + ((rest - high * divisor) << 16) / divisor + 1;
+    return d;
+}
+
+/* kLoops: blocks take shares until there are none left; else there are no more than blocks. */
+template <class Engine, bool kKeyed, bool kLoops>
+__global__ void __launch_bounds__(kThreads, 2)
+    decode_attend_kernel(const __grid_constant__ hattn_cuda_params params,
+                         const __grid_constant__ hattn_decode_args args, const __grid_constant__ RegionRun regions,
+                         hattn_buffer workspace)
+{
+    __shared__ ShareSpace<Engine, SelectEarly> space;
+    const AttendRun run = {params, args, regions, workspace};
+    const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)); /* of a task's heads */
+    const bool is_alone = !kLoops && regions.pieces.divisor;
+    if (!is_alone)
+        store_empty_rows<Engine>(run);
+#pragma unroll 1
+    for (uint32_t index = blockIdx.x;; index += gridDim.x) {
+        __shared__ TaskSpace known;
+        Share share;
+        uint32_t block, end = 0;
+        PlacedTask placed;
+        if (is_alone) {
+            const uint32_t task = blocks == 1 ? index : index / blocks;
+            block = index - task * blocks;
+            placed = place_alone(regions, task, 0);
+            placed.seq_len = load_now(lengths_of(regions));
+            placed.cut = cut_alone(regions, task, placed.seq_len);
+            share.split = blockIdx.y;
+            share.splits = regions.splits;
+        } else {
+            const Schedule schedule(regions);
+            const uint32_t all = schedule.num_tasks() * blocks, splits = decode_splits(params, max(all, 1u));
+            end = all * splits;
+            if (index >= end)
+                break;
+            const uint32_t split = splits == 1 ? 0 : index / all, which = index - split * all,
+                           task = blocks == 1 ? which : which / blocks;
+            block = which - task * blocks;
+            placed = schedule.find_task(task);
+            share.split = static_cast<int32_t>(split);
+            share.splits = make_small_divisor(splits);
+        }
+        const int32_t budget = load_budget(regions, placed);
+        take_heads(share, params.group, Engine::kHeads, placed.head * params.group, static_cast<int>(block));
+        share.row = placed.row;
+        share.num_splits = static_cast<int32_t>(share.splits.divisor);
+        share.counter = static_cast<int32_t>(placed.index * blocks + block);
+        if (threadIdx.x == 0)
+            known = {placed, region_task(regions, placed.place, placed.seq_len, budget)};
+        __syncthreads();
+        attend_task<Engine, kKeyed>(run, known, share, space);
+        if (!kLoops || index + gridDim.x >= end)
+            break;
+        __syncthreads(); /* the next one's lists */
+    }
+    wait_for_previous(); /* also who has nothing to do: the next kernel takes this one's end for both */
+}
+
 template <class Engines, bool kKeyed, class F>
-cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
+cudaError_t with_decode_kernel(const hattn_cuda_params &params, bool loops, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
-        return f(decode_attend_kernel<Engine, Engine::kHeads, kKeyed>);
+        return loops ? f(decode_attend_kernel<Engine, kKeyed, true>) : f(decode_attend_kernel<Engine, kKeyed, false>);
     });
 }
 
 template <class Engines, bool kKeyed>
 cudaError_t load_decode_attend(const hattn_cuda_params &params)
 {
-    return with_decode_kernel<Engines, kKeyed>(params,
-                                               [&](auto kernel) { return prepare(kernel, params.attend_shared); });
+    auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
+    return first_error({with_decode_kernel<Engines, kKeyed>(params, false, load),
+                        with_decode_kernel<Engines, kKeyed>(params, true, load)});
 }
 
 template <class Engines, bool kKeyed>
 cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                                  hattn_buffer workspace, cudaStream_t stream)
 {
-    const RegionRun run = region_run(params, args, wave, workspace);
-    return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
-        const dim3 grid =
-            attend_grid(wave.num_rows, wave.num_heads, params.group, params.block_heads, params.num_splits);
+    RegionRun run = region_run(params, args, wave, workspace);
+    const uint32_t blocks = static_cast<uint32_t>(wave.num_rows * wave.num_heads *
+                                                  group_blocks(params.group, params.block_heads)),
+                   splits = decode_splits(params, blocks);
+    run.splits = hattn_cuda_make_divisor(splits);
+    const uint32_t resident = static_cast<uint32_t>(run.num_blocks),
+                   most = blocks * static_cast<uint32_t>(params.most_splits);
+    const dim3 grid = run.pieces.divisor ? dim3(blocks, splits)
+                                         : dim3(std::min(run.loops ? resident : std::max(resident, blocks), most));
+    return with_decode_kernel<Engines, kKeyed>(params, run.loops, [&](auto kernel) {
         return launch_dependent(params, kernel, grid, params.attend_shared, stream,
                                 at_launch(params, params.block_heads, args.k_cache, args.v_cache), args, run,
                                 workspace);

@@ -30,65 +30,73 @@ struct alignas(16) RegionSpace {
         struct {
             QueryCode query;
             SelectSpace select;
-            Threshold threshold;
-        } anew;
+            uint32_t claimed;
+        } rescore;
     };
 };
 
 /* The row of a task's first region. */
-__device__ inline const uint16_t *rows_of(const RegionRun &run, const RegionTask &task)
+__device__ inline uint16_t *rows_of(const RegionRun &run, const RegionCut &cut)
 {
-    return run.rows + task.task * run.num_regions * run.row_size;
+    return run.rows + static_cast<int64_t>(cut.first_row) * run.row_size;
 }
 
-/* Of a range up to the end of a region: scores above the threshold, and at least as large. */
-__device__ inline void count_range(const RegionRun &run, const RegionTask &task, const uint16_t *rows,
-                                   uint32_t threshold, int region, int32_t range_start, uint32_t *above, uint32_t *all)
-{
-    const uint16_t *entry = rows + (static_cast<uint32_t>(region * run.row_size) + threshold);
-    *above = threshold < static_cast<uint32_t>(run.num_levels) ? __ldcg(entry) : 0;
-    *all = threshold
-               ? __ldcg(entry - 1)
-               : static_cast<uint32_t>(max(0, min((region + 1) * run.region, task.end) - max(range_start, task.first)));
-}
+/* A task's part of what the score kernel left. */
+struct RegionView {
+    const RegionRun &run;
+    const RegionTask &task;
+    const RegionCut &cut;
+    const uint16_t *rows;
 
-/* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
-__device__ inline void count_region(const RegionRun &run, const RegionTask &task, const uint16_t *rows,
-                                    uint32_t threshold, int region, uint32_t *above, uint32_t *equal)
-{
-    const int range = static_cast<int>(divide(region, run.regions_per_range));
-    uint32_t before_above = 0, before_all = 0, all;
-    count_range(run, task, rows, threshold, region, range * run.range, above, &all);
-    if (region != range * static_cast<int>(run.regions_per_range.divisor))
-        count_range(run, task, rows, threshold, region - 1, range * run.range, &before_above, &before_all);
-    *above -= before_above;
-    *equal = all - before_all - *above;
-}
+    /* Of a range up to the end of a region: scores above the threshold, and at least as large. */
+    __device__ void count_range(uint32_t threshold, int region, int32_t range_start, uint32_t *above,
+                                uint32_t *all) const
+    {
+        const uint16_t *entry = rows + (static_cast<uint32_t>(region * run.row_size) + threshold);
+        *above = threshold < static_cast<uint32_t>(run.num_levels) ? __ldcg(entry) : 0;
+        *all = threshold ? __ldcg(entry - 1)
+                         : static_cast<uint32_t>(
+                               max(0, min((region + 1) * cut.region, task.end) - max(range_start, task.first)));
+    }
 
-/* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list lanes see level 0. */
-template <class F>
-__device__ inline void each_candidate(const RegionRun &run, const RegionTask &task, int region, F f)
-{
-    constexpr int kLoads = 4;
-    const int32_t start = region * run.region;
-    const int64_t list = task.task * run.score_stride + start;
-    const int size = __ldcg(run.rows + (task.task * run.num_regions + region) * run.row_size);
-    int first = 0;
+    /* Of a region: scores above the threshold, and equal to it. Rows count from the start of a warp's range. */
+    __device__ void count_region(uint32_t threshold, int region, uint32_t *above, uint32_t *equal) const
+    {
+        const int range = static_cast<int>(cut.range_of(region));
+        uint32_t before_above = 0, before_all = 0, all;
+        count_range(threshold, region, range * cut.range, above, &all);
+        if (region != range * static_cast<int>(cut.per_range))
+            count_range(threshold, region - 1, range * cut.range, &before_above, &before_all);
+        *above -= before_above;
+        *equal = all - before_all - *above;
+    }
+
+    /* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list lanes see level 0. */
+    template <class F>
+    __device__ void each_candidate(int region, F f) const
+    {
+        constexpr int kLoads = 4;
+        const int32_t start = region * cut.region;
+        const int64_t list = cut.first_score + static_cast<int64_t>(region) * cut.room;
+        const int size = __ldcg(rows + static_cast<uint32_t>(region * run.row_size)), room = static_cast<int>(cut.room);
+        int first = 0;
 #pragma unroll 1
-    do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
-        uint32_t loaded[kLoads];
+        do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
+            uint32_t loaded[kLoads];
 #pragma unroll
-        for (int i = 0; i < kLoads; i++)
-            loaded[i] = __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list + first + i * 32 + lane_id());
+            for (int i = 0; i < kLoads; i++)
+                loaded[i] = __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list +
+                                   min(first + i * 32 + lane_id(), room - 1));
 #pragma unroll
-        for (int i = 0; i < kLoads; i++) {
-            const int place = first + i * 32 + lane_id();
-            const uint32_t candidate = place < size ? loaded[i] : 0;
-            f(candidate & 0xffff, static_cast<uint32_t>(start) + (candidate >> 16), list + place);
-        }
-        first += kLoads * 32;
-    } while (first < size);
-}
+            for (int i = 0; i < kLoads; i++) {
+                const int place = first + i * 32 + lane_id();
+                const uint32_t candidate = place < size ? loaded[i] : 0;
+                f(candidate & 0xffff, static_cast<uint32_t>(start) + (candidate >> 16), list + place);
+            }
+            first += kLoads * 32;
+        } while (first < size);
+    }
+};
 
 /* The order of candidates of one level. */
 __device__ inline uint64_t fine_of(uint32_t key, uint32_t position)
@@ -98,24 +106,22 @@ __device__ inline uint64_t fine_of(uint32_t key, uint32_t position)
 
 /* Brings the keys of the threshold's level together, at most kFine, and finds the least of those that are kept. All threads; ends with a
  * barrier. */
-__device__ inline void rank_fine(const RegionRun &run, const RegionTask &task, Threshold threshold, RegionSpace &space)
+__device__ inline void rank_fine(const RegionView &view, int num_regions, Threshold threshold, RegionSpace &space)
 {
-    const int used = static_cast<int>(divide(task.end + run.region - 1, run.region_size));
-    const uint16_t *rows = rows_of(run, task);
     if (threadIdx.x == 0)
         space.num_fine = space.num_fine_regions = 0;
     __syncthreads();
-    for (int region = threadIdx.x; region < used; region += kThreads) {
+    for (int region = threadIdx.x; region < num_regions; region += kThreads) {
         uint32_t above, equal;
-        count_region(run, task, rows, threshold.key, region, &above, &equal);
+        view.count_region(threshold.key, region, &above, &equal);
         if (equal)
             space.fine_regions[atomicAdd(&space.num_fine_regions, 1u)] = region;
     }
     __syncthreads();
     for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps)
-        each_candidate(run, task, space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
+        view.each_candidate(space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
             if (level == threshold.key)
-                space.fine[atomicAdd(&space.num_fine, 1u)] = fine_of(__ldcg(run.keys + place), position);
+                space.fine[atomicAdd(&space.num_fine, 1u)] = fine_of(__ldcg(view.run.keys + place), position);
         });
     __syncthreads();
     const uint32_t num = space.num_fine;

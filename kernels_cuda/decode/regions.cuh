@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The form of a decode in two kernels, of codes that can be counted on tensor cores. The keys of a task are cut into chunks, one a
- * block of the score kernel; a chunk into 8 ranges, one a warp; a range into regions. A warp keeps one histogram over its range and after each region leaves a row: how many keys of the range up to here score at
+ * The form of a decode in two kernels, of codes that can be counted on tensor cores. A task is a row and a selection head. Its keys are cut into
+ * pieces, one a block of the score kernel; a piece into 8 ranges, one a warp; a range into regions:
+ *
+ *     positions  0        2048     4096     6144     8192 ...      S1: 32768 keys in 16 pieces of 2048
+ *     piece      |   0    |   1    |   2    |   3    |
+ *     range      |01234567|...                                     256 keys, a warp's; here a region each
+ *
+ * A warp keeps one histogram over its range and after each region leaves a row: how many keys of the range up to here score at
  * least 1, 2, ... levels. Blocks add their histograms up to the task's. The attend kernel then knows the threshold from the task's
  * histogram, and from two entries of each row which regions hold the ranks of its share, and each of its warps takes regions of its own:
  * nothing waits for another warp between a key's code and its place in a list.
  * Long ranges are sampled: each block scores a few thousand keys spread over the whole row, takes a bound that almost certainly is below
  * the threshold, and lists only the keys that reach it, with their scores: no score array is written or read again. Histograms and rows
- * then count what is listed. If less is listed than wanted, the bound was too high, and the attend kernel scores the row anew.
+ * then count what is listed. If less is listed than wanted, the bound was too high, and the attend kernel scores the row anew (rescore.cuh).
  * Scores that one histogram cannot hold (fp32 with norms, or sums above HATTN_CUDA_LEVELS) are keyed: always sampled, the range of the
  * sample is cut into levels that take the place of scores, and each candidate's key is listed beside it. The few keys of the threshold's
  * level are then ranked against each other.
- * Of more tasks than there are histograms the two kernels take a wave at a time, of rows or, if one has too many, of its heads.
+ * Who does what follows from the lengths that are there, not from the plan's maxima (schedule.cuh). Of more tasks than there are histograms
+ * the two kernels take a wave at a time, of rows or, if one has too many, of its heads.
  * Positions are absolute; sinks and recents have scores like all others but are in no histogram.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_REGIONS_CUH
 #define HATTN_KERNELS_CUDA_DECODE_REGIONS_CUH
 
+#include <algorithm>
+
+#include "kernels_cuda/decode/cut.h"
 #include "kernels_cuda/device/device.cuh"
 #include "kernels_cuda/params.h"
 
@@ -34,25 +44,62 @@ struct RegionRun {
     const int32_t *budgets; /* or NULL */
     int64_t budget_stride[2];
     int32_t max_length, k, num_sink, num_recent;
-    int32_t first_row, first_head; /* of the wave: tasks count from here */
-    int32_t num_heads;             /* selection heads of the wave */
-    int32_t region, range, chunk;  /* keys */
-    int32_t num_regions;           /* of max_length */
-    hattn_cuda_divisor region_size;
-    hattn_cuda_divisor regions_per_range;
-    int32_t num_levels, row_size; /* the largest score; entries of a row, a multiple of 8 */
+    Wave wave;                            /* tasks count from here */
+    hattn_cuda_divisor heads;             /* wave.num_heads */
+    int32_t first_sequence, end_sequence; /* that may have rows in the wave */
+    int32_t num_blocks;                   /* that are resident together */
+    int32_t loops; /* blocks take items until there are none left: where tasks alone may be more than half of these */
+    hattn_cuda_divisor pieces,
+        splits;            /* of each task, and of its selection, where all are of one sequence; else divisor 0 */
+    uint32_t piece_units;  /* of the largest piece there; of any piece */
+    uint32_t room;         /* of a range's list there */
+    uint32_t list_entries; /* of all lists */
+    int32_t range_shift, region_shift; /* of the range unit; how many times a region may double it */
+    int32_t unscored_length;           /* rows of so many keys keep all of them */
+    int32_t num_levels, row_size;      /* the largest score; entries of a row, a multiple of 8 */
+    int32_t sample_size;
     int32_t is_sampled;
     int32_t overlaps; /* with the decode after it */
     int32_t is_paged;
-    uint16_t
-        *scores; /* [task, score_stride]; sampled: u32, in each range its candidates, position - start << 16 | score */
-    int64_t score_stride;
+    uint16_t *
+        scores; /* of a piece, by position; sampled: u32, of each range its candidates, position - start << 16 | score */
     uint32_t *keys;  /* NULL: scores are levels. Of candidates, like the list, in the order of scores */
     int8_t *weights; /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
     int64_t weights_row, weights_head;
-    uint16_t *rows;       /* [task, num_regions, row_size]: entry b - 1 is the count of scores >= b */
+    uint16_t *rows;       /* [region, row_size]: entry b - 1 is the count of scores >= b */
     uint32_t *histograms; /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
+    uint64_t *rescored;   /* counts tasks */
 };
+
+/* Lengths of rows are not looked at where all tasks are of one sequence. */
+inline void cut_run(const hattn_cuda_params &params, RegionRun *run)
+{
+    const int64_t tasks = static_cast<int64_t>(run->wave.num_rows) * run->wave.num_heads;
+    run->is_sampled = hattn_cuda_is_sampled(&params, tasks);
+    run->num_blocks = hattn_cuda_blocks(&params);
+    run->piece_units = static_cast<uint32_t>(hattn_cuda_most_units(&params));
+    run->list_entries = params.list_entries;
+    while (params.range_unit >> run->range_shift > 1)
+        run->range_shift++;
+    while (!run->is_sampled && params.range_unit << run->region_shift < 4 * params.num_levels)
+        run->region_shift++;
+    const bool has_q_start = run->batch.q_start.data;
+    run->end_sequence = run->batch.num_sequences;
+    if (!has_q_start) {
+        run->first_sequence = run->wave.first_row / run->batch.q_len;
+        run->end_sequence = static_cast<int32_t>(std::min<int64_t>(
+            run->end_sequence,
+            (static_cast<int64_t>(run->wave.first_row) + run->wave.num_rows - 1) / run->batch.q_len + 1));
+    }
+    if (has_q_start || run->batch.num_sequences != 1) {
+        run->loops = 2 * tasks > run->num_blocks;
+        return;
+    }
+    const int32_t pieces = hattn_cuda_pieces(&params, tasks);
+    run->pieces = hattn_cuda_make_divisor(static_cast<uint32_t>(pieces));
+    run->piece_units = static_cast<uint32_t>(hattn_cuda_divide_up(hattn_cuda_units(&params), pieces));
+    run->room = static_cast<uint32_t>(run->list_entries / (kWarps * tasks * pieces) & ~7);
+}
 
 inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                             hattn_buffer workspace)
@@ -68,25 +115,20 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.k = p.k;
     run.num_sink = p.num_sink;
     run.num_recent = p.num_recent;
-    run.first_row = wave.first_row;
-    run.first_head = wave.first_head;
-    run.num_heads = wave.num_heads;
-    run.region = params.region;
-    run.region_size = params.region_size;
-    run.range = params.score_chunk / kWarps;
-    run.chunk = params.score_chunk;
-    run.num_regions = params.num_regions;
-    run.regions_per_range = params.regions_per_range;
+    run.wave = wave;
+    run.heads = hattn_cuda_make_divisor(static_cast<uint32_t>(wave.num_heads));
+    cut_run(params, &run);
+    run.unscored_length = run.budgets ? 0 : p.k;
     run.num_levels = params.num_levels;
     run.row_size = params.row_size;
-    run.is_sampled = params.is_sampled;
+    run.sample_size = params.sample_size;
     run.is_paged = p.page_size > 0;
     /* A decode's first kernel waits beside the last one's blocks, and then shares L1 with their shared memory. That is no time for many codes: where
      * attention has much of it, where keys are listed too, or where each code is a line in flight. */
     const bool has_small_pages = p.page_size > 0 && p.page_size < 8;
     run.overlaps =
         !params.is_keyed &&
-        !(params.is_sampled && (params.attend_shared > 0 || params.engine == HATTN_CUDA_PLAIN || has_small_pages));
+        !(run.is_sampled && (params.attend_shared > 0 || params.engine == HATTN_CUDA_PLAIN || has_small_pages));
     if (args.weights.data) {
         run.weights = static_cast<int8_t *>(hattn_address(args.weights));
         run.weights_row = p.weights.stride[0];
@@ -97,74 +139,61 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
         run.weights_head = p.code_bits;
     }
     run.scores = reinterpret_cast<uint16_t *>(base + params.scores);
-    run.score_stride = params.score_stride;
     run.keys = params.is_keyed ? reinterpret_cast<uint32_t *>(base + params.keys) : nullptr;
     run.rows = reinterpret_cast<uint16_t *>(base + params.rows);
-    run.histograms = &reinterpret_cast<hattn_cuda_control *>(base)->histogram[0][0];
+    hattn_cuda_control *control = reinterpret_cast<hattn_cuda_control *>(base);
+    run.histograms = &control->histogram[0][0];
+    run.rescored = &control->rescored;
     return run;
 }
 
-/* One row and selection head. */
+/* How the keys of a task are cut, and where what is made of them is. */
+struct RegionCut {
+    int32_t range, region;     /* keys */
+    uint32_t per_range, magic; /* regions of a range; what divides by it */
+    uint32_t num_pieces, room; /* entries of a range's list */
+    uint32_t first_row;        /* of its first region */
+    int64_t first_score;       /* of its first piece; sampled: of its first list */
+
+    __device__ uint32_t range_of(uint32_t region) const { return per_range == 1 ? region : __umulhi(region, magic); }
+};
+
+/* Of a task with pieces of `units`, in memory for pieces of `most_units` from piece `slot` on. */
+__device__ inline RegionCut make_cut(const RegionRun &run, uint32_t units, uint32_t num_pieces, uint32_t most_units,
+                                     uint32_t slot, uint32_t room)
+{
+    RegionCut cut;
+    /* Sampled: a region is a range. */
+    const int shift = run.is_sampled ? 0 : min(__ffs(static_cast<int>(units)) - 1, run.region_shift);
+    cut.range = static_cast<int32_t>(units) << run.range_shift;
+    cut.per_range = run.is_sampled ? 1 : units >> shift;
+    cut.region = run.is_sampled ? cut.range : 1 << (run.range_shift + shift);
+    cut.magic = 0xffffffffu / cut.per_range + 1; /* exact for products below 2^32 */
+    cut.num_pieces = num_pieces;
+    cut.room = room;
+    cut.first_row = slot * kWarps * (run.is_sampled ? 1 : most_units);
+    cut.first_score = static_cast<int64_t>(slot) * kWarps *
+                      (run.is_sampled ? room : static_cast<int64_t>(most_units) << run.range_shift);
+    return cut;
+}
+
+/* A row and selection head. */
 struct RegionTask {
-    int64_t task;
-    hattn_row row;
-    int32_t kept, first, end; /* the middle, which is ranked: positions first..end */
-    bool is_ranked;           /* some of the middle are kept and some are not */
+    int32_t length, kept, first, end; /* the middle, which is ranked: positions first..end */
+    bool is_ranked;                   /* some of the middle are kept and some are not */
 };
 
-/* From a row and a selection head to their task: what can be known before lengths may be read, asking for those, the task. */
-class TaskFinder
+/* budget: of the row's sequence and its head, if there are budgets. */
+__device__ inline RegionTask region_task(const RegionRun &run, hattn_row_place place, int32_t seq_len, int32_t budget)
 {
-public:
-    /* Reads q_start alone, if there is one. */
-    __device__ TaskFinder(const RegionRun &run, int32_t row, int32_t head)
-        : run_(run), place_(hattn_place_row(&run.batch, row))
-    {
-        index_ = static_cast<int64_t>(row - run.first_row) * run.num_heads + (head - run.first_head);
-        length_ = static_cast<const int32_t *>(hattn_address(run.batch.seq_len)) + place_.sequence;
-        budget_ =
-            run.budgets ? run.budgets + place_.sequence * run.budget_stride[0] + head * run.budget_stride[1] : nullptr;
-        compute_now(length_);
-        compute_now(budget_);
-    }
-
-    __device__ int32_t sequence() const { return place_.sequence; }
-
-    __device__ void ask()
-    {
-        if (place_.sequence < 0)
-            return;
-        seq_len_ = load_now(length_);
-        if (budget_)
-            k_ = load_now(budget_);
-    }
-
-    __device__ RegionTask task() const
-    {
-        RegionTask task;
-        task.task = index_;
-        task.row = hattn_resolve_place(run_.max_length, place_, seq_len_);
-        const int32_t forced = run_.num_sink + run_.num_recent;
-        task.kept = hattn_kept_of(budget_ ? k_ : run_.k, run_.k, forced, task.row.length);
-        task.first = run_.num_sink;
-        task.end = task.row.length - run_.num_recent;
-        task.is_ranked = task.kept < task.row.length && task.kept > forced;
-        return task;
-    }
-
-private:
-    const RegionRun &run_;
-    const hattn_row_place place_;
-    int64_t index_;
-    const int32_t *length_, *budget_; /* the second may be NULL */
-    int32_t seq_len_ = 0, k_ = 0;
-};
-
-__device__ inline RegionTask resolve_task(const RegionRun &run, int32_t row, int32_t head)
-{
-    TaskFinder finder(run, row, head);
-    finder.ask();
-    return finder.task();
+    RegionTask task;
+    task.length = hattn_resolve_place(run.max_length, place, seq_len).length;
+    const int32_t forced = run.num_sink + run.num_recent;
+    task.kept = hattn_kept_of(run.budgets ? budget : run.k, run.k, forced, task.length);
+    task.first = run.num_sink;
+    task.end = task.length - run.num_recent;
+    task.is_ranked = task.kept < task.length && task.kept > forced;
+    return task;
 }
 
 struct LevelSpace {

@@ -9,6 +9,7 @@
 
 #include "kernels_cuda/decode/candidates.cuh"
 #include "kernels_cuda/decode/planes.cuh"
+#include "kernels_cuda/decode/schedule.cuh"
 #include "kernels_cuda/decode/score_run.cuh"
 #include "kernels_cuda/kernels.cuh"
 
@@ -88,36 +89,113 @@ __device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys],
     }
 }
 
+/* Shared memory of a block beside what the host gives it. */
+template <int kWords, bool kSampled>
+struct ScoreSpace {
+    Planes<kWords> planes;
+    std::conditional_t<kSampled, LevelSpace, char> levels;
+    PlacedTask placed; /* in registers it would be in the way */
+};
+
+/* What a warp leaves of its range, step by step. */
+template <int kWords, bool kLoose, int kBlocks, Leaves kLeaves>
+class RangeScorer
+{
+public:
+    using S = Step<kWords>;
+    using Reader = CodeReader<kWords, kLoose>;
+    static constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
+
+    __device__ RangeScorer(const RegionRun &run, const RegionTask &task, const RegionCut &cut, uint32_t piece,
+                           uint32_t *histogram)
+        : run_(run), task_(task), cut_(cut), histogram_(histogram), range_(piece * kWarps + warp_id()),
+          begin_(static_cast<int32_t>(range_) * cut.range), end_(min(begin_ + cut.range, task.is_ranked ? task.end : 0))
+    {
+    }
+
+    /* The first step's codes are in `words`; the next one's pages are known. True if a list had no room. */
+    __device__ bool scan(Reader &reader, uint32_t (&words)[S::kAll][4], const PlaneCounter<kWords, kBlocks> &counter,
+                         ValueMaker<kWords> &maker, const LevelMap &map, uint32_t bound, int row_size) const
+    {
+        const SharedCounters counts(histogram_ + 3);
+        const int64_t first_list = cut_.first_score + static_cast<int64_t>(range_) * cut_.room;
+        uint16_t *scores = run_.scores + cut_.first_score + lane_id() * S::kPerLoad;
+        CandidateList list = {reinterpret_cast<uint32_t *>(run_.scores) + first_list,
+                              kKeyed ? run_.keys + first_list : nullptr, 0, cut_.room, counts};
+        uint16_t *rows = run_.rows + static_cast<int64_t>(cut_.first_row + range_ * cut_.per_range) * run_.row_size;
+        const uint32_t ranked = max(end_ - task_.first, 0); /* 0: a range of sinks alone */
+        int32_t region_end = begin_ + cut_.region;
+        uint32_t score[S::kKeys];
+        float values[S::kKeys];
+#pragma unroll 1
+        for (int32_t first = begin_; first < end_; first += S::kSize) {
+            score_step(score, words, counter);
+            if constexpr (kKeyed)
+                maker.make(values, score);
+            const int32_t next = first + S::kSize;
+            if (next < end_) {
+                reader.load(words, Reader::step(next));
+                if constexpr (kKeyed)
+                    maker.load(reader, Reader::step(next));
+                reader.look_up(Reader::step(next + S::kSize));
+            }
+            if constexpr (kKeyed)
+#pragma unroll
+                for (int i = 0; i < S::kKeys; i++)
+                    score[i] = map.level(values[i]);
+#pragma unroll
+            for (int u = 0; u < S::kUnits; u++) {
+                const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad,
+                               key = position - task_.first; /* wraps for sinks: not ranked */
+                const uint32_t *mine = score + u * S::kPerLoad;
+                if constexpr (kSampled) {
+                    list.template add<S::kPerLoad>(mine, values + u * S::kPerLoad, bound, position - begin_, key,
+                                                   ranked);
+                } else {
+                    store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
+#pragma unroll
+                    for (int i = 0; i < S::kPerLoad; i++)
+                        counts.count(key + i < ranked ? mine[i] : 0);
+                }
+            }
+            if (next == region_end || next >= end_) {
+                publish_row(histogram_ + 4, row_size, rows);
+                rows += run_.row_size;
+                region_end += cut_.region;
+            }
+        }
+        return kSampled && list.size > cut_.room;
+    }
+
+private:
+    const RegionRun &run_;
+    const RegionTask &task_;
+    const RegionCut &cut_;
+    uint32_t *histogram_;
+    const uint32_t range_;
+    const int32_t begin_, end_;
+};
+
+/* Scores one piece of a task. `shared`: the sample's histogram; partial sums of the query, then a histogram a warp. */
 template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+__device__ inline void score_piece(const ScoreRun &run, bool is_alone, const QueryProduct<W> &product,
+                                   CodeReader<kWords, kLoose> &reader, float *shared,
+                                   ScoreSpace<kWords, kLeaves != Leaves::SCORES> &fixed)
 {
     using S = Step<kWords>;
-    constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
-    extern __shared__ float shared[]; /* the sample's histogram; partial sums of the query, then a histogram a warp */
-    __shared__ Planes<kWords> planes;
-    const RegionRun &regions = run.regions;
-    const int32_t row = regions.first_row + static_cast<int32_t>(blockIdx.x),
-                  head = regions.first_head + static_cast<int32_t>(blockIdx.y), chunk = blockIdx.z;
-    /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. */
-    if (run.is_first && regions.batch.q_start.data)
-        wait_for_previous();
-    TaskFinder finder(regions, row, head);
     using Reader = CodeReader<kWords, kLoose>;
-    Reader reader(run.codes, finder.sequence(), static_cast<int32_t>(divide(head, run.query.heads_per_code)));
-    const QueryProduct<W> product(run.query, row, head, kLoose ? run.query.code_bits : 32 * kWords);
-    if (run.encodes)
-        product.prefetch();
-    if (run.is_first)
-        wait_for_previous();
-    allow_dependents();
-    finder.ask();
+    using Scorer = RangeScorer<kWords, kLoose, kBlocks, kLeaves>;
+    constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed;
+    const RegionRun &regions = run.regions;
+    const PlacedTask &placed = fixed.placed;
+    const int32_t seq_len = is_alone ? load_now(lengths_of(regions)) : placed.seq_len,
+                  budget = load_budget(regions, placed);
+    Planes<kWords> &planes = fixed.planes;
     const int stride = histogram_stride(regions.row_size);
     float *space = shared + (kSampled ? stride : 0);
     RegionTask task = {};
     bool scores_keys = false;
-    const bool shows = run.shows_weights && chunk == 0;
-    const int32_t begin = chunk * regions.chunk + warp_id() * regions.range;
-    int32_t end = 0;
+    int32_t begin = 0, end = 0;
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
     uint32_t words[S::kAll][4];
@@ -131,16 +209,25 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         }
     };
     make_planes<kWords, kBlocks>(
-        run, product, row, head, shows || (kSampled && chunk == 0), space, planes,
+        run, product, placed.row, placed.head, kSampled && placed.piece == 0, space, planes,
         [&] {
-            task = finder.task();
-            scores_keys = task.is_ranked && chunk * regions.chunk < task.end;
-            end = min(begin + regions.range, scores_keys ? task.end : 0);
+            task = region_task(regions, placed.place, seq_len, budget);
+            int32_t range = placed.cut.range;
+            if (is_alone) {
+                const RegionCut cut = cut_alone(regions, placed.index, seq_len);
+                range = cut.range;
+                if (threadIdx.x == 0)
+                    fixed.placed.cut = cut;
+            }
+            const int32_t first = static_cast<int32_t>(placed.piece) * kWarps * range;
+            scores_keys = task.is_ranked && first < task.end;
+            begin = first + warp_id() * range;
+            end = min(begin + range, scores_keys ? task.end : 0);
             reader.end_at(task.end - 1);
             if (kSampled)
                 clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
             if (kSampled && scores_keys)
-                reader.prefetch(reader.sample(task.first));
+                reader.prefetch_sample(task.first);
             if (begin < end)
                 reader.prefetch(Reader::step(begin));
         },
@@ -151,6 +238,13 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)
         return;
+    uint32_t *total = regions.histograms + static_cast<uint64_t>(placed.index) * HATTN_CUDA_BINS;
+    if (kSampled && !run.codes.norms &&
+        planes.max_score() == 0) { /* the smallest positions are kept, and nothing is listed */
+        if (placed.piece == 0 && threadIdx.x == 0)
+            total[HATTN_CUDA_ALL_EQUAL] = 1;
+        return;
+    }
     if (!comes_early)
         load_first();
 
@@ -188,7 +282,6 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const int row_size = published_size(regions.row_size, num_levels);
     clear(histogram + 4, row_size, lane_id(), 32);
     LevelMap map;
-    __shared__ std::conditional_t<kSampled, LevelSpace, char> levels;
     uint32_t bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
     if constexpr (kSampled) {
         if constexpr (kKeyed) {
@@ -199,61 +292,14 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
                 sample_counts.count(map.level(x));
         }
         __syncthreads();
-        const int32_t middle = task.end - task.first, wanted = task.kept - regions.num_sink - regions.num_recent;
-        constexpr int kSample = kWarps * S::kSize;
-        if (middle >= 4 * kSample)
-            bound = find_bound(sample + 4, (num_levels + 7) / 8 * 8,
-                               static_cast<float>(wanted) / static_cast<float>(middle) * kSample, levels);
+        bound = find_bound(regions, task, fixed.placed.cut, sample + 4, num_levels, Reader::kRunKeys, fixed.levels);
     }
     __syncwarp();
-    const SharedCounters counts(histogram + 3);
-    const int64_t first_score = task.task * regions.score_stride;
-    uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
-    CandidateList list = {reinterpret_cast<uint32_t *>(regions.scores) + first_score + begin,
-                          kKeyed ? regions.keys + first_score + begin : nullptr, 0, counts};
-    const uint32_t first_region = static_cast<uint32_t>(chunk * kWarps + warp_id()) * regions.regions_per_range.divisor;
-    uint16_t *rows = regions.rows + (task.task * regions.num_regions + first_region) * regions.row_size;
-    const uint32_t ranked = max(end - task.first, 0); /* 0: a range of sinks alone */
-    int32_t region_end = begin + regions.region;
-#pragma unroll 1
-    for (int32_t first = begin; first < end; first += S::kSize) {
-        score_step(score, words, counter);
-        if constexpr (kKeyed)
-            maker.make(values, score);
-        const int32_t next = first + S::kSize;
-        if (next < end) {
-            reader.load(words, Reader::step(next));
-            if constexpr (kKeyed)
-                maker.load(reader, Reader::step(next));
-            reader.look_up(Reader::step(next + S::kSize));
-        }
-        if constexpr (kKeyed)
-#pragma unroll
-            for (int i = 0; i < S::kKeys; i++)
-                score[i] = map.level(values[i]);
-#pragma unroll
-        for (int u = 0; u < S::kUnits; u++) {
-            const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad,
-                           key = position - task.first; /* wraps for sinks: not ranked */
-            const uint32_t *mine = score + u * S::kPerLoad;
-            if constexpr (kSampled) {
-                list.template add<S::kPerLoad>(mine, values + u * S::kPerLoad, bound, position - begin, key, ranked);
-            } else {
-                store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
-#pragma unroll
-                for (int i = 0; i < S::kPerLoad; i++)
-                    counts.count(key + i < ranked ? mine[i] : 0);
-            }
-        }
-        if (next == region_end || next >= end) {
-            publish_row(histogram + 4, row_size, rows);
-            rows += regions.row_size;
-            region_end += regions.region;
-        }
-    }
+    const Scorer scorer(regions, task, fixed.placed.cut, placed.piece, histogram);
+    if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
+        total[HATTN_CUDA_OVERFLOWN] = 1;
 
     __syncthreads();
-    uint32_t *total = regions.histograms + task.task * HATTN_CUDA_BINS;
 #pragma unroll 1
     for (int i = threadIdx.x; i < num_levels; i += kThreads) {
         uint32_t sum = 0;
@@ -265,58 +311,130 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     }
 }
 
+/* kLoops: blocks take pieces until there are none left; else there are no more than blocks. */
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves, bool kLoops>
+__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+{
+    using Reader = CodeReader<kWords, kLoose>;
+    extern __shared__ float shared[];
+    __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
+    const RegionRun &regions = run.regions;
+    const int code_bits = kLoose ? run.query.code_bits : 32 * kWords;
+    const bool is_alone = !kLoops && regions.pieces.divisor;
+#pragma unroll 1
+    for (uint32_t index = blockIdx.x;; index += gridDim.x) {
+        /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. Heads take turns. */
+        PlacedTask placed = place_alone(regions, index, blockIdx.y);
+        uint32_t end = 0;
+        if (!is_alone) {
+            if (run.encodes)
+                prefetch_map(query_map(run.query, placed.head), run.query.head_dim, code_bits);
+            if (run.is_first)
+                wait_for_previous();
+            allow_dependents();
+            const Schedule schedule(regions);
+            end = schedule.num_pieces();
+            if (index >= end)
+                break;
+            placed = schedule.find_piece(index);
+        }
+        if (threadIdx.x == 0)
+            space.placed = placed;
+        Reader reader(run.codes, placed.place.sequence,
+                      static_cast<int32_t>(divide(placed.head, run.query.heads_per_code)));
+        const QueryProduct<W> product(run.query, placed.row, placed.head, code_bits);
+        if (is_alone) {
+            if (run.encodes)
+                product.prefetch();
+            if (run.is_first)
+                wait_for_previous();
+            allow_dependents();
+        }
+        __syncthreads();
+        score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, is_alone, product, reader, shared, space);
+        if (!kLoops || index + gridDim.x >= end)
+            break;
+        __syncthreads(); /* the next one's planes */
+    }
+    wait_for_previous(); /* also who has nothing to do: the next kernel takes this one's end for both */
+}
+
+/* What a launch needs of a plan's kernels. */
+struct ScoreVariant {
+    bool is_sampled, loops;
+};
+
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
-template <int kWords, bool kLoose, int kBlocks, class W, class F>
-cudaError_t with_leaves(const hattn_cuda_params &params, F f)
+template <int kWords, bool kLoose, int kBlocks, class W, bool kLoops, class F>
+cudaError_t with_leaves(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     if (params.is_keyed)
-        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
+        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES, kLoops>);
     if constexpr (kBlocks < 4)
-        return params.is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
-                                 : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
+        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES, kLoops>)
+                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES, kLoops>);
     return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
 }
 
-template <int kWords, bool kLoose, int kBlocks, class F>
-cudaError_t with_map_type(const hattn_cuda_params &params, F f)
+template <int kWords, bool kLoose, int kBlocks, class W, class F>
+cudaError_t with_loops(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
 {
-    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kLoose, kBlocks, __nv_bfloat16>(params, f)
-                                                        : with_leaves<kWords, kLoose, kBlocks, __half>(params, f);
+    return variant.loops ? with_leaves<kWords, kLoose, kBlocks, W, true>(params, variant.is_sampled, f)
+                         : with_leaves<kWords, kLoose, kBlocks, W, false>(params, variant.is_sampled, f);
+}
+
+template <int kWords, bool kLoose, int kBlocks, class F>
+cudaError_t with_map_type(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
+{
+    return params.problem.query_map.dtype == HATTN_BF16
+               ? with_loops<kWords, kLoose, kBlocks, __nv_bfloat16>(params, variant, f)
+               : with_loops<kWords, kLoose, kBlocks, __half>(params, variant, f);
 }
 
 template <int kWords, bool kLoose, class F>
-cudaError_t with_kernel(const hattn_cuda_params &params, F f)
+cudaError_t with_kernel(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
 {
     if constexpr (!kLoose && kWords < 16)
         if (params.plane_blocks == 1)
-            return with_map_type<kWords, kLoose, 1>(params, f);
-    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, f)
-                                   : with_map_type<kWords, kLoose, 4>(params, f);
+            return with_map_type<kWords, kLoose, 1>(params, variant, f);
+    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, variant, f)
+                                   : with_map_type<kWords, kLoose, 4>(params, variant, f);
 }
 
-inline size_t score_shared_bytes(const hattn_cuda_params &params)
+inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sampled)
 {
     const size_t query = params.encodes_in_score ? query_space_bytes(params) : 0,
                  histograms = kWarps * histogram_stride(params.row_size) * sizeof(uint32_t),
-                 sample = params.is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
+                 sample = is_sampled ? histogram_stride(params.row_size) * sizeof(uint32_t) : 0;
     return sample + (query > histograms ? query : histograms);
 }
 
+/* All that few and many rows are scored by. */
 template <int kWords, bool kLoose>
 cudaError_t load_score_regions(const hattn_cuda_params &params)
 {
-    return with_kernel<kWords, kLoose>(params,
-                                       [&](auto kernel) { return prepare(kernel, score_shared_bytes(params)); });
+    cudaError_t error = cudaSuccess;
+    for (const ScoreVariant &variant : {ScoreVariant{false, false}, {false, true}, {true, false}, {true, true}})
+        if (!error)
+            error = with_kernel<kWords, kLoose>(params, variant, [&](auto kernel) {
+                return prepare(kernel, score_shared_bytes(params, variant.is_sampled));
+            });
+    return error;
 }
 
 template <int kWords, bool kLoose>
 cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                                  hattn_buffer workspace, cudaStream_t stream)
 {
-    const dim3 grid(wave.num_rows, wave.num_heads, params.num_score_chunks);
     const ScoreRun run = score_run(params, args, wave, workspace);
-    const size_t bytes = score_shared_bytes(params);
-    return with_kernel<kWords, kLoose>(params, [&](auto kernel) {
+    const int64_t tasks = static_cast<int64_t>(wave.num_rows) * wave.num_heads;
+    const dim3 grid =
+        run.regions.pieces.divisor
+            ? dim3(static_cast<unsigned>(tasks), run.regions.pieces.divisor)
+            : dim3(static_cast<unsigned>(std::min<int64_t>(run.regions.num_blocks, tasks * hattn_cuda_units(&params))));
+    const ScoreVariant variant = {run.regions.is_sampled != 0, run.regions.loops != 0};
+    const size_t bytes = score_shared_bytes(params, variant.is_sampled);
+    return with_kernel<kWords, kLoose>(params, variant, [&](auto kernel) {
         if (!run.is_first || run.regions.overlaps)
             return launch_dependent(params, kernel, grid, bytes, stream, run);
         kernel<<<grid, kThreads, bytes, stream>>>(run);

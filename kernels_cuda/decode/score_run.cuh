@@ -7,6 +7,7 @@
 #include "kernels_cuda/decode/code_reader.cuh"
 #include "kernels_cuda/decode/regions.cuh"
 #include "kernels_cuda/encode/encode_query.cuh"
+#include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
 
@@ -16,8 +17,7 @@ struct ScoreRun {
     CodeRun codes;
     int32_t
         is_first; /* of the decode or of a later wave: no kernel that appends keys or encodes queries comes right before */
-    int32_t encodes;       /* 0: weights are given */
-    int32_t shows_weights; /* of all rows, also of those that have nothing to score */
+    int32_t encodes; /* 0: weights are given */
 };
 
 inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
@@ -43,9 +43,8 @@ inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_ar
         for (int i = 0; i < 3; i++)
             run.codes.norm_stride[i] = p.norms.stride[i];
     }
-    run.is_first = !wave.is_first() || (params.encodes_in_score && !args.append);
-    run.encodes = params.encodes_in_score;
-    run.shows_weights = run.encodes && args.weights.data;
+    run.encodes = encodes_in_score(params, args);
+    run.is_first = !wave.is_first() || (run.encodes && !args.append);
     return run;
 }
 

@@ -5,7 +5,8 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH
 #define HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH
 
-#include "kernels_cuda/decode/score_anew.cuh"
+#include "kernels_cuda/decode/rescore.cuh"
+#include "kernels_cuda/decode/schedule.cuh"
 
 namespace hattn {
 
@@ -24,26 +25,34 @@ template <bool kKeyed>
 class RegionSelection
 {
 public:
-    /* Before the score kernel has ended. */
-    __device__ RegionSelection(const RegionRun &run, int32_t row, int32_t head, RegionSpace &space)
-        : run_(run), task_(resolve_task(run, row, head)), space_(space), rows_(rows_of(run, task_)),
-          histogram_(run.histograms + task_.task * HATTN_CUDA_BINS),
-          used_(static_cast<int>(divide(max(task_.end, 0) + run.region - 1, run.region_size))),
+    /* Before the score kernel has ended. `placed` and `task` are in shared memory, where they cost no registers. */
+    __device__ RegionSelection(const RegionRun &run, const PlacedTask &placed, const RegionTask &task,
+                               RegionSpace &space)
+        : run_(run), task_(task), cut_(placed.cut), space_(space), rows_(rows_of(run, placed.cut)),
+          histogram_(run.histograms + static_cast<uint64_t>(placed.index) * HATTN_CUDA_BINS),
+          used_(static_cast<int>(static_cast<uint32_t>(max(task.end, 0) + placed.cut.region - 1) /
+                                 static_cast<uint32_t>(placed.cut.region))),
           group_((used_ + kGroups - 1) / kGroups)
     {
         compute_now(rows_);
         compute_now(histogram_);
     }
 
-    __device__ const RegionTask &task() const { return task_; }
-
-    /* After it: threshold, and what comes before this thread's group of regions. False: the lists do not tell (score_anew.cuh). */
+    /* After it: threshold, and what comes before this thread's group of regions. False: the lists do not tell (rescore.cuh). */
     __device__ bool find()
     {
         if (!task_.is_ranked)
             return true;
+        bool has_overflown = false;
+        if (run_.is_sampled) {
+            const uint2 flags = __ldcg(reinterpret_cast<const uint2 *>(histogram_ + HATTN_CUDA_OVERFLOWN));
+            has_overflown = flags.x;
+            is_all_equal_ = flags.y;
+        }
+        if (is_all_equal_)
+            return true;
         find_threshold();
-        if (run_.is_sampled && threshold_.key == 0) {
+        if (run_.is_sampled && (threshold_.key == 0 || has_overflown)) {
             __syncthreads(); /* space is used for something else */
             return false;
         }
@@ -72,19 +81,33 @@ public:
         if constexpr (kKeyed) {
             if (__shfl_sync(kFullMask, scan.y, 31) > kFine)
                 return false;
-            rank_fine(run_, task_, threshold_, space_);
+            rank_fine(view(), used_, threshold_, space_);
         }
         return true;
     }
 
-    /* sink(rank, position) for ranks first..end of 0..kept. Ends with a barrier. */
+    /* What there is to score anew. */
+    __device__ RescoreTask rescore_task(const PlacedTask &placed) const
+    {
+        return {cut_.first_score, placed.row,
+                placed.head,      placed.place.sequence,
+                task_.first,      task_.end,
+                placed.index,     static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent)};
+    }
+
+    /* sink(rank, position) for ranks first..end of 0..kept. is_found: what find said; else the row was scored anew. Ends with a barrier. */
     template <class Sink>
-    __device__ void visit(int first, int end, Sink sink) const
+    __device__ void visit(int first, int end, bool is_found, Sink sink) const
     {
         const int num_forced = run_.num_sink + run_.num_recent;
         if (num_forced || !task_.is_ranked)
-            visit_forced(task_.row.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
-        if (task_.is_ranked) {
+            visit_forced(task_.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
+        if (is_all_equal_ || !is_found) {
+            const uint32_t *positions = rescored_positions(run_, cut_.first_score);
+            for (int rank = max(first, run_.num_sink) + static_cast<int>(threadIdx.x);
+                 rank < min(end, task_.kept - run_.num_recent); rank += kThreads)
+                sink(rank, is_all_equal_ ? rank : static_cast<int>(__ldcg(positions + rank - run_.num_sink)));
+        } else if (task_.is_ranked) {
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, task_.kept - num_forced);
             visit_groups(low, high, [&](uint32_t rank, int position) {
                 if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
@@ -101,9 +124,13 @@ public:
             return;
         for (int i = threadIdx.x; i < run_.num_levels; i += kThreads)
             histogram_[i] = 0;
+        if (threadIdx.x < HATTN_CUDA_HISTOGRAM - HATTN_CUDA_LEVELS)
+            histogram_[HATTN_CUDA_LEVELS + threadIdx.x] = 0;
     }
 
 private:
+    __device__ RegionView view() const { return {run_, task_, cut_, rows_}; }
+
     /* The first region of this warp's group `lane`. */
     __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
 
@@ -113,7 +140,7 @@ private:
         if (!kKeyed)
             return static_cast<int>(before.x + min(before.y, threshold_.ties));
         const uint32_t num = space_.num_fine,
-                       start = static_cast<uint32_t>(region) * static_cast<uint32_t>(run_.region);
+                       start = static_cast<uint32_t>(region) * static_cast<uint32_t>(cut_.region);
         for (uint32_t j = 0; j < num; j++) /* low words are complements of positions */
             before.x += space_.fine[j] >= space_.fine_threshold && ~static_cast<uint32_t>(space_.fine[j]) < start;
         return static_cast<int>(before.x);
@@ -134,7 +161,7 @@ private:
 
     __device__ void count(int region, uint32_t *above, uint32_t *equal) const
     {
-        count_region(run_, task_, rows_, threshold_.key, region, above, equal);
+        view().count_region(threshold_.key, region, above, equal);
     }
 
     /* Lanes that hold ranks low..high of the middle in their regions, `num` from `region` on. */
@@ -210,21 +237,21 @@ private:
                                 Sink sink) const
     {
 #pragma unroll 1
-        for (int offset = 0; offset < run_.region; offset += 256) {
+        for (int offset = 0; offset < cut_.region; offset += 256) {
             const uint4 now = *scores;
-            if (offset + 256 < run_.region)
+            if (offset + 256 < cut_.region)
                 *scores = load_scores(region, offset + 256);
             else if (next_region >= 0)
                 *scores = load_scores(next_region, 0);
-            list_scores(now, region * run_.region + offset, &above, &equal, sink);
+            list_scores(now, region * cut_.region + offset, &above, &equal, sink);
         }
     }
 
     /* A lane's 8 scores of 256 of a region. */
     __device__ uint4 load_scores(int region, int offset) const
     {
-        const int32_t first = region * run_.region + offset;
-        const uint16_t *scores = run_.scores + task_.task * run_.score_stride + first + lane_id() * 8;
+        const int32_t first = region * cut_.region + offset;
+        const uint16_t *scores = run_.scores + cut_.first_score + first + lane_id() * 8;
         return first < task_.end ? __ldcg(reinterpret_cast<const uint4 *>(scores)) : uint4{};
     }
 
@@ -267,7 +294,7 @@ private:
             above_before = static_cast<uint32_t>(kept_before(region, {above_before, equal_before}));
             equal_before = 0;
         }
-        each_candidate(run_, task_, region, [&](uint32_t level, uint32_t position, int64_t place) {
+        view().each_candidate(region, [&](uint32_t level, uint32_t position, int64_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
             if (kKeyed && is_equal) {
                 is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
@@ -284,11 +311,13 @@ private:
     }
 
     const RegionRun &run_;
-    const RegionTask task_;
+    const RegionTask &task_;
+    const RegionCut &cut_;
     RegionSpace &space_;
     const uint16_t *rows_; /* of the task, both */
     uint32_t *histogram_;
-    const int used_, group_; /* regions of the row, of a group */
+    const int used_, group_;    /* regions of the row, of a group */
+    bool is_all_equal_ = false; /* the smallest positions are kept */
     Threshold threshold_ = {0, 0};
     uint2 mine_ = {0, 0}, before_ = {0, 0}; /* above the threshold and equal to it: in this thread's group, before it */
 };

@@ -124,6 +124,14 @@ __device__ inline uint4 receive_four(const uint32_t *from)
     return words;
 }
 
+/* Between looks at what another block will write. */
+__device__ inline void pause()
+{
+#ifndef HATTN_PORTABLE
+    __nanosleep(100);
+#endif
+}
+
 /* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The counter is
  * zero again afterwards. */
 __device__ inline bool arrive_last(uint32_t *counter, uint32_t count)

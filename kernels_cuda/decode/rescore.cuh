@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A selection where the sampled bound was too high, a list had too little room, or too many keys share the threshold's level: the row is scored
+ * anew, as often as its keys have digits and twice more, and the positions are listed in the memory of its lists. Each block of the task that
+ * comes takes chunks of keys until there are none left, and waits for no block but those that have taken one. Functions apart from the rest,
+ * which must not pay for them in registers.
+ */
+#ifndef HATTN_KERNELS_CUDA_DECODE_RESCORE_CUH
+#define HATTN_KERNELS_CUDA_DECODE_RESCORE_CUH
+
+#include "kernels_cuda/decode/region_lists.cuh"
+#include "kernels_cuda/device/exchange.cuh"
+
+namespace hattn {
+
+/* By value: what is referred to would not stay in registers. */
+struct RescoreTask {
+    int64_t first_score; /* RegionCut */
+    int32_t row, head, sequence, first, end;
+    uint32_t index, wanted;
+};
+
+/* Of the row in the middle, in order; in the memory of its lists, behind histograms and counts. */
+__device__ inline uint32_t *rescored_positions(const RegionRun &run, int64_t first_score)
+{
+    return reinterpret_cast<uint32_t *>(run.scores) + first_score + HATTN_CUDA_RESCORE_BINS +
+           2 * HATTN_CUDA_RESCORE_CHUNKS;
+}
+
+template <bool kKeyed>
+class Rescorer
+{
+public:
+    __device__ Rescorer(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run,
+                        const RescoreTask &task, RegionSpace &space)
+        : params_(params), args_(args), run_(run), task_(task), space_(space),
+          positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
+          histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
+          claimed_(run.histograms + static_cast<uint64_t>(task.index) * HATTN_CUDA_BINS + HATTN_CUDA_CLAIMED),
+          done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted)
+    {
+        const int32_t middle = task.end - task.first;
+        constexpr int kLeast = 4096;
+        chunk_ = max(kLeast, (middle + HATTN_CUDA_RESCORE_CHUNKS - 1) / HATTN_CUDA_RESCORE_CHUNKS);
+        num_chunks_ = static_cast<uint32_t>((middle + chunk_ - 1) / chunk_);
+        table_ = params.problem.page_size ? static_cast<const int32_t *>(hattn_address(args.batch.block_table)) +
+                                                task.sequence * params.problem.block_table.stride[0]
+                                          : nullptr;
+        code_head_ =
+            static_cast<int64_t>(task.head) * params.problem.num_code_heads / params.problem.num_selection_heads;
+    }
+
+    /* Ends with a barrier, when all positions are there. */
+    __device__ void run()
+    {
+        load_query();
+        const int digits = num_digits(params_);
+        const uint32_t num_passes = static_cast<uint32_t>(digits) + 2, total = 1 + num_passes * num_chunks_;
+        for (;;) {
+            if (threadIdx.x == 0)
+                space_.rescore.claimed = atomicAdd(claimed_, 1u);
+            __syncthreads();
+            const uint32_t claimed = space_.rescore.claimed;
+            if (claimed >= total)
+                break;
+            if (claimed == 0) {
+                begin();
+            } else {
+                const int pass = static_cast<int>((claimed - 1) / num_chunks_);
+                const uint32_t chunk = (claimed - 1) % num_chunks_;
+                wait_for(1 + static_cast<uint32_t>(pass) * num_chunks_);
+                while (num_known_ < min(pass, digits))
+                    find_digit();
+                if (pass < digits)
+                    count_digits(chunk);
+                else if (pass == digits)
+                    count_kept(chunk);
+                else
+                    list_kept(chunk);
+            }
+            __syncthreads();
+            if (threadIdx.x == 0)
+                arrive(done_);
+        }
+        wait_for(total);
+    }
+
+private:
+    __device__ void load_query()
+    {
+        QueryCode &query = space_.rescore.query;
+        const int8_t *weights = run_.weights + task_.row * run_.weights_row + task_.head * run_.weights_head;
+        __syncthreads();
+        for (int r = threadIdx.x; r < 512; r += kThreads)
+            query.weights[r] = r < params_.problem.code_bits ? weights[r] : static_cast<int8_t>(0);
+        __syncthreads();
+        split_planes(query);
+    }
+
+    /* For so many claims to be done, by blocks that run. */
+    __device__ void wait_for(uint32_t claims) const
+    {
+        if (threadIdx.x == 0) {
+            while (receive(done_) < claims)
+                pause();
+            __threadfence();
+        }
+        __syncthreads();
+    }
+
+    __device__ void begin()
+    {
+        const int bins = num_digits(params_) * HATTN_CUDA_RESCORE_BINS;
+        for (int i = threadIdx.x; i < bins; i += kThreads)
+            histograms_[i] = 0;
+        if (threadIdx.x == 0)
+            atomicAdd(reinterpret_cast<unsigned long long *>(run_.rescored), 1ull);
+    }
+
+    /* In the order of scores. */
+    __device__ uint32_t key(int32_t position) const
+    {
+        const hattn_problem &p = params_.problem;
+        int64_t page = task_.sequence;
+        int32_t slot = position;
+        if (table_) {
+            const uint32_t index = divide(position, params_.page_size);
+            page = table_[index];
+            slot = position - static_cast<int32_t>(index * params_.page_size.divisor);
+        }
+        const uint32_t score =
+            score_key(space_.rescore.query,
+                      reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args_.codes, page, slot, code_head_)),
+                      (p.code_bits + 31) / 32);
+        if (!kKeyed || !p.key_norms)
+            return score;
+        return ordered_key(scale_score(
+            score, space_.rescore.query.max_score,
+            *reinterpret_cast<const __half *>(hattn_element(&p.norms, args_.norms, page, slot, code_head_))));
+    }
+
+    __device__ int32_t first_of(uint32_t chunk) const { return task_.first + static_cast<int32_t>(chunk) * chunk_; }
+
+    __device__ int32_t end_of(uint32_t chunk) const { return min(first_of(chunk) + chunk_, task_.end); }
+
+    /* The next digit of the last kept key, from all keys' counts. */
+    __device__ void find_digit()
+    {
+        SelectSpace &select = space_.rescore.select;
+        const Digit d = digit(params_, num_known_);
+        for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
+            select.histogram[i] = __ldcg(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i);
+        __syncthreads();
+        find_bin(select, HATTN_CUDA_BINS, wanted_);
+        prefix_ |= select.bin << d.shift;
+        known_ |= ((1u << d.bits) - 1) << d.shift;
+        wanted_ -= select.above;
+        num_known_++;
+        __syncthreads();
+    }
+
+    __device__ void count_digits(uint32_t chunk)
+    {
+        SelectSpace &select = space_.rescore.select;
+        const Digit d = digit(params_, num_known_);
+        for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
+            select.histogram[i] = 0;
+        __syncthreads();
+        for (int32_t base = first_of(chunk); base < end_of(chunk); base += kThreads) {
+            const int32_t position = base + static_cast<int32_t>(threadIdx.x);
+            const uint32_t mine = position < end_of(chunk) ? key(position) : 0;
+            const bool counts = position < end_of(chunk) && (mine & known_) == prefix_;
+            const uint32_t bin = counts ? mine >> d.shift & ((1u << d.bits) - 1) : HATTN_CUDA_BINS;
+            int are_alike;
+            __match_all_sync(kFullMask, bin, &are_alike); /* one counter must not be waited for 32 times */
+            if (counts && (!are_alike || lane_id() == 0))
+                atomicAdd(&select.histogram[bin], are_alike ? 32u : 1u);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
+            if (select.histogram[i])
+                atomicAdd(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i, select.histogram[i]);
+    }
+
+    /* Of a chunk, now that the last kept key is known: above it, and equal to it. */
+    __device__ void count_kept(uint32_t chunk)
+    {
+        uint32_t above = 0, equal = 0;
+        for (int32_t position = first_of(chunk) + static_cast<int32_t>(threadIdx.x); position < end_of(chunk);
+             position += kThreads) {
+            const uint32_t mine = key(position);
+            above += mine > prefix_;
+            equal += mine == prefix_;
+        }
+        uint32_t totals[2];
+        block_scan(above, space_.rescore.select.sums[0], &totals[0]);
+        block_scan(equal, space_.rescore.select.sums[1], &totals[1]);
+        if (threadIdx.x < 2)
+            counts_[2 * chunk + threadIdx.x] = totals[threadIdx.x];
+    }
+
+    __device__ void list_kept(uint32_t chunk)
+    {
+        SelectSpace &select = space_.rescore.select;
+        uint32_t above = 0, equal = 0;
+        for (uint32_t before = threadIdx.x; before < chunk; before += kThreads) {
+            above += __ldcg(counts_ + 2 * before);
+            equal += __ldcg(counts_ + 2 * before + 1);
+        }
+        block_scan(above, select.sums[0], &above);
+        block_scan(equal, select.sums[1], &equal);
+        int turn = 0;
+        __syncthreads();
+        for (int32_t base = first_of(chunk); base < end_of(chunk); base += kThreads, turn ^= 1) {
+            const int32_t position = base + static_cast<int32_t>(threadIdx.x);
+            const uint32_t mine = position < end_of(chunk) ? key(position) : 0;
+            const bool is_above = position < end_of(chunk) && mine > prefix_,
+                       is_equal = position < end_of(chunk) && mine == prefix_;
+            uint32_t all;
+            const uint32_t before =
+                               block_scan(is_above | static_cast<uint32_t>(is_equal) << 16, select.sums[turn], &all),
+                           num_above = above + (before & 0xffff), num_equal = equal + (before >> 16);
+            if (is_above || (is_equal && num_equal < wanted_))
+                positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(position);
+            above += all & 0xffff;
+            equal += all >> 16;
+        }
+    }
+
+    const hattn_cuda_params &params_;
+    const hattn_decode_args &args_;
+    const RegionRun &run_;
+    const RescoreTask &task_;
+    RegionSpace &space_;
+    uint32_t *positions_, *counts_, *histograms_, *claimed_, *done_;
+    const int32_t *table_; /* NULL: contiguous */
+    int64_t code_head_;
+    int32_t chunk_; /* keys */
+    uint32_t num_chunks_;
+    uint32_t prefix_ = 0, known_ = 0; /* digits of the last kept key */
+    uint32_t wanted_;                 /* of its equals, or of those that have these digits */
+    int num_known_ = 0;
+};
+
+template <bool kKeyed>
+static __device__ __noinline__ void rescore(const hattn_cuda_params &params, const hattn_decode_args &args,
+                                            const RegionRun &run, RescoreTask task, RegionSpace &space)
+{
+    Rescorer<kKeyed>(params, args, run, task, space).run();
+}
+
+} // namespace hattn
+
+#endif
