@@ -13,19 +13,21 @@ enum {
     HATTN_CUDA_BINS = 2048,        /* of one digit of a key */
     HATTN_CUDA_LEVELS = 1024,      /* the largest score of a decode by regions whose scores are levels */
     HATTN_CUDA_KEYED_LEVELS = 255, /* that other scores are cut into */
-    HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a wave (regions.cuh), or of a top-k over several blocks a row */
-    HATTN_CUDA_COUNTERS = 65536,   /* tasks that may be split over blocks */
-    HATTN_CUDA_PARTS = 5 << 19 /* words of parts of attention that are on their way: kernels_cuda/attend/parts.cuh */
+    HATTN_CUDA_HISTOGRAMS = 1024,  /* the most tasks of a top-k over several blocks a row */
+    HATTN_CUDA_WAVE = 4096, /* the most tasks of a wave (decode/regions.cuh), if there is room for their histograms */
+    HATTN_CUDA_COUNTERS = 65536, /* tasks that may be split over blocks */
+    HATTN_CUDA_PARTS = 5 << 19   /* words of parts of attention that are on their way: kernels_cuda/attend/parts.cuh */
 };
 
-/* Entries of a decode's histogram behind its levels: whether a list had no room for all candidates, whether all weights are 0, and what is
- * claimed and done when a row is scored anew. */
+/* Entries of a decode's histogram behind its levels: whether a list had no room for all candidates, whether all weights are 0, what is claimed
+ * and done when a row is scored anew, and how many blocks of the task's heads are done. */
 enum {
-    HATTN_CUDA_OVERFLOWN = HATTN_CUDA_LEVELS,
+    HATTN_CUDA_OVERFLOWN,
     HATTN_CUDA_ALL_EQUAL,
     HATTN_CUDA_CLAIMED,
     HATTN_CUDA_DONE,
-    HATTN_CUDA_HISTOGRAM /* entries in use */
+    HATTN_CUDA_JOINED,
+    HATTN_CUDA_FLAGS = 8
 };
 
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
@@ -36,10 +38,17 @@ enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_MMA_BYTES, HATTN_CUDA_WIDE }
 /* The control region, the same for every plan: plans share workspaces. */
 typedef struct hattn_cuda_control {
     uint32_t arrived[HATTN_CUDA_COUNTERS];
-    uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_BINS]; /* a decode's: levels, then HATTN_CUDA_OVERFLOWN ... */
+    uint32_t histogram[HATTN_CUDA_HISTOGRAMS]
+                      [HATTN_CUDA_BINS]; /* a decode's: rows of levels and flags, more than these if they are shorter */
     uint32_t parts[HATTN_CUDA_PARTS];
-    uint64_t rescored; /* HATTN_COUNTER_RESCORED: the one that is not zero again after a run */
 } hattn_cuda_control;
+
+/* What a workspace starts with. Counters are apart from the control region: that is zero again after each run. */
+typedef struct hattn_cuda_head {
+    hattn_cuda_control control;
+    uint8_t apart[256];
+    uint64_t rescored; /* HATTN_COUNTER_RESCORED */
+} hattn_cuda_head;
 
 /* Words of a part of `heads` heads: values, and two that weigh each head. */
 HATTN_HOST_DEVICE static inline uint32_t hattn_cuda_part_words(int32_t heads, int32_t head_dim_v)

@@ -171,7 +171,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         const hattn_problem shape = problems::make_shape(problem, 1000);
         const hattn_cuda_params p = choose(shape);
         EXPECT_EQ(hattn_cuda_check(&p, nullptr), HATTN_OK);
-        EXPECT_GE(p.workspace_size, sizeof(hattn_cuda_control));
+        EXPECT_GE(p.workspace_size, sizeof(hattn_cuda_head));
         EXPECT_GE(p.num_splits, 1);
         EXPECT_GE(p.num_dense_splits, 1);
         EXPECT_EQ(p.block_heads % 2 == 0 || p.block_heads == 1, true);
@@ -190,7 +190,8 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
             EXPECT_LE(units_of_piece * p.range_unit, HATTN_CUDA_MOST_RANGE);
             EXPECT_LE(tasks * pieces, hattn_cuda_most_pieces(&p, tasks));
         }
-        EXPECT_LE(p.wave_rows * p.wave_heads, HATTN_CUDA_HISTOGRAMS);
+        EXPECT_LE(p.wave_rows * p.wave_heads * (p.row_size + HATTN_CUDA_FLAGS),
+                  HATTN_CUDA_HISTOGRAMS * HATTN_CUDA_BINS);
         EXPECT_GE(p.wave_rows * p.wave_heads, 1);
         EXPECT_LE(p.row_size, HATTN_CUDA_LEVELS);
         EXPECT_TRUE(p.code_words * 32 >= shape.code_bits &&
@@ -234,7 +235,7 @@ TEST_F(CudaPlan, CallsRunOnThePlansDeviceAndLeaveTheCallersCurrent)
     plan->device = device;
     hattn_exec exec = {};
     ASSERT_EQ(cuda.workspace_init(device, {}, plan->workspace_size, nullptr, &error), HATTN_OK);
-    EXPECT_EQ(runtime.zeroed, sizeof(hattn_cuda_control));
+    EXPECT_EQ(runtime.zeroed, sizeof(hattn_cuda_head));
     const std::function<hattn_status()> calls[] = {
         [&] {
             hattn_encode_keys_args a = {};

@@ -82,7 +82,7 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     }
     made->base.workspace_size = made->params.workspace_size;
     made->base.is_composed = !made->params.by_regions;
-    made->base.rescored_offset = made->params.by_regions ? offsetof(hattn_cuda_control, rescored) : 0;
+    made->base.rescored_offset = made->params.by_regions ? offsetof(hattn_cuda_head, rescored) : 0;
     *plan = &made->base;
     return HATTN_OK;
 }
@@ -92,10 +92,13 @@ static void destroy_plan(hattn_plan *plan) { free(plan); }
 static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
                                    hattn_error *error)
 {
-    const uint64_t control = sizeof(hattn_cuda_control);
+    const uint64_t control = sizeof(hattn_cuda_control), counter = offsetof(hattn_cuda_head, rescored);
     int previous, code = hattn_cuda_enter(((const cuda_device *)device)->index, &previous);
     if (!code) {
-        code = hattn_cuda_zero(hattn_address(workspace), control < size ? control : size, stream);
+        char *address = hattn_address(workspace);
+        code = hattn_cuda_zero(address, control < size ? control : size, stream);
+        if (!code && size >= sizeof(hattn_cuda_head))
+            code = hattn_cuda_zero(address + counter, sizeof(uint64_t), stream);
         hattn_cuda_leave(previous);
     }
     return from_code(code, error);

@@ -246,22 +246,25 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
     params->by_regions = fits_regions(p);
-    params->wave_heads = (int32_t)smaller(p->num_selection_heads, HATTN_CUDA_HISTOGRAMS);
-    params->wave_rows = (int32_t)smaller(rows, HATTN_CUDA_HISTOGRAMS / params->wave_heads);
-    const int64_t wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
     uint64_t used = 0;
-    hattn_carve(&used, sizeof(hattn_cuda_control));
+    hattn_carve(&used, sizeof(hattn_cuda_head));
+    int64_t wave_tasks = 0;
     if (params->by_regions) {
         choose_codes(p, params);
-        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX;
-    }
-    if (params->by_regions) {
-        params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         const int64_t weight = levels / p->code_bits;
         params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
         params->is_keyed = p->key_norms || levels > HATTN_CUDA_LEVELS || params->plane_blocks == 4;
         params->num_levels = params->is_keyed ? HATTN_CUDA_KEYED_LEVELS : (int32_t)levels;
         params->row_size = (int32_t)round_up(params->num_levels, 8);
+        const int64_t most = smaller(HATTN_CUDA_WAVE, (int64_t)HATTN_CUDA_HISTOGRAMS * HATTN_CUDA_BINS /
+                                                          (params->row_size + HATTN_CUDA_FLAGS));
+        params->wave_heads = (int32_t)smaller(p->num_selection_heads, most);
+        params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
+        wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
+        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX;
+    }
+    if (params->by_regions) {
+        params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         cut_decode(wave_tasks, params, &used);
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
@@ -294,7 +297,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->dense_splits = hattn_cuda_make_divisor((uint32_t)params->num_dense_splits);
 
     uint64_t topk = 0;
-    hattn_carve(&topk, sizeof(hattn_cuda_control));
+    hattn_carve(&topk, sizeof(hattn_cuda_head));
     choose_topk(device, params, &topk);
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }

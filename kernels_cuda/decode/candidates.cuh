@@ -10,18 +10,22 @@
 
 namespace hattn {
 
-/* A level that is almost certainly not above the threshold, from the sample's counts in shared memory; 1 where all keys are listed: of short rows,
- * whose sample would hold the same few keys again and again, and of short ranges, whose lists have room for it. Of the sample's keys about
- * `expected` are above the threshold. They were taken in runs of neighbours, which may all be alike: at worst whole runs are above or not, and
- * their keys' number deviates by the root of `expected` times the size of a run. The bound is 5.6 such deviations away: about one task in 10^7 at
+/* Whether a bound is looked for, or all keys are listed: of short rows, whose sample would hold the same few keys again and again, and of short
+ * ranges, whose lists have room for it. Keys' levels come from a sample in any case, so that it may as well be used. */
+__device__ inline bool takes_sample(const RegionRun &run, const RegionTask &task, const RegionCut &cut)
+{
+    const bool is_short = cut.range < HATTN_CUDA_SAMPLED_RANGE && static_cast<uint32_t>(cut.range) <= cut.room;
+    return task.end - task.first >= 4 * run.sample_size && (run.keys || !is_short);
+}
+
+/* A level that is almost certainly not above the threshold, from the sample's counts in shared memory. Of the sample's keys about `expected` are
+ * above the threshold. They were taken in runs of neighbours, which may all be alike: at worst whole runs are above or not, and their keys'
+ * number deviates by the root of `expected` times the size of a run. The bound is 5.6 such deviations away: about one task in 10^7 at
  * worst (docs/design.md). All threads, between barriers. */
-__device__ inline uint32_t find_bound(const RegionRun &run, const RegionTask &task, const RegionCut &cut,
-                                      const uint32_t *counts, int num_levels, int run_keys, LevelSpace &space)
+__device__ inline uint32_t find_bound(const RegionRun &run, const RegionTask &task, const uint32_t *counts,
+                                      int num_levels, int run_keys, LevelSpace &space)
 {
     const int32_t middle = task.end - task.first, wanted = task.kept - run.num_sink - run.num_recent;
-    const bool is_short = cut.range < HATTN_CUDA_SAMPLED_RANGE && static_cast<uint32_t>(cut.range) <= cut.room;
-    if (middle < 4 * run.sample_size || (is_short && !run.keys))
-        return 1;
     const float expected =
         static_cast<float>(wanted) / static_cast<float>(middle) * static_cast<float>(run.sample_size);
     const uint32_t above = static_cast<uint32_t>(expected + 5.6f * sqrtf(expected * static_cast<float>(run_keys))) + 4;

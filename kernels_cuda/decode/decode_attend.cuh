@@ -18,6 +18,7 @@ struct SelectEarly {
 struct TaskSpace {
     PlacedTask placed;
     RegionTask task;
+    ScheduleSpace schedule;
 };
 
 /* What both kernels' arguments are to the second one. */
@@ -132,10 +133,8 @@ __device__ inline void attend_task(const AttendRun &run, const TaskSpace &known,
     }
     /* Every block of the task has read the histogram once the last one is here. */
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads));
-    if (last && blocks > 1) {
-        hattn_cuda_control *control = static_cast<hattn_cuda_control *>(hattn_address(run.workspace));
-        last = arrive_last(&control->arrived[HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS + placed.index], blocks);
-    }
+    if (last && blocks > 1)
+        last = arrive_last(selection.joined(), blocks);
     if (last)
         selection.clear();
 }
@@ -177,17 +176,20 @@ __global__ void __launch_bounds__(kThreads, 2)
         __shared__ TaskSpace known;
         Share share;
         uint32_t block, end = 0;
-        PlacedTask placed;
         if (is_alone) {
             const uint32_t task = blocks == 1 ? index : index / blocks;
             block = index - task * blocks;
-            placed = place_alone(regions, task, 0);
-            placed.seq_len = load_now(lengths_of(regions));
-            placed.cut = cut_alone(regions, task, placed.seq_len);
             share.split = blockIdx.y;
             share.splits = regions.splits;
+            if (threadIdx.x == 0) {
+                PlacedTask placed = place_alone(regions, task, 0);
+                placed.seq_len = load_now(lengths_of(regions));
+                placed.cut = cut_alone(regions, task, placed.seq_len);
+                known.placed = placed;
+                known.task = region_task(regions, placed.place, placed.seq_len, load_budget(regions, placed));
+            }
         } else {
-            const Schedule schedule(regions);
+            const Schedule schedule(regions, known.schedule);
             const uint32_t all = schedule.num_tasks() * blocks, splits = decode_splits(params, max(all, 1u));
             end = all * splits;
             if (index >= end)
@@ -195,18 +197,18 @@ __global__ void __launch_bounds__(kThreads, 2)
             const uint32_t split = splits == 1 ? 0 : index / all, which = index - split * all,
                            task = blocks == 1 ? which : which / blocks;
             block = which - task * blocks;
-            placed = schedule.find_task(task);
             share.split = static_cast<int32_t>(split);
             share.splits = make_small_divisor(splits);
+            schedule.template place<true>(task, known.placed);
+            if (threadIdx.x == 0)
+                known.task =
+                    region_task(regions, known.placed.place, known.placed.seq_len, load_budget(regions, known.placed));
         }
-        const int32_t budget = load_budget(regions, placed);
-        take_heads(share, params.group, Engine::kHeads, placed.head * params.group, static_cast<int>(block));
-        share.row = placed.row;
-        share.num_splits = static_cast<int32_t>(share.splits.divisor);
-        share.counter = static_cast<int32_t>(placed.index * blocks + block);
-        if (threadIdx.x == 0)
-            known = {placed, region_task(regions, placed.place, placed.seq_len, budget)};
         __syncthreads();
+        take_heads(share, params.group, Engine::kHeads, known.placed.head * params.group, static_cast<int>(block));
+        share.row = known.placed.row;
+        share.num_splits = static_cast<int32_t>(share.splits.divisor);
+        share.counter = static_cast<int32_t>(known.placed.index * blocks + block);
         attend_task<Engine, kKeyed>(run, known, share, space);
         if (!kLoops || index + gridDim.x >= end)
             break;

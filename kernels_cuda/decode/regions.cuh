@@ -67,7 +67,7 @@ struct RegionRun {
     int8_t *weights; /* of the queries: made by score blocks, or given; the caller's, or in the workspace */
     int64_t weights_row, weights_head;
     uint16_t *rows;       /* [region, row_size]: entry b - 1 is the count of scores >= b */
-    uint32_t *histograms; /* [task, HATTN_CUDA_BINS]: entry b - 1 is the count of scores == b */
+    uint32_t *histograms; /* [task, row_size + HATTN_CUDA_FLAGS]: entry b - 1 is the count of scores == b */
     uint64_t *rescored;   /* counts tasks */
 };
 
@@ -141,10 +141,15 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.scores = reinterpret_cast<uint16_t *>(base + params.scores);
     run.keys = params.is_keyed ? reinterpret_cast<uint32_t *>(base + params.keys) : nullptr;
     run.rows = reinterpret_cast<uint16_t *>(base + params.rows);
-    hattn_cuda_control *control = reinterpret_cast<hattn_cuda_control *>(base);
-    run.histograms = &control->histogram[0][0];
-    run.rescored = &control->rescored;
+    hattn_cuda_head *head = reinterpret_cast<hattn_cuda_head *>(base);
+    run.histograms = &head->control.histogram[0][0];
+    run.rescored = &head->rescored;
     return run;
+}
+
+__device__ inline uint32_t *histogram_of(const RegionRun &run, uint32_t task)
+{
+    return run.histograms + static_cast<uint64_t>(task) * static_cast<uint32_t>(run.row_size + HATTN_CUDA_FLAGS);
 }
 
 /* How the keys of a task are cut, and where what is made of them is. */

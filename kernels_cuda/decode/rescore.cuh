@@ -35,7 +35,7 @@ public:
         : params_(params), args_(args), run_(run), task_(task), space_(space),
           positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
           histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
-          claimed_(run.histograms + static_cast<uint64_t>(task.index) * HATTN_CUDA_BINS + HATTN_CUDA_CLAIMED),
+          claimed_(histogram_of(run, task.index) + run.row_size + HATTN_CUDA_CLAIMED),
           done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted)
     {
         const int32_t middle = task.end - task.first;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Who does what in a wave of a decode, from the lengths that are there: every warp computes it by itself, from one load a lane for each 32
- * sequences, and all of both kernels get the same. Blocks then take items: pieces of tasks when scoring, shares of tasks when attending.
+ * Who does what in a wave of a decode, from the lengths that are there: every block of both kernels computes the same, from a load a thread for
+ * each 256 sequences. Blocks then take items: pieces of tasks when scoring, shares of tasks when attending.
  *
  * Pieces are cut so that the keys of all tasks together give about as many as blocks are resident, each of as many keys. A task with few
  * keys has one. Where there is one sequence alone, the host knows all but its length, and nothing here is asked.
@@ -63,63 +63,105 @@ __device__ inline RegionCut cut_alone(const RegionRun &run, uint32_t index, int3
     return make_cut(run, units, run.pieces.divisor, run.piece_units, index * run.pieces.divisor, run.room);
 }
 
+struct ScheduleSpace {
+    uint32_t units[kWarps], scored[kWarps], live[kWarps], scan[2][kWarps];
+};
+
+/* By all threads of a block, each of which has a sequence in 256. */
 class Schedule
 {
 public:
-    /* All lanes. Reads lengths, and q_start if there is one. */
-    __device__ explicit Schedule(const RegionRun &run) : run_(run), mine_(load(run.first_sequence + lane_id()))
+    /* Reads lengths, and q_start if there is one. There is a barrier in it. */
+    __device__ Schedule(const RegionRun &run, ScheduleSpace &space) : run_(run), space_(space)
     {
         uint32_t units = 0, scored = 0, live = 0;
 #pragma unroll 1
-        for (int32_t base = run.first_sequence; base < run.end_sequence; base += 32) {
-            const Part part = at(base);
-            const uint32_t tasks = tasks_of(part);
-            live += tasks;
-            if (part.length > run.unscored_length) {
-                scored += tasks;
-                units += tasks * units_of(run, part.length);
+        for (int32_t base = run.first_sequence; base < run.end_sequence; base += kThreads) {
+            mine_ = load(base);
+            live += mine_.num_tasks;
+            if (mine_.length > run.unscored_length) {
+                scored += mine_.num_tasks;
+                units += mine_.num_tasks * units_of(run, mine_.length);
             }
         }
-        live_ = __reduce_add_sync(kFullMask, live);
         units = __reduce_add_sync(kFullMask, units);
         scored = __reduce_add_sync(kFullMask, scored);
+        live = __reduce_add_sync(kFullMask, live);
+        if (lane_id() == 0) {
+            space.units[warp_id()] = units;
+            space.scored[warp_id()] = scored;
+            space.live[warp_id()] = live;
+        }
+        __syncthreads();
+        units = scored = live_ = 0;
+#pragma unroll
+        for (int w = 0; w < kWarps; w++) {
+            units += space.units[w];
+            scored += space.scored[w];
+            live_ += space.live[w];
+        }
         /* So that there are no more pieces than blocks, if that cuts well; else about half as many again. */
         const uint32_t blocks = static_cast<uint32_t>(run.num_blocks), pieces = scored < blocks / 2 ? blocks - scored
                                                                                 : scored < blocks   ? blocks / 2
                                                                                                     : blocks;
         piece_units_ = min(max((units + pieces - 1) / pieces, 1u), run.piece_units);
-        uint32_t all = 0;
-#pragma unroll 1
-        for (int32_t base = run.first_sequence; base < run.end_sequence; base += 32) {
-            const Part part = at(base);
-            all += tasks_of(part) * pieces_of(part);
-        }
-        num_pieces_ = __reduce_add_sync(kFullMask, all);
-        room_ = 0;
-        if (run.is_sampled && num_pieces_)
-            room_ = run.list_entries / (num_pieces_ * kWarps) & ~7u;
     }
 
-    /* Pieces of all tasks; tasks that have keys. */
-    __device__ uint32_t num_pieces() const { return num_pieces_; }
-
+    /* Tasks that have keys. */
     __device__ uint32_t num_tasks() const { return live_; }
 
-    /* The task of piece `index`. All lanes, with the same. */
-    __device__ PlacedTask find_piece(uint32_t index) const { return find<false>(index); }
-
-    /* Task `index`. */
-    __device__ PlacedTask find_task(uint32_t index) const { return find<true>(index); }
+    /* The task of piece `index`, or task `index`, to shared memory, if there is one; the number of all pieces. Ends with a barrier. */
+    template <bool kTask>
+    __device__ uint32_t place(uint32_t index, PlacedTask &placed) const
+    {
+        uint32_t passed = 0, hit_passed = 0, hit_pieces = 0; /* passed: tasks << 16 | pieces, each less than 2^16 */
+        int32_t hit_sequence = -1;
+        Part hit = {};
+        int turn = 0;
+#pragma unroll 1
+        for (int32_t base = run_.first_sequence; base < run_.end_sequence; base += kThreads, turn ^= 1) {
+            const Part part = run_.end_sequence - run_.first_sequence <= kThreads ? mine_ : load(base);
+            const uint32_t num_pieces = part.length > run_.unscored_length
+                                            ? (units_of(run_, part.length) + piece_units_ - 1) / piece_units_
+                                            : 0,
+                           mine = part.num_tasks << 16 | part.num_tasks * num_pieces;
+            uint32_t end = warp_scan(mine), before = 0, all = 0;
+            if (lane_id() == 31)
+                space_.scan[turn][warp_id()] = end;
+            __syncthreads();
+#pragma unroll
+            for (int w = 0; w < kWarps; w++) {
+                before += w < warp_id() ? space_.scan[turn][w] : 0;
+                all += space_.scan[turn][w];
+            }
+            end += passed + before;
+            const uint32_t first = end - mine;
+            if (kTask ? index >= first >> 16 && index < end >> 16
+                      : index >= (first & 0xffff) && index < (end & 0xffff)) {
+                hit_passed = first;
+                hit_pieces = max(num_pieces, 1u);
+                hit_sequence = base + static_cast<int32_t>(threadIdx.x);
+                hit = part;
+            }
+            passed += all;
+        }
+        if (hit_sequence >= 0)
+            placed = place_in<kTask>(hit, hit_sequence, index, hit_passed, hit_pieces, passed & 0xffff);
+        __syncthreads();
+        return passed & 0xffff;
+    }
 
 private:
     /* A sequence's rows in the wave. */
     struct Part {
-        int32_t first_row, num_rows, end; /* end: of all its rows */
+        int32_t first_row, end; /* end: of all its rows */
+        uint32_t num_tasks;
         int32_t seq_len, length;
     };
 
-    __device__ Part load(int32_t sequence) const
+    __device__ Part load(int32_t base) const
     {
+        const int32_t sequence = base + static_cast<int32_t>(threadIdx.x);
         Part part = {};
         if (sequence >= run_.end_sequence)
             return part;
@@ -134,72 +176,41 @@ private:
         }
         part.seq_len = load_now(lengths_of(run_) + sequence);
         part.first_row = max(first, run_.wave.first_row);
-        part.num_rows = max(min(part.end, run_.wave.first_row + run_.wave.num_rows) - part.first_row, 0);
         part.length = min(max(part.seq_len, 0), run_.max_length);
+        if (part.length > 0)
+            part.num_tasks = static_cast<uint32_t>(
+                max(min(part.end, run_.wave.first_row + run_.wave.num_rows) - part.first_row, 0) * run_.wave.num_heads);
         return part;
     }
 
-    __device__ Part at(int32_t base) const { return base == run_.first_sequence ? mine_ : load(base + lane_id()); }
-
-    __device__ uint32_t tasks_of(const Part &part) const
-    {
-        return part.length > 0 ? static_cast<uint32_t>(part.num_rows * run_.wave.num_heads) : 0;
-    }
-
-    __device__ uint32_t pieces_of(const Part &part) const
-    {
-        return part.length > run_.unscored_length ? (units_of(run_, part.length) + piece_units_ - 1) / piece_units_ : 0;
-    }
-
+    /* Behind `passed` tasks and pieces; of all num_pieces pieces. */
     template <bool kTask>
-    __device__ PlacedTask find(uint32_t index) const
+    __device__ PlacedTask place_in(const Part &part, int32_t sequence, uint32_t index, uint32_t passed,
+                                   uint32_t num_pieces, uint32_t all_pieces) const
     {
-        uint32_t passed = 0; /* tasks << 16 | pieces: each is less than 2^16 */
-        Part part = mine_;
-        int32_t base = run_.first_sequence;
-        int lane = 0;
-#pragma unroll 1
-        for (;;) {
-            const uint32_t tasks = tasks_of(part), mine = tasks << 16 | tasks * pieces_of(part),
-                           scan = passed + warp_scan(mine),
-                           hits = __ballot_sync(kFullMask, (kTask ? scan >> 16 : scan & 0xffff) > index);
-            if (hits || base + 32 >= run_.end_sequence) { /* there is one */
-                lane = hits ? __ffs(static_cast<int>(hits)) - 1 : 31;
-                passed = __shfl_sync(kFullMask, scan - mine, lane);
-                break;
-            }
-            passed = __shfl_sync(kFullMask, scan, 31);
-            base += 32;
-            part = at(base);
-        }
         PlacedTask placed;
-        placed.place.sequence = base + lane;
-        placed.seq_len = __shfl_sync(kFullMask, part.seq_len, lane);
-        const uint32_t num_pieces = max(__shfl_sync(kFullMask, pieces_of(part), lane), 1u),
-                       num_rows = static_cast<uint32_t>(__shfl_sync(kFullMask, part.num_rows, lane));
-        const int32_t first_row = __shfl_sync(kFullMask, part.first_row, lane),
-                      end = __shfl_sync(kFullMask, part.end, lane);
         uint32_t task = index - (kTask ? passed >> 16 : passed & 0xffff);
         placed.piece = 0;
         if (!kTask) {
-            const uint32_t tasks = num_rows * run_.heads.divisor;
-            placed.piece = num_rows == 1 ? divide(task, run_.heads) : task / tasks;
-            task -= placed.piece * tasks;
+            placed.piece = task / part.num_tasks;
+            task -= placed.piece * part.num_tasks;
         }
-        const uint32_t row = num_rows == 1 ? 0 : divide(task, run_.heads);
-        placed.row = first_row + static_cast<int32_t>(row);
-        placed.head = run_.wave.first_head + static_cast<int32_t>(task - row * run_.heads.divisor);
-        placed.place.after = end - 1 - placed.row;
+        const uint32_t row = divide(task, run_.heads);
         placed.index = (passed >> 16) + task;
-        const int32_t length = min(max(placed.seq_len, 0), run_.max_length);
-        placed.cut = make_cut(run_, (units_of(run_, length) + num_pieces - 1) / num_pieces, num_pieces, piece_units_,
-                              (passed & 0xffff) + task * num_pieces, room_);
+        placed.row = part.first_row + static_cast<int32_t>(row);
+        placed.head = run_.wave.first_head + static_cast<int32_t>(task - row * run_.heads.divisor);
+        placed.place = {sequence, part.end - 1 - placed.row};
+        placed.seq_len = part.seq_len;
+        placed.cut = make_cut(run_, (units_of(run_, part.length) + num_pieces - 1) / num_pieces, num_pieces,
+                              piece_units_, (passed & 0xffff) + task * num_pieces,
+                              run_.is_sampled ? run_.list_entries / (max(all_pieces, 1u) * kWarps) & ~7u : 0);
         return placed;
     }
 
     const RegionRun &run_;
-    const Part mine_; /* of the first sequences, a lane one */
-    uint32_t piece_units_, num_pieces_, live_, room_;
+    ScheduleSpace &space_;
+    Part mine_ = {}; /* of the last 256 */
+    uint32_t piece_units_, live_;
 };
 
 } // namespace hattn

@@ -95,6 +95,7 @@ struct ScoreSpace {
     Planes<kWords> planes;
     std::conditional_t<kSampled, LevelSpace, char> levels;
     PlacedTask placed; /* in registers it would be in the way */
+    ScheduleSpace schedule;
 };
 
 /* What a warp leaves of its range, step by step. */
@@ -194,7 +195,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     const int stride = histogram_stride(regions.row_size);
     float *space = shared + (kSampled ? stride : 0);
     RegionTask task = {};
-    bool scores_keys = false;
+    bool scores_keys = false, samples = false;
     int32_t begin = 0, end = 0;
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
@@ -202,8 +203,8 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     /* Codes of the sample, or of this warp's first keys: these before there are planes, if they are not appended meanwhile. */
     const bool comes_early = !kSampled && run.is_first;
     auto load_first = [&] {
-        const auto units = kSampled ? reader.sample(task.first) : Reader::step(begin);
-        if (kSampled ? scores_keys : begin < end) {
+        const auto units = samples ? reader.sample(task.first) : Reader::step(begin);
+        if (samples ? scores_keys : begin < end) {
             reader.look_up(units);
             reader.load(words, units);
         }
@@ -212,13 +213,16 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
         run, product, placed.row, placed.head, kSampled && placed.piece == 0, space, planes,
         [&] {
             task = region_task(regions, placed.place, seq_len, budget);
-            int32_t range = placed.cut.range;
+            RegionCut cut;
             if (is_alone) {
-                const RegionCut cut = cut_alone(regions, placed.index, seq_len);
-                range = cut.range;
+                cut = cut_alone(regions, placed.index, seq_len);
                 if (threadIdx.x == 0)
                     fixed.placed.cut = cut;
+            } else {
+                cut = placed.cut;
             }
+            const int32_t range = cut.range;
+            samples = kKeyed || (kSampled && takes_sample(regions, task, cut));
             const int32_t first = static_cast<int32_t>(placed.piece) * kWarps * range;
             scores_keys = task.is_ranked && first < task.end;
             begin = first + warp_id() * range;
@@ -226,7 +230,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
             reader.end_at(task.end - 1);
             if (kSampled)
                 clear(sample + 4, regions.row_size, threadIdx.x, kThreads);
-            if (kSampled && scores_keys)
+            if (samples && scores_keys)
                 reader.prefetch_sample(task.first);
             if (begin < end)
                 reader.prefetch(Reader::step(begin));
@@ -238,11 +242,11 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)
         return;
-    uint32_t *total = regions.histograms + static_cast<uint64_t>(placed.index) * HATTN_CUDA_BINS;
+    uint32_t *total = histogram_of(regions, placed.index);
     if (kSampled && !run.codes.norms &&
         planes.max_score() == 0) { /* the smallest positions are kept, and nothing is listed */
         if (placed.piece == 0 && threadIdx.x == 0)
-            total[HATTN_CUDA_ALL_EQUAL] = 1;
+            total[regions.row_size + HATTN_CUDA_ALL_EQUAL] = 1;
         return;
     }
     if (!comes_early)
@@ -256,7 +260,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     ValueMaker<kWords> maker(kKeyed && run.codes.norms, kKeyed ? planes.max_score() : 0);
     float values[S::kKeys];
     const SharedCounters sample_counts(sample + 3);
-    if constexpr (kSampled) {
+    if (samples) {
         if constexpr (kKeyed)
             maker.load(reader, reader.sample(task.first));
         score_step(score, words, counter);
@@ -270,7 +274,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
         }
     }
     if (begin < end) {
-        if constexpr (kSampled) {
+        if (samples) {
             reader.look_up(Reader::step(begin));
             reader.load(words, Reader::step(begin));
         }
@@ -282,8 +286,8 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     const int row_size = published_size(regions.row_size, num_levels);
     clear(histogram + 4, row_size, lane_id(), 32);
     LevelMap map;
-    uint32_t bound = 1; /* of a short row the sample would hold the same few keys again and again: all are listed */
-    if constexpr (kSampled) {
+    uint32_t bound = 1;
+    if (samples) {
         if constexpr (kKeyed) {
             __syncthreads();
             map = LevelMap::of_extents(planes.extents, regions.num_levels);
@@ -292,12 +296,14 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
                 sample_counts.count(map.level(x));
         }
         __syncthreads();
-        bound = find_bound(regions, task, fixed.placed.cut, sample + 4, num_levels, Reader::kRunKeys, fixed.levels);
+        if constexpr (kSampled)
+            if (!kKeyed || takes_sample(regions, task, fixed.placed.cut))
+                bound = find_bound(regions, task, sample + 4, num_levels, Reader::kRunKeys, fixed.levels);
     }
     __syncwarp();
     const Scorer scorer(regions, task, fixed.placed.cut, placed.piece, histogram);
     if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
-        total[HATTN_CUDA_OVERFLOWN] = 1;
+        total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
 
     __syncthreads();
 #pragma unroll 1
@@ -332,14 +338,14 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
             if (run.is_first)
                 wait_for_previous();
             allow_dependents();
-            const Schedule schedule(regions);
-            end = schedule.num_pieces();
+            end = Schedule(regions, space.schedule).template place<false>(index, space.placed);
             if (index >= end)
                 break;
-            placed = schedule.find_piece(index);
-        }
-        if (threadIdx.x == 0)
+            placed.row = space.placed.row;
+            placed.place.sequence = space.placed.place.sequence;
+        } else if (threadIdx.x == 0) {
             space.placed = placed;
+        }
         Reader reader(run.codes, placed.place.sequence,
                       static_cast<int32_t>(divide(placed.head, run.query.heads_per_code)));
         const QueryProduct<W> product(run.query, placed.row, placed.head, code_bits);

@@ -29,7 +29,7 @@ public:
     __device__ RegionSelection(const RegionRun &run, const PlacedTask &placed, const RegionTask &task,
                                RegionSpace &space)
         : run_(run), task_(task), cut_(placed.cut), space_(space), rows_(rows_of(run, placed.cut)),
-          histogram_(run.histograms + static_cast<uint64_t>(placed.index) * HATTN_CUDA_BINS),
+          histogram_(histogram_of(run, placed.index)),
           used_(static_cast<int>(static_cast<uint32_t>(max(task.end, 0) + placed.cut.region - 1) /
                                  static_cast<uint32_t>(placed.cut.region))),
           group_((used_ + kGroups - 1) / kGroups)
@@ -45,7 +45,8 @@ public:
             return true;
         bool has_overflown = false;
         if (run_.is_sampled) {
-            const uint2 flags = __ldcg(reinterpret_cast<const uint2 *>(histogram_ + HATTN_CUDA_OVERFLOWN));
+            const uint2 flags =
+                __ldcg(reinterpret_cast<const uint2 *>(histogram_ + run_.row_size + HATTN_CUDA_OVERFLOWN));
             has_overflown = flags.x;
             is_all_equal_ = flags.y;
         }
@@ -117,15 +118,16 @@ public:
         __syncthreads();
     }
 
+    /* Counts blocks of the task's heads. */
+    __device__ uint32_t *joined() const { return histogram_ + run_.row_size + HATTN_CUDA_JOINED; }
+
     /* Once, by the last block that reads it. */
     __device__ void clear() const
     {
         if (!task_.is_ranked)
             return;
-        for (int i = threadIdx.x; i < run_.num_levels; i += kThreads)
+        for (int i = threadIdx.x; i < run_.row_size + HATTN_CUDA_FLAGS; i += kThreads)
             histogram_[i] = 0;
-        if (threadIdx.x < HATTN_CUDA_HISTOGRAM - HATTN_CUDA_LEVELS)
-            histogram_[HATTN_CUDA_LEVELS + threadIdx.x] = 0;
     }
 
 private:
