@@ -56,7 +56,7 @@ int hattn_cuda_enter(int index, int *previous)
 void hattn_cuda_leave(int previous) { runtime.current = previous; }
 int hattn_cuda_zero(void *, uint64_t bytes, void *)
 {
-    runtime.zeroed = bytes;
+    runtime.zeroed += bytes;
     return launch();
 }
 int hattn_cuda_load(hattn_cuda_params *) { return launch(); }
@@ -235,7 +235,7 @@ TEST_F(CudaPlan, CallsRunOnThePlansDeviceAndLeaveTheCallersCurrent)
     plan->device = device;
     hattn_exec exec = {};
     ASSERT_EQ(cuda.workspace_init(device, {}, plan->workspace_size, nullptr, &error), HATTN_OK);
-    EXPECT_EQ(runtime.zeroed, sizeof(hattn_cuda_head));
+    EXPECT_EQ(runtime.zeroed, sizeof(hattn_cuda_control) + sizeof(uint64_t));
     const std::function<hattn_status()> calls[] = {
         [&] {
             hattn_encode_keys_args a = {};

@@ -166,7 +166,8 @@ static void cut_decode(int64_t tasks, hattn_cuda_params *params, uint64_t *used)
     if (hattn_cuda_is_sampled(params, tasks)) {
         enum { USUAL_LISTS = 8 << 20 /* entries */ };
         const int64_t pieces = hattn_cuda_most_pieces(params, tasks);
-        int64_t least = larger(4 * (int64_t)params->sample_size,
+        /* Of a piece: short rows are listed as a whole, others as 2.5 k or so; and what scoring anew needs. */
+        int64_t least = larger(larger(2 * (int64_t)params->sample_size, 4 * (int64_t)p->k),
                                HATTN_CUDA_RESCORE_BINS + 2 * HATTN_CUDA_RESCORE_CHUNKS + (int64_t)p->k);
         if (params->is_keyed)
             least = larger(least, 3 * HATTN_CUDA_RESCORE_BINS);

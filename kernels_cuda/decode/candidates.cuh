@@ -15,7 +15,7 @@ namespace hattn {
 __device__ inline bool takes_sample(const RegionRun &run, const RegionTask &task, const RegionCut &cut)
 {
     const bool is_short = cut.range < HATTN_CUDA_SAMPLED_RANGE && static_cast<uint32_t>(cut.range) <= cut.room;
-    return task.end - task.first >= 4 * run.sample_size && (run.keys || !is_short);
+    return task.end - task.first >= 2 * run.sample_size && (run.keys || !is_short);
 }
 
 /* A level that is almost certainly not above the threshold, from the sample's counts in shared memory. Of the sample's keys about `expected` are

@@ -12,7 +12,7 @@ enum {
     HATTN_CUDA_MOST_RANGE = 32768,   /* keys: their counts and places have 16 bits */
     HATTN_CUDA_SAMPLED_RANGE = 2048, /* shorter ones are scored as a whole */
     HATTN_CUDA_RESCORE_BINS = 2048,  /* histograms and counts of chunks in a list's memory: rescore.cuh */
-    HATTN_CUDA_RESCORE_CHUNKS = 1024
+    HATTN_CUDA_RESCORE_CHUNKS = 256
 };
 
 HATTN_HOST_DEVICE static inline int64_t hattn_cuda_divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -54,11 +54,14 @@ HATTN_HOST_DEVICE static inline int32_t hattn_cuda_is_sampled(const hattn_cuda_p
            (units * params->range_unit >= HATTN_CUDA_SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k);
 }
 
-/* The most pieces of so many tasks, whatever their lengths: see Schedule. */
+/* The most pieces of so many tasks or fewer, whatever their lengths: see Schedule. */
 HATTN_HOST_DEVICE static inline int64_t hattn_cuda_most_pieces(const hattn_cuda_params *params, int64_t tasks)
 {
-    return tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params)) +
-           hattn_cuda_blocks(params);
+    const int64_t blocks = hattn_cuda_blocks(params),
+                  needed = tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params));
+    if (2 * tasks <= blocks)
+        return needed + blocks;
+    return tasks < 2 * blocks || needed < 3 * blocks ? needed + 2 * blocks : needed + blocks;
 }
 
 /* Units of keys that the pieces of `tasks` have memory for, each as much as the largest. */

@@ -171,11 +171,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     const bool is_alone = !kLoops && regions.pieces.divisor;
     if (!is_alone)
         store_empty_rows<Engine>(run);
+    uint32_t end = 0;
 #pragma unroll 1
-    for (uint32_t index = blockIdx.x;; index += gridDim.x) {
+    for (uint32_t index = blockIdx.x;; index++) {
         __shared__ TaskSpace known;
         Share share;
-        uint32_t block, end = 0;
+        uint32_t block;
         if (is_alone) {
             const uint32_t task = blocks == 1 ? index : index / blocks;
             block = index - task * blocks;
@@ -191,8 +192,16 @@ __global__ void __launch_bounds__(kThreads, 2)
         } else {
             const Schedule schedule(regions, known.schedule);
             const uint32_t all = schedule.num_tasks() * blocks, splits = decode_splits(params, max(all, 1u));
-            end = all * splits;
-            if (index >= end)
+            if (kLoops && end == 0) {
+                if (2 * all > gridDim.x) { /* no splits: whole tasks */
+                    const uint2 span = schedule.template span<true>();
+                    index = span.x * blocks;
+                    end = span.y * blocks;
+                } else {
+                    end = min(index + 1, all * splits);
+                }
+            }
+            if (index >= (kLoops ? end : all * splits))
                 break;
             const uint32_t split = splits == 1 ? 0 : index / all, which = index - split * all,
                            task = blocks == 1 ? which : which / blocks;
@@ -210,7 +219,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         share.num_splits = static_cast<int32_t>(share.splits.divisor);
         share.counter = static_cast<int32_t>(known.placed.index * blocks + block);
         attend_task<Engine, kKeyed>(run, known, share, space);
-        if (!kLoops || index + gridDim.x >= end)
+        if (!kLoops || index + 1 >= end)
             break;
         __syncthreads(); /* the next one's lists */
     }

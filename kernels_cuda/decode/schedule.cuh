@@ -64,7 +64,8 @@ __device__ inline RegionCut cut_alone(const RegionRun &run, uint32_t index, int3
 }
 
 struct ScheduleSpace {
-    uint32_t units[kWarps], scored[kWarps], live[kWarps], scan[2][kWarps];
+    uint32_t units[kWarps], scored[kWarps], live[kWarps], kept[kWarps], scan[2][2][kWarps];
+    uint32_t span[2];
 };
 
 /* By all threads of a block, each of which has a sequence in 256. */
@@ -74,11 +75,12 @@ public:
     /* Reads lengths, and q_start if there is one. There is a barrier in it. */
     __device__ Schedule(const RegionRun &run, ScheduleSpace &space) : run_(run), space_(space)
     {
-        uint32_t units = 0, scored = 0, live = 0;
+        uint32_t units = 0, scored = 0, live = 0, kept = 0;
 #pragma unroll 1
         for (int32_t base = run.first_sequence; base < run.end_sequence; base += kThreads) {
             mine_ = load(base);
             live += mine_.num_tasks;
+            kept += kept_work(mine_);
             if (mine_.length > run.unscored_length) {
                 scored += mine_.num_tasks;
                 units += mine_.num_tasks * units_of(run, mine_.length);
@@ -87,18 +89,21 @@ public:
         units = __reduce_add_sync(kFullMask, units);
         scored = __reduce_add_sync(kFullMask, scored);
         live = __reduce_add_sync(kFullMask, live);
+        kept = __reduce_add_sync(kFullMask, kept);
         if (lane_id() == 0) {
             space.units[warp_id()] = units;
             space.scored[warp_id()] = scored;
             space.live[warp_id()] = live;
+            space.kept[warp_id()] = kept;
         }
         __syncthreads();
-        units = scored = live_ = 0;
+        scored = 0;
 #pragma unroll
         for (int w = 0; w < kWarps; w++) {
-            units += space.units[w];
+            units_ += space.units[w];
             scored += space.scored[w];
             live_ += space.live[w];
+            kept_ += space.kept[w];
         }
         /* So that there are no more pieces than blocks, if that cuts well; else about half as many again. */
         const uint32_t blocks = static_cast<uint32_t>(run.num_blocks), pieces = scored < blocks / 2 ? blocks - scored
@@ -107,7 +112,7 @@ public:
         piece_units_ = min(max((units + pieces - 1) / pieces, 1u), run.piece_units);
     }
 
-    /* Tasks that have keys. */
+    /* Tasks that have keys; at most as many pieces as blocks, if they are at most half as many. */
     __device__ uint32_t num_tasks() const { return live_; }
 
     /* The task of piece `index`, or task `index`, to shared memory, if there is one; the number of all pieces. Ends with a barrier. */
@@ -121,21 +126,9 @@ public:
 #pragma unroll 1
         for (int32_t base = run_.first_sequence; base < run_.end_sequence; base += kThreads, turn ^= 1) {
             const Part part = run_.end_sequence - run_.first_sequence <= kThreads ? mine_ : load(base);
-            const uint32_t num_pieces = part.length > run_.unscored_length
-                                            ? (units_of(run_, part.length) + piece_units_ - 1) / piece_units_
-                                            : 0,
-                           mine = part.num_tasks << 16 | part.num_tasks * num_pieces;
-            uint32_t end = warp_scan(mine), before = 0, all = 0;
-            if (lane_id() == 31)
-                space_.scan[turn][warp_id()] = end;
-            __syncthreads();
-#pragma unroll
-            for (int w = 0; w < kWarps; w++) {
-                before += w < warp_id() ? space_.scan[turn][w] : 0;
-                all += space_.scan[turn][w];
-            }
-            end += passed + before;
-            const uint32_t first = end - mine;
+            const uint32_t num_pieces = pieces_of(part), mine = part.num_tasks << 16 | part.num_tasks * num_pieces;
+            uint32_t all;
+            const uint32_t first = passed + block_scan(mine, space_.scan[turn][0], &all), end = first + mine;
             if (kTask ? index >= first >> 16 && index < end >> 16
                       : index >= (first & 0xffff) && index < (end & 0xffff)) {
                 hit_passed = first;
@@ -151,6 +144,38 @@ public:
         return passed & 0xffff;
     }
 
+    /* The items, pieces or tasks, that this block takes where there are more than blocks: .x up to .y, about as much work as any other block's.
+     * Ends with a barrier. */
+    template <bool kTask>
+    __device__ uint2 span() const
+    {
+        uint32_t passed = 0, work_passed = 0;
+        int turn = 0;
+        if (threadIdx.x == 0)
+            space_.span[0] = space_.span[1] = UINT32_MAX;
+#pragma unroll 1
+        for (int32_t base = run_.first_sequence; base < run_.end_sequence; base += kThreads, turn ^= 1) {
+            const Part part = run_.end_sequence - run_.first_sequence <= kThreads ? mine_ : load(base);
+            const uint32_t num_pieces = pieces_of(part), items = part.num_tasks * (kTask ? 1 : num_pieces),
+                           work = kTask        ? kept_work(part)
+                                  : num_pieces ? part.num_tasks * units_of(run_, part.length)
+                                               : 0;
+            uint32_t all, all_work;
+            const uint32_t first = passed + block_scan(items, space_.scan[turn][0], &all),
+                           first_work = work_passed + block_scan(work, space_.scan[turn][1], &all_work);
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++) {
+                const uint64_t wanted = static_cast<uint64_t>(blockIdx.x + i) * (kTask ? kept_ : units_) / gridDim.x;
+                if (wanted >= first_work && wanted - first_work < work)
+                    space_.span[i] = first + static_cast<uint32_t>(((wanted - first_work) * items + work / 2) / work);
+            }
+            passed += all;
+            work_passed += all_work;
+        }
+        __syncthreads();
+        return make_uint2(min(space_.span[0], passed), min(space_.span[1], passed));
+    }
+
 private:
     /* A sequence's rows in the wave. */
     struct Part {
@@ -158,6 +183,17 @@ private:
         uint32_t num_tasks;
         int32_t seq_len, length;
     };
+
+    __device__ uint32_t pieces_of(const Part &part) const
+    {
+        return part.length > run_.unscored_length ? (units_of(run_, part.length) + piece_units_ - 1) / piece_units_ : 0;
+    }
+
+    /* What attending to its rows takes, in 64 keys; what is done beside that, as if it were so many. */
+    __device__ uint32_t kept_work(const Part &part) const
+    {
+        return part.num_tasks * static_cast<uint32_t>(min(part.length, run_.k) / 64 + 4);
+    }
 
     __device__ Part load(int32_t base) const
     {
@@ -210,7 +246,7 @@ private:
     const RegionRun &run_;
     ScheduleSpace &space_;
     Part mine_ = {}; /* of the last 256 */
-    uint32_t piece_units_, live_;
+    uint32_t piece_units_, live_ = 0, units_ = 0, kept_ = 0;
 };
 
 } // namespace hattn

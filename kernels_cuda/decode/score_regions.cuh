@@ -327,20 +327,29 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     const RegionRun &regions = run.regions;
     const int code_bits = kLoose ? run.query.code_bits : 32 * kWords;
     const bool is_alone = !kLoops && regions.pieces.divisor;
+    uint32_t end = 0;
 #pragma unroll 1
-    for (uint32_t index = blockIdx.x;; index += gridDim.x) {
+    for (uint32_t index = blockIdx.x;; index++) {
         /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. Heads take turns. */
         PlacedTask placed = place_alone(regions, index, blockIdx.y);
-        uint32_t end = 0;
         if (!is_alone) {
-            if (run.encodes)
+            if (run.encodes && !kLoops)
                 prefetch_map(query_map(run.query, placed.head), run.query.head_dim, code_bits);
             if (run.is_first)
                 wait_for_previous();
             allow_dependents();
-            end = Schedule(regions, space.schedule).template place<false>(index, space.placed);
-            if (index >= end)
+            const Schedule schedule(regions, space.schedule);
+            if (kLoops && end == 0) {
+                const uint2 span = schedule.template span<false>();
+                index = span.x;
+                end = span.y;
+                if (index >= end)
+                    break;
+            }
+            const uint32_t num_pieces = schedule.template place<false>(index, space.placed);
+            if (index >= num_pieces)
                 break;
+            placed.head = space.placed.head;
             placed.row = space.placed.row;
             placed.place.sequence = space.placed.place.sequence;
         } else if (threadIdx.x == 0) {
@@ -358,7 +367,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         }
         __syncthreads();
         score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, is_alone, product, reader, shared, space);
-        if (!kLoops || index + gridDim.x >= end)
+        if (!kLoops || index + 1 >= end)
             break;
         __syncthreads(); /* the next one's planes */
     }
