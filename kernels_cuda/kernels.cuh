@@ -4,12 +4,10 @@
 #ifndef HATTN_KERNELS_CUDA_KERNELS_CUH
 #define HATTN_KERNELS_CUDA_KERNELS_CUH
 
-#include <cuda_runtime.h>
-
-#include <initializer_list>
 #include <type_traits>
 
 #include "kernels_cuda/device/device.cuh"
+#include "kernels_cuda/device/launch.cuh"
 #include "kernels_cuda/launch.h"
 
 namespace hattn {
@@ -25,48 +23,12 @@ struct Inputs {
     hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
 };
 
-inline cudaError_t first_error(std::initializer_list<cudaError_t> errors)
-{
-    for (const cudaError_t error : errors)
-        if (error != cudaSuccess)
-            return error;
-    return cudaSuccess;
-}
-
-/* Loads a kernel onto the device (the runtime is lazy) and allows it its dynamic shared memory. The limit belongs to the kernel and not
- * to the plan: 48 KiB are allowed anyway, and who needs more raises it as far as it goes, so that no plan takes from another. */
-template <class Kernel>
-cudaError_t prepare(Kernel *kernel, size_t shared_bytes)
-{
-    cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    if (error || attributes.sharedSizeBytes + shared_bytes <= 48 * 1024)
-        return error;
-    int device = 0, most = 0;
-    const cudaError_t queried = first_error(
-        {cudaGetDevice(&device), cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)});
-    if (queried || attributes.sharedSizeBytes + shared_bytes > static_cast<size_t>(most))
-        return queried ? queried : cudaErrorInvalidConfiguration;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                most - static_cast<int>(attributes.sharedSizeBytes));
-}
-
-/* Launches a kernel of kThreads that may start while the stream's previous one ends; it has a wait_for_previous. */
+/* Launches a kernel of kThreads that may start while the stream's previous one ends, where the plan found that kernels wait. */
 template <class... Parameters, class... Arguments>
 cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid,
                              size_t shared_bytes, cudaStream_t stream, const Arguments &...arguments)
 {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = kThreads;
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = params.has_dependent_launch ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
+    return launch({grid, kThreads, shared_bytes, stream, params.has_dependent_launch != 0}, kernel, arguments...);
 }
 
 size_t encode_keys_mma_bytes(const hattn_cuda_params &params);

@@ -53,17 +53,20 @@ const char *hattn_cuda_error_text(int code) { return cudaGetErrorString(static_c
 
 int hattn_cuda_device_count(int *count)
 {
+    const bool has_error = hattn::LastError::is_there();
     const cudaError_t error = cudaGetDeviceCount(count);
     if (error)
         *count = 0;
-    cudaGetLastError(); /* the caller's own CUDA calls must not find it */
+    hattn::LastError::leave(has_error);
     return error;
 }
 
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
 {
+    const bool has_error = hattn::LastError::is_there();
     cudaDeviceProp found;
     const cudaError_t error = cudaGetDeviceProperties(&found, index);
+    hattn::LastError::leave(has_error);
     if (error)
         return error;
     memset(properties, 0, sizeof(*properties));
@@ -77,17 +80,23 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     return cudaSuccess;
 }
 
-int hattn_cuda_enter(int index, int *previous)
+int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
 {
-    const cudaError_t error = cudaGetDevice(previous);
-    return error || *previous == index ? error : cudaSetDevice(index);
+    caller->has_error = hattn::LastError::is_there();
+    cudaError_t error = cudaGetDevice(&caller->device);
+    if (!error && caller->device != index)
+        error = cudaSetDevice(index);
+    if (error)
+        hattn::LastError::leave(caller->has_error);
+    return error;
 }
 
-void hattn_cuda_leave(int previous)
+void hattn_cuda_leave(const hattn_cuda_caller *caller)
 {
     int current;
-    if (cudaGetDevice(&current) == cudaSuccess && current != previous)
-        cudaSetDevice(previous);
+    if (cudaGetDevice(&current) == cudaSuccess && current != caller->device)
+        cudaSetDevice(caller->device);
+    hattn::LastError::leave(caller->has_error);
 }
 
 int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)

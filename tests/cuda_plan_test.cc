@@ -46,13 +46,13 @@ int hattn_cuda_get_properties(int, hattn_cuda_properties *properties)
     *properties = runtime.properties;
     return 0;
 }
-int hattn_cuda_enter(int index, int *previous)
+int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
 {
-    *previous = runtime.current;
+    *caller = {runtime.current, 0};
     runtime.current = index;
     return 0;
 }
-void hattn_cuda_leave(int previous) { runtime.current = previous; }
+void hattn_cuda_leave(const hattn_cuda_caller *caller) { runtime.current = caller->device; }
 int hattn_cuda_zero(void *, uint64_t bytes, void *)
 {
     runtime.zeroed = bytes;

@@ -68,10 +68,10 @@ cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
               heads = dense ? params.dense_block_heads : params.block_heads;
     const int num_splits = dense ? params.num_dense_splits : params.num_splits;
     return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
-        kernel<<<attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits),
-                 kThreads, params.attend_shared, stream>>>(at_launch(params, heads, args.k_cache, args.v_cache), args,
-                                                           workspace);
-        return cudaGetLastError();
+        const dim3 grid =
+            attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits);
+        return launch({grid, kThreads, static_cast<size_t>(params.attend_shared), stream}, kernel,
+                      at_launch(params, heads, args.k_cache, args.v_cache), args, workspace);
     });
 }
 

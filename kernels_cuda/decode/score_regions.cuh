@@ -319,8 +319,7 @@ cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_de
     return with_kernel<kWords, kLoose>(params, [&](auto kernel) {
         if (!run.is_first || run.regions.overlaps)
             return launch_dependent(params, kernel, grid, bytes, stream, run);
-        kernel<<<grid, kThreads, bytes, stream>>>(run);
-        return cudaGetLastError();
+        return launch({grid, kThreads, bytes, stream}, kernel, run);
     });
 }
 

@@ -306,10 +306,8 @@ int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_k
                    : launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
     const Blocks blocks(params->problem, args->num_tokens);
     return with_float_dtype(params->problem.key_map.dtype, [&](auto w) {
-        encode_keys_kernel<value_of<decltype(w)>>
-            <<<blocks.grid, kThreads, blocks.shared_bytes, static_cast<cudaStream_t>(stream)>>>(*params, *args,
-                                                                                                blocks.num_vectors);
-        return cudaGetLastError();
+        return launch({blocks.grid, kThreads, blocks.shared_bytes, static_cast<cudaStream_t>(stream)},
+                      encode_keys_kernel<value_of<decltype(w)>>, *params, *args, blocks.num_vectors);
     });
 }
 

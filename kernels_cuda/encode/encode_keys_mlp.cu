@@ -51,8 +51,7 @@ cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_
         constexpr size_t kBytes = sizeof(typename MlpEncoder<T>::Space);
         const dim3 grid = key_grid(params, args, MlpEncoder<T>::kTokens, params.problem.num_code_heads,
                                    blocks_of(params, kBytes, kResident));
-        encode_keys_mlp_kernel<T><<<grid, kThreads, kBytes, stream>>>(params, args);
-        return cudaGetLastError();
+        return launch({grid, kThreads, kBytes, stream}, encode_keys_mlp_kernel<T>, params, args);
     });
 }
 

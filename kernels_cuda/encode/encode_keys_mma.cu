@@ -86,8 +86,7 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
                   combinations = groups * params.problem.num_code_heads;
         const dim3 grid =
             key_grid(params, args, kTokens, combinations, blocks_of(params, Chosen::kBytes, Chosen::kMost));
-        Chosen::kernel<<<grid, Chosen::kThreads, Chosen::kBytes, stream>>>(params, args);
-        return cudaGetLastError();
+        return launch({grid, Chosen::kThreads, Chosen::kBytes, stream}, Chosen::kernel, params, args);
     });
 }
 

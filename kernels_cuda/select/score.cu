@@ -156,9 +156,7 @@ int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *ar
     const unsigned blocks =
         static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads * params->num_score_chunks);
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    if (params->problem.key_norms)
-        score_kernel<float><<<blocks, kThreads, 0, stream>>>(*params, *args);
-    else
-        score_kernel<uint16_t><<<blocks, kThreads, 0, stream>>>(*params, *args);
-    return cudaGetLastError();
+    const Launch how = {blocks, kThreads, 0, stream};
+    return params->problem.key_norms ? launch(how, score_kernel<float>, *params, *args)
+                                     : launch(how, score_kernel<uint16_t>, *params, *args);
 }

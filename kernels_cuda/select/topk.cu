@@ -189,31 +189,23 @@ cudaError_t load(const hattn_cuda_params &params)
 }
 
 template <class Key>
-cudaError_t launch(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
-                   cudaStream_t stream)
+cudaError_t launch_topk(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                        cudaStream_t stream)
 {
     const unsigned tasks = static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads);
     if (!params.num_topk_chunks) {
         hattn_cuda_params any = params;
         any.digit_shift = 5;
         any.num_bins = HATTN_CUDA_BINS;
-        topk_kernel<Key><<<tasks, kThreads, 0, stream>>>(any, args);
-        return cudaGetLastError();
+        return launch({tasks, kThreads, 0, stream}, topk_kernel<Key>, any, args);
     }
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(params.num_topk_chunks), tasks);
-    config.blockDim = kThreads;
-    config.stream = stream;
-    config.attrs = &attribute;
+    Launch how = {dim3(static_cast<unsigned>(params.num_topk_chunks), tasks), kThreads, 0, stream};
     cudaError_t error = cudaSuccess;
     for (int pass = 0; pass < params.num_topk_passes && !error; pass++) {
-        error = cudaLaunchKernelEx(&config, topk_count_kernel<Key>, params, args, workspace, pass);
-        config.numAttrs = params.has_dependent_launch ? 1 : 0; /* of what follows */
+        error = launch(how, topk_count_kernel<Key>, params, args, workspace, pass);
+        how.is_dependent = params.has_dependent_launch != 0; /* what follows */
     }
-    return error ? error : cudaLaunchKernelEx(&config, topk_compact_kernel<Key>, params, args, workspace);
+    return error ? error : launch(how, topk_compact_kernel<Key>, params, args, workspace);
 }
 
 } // namespace
@@ -230,6 +222,6 @@ int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args
 {
     using namespace hattn;
     const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    return params->problem.key_norms ? launch<float>(*params, *args, workspace, stream)
-                                     : launch<uint16_t>(*params, *args, workspace, stream);
+    return params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
+                                     : launch_topk<uint16_t>(*params, *args, workspace, stream);
 }
