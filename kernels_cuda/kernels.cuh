@@ -23,32 +23,36 @@ struct Inputs {
     hattn_buffer q, k_cache, v_cache, k_scale, v_scale, sink_logits, out, lse, workspace;
 };
 
-/* Launches a kernel of kThreads that may start while the stream's previous one ends, where the plan found that kernels wait. */
+/* Launches a kernel of kThreads that may start while the stream's previous one ends, where the plan found that
+ * kernels wait. */
 template <class... Parameters, class... Arguments>
-cudaError_t launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid,
-                             size_t shared_bytes, cudaStream_t stream, const Arguments &...arguments)
+DeviceError launch_dependent(const hattn_cuda_params &params, void (*kernel)(Parameters...), dim3 grid,
+                             size_t shared_bytes, DeviceStream stream, const Arguments &...arguments)
 {
     return launch({grid, kThreads, shared_bytes, stream, params.has_dependent_launch != 0}, kernel, arguments...);
 }
 
+/* Whether kernels were compiled to wait for the one before them: params->has_dependent_launch. */
+DeviceError find_dependent_launch(hattn_cuda_params *params);
+
 size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
 size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
 
-cudaError_t load_encode(const hattn_cuda_params &params);
-cudaError_t load_encode_keys_mma(const hattn_cuda_params &params);
-cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params);
-cudaError_t load_score(const hattn_cuda_params &params);
-cudaError_t load_topk(const hattn_cuda_params &params);
-cudaError_t load_attend_mma(const hattn_cuda_params &params);
-cudaError_t load_attend_mma_bytes(const hattn_cuda_params &params);
-cudaError_t load_attend_plain(const hattn_cuda_params &params);
-cudaError_t load_attend_wide(const hattn_cuda_params &params);
+DeviceError load_encode(const hattn_cuda_params &params);
+DeviceError load_encode_keys_mma(const hattn_cuda_params &params);
+DeviceError load_encode_keys_mlp(const hattn_cuda_params &params);
+DeviceError load_score(const hattn_cuda_params &params);
+DeviceError load_topk(const hattn_cuda_params &params);
+DeviceError load_attend_mma(const hattn_cuda_params &params);
+DeviceError load_attend_mma_bytes(const hattn_cuda_params &params);
+DeviceError load_attend_plain(const hattn_cuda_params &params);
+DeviceError load_attend_wide(const hattn_cuda_params &params);
 
 /* A kernel of a decode. */
 struct DecodeKernel {
-    cudaError_t (*load)(const hattn_cuda_params &params);
-    cudaError_t (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
-                          hattn_buffer workspace, cudaStream_t stream);
+    DeviceError (*load)(const hattn_cuda_params &params);
+    DeviceError (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                          hattn_buffer workspace, DeviceStream stream);
 };
 /* The first one: of codes of so many words. */
 extern const DecodeKernel decode_score_1, decode_score_2, decode_score_4, decode_score_8, decode_score_16,
@@ -58,23 +62,23 @@ extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_att
     decode_attend_mma_bytes_keyed, decode_attend_plain, decode_attend_plain_keyed, decode_attend_wide,
     decode_attend_wide_keyed;
 
-cudaError_t load_merge();
+DeviceError load_merge();
 
-cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
-                                   cudaStream_t stream);
-cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
-                                   cudaStream_t stream);
-cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream);
-cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
-                                  cudaStream_t stream);
-cudaError_t launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                              cudaStream_t stream);
-cudaError_t launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
-                                    hattn_buffer workspace, cudaStream_t stream);
-cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                                cudaStream_t stream);
-cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                               cudaStream_t stream);
+DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   DeviceStream stream);
+DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   DeviceStream stream);
+DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, DeviceStream stream);
+DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                  DeviceStream stream);
+DeviceError launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                              DeviceStream stream);
+DeviceError launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
+                                    hattn_buffer workspace, DeviceStream stream);
+DeviceError launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                                DeviceStream stream);
+DeviceError launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               DeviceStream stream);
 
 } // namespace hattn
 

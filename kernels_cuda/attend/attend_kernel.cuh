@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class Engines, class F>
-cudaError_t with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
+DeviceError with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 {
     return Engines::choose(params.problem, heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
@@ -52,7 +52,7 @@ cudaError_t with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 }
 
 template <class Engines>
-cudaError_t load_attend(const hattn_cuda_params &params)
+DeviceError load_attend(const hattn_cuda_params &params)
 {
     auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
     return first_error({with_attend_kernel<Engines>(params, params.block_heads, load),
@@ -60,8 +60,8 @@ cudaError_t load_attend(const hattn_cuda_params &params)
 }
 
 template <class Engines>
-cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                          cudaStream_t stream)
+DeviceError launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                          DeviceStream stream)
 {
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group,
