@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Popcounts of planes on tensor cores.
+ * Popcounts of planes: on tensor cores, where those have products of single bits.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_PLANES_CUH
 #define HATTN_KERNELS_CUDA_DECODE_PLANES_CUH
 
 #include "kernels_cuda/device/device.cuh"
+
+/* Blackwell's (sm_100, sm_120) have none: there each would be a call of 120 instructions that emulate it. */
+#if defined(HATTN_PORTABLE) || __CUDA_ARCH__ >= 1000
+#define HATTN_PLAIN_POPCOUNTS 1
+#else
+#define HATTN_PLAIN_POPCOUNTS 0
+#endif
 
 namespace hattn {
 
@@ -21,7 +28,7 @@ public:
     {
         for (int w = 0; w < kWords; w++)
             sign_[w] = sign[w];
-#ifdef HATTN_PORTABLE
+#if HATTN_PLAIN_POPCOUNTS
         for (int p = 0; p < 2 * kBlocks; p++)
             for (int w = 0; w < kWords; w++)
                 plane_[p][w] = p < num_planes ? plane[p][w] : 0;
@@ -45,7 +52,7 @@ public:
             x[w] = key0[w] ^ sign_[w];
             y[w] = key1[w] ^ sign_[w];
         }
-#ifdef HATTN_PORTABLE
+#if HATTN_PLAIN_POPCOUNTS
         for (int p = 0; p < 2 * kBlocks; p++)
             for (int w = 0; w < kWords; w++) {
                 *score0 += count_ones(x[w] & plane_[p][w]) << p;
@@ -66,7 +73,7 @@ public:
 
 private:
     uint32_t sign_[kWords];
-#ifdef HATTN_PORTABLE
+#if HATTN_PLAIN_POPCOUNTS
     uint32_t plane_[2 * kBlocks][kWords];
 #else
     uint32_t plane_[kBlocks][kWords];

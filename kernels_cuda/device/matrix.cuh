@@ -206,9 +206,9 @@ __device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
 
 #endif
 
-#ifndef HATTN_PORTABLE
+#if !defined(HATTN_PORTABLE) && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000)
 
-/* m16n8k256 of single bits, and + popcount. */
+/* m16n8k256 of single bits, and + popcount. Not there where compilers emulate it, so that no kernel comes to use it. */
 __device__ inline void mma_b1(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
     asm volatile(
