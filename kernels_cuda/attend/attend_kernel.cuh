@@ -23,13 +23,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int group = dense ? params.dense_group : params.group;
     const Share share = share_of(group, kGroup, 0, 0, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
-    int total = resolved.length;
+    int total = resolved.length; /* at most: counts are the caller's */
     const int32_t *indices = nullptr;
     if (!dense) {
         const int64_t head = share.first_head / group;
-        total =
-            min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)), 0),
-                total);
+        const int count = *reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0));
+        total = min(max(count, 0), min(total, p.k));
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
