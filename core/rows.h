@@ -27,8 +27,10 @@ typedef struct hattn_row {
     int64_t position; /* of the row's own token, not clamped */
 } hattn_row;
 
-/* The last sequence whose first row is at or before `row`: empty sequences share a start with the next one. */
-HATTN_HOST_DEVICE static inline int32_t hattn_find_sequence(const int32_t *q_start, int32_t num_sequences, int32_t row)
+/* The last sequence whose first row is at or before `row`: empty sequences share a start with the next one. Volatile: on a
+ * device the kernel before may just have written what an old line of a cache still holds. */
+HATTN_HOST_DEVICE static inline int32_t hattn_find_sequence(const volatile int32_t *q_start, int32_t num_sequences,
+                                                            int32_t row)
 {
     int32_t low = 0, high = num_sequences; /* q_start[low] <= row < q_start[high] */
     while (high - low > 1) {
@@ -50,7 +52,9 @@ typedef struct hattn_row_place {
 /* Reads q_start alone, if there is one. */
 HATTN_HOST_DEVICE static inline hattn_row_place hattn_place_row(const hattn_batch *batch, int32_t row)
 {
-    const int32_t *q_start = batch->q_start.data ? (const int32_t *)hattn_address(batch->q_start) : NULL;
+    const volatile int32_t *q_start = NULL;
+    if (batch->q_start.data)
+        q_start = (const volatile int32_t *)hattn_address(batch->q_start);
     hattn_row_place place = {-1, 0};
     if (batch->num_sequences == 0 || (q_start && row >= q_start[batch->num_sequences]))
         return place;

@@ -78,6 +78,8 @@ public:
         return index;
     }
     void set_current_device(int index) const override { check(cudaSetDevice(index)); }
+    void leave_error() const override { cudaSetDevice(-1); }
+    bool take_error() const override { return cudaGetLastError() == cudaErrorInvalidDevice; }
 };
 
 /* One address for both sides. */

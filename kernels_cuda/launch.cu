@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The runtime for the C side, loading, and a decode's sequence of kernels.
+ * Loading a plan's kernels, and a decode's sequence of them.
  */
 #include <algorithm>
-#include <cstring>
 
 #include "core/rows.h"
 #include "kernels_cuda/decode/regions.cuh"
@@ -13,9 +12,9 @@ namespace {
 
 /* By hattn_cuda_params.engine. */
 const struct Attention {
-    cudaError_t (*load_attend)(const hattn_cuda_params &);
-    cudaError_t (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace,
-                                 cudaStream_t);
+    DeviceError (*load_attend)(const hattn_cuda_params &);
+    DeviceError (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace,
+                                 DeviceStream);
     const DecodeKernel *decode[2]; /* without, with keys */
 } attentions[] = {
     {load_attend_plain, launch_attend_plain, {&decode_attend_plain, &decode_attend_plain_keyed}},
@@ -49,68 +48,6 @@ Decode decode_of(const hattn_cuda_params &params)
 } // namespace
 } // namespace hattn
 
-const char *hattn_cuda_error_text(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
-
-int hattn_cuda_device_count(int *count)
-{
-    const cudaError_t error = cudaGetDeviceCount(count);
-    if (error)
-        *count = 0;
-    cudaGetLastError(); /* the caller's own CUDA calls must not find it */
-    return error;
-}
-
-int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
-{
-    cudaDeviceProp found;
-    const cudaError_t error = cudaGetDeviceProperties(&found, index);
-    if (error)
-        return error;
-    memset(properties, 0, sizeof(*properties));
-    memcpy(properties->name, found.name, sizeof(properties->name) - 1);
-    properties->major = found.major;
-    properties->minor = found.minor;
-    properties->num_multiprocessors = found.multiProcessorCount;
-    properties->block_shared = static_cast<int32_t>(found.sharedMemPerBlockOptin);
-    properties->multiprocessor_shared = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
-    properties->reserved_shared = static_cast<int32_t>(found.reservedSharedMemPerBlock);
-    return cudaSuccess;
-}
-
-int hattn_cuda_enter(int index, int *previous)
-{
-    const cudaError_t error = cudaGetDevice(previous);
-    return error || *previous == index ? error : cudaSetDevice(index);
-}
-
-void hattn_cuda_leave(int previous)
-{
-    int current;
-    if (cudaGetDevice(&current) == cudaSuccess && current != previous)
-        cudaSetDevice(previous);
-}
-
-int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
-{
-    return cudaMemsetAsync(address, 0, bytes, static_cast<cudaStream_t>(stream));
-}
-
-/* Its attributes tell what this file's kernels, and so all of them, were compiled for. */
-__global__ void compiled_kernel() {}
-
-/* Machine code for sm_90 waits for the kernel before it where it must; what is compiled from older PTX does not. */
-static cudaError_t find_dependent_launch(hattn_cuda_params *params)
-{
-    cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, compiled_kernel);
-#ifdef HATTN_PORTABLE
-    params->has_dependent_launch = 0;
-#else
-    params->has_dependent_launch = !error && attributes.ptxVersion >= 90;
-#endif
-    return error;
-}
-
 int hattn_cuda_load(hattn_cuda_params *params)
 {
     using namespace hattn;
@@ -118,14 +55,14 @@ int hattn_cuda_load(hattn_cuda_params *params)
     return first_error({
         find_dependent_launch(params),
         load_encode(*params),
-        !params->encodes_keys_by_mma                ? cudaSuccess
+        !params->encodes_keys_by_mma                ? kSuccess
         : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
                                                     : load_encode_keys_mma(*params),
         load_score(*params),
-        params->by_regions ? decode_of(*params).score->load(*params) : cudaSuccess,
+        params->by_regions ? decode_of(*params).score->load(*params) : kSuccess,
         load_topk(*params),
         attention->load_attend(*params),
-        params->by_regions ? decode_of(*params).attend->load(*params) : cudaSuccess,
+        params->by_regions ? decode_of(*params).attend->load(*params) : kSuccess,
         load_merge(),
     });
 }
@@ -135,20 +72,20 @@ int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *
 {
     using namespace hattn;
     return attentions[params->engine].launch_attend(*params, *args, workspace,
-                                                    static_cast<cudaStream_t>(opaque_stream));
+                                                    static_cast<DeviceStream>(opaque_stream));
 }
 
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
 {
-    return hattn::launch_append(*params, *args, static_cast<cudaStream_t>(stream));
+    return hattn::launch_append(*params, *args, static_cast<hattn::DeviceStream>(stream));
 }
 
 int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
                       void *opaque_stream)
 {
     using namespace hattn;
-    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    cudaError_t error = cudaSuccess;
+    const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
+    DeviceError error = kSuccess;
     if (args->append)
         error = launch_append(*params, *args, stream);
     if (!error && !encodes_in_score(*params, *args)) {

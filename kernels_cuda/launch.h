@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CUDA side as backends/cuda sees it: C functions that return the runtime's error code (0: success), no CUDA header.
+ * The CUDA side as backends/cuda sees it: C functions that return the runtime's error code (0: success), no CUDA
+ * header.
  */
 #ifndef HATTN_KERNELS_CUDA_LAUNCH_H
 #define HATTN_KERNELS_CUDA_LAUNCH_H
@@ -20,13 +21,19 @@ typedef struct hattn_cuda_properties {
         reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
-/* Makes `index` current and returns what was, for hattn_cuda_leave to restore. */
-int hattn_cuda_enter(int index, int *previous);
-void hattn_cuda_leave(int previous);
+/* What a caller's thread has that is not ours: its current device, and whether it has yet to read an error of the
+ * runtime. */
+typedef struct hattn_cuda_caller {
+    int device, has_error;
+} hattn_cuda_caller;
+/* Makes `index` current and returns what was, for hattn_cuda_leave to restore; of an error, nothing is to be
+ * restored. */
+int hattn_cuda_enter(int index, hattn_cuda_caller *caller);
+void hattn_cuda_leave(const hattn_cuda_caller *caller);
 int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 
 /* ---- kernels: enqueue, return the launch's error ---- */
-/* Loads every kernel and raises shared memory limits, so that a first run may be captured; sets has_dependent_launch. */
+/* Loads every kernel and raises shared memory limits, so that a first run may be captured; sets has_dependent_launch */
 int hattn_cuda_load(hattn_cuda_params *params);
 /* Codes of the rows' own keys. */
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);

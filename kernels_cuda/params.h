@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a plan fixes for its kernels. Passed by value beside the call's own arguments, so that nothing has to be copied to the
- * device and a captured graph holds all of it.
+ * What a plan fixes for its kernels. Passed by value beside the call's own arguments, so that nothing has to be copied
+ * to the device and a captured graph holds all of it.
  */
 #ifndef HATTN_KERNELS_CUDA_PARAMS_H
 #define HATTN_KERNELS_CUDA_PARAMS_H

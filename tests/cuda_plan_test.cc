@@ -47,13 +47,13 @@ int hattn_cuda_get_properties(int, hattn_cuda_properties *properties)
     *properties = runtime.properties;
     return 0;
 }
-int hattn_cuda_enter(int index, int *previous)
+int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
 {
-    *previous = runtime.current;
+    *caller = {runtime.current, 0};
     runtime.current = index;
     return 0;
 }
-void hattn_cuda_leave(int previous) { runtime.current = previous; }
+void hattn_cuda_leave(const hattn_cuda_caller *caller) { runtime.current = caller->device; }
 int hattn_cuda_zero(void *, uint64_t bytes, void *)
 {
     runtime.zeroed += bytes;
@@ -139,7 +139,7 @@ TEST_F(CudaPlan, WideNeedsSharedMemory)
     EXPECT_FALSE(choose(shape_of(HATTN_F16, HATTN_F16, 128)).encodes_keys_by_mma);
 }
 
-/* As kernels divide: device.cuh's divide. */
+/* As kernels divide: numbers.cuh's divide. */
 uint32_t divide(uint32_t n, const hattn_cuda_divisor &d)
 {
     const uint32_t high = (uint32_t)((uint64_t)n * d.magic >> 32);

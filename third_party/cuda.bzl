@@ -16,8 +16,11 @@ _FLAGS = [
 _PTX80 = ["-gencode=arch=compute_80,code=compute_80"]
 _SM90 = ["-gencode=arch=compute_90,code=sm_90"]
 
-# Machine code for A100 and Hopper; the PTX is for whatever comes later.
-_ARCHITECTURES = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"] + _SM90
+# Machine code for Ampere and Ada (sm_80), Hopper, and Blackwell's two kinds; the PTX is for whatever comes later.
+_ARCHITECTURES = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"] + _SM90 + [
+    "-gencode=arch=compute_100,code=sm_100",
+    "-gencode=arch=compute_120,code=sm_120",
+]
 
 # --//kernels_cuda:variant=NAME; CONTRIBUTING.md says what each is for.
 _VARIANTS = {

@@ -71,10 +71,10 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     const cuda_device *cuda = (const cuda_device *)device;
     hattn_cuda_choose(&cuda->properties, problem, &made->params);
     hattn_status status = hattn_cuda_check(&made->params, error);
-    int previous;
-    if (!status && !(status = from_code(hattn_cuda_enter(cuda->index, &previous), error))) {
+    hattn_cuda_caller caller;
+    if (!status && !(status = from_code(hattn_cuda_enter(cuda->index, &caller), error))) {
         status = from_code(hattn_cuda_load(&made->params), error);
-        hattn_cuda_leave(previous);
+        hattn_cuda_leave(&caller);
     }
     if (status) {
         free(made);
@@ -93,27 +93,29 @@ static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace,
                                    hattn_error *error)
 {
     const uint64_t control = sizeof(hattn_cuda_control), counter = offsetof(hattn_cuda_head, rescored);
-    int previous, code = hattn_cuda_enter(((const cuda_device *)device)->index, &previous);
+    hattn_cuda_caller caller;
+    int code = hattn_cuda_enter(((const cuda_device *)device)->index, &caller);
     if (!code) {
         char *address = hattn_address(workspace);
         code = hattn_cuda_zero(address, control < size ? control : size, stream);
         if (!code && size >= sizeof(hattn_cuda_head))
             code = hattn_cuda_zero(address + counter, sizeof(uint64_t), stream);
-        hattn_cuda_leave(previous);
+        hattn_cuda_leave(&caller);
     }
     return from_code(code, error);
 }
 
 /* One call with the plan's device current, and the caller's again afterwards. */
-#define ON_DEVICE(call)                                                                               \
-    do {                                                                                              \
-        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;                         \
-        int previous, code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &previous); \
-        if (!code) {                                                                                  \
-            code = (call);                                                                            \
-            hattn_cuda_leave(previous);                                                               \
-        }                                                                                             \
-        return from_code(code, error);                                                                \
+#define ON_DEVICE(call)                                                                   \
+    do {                                                                                  \
+        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;             \
+        hattn_cuda_caller caller;                                                         \
+        int code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &caller); \
+        if (!code) {                                                                      \
+            code = (call);                                                                \
+            hattn_cuda_leave(&caller);                                                    \
+        }                                                                                 \
+        return from_code(code, error);                                                    \
     } while (0)
 
 static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,

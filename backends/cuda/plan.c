@@ -20,8 +20,8 @@ static int64_t max_score(const hattn_problem *p, int group)
     return p->code_bits * (p->score_kind == HATTN_SCORE_WEIGHTED ? weighted : hamming);
 }
 
-/* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in all, none with less than 32
- * rows, no more than `most` parts to join, and no more than there is room for. */
+/* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in
+ * all, none with less than 32 rows, no more than `most` parts to join, and no more than there is room for. */
 static int32_t num_splits(const hattn_cuda_properties *device, const hattn_problem *p, int64_t tasks, int32_t heads,
                           int64_t count, int64_t most)
 {
@@ -50,8 +50,9 @@ static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
     return group == 1 ? 1 : group <= 4 ? 4 : 8;
 }
 
-/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32 rows, so that two blocks run
- * there, else what a block may have. Only a run knows whether V is inside K: sized for that where it can be, with room for the other case. */
+/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32
+ * rows, so that two blocks run there, else what a block may have. Only a run knows whether V is inside K: sized for
+ * that where it can be, with room for the other case. */
 static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_problem *p, int32_t heads)
 {
     const int64_t most = device->block_shared - HATTN_WIDE_STATIC;
@@ -70,9 +71,10 @@ static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_prob
     return 0;
 }
 
-/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, or fp8 caches, q of 16 bits and head dims of
- * 128; of up to 16 heads that share rows, 8 a block: the second block finds rows in L2. WideEngine: fp16 or fp8 caches and any q, or all bf16.
- * PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that do not start at 16 bytes or have no multiple of 16 bytes. */
+/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, or fp8 caches, q of
+ * 16 bits and head dims of 128; of up to 16 heads that share rows, 8 a block: the second block finds rows in L2.
+ * WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside
+ * bf16 caches, rows that do not start at 16 bytes or have no multiple of 16 bytes. */
 static int32_t choose_engine(const hattn_problem *p, int group)
 {
     const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16,
@@ -183,7 +185,8 @@ static void cut_decode(int64_t tasks, hattn_cuda_params *params, uint64_t *used)
     params->rows = hattn_carve(used, (uint64_t)rows);
 }
 
-/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode/encode_keys_mma.cuh and encode_keys_mlp.cuh. */
+/* Whether many keys can be encoded on tensor cores: see kernels_cuda/encode/encode_keys_mma.cuh and
+ * encode_keys_mlp.cuh. */
 static int encodes_keys_by_mma(const hattn_problem *p)
 {
     const hattn_map *map = &p->key_map;
@@ -209,7 +212,8 @@ static int appends_by_mma(const hattn_problem *p)
            is_in_chunks(map->weight_stride[0][1]);
 }
 
-/* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between 16-byte steps. */
+/* Chunks of the stand-alone top-k: about four blocks a multiprocessor in all, of whole tiles. Rows may start between
+ * 16-byte steps. */
 static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *params, uint64_t *used)
 {
     const hattn_problem *p = &params->problem;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this one,
- * attend_mma.cuh's or attend_wide.cuh's) takes up to 8 or 16 query heads that share rows: start, settle, add_rows as often as there are,
- * finish and each_value.
+ * Attention over a list of rows by online softmax, for any dims and dtypes, and the joining of parts. An engine (this
+ * one, attend_mma.cuh's or attend_wide.cuh's) takes up to 8 or 16 query heads that share rows: start, settle, add_rows
+ * as often as there are, finish and each_value.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_ATTEND_CUH
@@ -12,9 +12,15 @@
 
 namespace hattn {
 
+constexpr int kList = 512; /* positions that a block finds at a time */
 constexpr int kTile = 64;
 constexpr int kMaxDim = 576;
 constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one thread */
+
+/* Where a key is. */
+struct Slot {
+    int32_t page, slot;
+};
 
 struct PowerOfTwo {
     float factor, inverse;
@@ -23,8 +29,9 @@ struct PowerOfTwo {
 /* Takes `largest` near 2^15, as fp16 can hold it. */
 __device__ inline PowerOfTwo near_largest_half(float largest)
 {
-    const int exponent = min(max(static_cast<int>(__float_as_uint(largest) >> 23) - 127, -100), 127) - 14;
-    return {__int_as_float((127 - exponent) << 23), __int_as_float((127 + exponent) << 23)};
+    const int exponent = min(max(static_cast<int>(bits_of(largest) >> 23) - 127, -100), 127) - 14;
+    return {float_of_bits(static_cast<uint32_t>(127 - exponent) << 23),
+            float_of_bits(static_cast<uint32_t>(127 + exponent) << 23)};
 }
 
 /* The heads, caches and scales of one attend block. */
@@ -37,7 +44,8 @@ struct AttendTask {
     const hattn_wide_layout *wide;     /* of the wide engine */
 };
 
-/* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column. fp32. */
+/* Any dims and dtypes, up to kGroup query heads: tiles of 64 rows, logits a warp a row, values a thread a column.
+ * fp32. */
 template <class T, int kGroup>
 class PlainEngine
 {
@@ -143,7 +151,7 @@ private:
             space_.logits[g][lane_id()] = e0;
             space_.logits[g][lane_id() + 32] = e1;
             const float sum = warp_sum(e0 + e1), decay = expf(old_max - base);
-            __syncwarp(); /* all lanes have read the old maximum */
+            warp_barrier(); /* all lanes have read the old maximum */
             if (lane_id() == 0) {
                 space_.max[g] = max;
                 space_.sum[g] = space_.sum[g] * decay + sum;
@@ -175,8 +183,8 @@ private:
     float values_[kColumns][kGroup]; /* columns of this thread */
 };
 
-/* Joins parts of one head, a thread a column: L = ln(sum e^lse_p); lse(p) and out(p, column) read part p, parts with lse -inf are not
- * read. Returns L; write(column, value) is called by the thread that owns the column. */
+/* Joins parts of one head, a thread a column: L = ln(sum e^lse_p); lse(p) and out(p, column) read part p, parts with
+ * lse -inf are not read. Returns L; write(column, value) is called by the thread that owns the column. */
 template <class Lse, class Out, class Write>
 __device__ inline float merge_any(int num_parts, int num_columns, Lse lse, Out out, Write write)
 {

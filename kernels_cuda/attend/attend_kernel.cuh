@@ -23,13 +23,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int group = dense ? params.dense_group : params.group;
     const Share share = share_of(group, kGroup, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
-    int total = resolved.length;
+    int total = resolved.length; /* at most: counts are the caller's */
     const int32_t *indices = nullptr;
     if (!dense) {
         const int64_t head = share.first_head / group;
-        total =
-            min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)), 0),
-                total);
+        const int count = *reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0));
+        total = min(max(count, 0), min(total, p.k));
         indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
@@ -43,7 +42,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class Engines, class F>
-cudaError_t with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
+DeviceError with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 {
     return Engines::choose(params.problem, heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
@@ -52,7 +51,7 @@ cudaError_t with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 }
 
 template <class Engines>
-cudaError_t load_attend(const hattn_cuda_params &params)
+DeviceError load_attend(const hattn_cuda_params &params)
 {
     auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
     return first_error({with_attend_kernel<Engines>(params, params.block_heads, load),
@@ -60,18 +59,18 @@ cudaError_t load_attend(const hattn_cuda_params &params)
 }
 
 template <class Engines>
-cudaError_t launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                          cudaStream_t stream)
+DeviceError launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                          DeviceStream stream)
 {
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group,
               heads = dense ? params.dense_block_heads : params.block_heads;
     const int num_splits = dense ? params.num_dense_splits : params.num_splits;
     return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
-        kernel<<<attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits),
-                 kThreads, params.attend_shared, stream>>>(at_launch(params, heads, args.k_cache, args.v_cache), args,
-                                                           workspace);
-        return cudaGetLastError();
+        const dim3 grid =
+            attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits);
+        return launch({grid, kThreads, static_cast<size_t>(params.attend_shared), stream}, kernel,
+                      at_launch(params, heads, args.k_cache, args.v_cache), args, workspace);
     });
 }
 

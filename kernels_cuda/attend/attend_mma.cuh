@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention of up to 8 query heads on tensor cores: a warp takes tiles of 16 rows, tokens are the M of the first product and the K of
- * the second, and rows go straight from global memory into fragments:
- *   S[16 tokens, 8 heads] = K q^T: lane (g, t) = (lane / 4, lane % 4) loads 16 bytes of rows g and g + 8. Which dims the product pairs
- *     up is free as long as q is permuted alike, so 8 neighbouring dims serve two instructions.
- *   O^T[dims, 8 heads] += V^T P: the lane loads 16 bytes of rows 2t, 2t+1, 2t+8, 2t+9; a byte permute of two rows' registers is the
- *     transpose that V needs, and P's fragment is turned by two 8x8 transposes.
- * No shared memory between the loads and the result. Bound: the rows' bytes.
- * fp8: 16 bytes are 16 dims, whose words become two registers of fp16 each; K's serve four instructions, V's bytes are permuted first. bf16
- * queries are then scaled by a power of two a head, so that fp16 holds them exactly, the largest near 2^15.
+ * Attention of up to 8 query heads on tensor cores: a warp takes tiles of 16 rows, tokens are the M of the first
+ * product and the K of the second, and rows go straight from global memory into fragments:
+ *   S[16 tokens, 8 heads] = K q^T: lane (g, t) = (lane / 4, lane % 4) loads 16 bytes of rows g and g + 8. Which dims
+ *     the product pairs up is free as long as q is permuted alike, so 8 neighbouring dims serve two instructions.
+ *   O^T[dims, 8 heads] += V^T P: the lane loads 16 bytes of rows 2t, 2t+1, 2t+8, 2t+9; a byte permute of two rows'
+ *     registers is the transpose that V needs, and P's fragment is turned by two 8x8 transposes.
+ * No shared memory between the loads and the result. Bound: the rows' bytes. fp8: 16 bytes are 16 dims, whose words
+ * become two registers of fp16 each; K's serve four instructions, V's bytes are permuted first. bf16 queries are then
+ * scaled by a power of two a head, so that fp16 holds them exactly, the largest near 2^15.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_MMA_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_ATTEND_MMA_CUH
@@ -16,8 +16,8 @@
 
 namespace hattn {
 
-/* T: __half or __nv_bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kDim: both head dims, a multiple of 64, of 128 for fp8.
- * kGroup: heads whose results are kept, 1..8. */
+/* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kDim: both head dims, a multiple of
+ * 64, of 128 for fp8. kGroup: heads whose results are kept, 1..8. */
 template <class T, class Stored, int kDim, int kGroup>
 class MmaEngine
 {
@@ -42,19 +42,19 @@ public:
         v_ = static_cast<const Stored *>(task.v_cache) + task.kv_head * p.v_cache.stride[2];
     }
 
-    /* row(g): the address of query g. Queries are on their way into shared memory: registers are short while rows are found,
-     * and when all loads of a tile go out together. */
+    /* row(g): the address of query g. Queries are on their way into shared memory: registers are short while rows are
+     * found, and when all loads of a tile go out together. */
     template <class Row>
     __device__ void start(Row row)
     {
         if (warp_id() == 0) {
-            const int head = lane_id() / 4;
+            const int head = Fragment().b_column();
             const void *query = row(min(head, task_.count - 1));
             bool is_scaled = false;
             if constexpr (kBytes) {
                 is_scaled = p_.q.dtype == HATTN_BF16;
                 if (is_scaled)
-                    scale_query(static_cast<const __nv_bfloat16 *>(query));
+                    scale_query(static_cast<const bfloat16 *>(query));
                 else if (lane_id() < 8)
                     query_scale()[lane_id()] = 1.0f;
             }
@@ -88,24 +88,23 @@ public:
     /* Ends with a barrier; then each_value gives a part of a softmax. */
     __device__ void finish()
     {
-        const int g = lane_id() / 4, t = lane_id() % 4;
-        for (int offset = 4; offset < 32; offset <<= 1) {
-            sum_[0] += __shfl_xor_sync(kFullMask, sum_[0], offset);
-            sum_[1] += __shfl_xor_sync(kFullMask, sum_[1], offset);
-        }
+        const Fragment at;
+        sum_[0] = Fragment::column_sum(sum_[0]);
+        sum_[1] = Fragment::column_sum(sum_[1]);
         __syncthreads(); /* the lists are done with */
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            const int head = 2 * t + c;
+            const int head = at.column(c);
             if (head >= kGroup)
                 continue;
             if (warp_id() < used_)
                 for (int h = 0; h < kDim / 64; h++)
                     for (int j = 0; j < 4; j++)
                         *reinterpret_cast<float2 *>(
-                            &space_.values[warp_id()][head][kBytes ? 16 * g + 8 * h + 2 * j : 64 * h + 8 * g + 2 * j]) =
+                            &space_.values[warp_id()][head]
+                                          [kBytes ? 16 * at.group + 8 * h + 2 * j : 64 * h + 8 * at.group + 2 * j]) =
                             make_float2(values_[h][j][c], values_[h][j][c + 2]);
-            if (g == 0) {
+            if (at.group == 0) {
                 space_.max[head][warp_id()] = max_[c];
                 space_.sum[head][warp_id()] = sum_[c];
             }
@@ -128,7 +127,7 @@ public:
             const float base = weight.max == -INFINITY ? 0.0f : weight.max;
 #pragma unroll
             for (int w = 0; w < kWarps; w++) {
-                factor[w] = __expf(factor[w] - base);
+                factor[w] = fast_exp(factor[w] - base);
                 weight.sum += space_.sum[g][w] * factor[w];
             }
             float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -154,7 +153,7 @@ private:
     /* The first of 8 dims of such a fragment. */
     __device__ static int query_dim(int fragment)
     {
-        const int t = lane_id() % 4;
+        const int t = Fragment().pair;
         return kBytes ? fragment / 2 * 64 + t * 16 + fragment % 2 * 8 : fragment * 32 + t * 8;
     }
 
@@ -166,28 +165,27 @@ private:
     }
 
     /* By a warp, four lanes a head. */
-    __device__ void scale_query(const __nv_bfloat16 *query) const
+    __device__ void scale_query(const bfloat16 *query) const
     {
+        const Fragment at;
         uint4 loaded[kDim / 32];
         float x[kDim / 32][8], largest = 0.0f;
         for (int s = 0; s < kDim / 32; s++)
-            loaded[s] = lane_id() / 4 < task_.count ? *reinterpret_cast<const uint4 *>(query + query_dim(s)) : uint4{};
+            loaded[s] = at.b_column() < task_.count ? *reinterpret_cast<const uint4 *>(query + query_dim(s)) : uint4{};
         for (int s = 0; s < kDim / 32; s++)
             for (int i = 0; i < 8; i++) {
                 const uint32_t word = (&loaded[s].x)[i / 2];
-                x[s][i] = __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16);
+                x[s][i] = float_of_bits(i % 2 ? word & 0xffff0000u : word << 16);
                 largest = fmaxf(largest, fabsf(x[s][i]));
             }
-        largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
-        const PowerOfTwo scale = near_largest_half(largest);
+        const PowerOfTwo scale = near_largest_half(Fragment::group_max(largest));
         for (int s = 0; s < kDim / 32; s++)
             queries()[s * 32 + lane_id()] = {pack2<T>(x[s][0] * scale.factor, x[s][1] * scale.factor),
                                              pack2<T>(x[s][2] * scale.factor, x[s][3] * scale.factor),
                                              pack2<T>(x[s][4] * scale.factor, x[s][5] * scale.factor),
                                              pack2<T>(x[s][6] * scale.factor, x[s][7] * scale.factor)};
-        if (lane_id() % 4 == 0)
-            query_scale()[lane_id() / 4] = scale.inverse;
+        if (at.pair == 0)
+            query_scale()[at.b_column()] = scale.inverse;
     }
 
     /* Strides are in 16 bytes, so that they fit 32 bits (the plan has seen to it). */
@@ -201,13 +199,14 @@ private:
 
     __device__ void add_tile(const Slot *slots, int first, int n)
     {
-        const int g = lane_id() / 4, t = lane_id() % 4, last = n - 1;
-        const char *k0 = row(k_, task_.k_stride, slots[min(first + g, last)]) + t * 16,
-                   *k1 = row(k_, task_.k_stride, slots[min(first + g + 8, last)]) + t * 16;
+        const Fragment at;
+        const int last = n - 1;
+        const char *k0 = row(k_, task_.k_stride, slots[min(first + at.row(0), last)]) + at.pair * 16,
+                   *k1 = row(k_, task_.k_stride, slots[min(first + at.row(2), last)]) + at.pair * 16;
         const char *rows[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            rows[i] = row(v_, task_.v_stride, slots[min(first + 2 * t + i % 2 + i / 2 * 8, last)]);
+            rows[i] = row(v_, task_.v_stride, slots[min(first + at.a_inner(i) + i % 2, last)]);
         constexpr int kPieces = kDim * sizeof(Stored) / 128; /* of V's rows */
         uint4 ka[kChunks], kb[kChunks], v[4][kPieces];
 #pragma unroll
@@ -219,9 +218,9 @@ private:
         for (int h = 0; h < kPieces; h++)
 #pragma unroll
             for (int r = 0; r < 4; r++)
-                v[r][h] = load_row16(rows[r] + h * 128 + g * 16);
+                v[r][h] = load_row16(rows[r] + h * 128 + at.group * 16);
 
-        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens g, g, g+8, g+8 of heads 2t, 2t+1, 2t, 2t+1 */
+        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* tokens are rows, heads columns */
 #pragma unroll
         for (int s = 0; s < kChunks; s++)
             if constexpr (kBytes) {
@@ -244,23 +243,20 @@ private:
         float decay[2];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            c[i] *= kBytes ? scale * query_scale()[2 * t + i % 2] : scale;
+            c[i] *= kBytes ? scale * query_scale()[at.column(i)] : scale;
             if (p_.soft_cap > 0.0f)
                 c[i] = p_.soft_cap * tanhf(c[i] / p_.soft_cap);
-            if (first + g + (i / 2) * 8 >= n)
+            if (first + at.row(i) >= n)
                 c[i] = -INFINITY;
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float max = fmaxf(c[i], c[i + 2]);
-            for (int offset = 4; offset < 32; offset <<= 1)
-                max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
-            max = fmaxf(max, max_[i]);
+            const float max = fmaxf(Fragment::column_max(fmaxf(c[i], c[i + 2])), max_[i]);
             const float base = max == -INFINITY ? 0.0f : max;
-            decay[i] = __expf(max_[i] - base);
+            decay[i] = fast_exp(max_[i] - base);
             max_[i] = max;
-            c[i] = __expf(c[i] - base) * kOne;
-            c[i + 2] = __expf(c[i + 2] - base) * kOne;
+            c[i] = fast_exp(c[i] - base) * kOne;
+            c[i + 2] = fast_exp(c[i + 2] - base) * kOne;
             sum_[i] = sum_[i] * decay[i] + c[i] + c[i + 2];
         }
         const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));
@@ -276,15 +272,15 @@ private:
                 if constexpr (kBytes) {
                     const int word = 2 * h + j / 2;
                     const uint32_t pair = j % 2 ? 0x7362 : 0x5140; /* two dims of two rows each */
-                    const uint32_t x = __byte_perm((&v[0][0].x)[word], (&v[1][0].x)[word], pair),
-                                   y = __byte_perm((&v[2][0].x)[word], (&v[3][0].x)[word], pair);
+                    const uint32_t x = permute_bytes((&v[0][0].x)[word], (&v[1][0].x)[word], pair),
+                                   y = permute_bytes((&v[2][0].x)[word], (&v[3][0].x)[word], pair);
                     mma_16816<T>(o, half2_of_e4m3(x), half2_of_e4m3(x >> 16), half2_of_e4m3(y), half2_of_e4m3(y >> 16),
                                  p0, p1);
                 } else {
                     const uint32_t x0 = (&v[0][h].x)[j], x1 = (&v[1][h].x)[j], x2 = (&v[2][h].x)[j],
                                    x3 = (&v[3][h].x)[j];
-                    mma_16816<T>(o, __byte_perm(x0, x1, 0x5410), __byte_perm(x0, x1, 0x7632),
-                                 __byte_perm(x2, x3, 0x5410), __byte_perm(x2, x3, 0x7632), p0, p1);
+                    mma_16816<T>(o, low_halves(x0, x1), high_halves(x0, x1), low_halves(x2, x3), high_halves(x2, x3),
+                                 p0, p1);
                 }
             }
     }

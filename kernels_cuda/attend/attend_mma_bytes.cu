@@ -5,10 +5,10 @@
 
 namespace hattn {
 
-cudaError_t load_attend_mma_bytes(const hattn_cuda_params &params) { return load_attend<MmaBytesEngines>(params); }
+DeviceError load_attend_mma_bytes(const hattn_cuda_params &params) { return load_attend<MmaBytesEngines>(params); }
 
-cudaError_t launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
-                                    hattn_buffer workspace, cudaStream_t stream)
+DeviceError launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
+                                    hattn_buffer workspace, DeviceStream stream)
 {
     return launch_attend<MmaBytesEngines>(params, args, workspace, stream);
 }

@@ -5,10 +5,10 @@
 
 namespace hattn {
 
-cudaError_t load_attend_plain(const hattn_cuda_params &params) { return load_attend<PlainEngines>(params); }
+DeviceError load_attend_plain(const hattn_cuda_params &params) { return load_attend<PlainEngines>(params); }
 
-cudaError_t launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                                cudaStream_t stream)
+DeviceError launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                                DeviceStream stream)
 {
     return launch_attend<PlainEngines>(params, args, workspace, stream);
 }

@@ -40,8 +40,9 @@ __device__ inline Share share_of(int group, int block_heads, const hattn_cuda_di
     return share;
 }
 
-/* Shared memory of a block: what finds rows (Early has a member list of slots), what holds results, what joins them. Each is done with when
- * the next one starts, unless the engine works in shared memory all along. Little of it leaves much for L1, where rows land. */
+/* Shared memory of a block: what finds rows (Early has a member list of slots), what holds results, what joins them.
+ * Each is done with when the next one starts, unless the engine works in shared memory all along. Little of it leaves
+ * much for L1, where rows land. */
 template <class Engine, class Early>
 union LateSpace {
     typename Engine::Space engine;
@@ -61,9 +62,10 @@ struct ApartSpace {
 template <class Engine, class Early>
 using ShareSpace = std::conditional_t<Engine::kNeedsSpaceLate, LateSpace<Engine, Early>, ApartSpace<Engine, Early>>;
 
-/* Which heads a block of a task joins. The task's counter has how many blocks have begun, and, from bit 16 on, how many have asked for heads, in
- * turn. Who asks when all have begun gets some, the last to ask the first ones. Who asks earlier gets none; those are left to the last one to begin,
- * which has seen how many had asked. The counter is zero again after the last one. */
+/* Which heads a block of a task joins. The task's counter has how many blocks have begun, and, from bit 16 on, how
+ * many have asked for heads, in turn. Who asks when all have begun gets some, the last to ask the first ones. Who
+ * asks earlier gets none; those are left to the last one to begin, which has seen how many had asked. The counter is
+ * zero again after the last one. */
 class Turn
 {
 public:
@@ -129,9 +131,9 @@ private:
     uint32_t count_, begun_ = 0, asked_ = 0;
 };
 
-/* Attends to a share of `total` rows. ready(begin) is called when the queries are on their way; it may wait, and then calls begin, once.
- * fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all threads of one block of the task, when all
- * others are done with their ready and fill. */
+/* Attends to a share of `total` rows. ready(begin) is called when the queries are on their way; it may wait, and then
+ * calls begin, once. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
+ * threads of one block of the task, when all others are done with their ready and fill. */
 template <class Engine, class Early, class Ready, class Fill>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
@@ -232,7 +234,7 @@ struct EngineType {
 
 /* Calls make with the number of heads of a block, as a constant: 1, 4 or 8. */
 template <class F>
-inline cudaError_t with_block_heads(int heads, F make)
+inline DeviceError with_block_heads(int heads, F make)
 {
     if (heads == 1)
         return make(std::integral_constant<int, 1>());
@@ -241,34 +243,36 @@ inline cudaError_t with_block_heads(int heads, F make)
     return make(std::integral_constant<int, 8>());
 }
 
-/* The engines that a plan may choose (`heads` a block). Each set is compiled in files of its own, to be built side by side. */
+/* The engines that a plan may choose (`heads` a block). Each set is compiled in files of its own, to be built side by
+ * side. */
 struct MmaEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    static DeviceError choose(const hattn_problem &p, int heads, F f)
     {
         return with_block_heads(heads, [&](auto size) {
             constexpr int kGroup = decltype(size)::value;
             if (p.k_cache.dtype == HATTN_F16)
-                return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__half, __half, 64, kGroup>>())
-                                           : f(EngineType<MmaEngine<__half, __half, 128, kGroup>>());
-            return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<__nv_bfloat16, __nv_bfloat16, 64, kGroup>>())
-                                       : f(EngineType<MmaEngine<__nv_bfloat16, __nv_bfloat16, 128, kGroup>>());
+                return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<float16, float16, 64, kGroup>>())
+                                           : f(EngineType<MmaEngine<float16, float16, 128, kGroup>>());
+            return p.head_dim_qk == 64 ? f(EngineType<MmaEngine<bfloat16, bfloat16, 64, kGroup>>())
+                                       : f(EngineType<MmaEngine<bfloat16, bfloat16, 128, kGroup>>());
         });
     }
 };
 
 struct MmaBytesEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &, int heads, F f)
+    static DeviceError choose(const hattn_problem &, int heads, F f)
     {
-        return with_block_heads(
-            heads, [&](auto size) { return f(EngineType<MmaEngine<__half, fp8_e4m3, 128, decltype(size)::value>>()); });
+        return with_block_heads(heads, [&](auto size) {
+            return f(EngineType<MmaEngine<float16, fp8_e4m3, 128, decltype(size)::value>>());
+        });
     }
 };
 
 struct PlainEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    static DeviceError choose(const hattn_problem &p, int heads, F f)
     {
         return with_dtype(p.k_cache.dtype, [&](auto type) {
             return with_block_heads(heads, [&](auto size) {
@@ -280,22 +284,22 @@ struct PlainEngines {
 
 struct WideEngines {
     template <class F>
-    static cudaError_t choose(const hattn_problem &p, int heads, F f)
+    static DeviceError choose(const hattn_problem &p, int heads, F f)
     {
         if (p.k_cache.dtype == HATTN_BF16)
-            return heads == 8 ? f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 1, false>>())
-                              : f(EngineType<WideEngine<__nv_bfloat16, __nv_bfloat16, 2, false>>());
-        return p.k_cache.dtype == HATTN_F16 ? of_stored<__half>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
+            return heads == 8 ? f(EngineType<WideEngine<bfloat16, bfloat16, 1, false>>())
+                              : f(EngineType<WideEngine<bfloat16, bfloat16, 2, false>>());
+        return p.k_cache.dtype == HATTN_F16 ? of_stored<float16>(p, heads, f) : of_stored<fp8_e4m3>(p, heads, f);
     }
 
 private:
     template <class Stored, class F>
-    static cudaError_t of_stored(const hattn_problem &p, int heads, F f)
+    static DeviceError of_stored(const hattn_problem &p, int heads, F f)
     {
         if (p.q.dtype == HATTN_F32)
-            return f(EngineType<WideEngine<__half, Stored, 2, true>>());
-        return heads == 8 ? f(EngineType<WideEngine<__half, Stored, 1, false>>())
-                          : f(EngineType<WideEngine<__half, Stored, 2, false>>());
+            return f(EngineType<WideEngine<float16, Stored, 2, true>>());
+        return heads == 8 ? f(EngineType<WideEngine<float16, Stored, 1, false>>())
+                          : f(EngineType<WideEngine<float16, Stored, 2, false>>());
     }
 };
 

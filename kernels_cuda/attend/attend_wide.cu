@@ -5,13 +5,13 @@
 
 namespace hattn {
 
-static_assert(sizeof(ShareSpace<WideEngine<__half, __half, 2, false>, ListEarly>) + 64 <= HATTN_WIDE_STATIC,
+static_assert(sizeof(ShareSpace<WideEngine<float16, float16, 2, false>, ListEarly>) + 64 <= HATTN_WIDE_STATIC,
               "the plan counts on it");
 
-cudaError_t load_attend_wide(const hattn_cuda_params &params) { return load_attend<WideEngines>(params); }
+DeviceError load_attend_wide(const hattn_cuda_params &params) { return load_attend<WideEngines>(params); }
 
-cudaError_t launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                               cudaStream_t stream)
+DeviceError launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               DeviceStream stream)
 {
     return launch_attend<WideEngines>(params, args, workspace, stream);
 }

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention on tensor cores for the shapes that do not fit into one warp's registers: any dims, fp8 caches, up to 16 query heads that read
- * each row once, V inside K. All warps work on one tile of up to 128 rows in shared memory, the next tiles on their way by cp.async:
+ * Attention on tensor cores for the shapes that do not fit into one warp's registers: any dims, fp8 caches, up to 16
+ * query heads that read each row once, V inside K. All warps work on one tile of up to 128 rows in shared memory, the
+ * next tiles on their way by cp.async:
  *   S[rows, heads] = K q^T: a warp has 16 rows and a share of the dims; the shares' sums meet in shared memory.
  *   softmax: a warp a head, a lane up to 4 rows. Its weights P go back to shared memory.
- *   O^T[dims, heads] += V^T P: a warp has every 8th block of 16 dims, for all rows and heads. At most 5 blocks (576 dims): 40 registers.
- * A tile costs three barriers. Its bytes are read from shared memory once a product by ldmatrix, and q once for every 16 rows.
+ *   O^T[dims, heads] += V^T P: a warp has every 8th block of 16 dims, for all rows and heads. At most 5 blocks (576
+ *     dims): 40 registers.
+ * A tile costs three barriers. Its bytes are read from shared memory once a product by ldmatrix, and q once for every
+ * 16 rows.
  *
- * fp8 stays bytes until a fragment is made. K: a register of ldmatrix is 4 neighbouring dims of a row, of which two make the low and two the
- * high half of an instruction's inner dimension; q is permuted alike. V: the transposing ldmatrix moves pairs of dims, so that a register is
- * two dims of two rows, and one byte permute makes two registers of two rows each: block row g is dim 2g, row g + 8 is dim 2g + 1.
+ * fp8 stays bytes until a fragment is made. K: a register of ldmatrix is 4 neighbouring dims of a row, of which two
+ * make the low and two the high half of an instruction's inner dimension; q is permuted alike. V: the transposing
+ * ldmatrix moves pairs of dims, so that a register is two dims of two rows, and one byte permute makes two registers of
+ * two rows each: block row g is dim 2g, row g + 8 is dim 2g + 1.
  *
- * q of another type than fp16 with a cache that is fp16 or fp8: each head is scaled by a power of two, so that its largest element is near 2^15;
- * its 8 (bf16) bits are then exact. fp32 (kSplit) takes two columns a head, x = high + low with 22 bits, and so do the weights: low parts
- * are kept times 2^11, so that they are normal numbers. That is as good as fp32 products.
+ * q of another type than fp16 with a cache that is fp16 or fp8: each head is scaled by a power of two, so that its
+ * largest element is near 2^15; its 8 (bf16) bits are then exact. fp32 (kSplit) takes two columns a head, x = high +
+ * low with 22 bits, and so do the weights: low parts are kept times 2^11, so that they are normal numbers. That is as
+ * good as fp32 products.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_WIDE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_ATTEND_WIDE_CUH
@@ -22,7 +27,8 @@
 
 namespace hattn {
 
-/* T: __half or __nv_bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kBlocks: 1 or 2 blocks of 8 columns, two with kSplit. */
+/* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kBlocks: 1 or 2 blocks of 8 columns,
+ * two with kSplit. */
 template <class T, class Stored, int kBlocks, bool kSplit>
 class WideEngine
 {
@@ -89,7 +95,7 @@ public:
     /* Ends with a barrier; then each_value gives a part of a softmax. */
     __device__ void finish()
     {
-        const int g = lane_id() / 4, t = lane_id() % 4;
+        const Fragment at;
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < kDimBlocks; i++) {
@@ -100,7 +106,7 @@ public:
             for (int b = 0; b < (kSplit ? 1 : kBlocks); b++)
 #pragma unroll
                 for (int c = 0; c < 4; c++)
-                    result(8 * b + 2 * t + c % 2)[16 * block + (kBytes ? 2 * g + c / 2 : g + c / 2 * 8)] =
+                    result(8 * b + at.column(c))[16 * block + (kBytes ? 2 * at.group + c / 2 : at.row(c))] =
                         kSplit ? values_[i][0][c] + values_[i][1][c] * kLow : values_[i][b][c];
         }
         __syncthreads();
@@ -168,7 +174,7 @@ private:
         const int dtype = p_.q.dtype, dims = p_.head_dim_qk, all = layout_.q_bytes / 2 - 8;
         T *high = reinterpret_cast<T *>(shared() + head * layout_.q_bytes),
           *low = reinterpret_cast<T *>(shared() + (head + 8) * layout_.q_bytes);
-        if (!kSplit && dtype == (std::is_same_v<T, __half> ? HATTN_F16 : HATTN_BF16) &&
+        if (!kSplit && dtype == (std::is_same_v<T, float16> ? HATTN_F16 : HATTN_BF16) &&
             reinterpret_cast<uintptr_t>(q) % 16 == 0) {
             /* On its way while positions are found: add_rows waits for it with its first tile. */
 #pragma unroll 1
@@ -188,10 +194,10 @@ private:
         if (dtype == HATTN_F32)
             load_query(x, static_cast<const float *>(q));
         else if (dtype == HATTN_F16)
-            load_query(x, static_cast<const __half *>(q));
+            load_query(x, static_cast<const float16 *>(q));
         else
-            load_query(x, static_cast<const __nv_bfloat16 *>(q));
-        if (std::is_same_v<T, __half> && dtype != HATTN_F16) {
+            load_query(x, static_cast<const bfloat16 *>(q));
+        if (std::is_same_v<T, float16> && dtype != HATTN_F16) {
             float largest = 0.0f;
 #pragma unroll
             for (const float y : x)
@@ -210,7 +216,8 @@ private:
         return scale.inverse;
     }
 
-    /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their weights are, too. */
+    /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their
+     * weights are, too. */
     __device__ void load_tile(const Slot *slots, int n, int tile, int number) const
     {
         const int first = tile * layout_.tile_rows, rows = min(layout_.tile_rows, (n - first + 15) & ~15);
@@ -259,11 +266,12 @@ private:
         return reinterpret_cast<T *>(shared() + layout_.weights) + column * (layout_.tile_rows + 8);
     }
 
-    /* Fragments of the second operand, rows of which are columns of the product: 16 of the inner dimension from `chunk` (16 bytes) on. */
+    /* Fragments of the second operand, rows of which are columns of the product: 16 of the inner dimension from
+     * `chunk` (16 bytes) on. */
     __device__ static void load_columns(uint32_t (&x)[2 * kBlocks], const char *rows, int row_bytes, int chunk)
     {
-        const int lane = lane_id(), column = kBlocks == 2 ? lane % 8 + lane / 16 * 8 : lane % 8;
-        load_matrices(x, rows + column * row_bytes + (chunk + lane / 8 % 2) * 16);
+        load_matrices(x,
+                      rows + Fragment::b_source_row<kBlocks>() * row_bytes + (chunk + Fragment::b_source_chunk()) * 16);
     }
 
     __device__ void score_tile(const char *tile, int n)
@@ -272,8 +280,9 @@ private:
                   share = warp_id() >> log2_blocks, shares = kWarps >> log2_blocks;
         if (first >= n)
             return;
-        float c[kBlocks][4] = {}; /* rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
-        const char *row = tile + (first + lane_id() % 16) * layout_.row_bytes + lane_id() / 16 * 16;
+        float c[kBlocks][4] = {};
+        const char *row =
+            tile + (first + Fragment::a_source_row()) * layout_.row_bytes + Fragment::a_source_chunk() * 16;
 #pragma unroll 1
         for (int pair = share; pair < (layout_.k_chunks + 1) / 2; pair += shares) {
             uint32_t k[4], q[2 * kBlocks];
@@ -290,12 +299,12 @@ private:
                 multiply(c, k[0], k[1], k[2], k[3], q);
             }
         }
-        const int g = lane_id() / 4, t = lane_id() % 4;
+        const Fragment at;
 #pragma unroll
         for (int b = 0; b < kBlocks; b++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                logits(share, 8 * b + 2 * t + i % 2)[first + g + i / 2 * 8] = c[b][i];
+                logits(share, 8 * b + at.column(i))[first + at.row(i)] = c[b][i];
     }
 
     __device__ static void multiply(float (&c)[kBlocks][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
@@ -348,7 +357,7 @@ private:
                     weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
             }
             sum = old_sum * decay + warp_sum(sum);
-            __syncwarp();
+            warp_barrier();
             if (lane_id() == 0) {
                 space_.max[head] = max;
                 space_.sum[head] = sum;
@@ -357,19 +366,20 @@ private:
         }
     }
 
-    __device__ static float exponential(float x) { return kSplit ? expf(x) : __expf(x); }
+    __device__ static float exponential(float x) { return kSplit ? expf(x) : fast_exp(x); }
 
     __device__ void add_values(const char *tile, int n)
     {
-        const int t = lane_id() % 4, num_blocks = (p_.head_dim_v + 15) / 16;
-        const int row_of_lane = kBytes ? lane_id() % 16 : lane_id() % 8 + lane_id() / 16 * 8,
-                  chunk_of_lane = kBytes ? 0 : lane_id() / 8 % 2;
+        const Fragment at;
+        const int num_blocks = (p_.head_dim_v + 15) / 16,
+                  row_of_lane = kBytes ? Fragment::a_source_row() : Fragment::b_source_row<2>(),
+                  chunk_of_lane = kBytes ? 0 : Fragment::b_source_chunk();
         const char *rows = tile + row_of_lane * layout_.row_bytes + (layout_.v_first + chunk_of_lane) * 16;
         float decay[kBlocks][2];
 #pragma unroll
         for (int b = 0; b < kBlocks; b++)
             for (int j = 0; j < 2; j++)
-                decay[b][j] = space_.decay[(kSplit ? 0 : 8 * b) + 2 * t + j];
+                decay[b][j] = space_.decay[(kSplit ? 0 : 8 * b) + at.column(j)];
 #pragma unroll
         for (int i = 0; i < kDimBlocks; i++) {
             const int block = warp_id() + kWarps * i;
@@ -385,7 +395,7 @@ private:
                 if constexpr (kBytes) {
                     uint32_t v[2];
                     load_transposed(v, from);
-                    const uint32_t x = __byte_perm(v[0], 0, 0x3120), y = __byte_perm(v[1], 0, 0x3120);
+                    const uint32_t x = permute_bytes(v[0], 0, 0x3120), y = permute_bytes(v[1], 0, 0x3120);
                     multiply(c, half2_of_e4m3(x), half2_of_e4m3(x >> 16), half2_of_e4m3(y), half2_of_e4m3(y >> 16), p);
                 } else {
                     uint32_t v[4];
@@ -406,8 +416,7 @@ private:
     Space &space_;
     const hattn_wide_layout &layout_;
     const char *k_, *v_;
-    float values_[kDimBlocks][kBlocks]
-                 [4]; /* block warp_id() + 8 i: rows g, g, g+8, g+8 of columns 2t, 2t+1, 2t, 2t+1 */
+    float values_[kDimBlocks][kBlocks][4]; /* of block warp_id() + 8 i */
 };
 
 } // namespace hattn

@@ -30,13 +30,13 @@ __global__ void __launch_bounds__(kThreads)
 
 } // namespace
 
-cudaError_t load_merge() { return prepare(merge_kernel, 0); }
+DeviceError load_merge() { return prepare(merge_kernel, 0); }
 
 } // namespace hattn
 
 int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream)
 {
-    hattn::merge_kernel<<<dim3(args->num_rows, params->problem.num_q_heads), hattn::kThreads, 0,
-                          static_cast<cudaStream_t>(stream)>>>(*params, *args);
-    return cudaGetLastError();
+    using namespace hattn;
+    const dim3 grid(args->num_rows, params->problem.num_q_heads);
+    return launch({grid, kThreads, 0, static_cast<DeviceStream>(stream)}, merge_kernel, *params, *args);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Parts of an attention and how the blocks of a task join them: each some heads. A block does not wait for other blocks' memory fences: parts
- * are sent, in words that tell by themselves whether they are there (device_exchange.cuh). Nor does it wait for blocks that may have no place
- * on the device yet: who is done before all have begun leaves its heads to the last one to begin.
+ * Parts of an attention and how the blocks of a task join them: each some heads. A block does not wait for other
+ * blocks' memory fences: parts are sent, in words that tell by themselves whether they are there (device_exchange.cuh).
+ * Nor does it wait for blocks that may have no place on the device yet: who is done before all have begun leaves its
+ * heads to the last one to begin.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_PARTS_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_PARTS_CUH
@@ -26,12 +27,13 @@ struct Share {
     hattn_cuda_divisor splits;
 };
 
-/* Weights are e^(x - max) times this, so that 2^30 values of type T sum to no more than the largest of them: 1 where they are too small to
- * overflow. fp16's weights would become subnormal. */
+/* Weights are e^(x - max) times this, so that 2^30 values of type T sum to no more than the largest of them: 1 where
+ * they are too small to overflow. fp16's weights would become subnormal. */
 template <class T>
-constexpr float kWeightOne = sizeof(T) == 4 || std::is_same_v<T, __nv_bfloat16> ? 0x1p-30f : 1.0f;
+constexpr float kWeightOne = sizeof(T) == 4 || std::is_same_v<T, bfloat16> ? 0x1p-30f : 1.0f;
 
-/* What a part of a softmax weighs: its values are a sum with weights that sum to `sum`, all relative to e^max. Nothing: -inf and 0. */
+/* What a part of a softmax weighs: its values are a sum with weights that sum to `sum`, all relative to e^max.
+ * Nothing: -inf and 0. */
 struct PartWeight {
     float max, sum;
 
@@ -116,12 +118,12 @@ struct JoinedParts {
 #pragma unroll
         for (int p = 0; p < kNum; p++)
             weight.max = fmaxf(weight.max, weights[p].max);
-        const float base = weight.max == -INFINITY ? 0.0f : weight.max, decay = __expf(old - base);
+        const float base = weight.max == -INFINITY ? 0.0f : weight.max, decay = fast_exp(old - base);
         weight.sum *= decay;
         value = scaled(value, decay);
 #pragma unroll
         for (int p = 0; p < kNum; p++) {
-            const float factor = __expf(weights[p].max - base);
+            const float factor = fast_exp(weights[p].max - base);
             if (factor != 0.0f || isnan(weights[p].sum)) { /* what weighs nothing may be anything; a NaN is passed on */
                 weight.sum += factor * weights[p].sum;
                 value = {value.x + factor * x[p].x, value.y + factor * x[p].y, value.z + factor * x[p].z,
@@ -131,9 +133,9 @@ struct JoinedParts {
     }
 };
 
-/* Joins parts of columns first_column..end_column, of those of all heads of a share: four a thread (dims are multiples of 8), `row` threads beside each
- * other, parts shared between the rest. read(first, g, place, weights, x): parts from `first` on, of columns from `place` on; past the last one,
- * nothing. Starts with a barrier. */
+/* Joins parts of columns first_column..end_column, of those of all heads of a share: four a thread (dims are
+ * multiples of 8), `row` threads beside each other, parts shared between the rest. read(first, g, place, weights, x):
+ * parts from `first` on, of columns from `place` on; past the last one, nothing. Starts with a barrier. */
 template <class Read>
 __device__ inline void join_parts(const Results &results, const Share &share, const hattn_cuda_divisor &dim,
                                   uint32_t first_column, uint32_t end_column, uint32_t row, JoinSpace &space, Read read)
@@ -189,8 +191,8 @@ public:
             send_words(weights(g) + part, make_float2(weight.max, weight.sum));
     }
 
-    /* By one block, once, heads first..end, of which a block has `unit`: what order parts are joined in depends on it alone. Leaves zeros: of
-     * weights, which several threads read, after join_parts' barriers. */
+    /* By one block, once, heads first..end, of which a block has `unit`: what order parts are joined in depends on it
+     * alone. Leaves zeros: of weights, which several threads read, after join_parts' barriers. */
     __device__ void join(const Results &results, int first_head, int end_head, int unit, JoinSpace &space) const
     {
         const uint32_t last = static_cast<uint32_t>(share_.num_splits) - 1, columns = unit * dim_.divisor / 4;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Shared memory of WideEngine (attend_wide.cuh): the plan sizes it, a launch, which knows where V is, lays it out, the kernel finds its way in it.
- * Rows are counted in chunks of 16 bytes; a stored row takes an odd number of them, so that one chunk of 8 rows lies in all banks.
+ * Shared memory of WideEngine (attend_wide.cuh): the plan sizes it, a launch, which knows where V is, lays it out, the
+ * kernel finds its way in it. Rows are counted in chunks of 16 bytes; a stored row takes an odd number of them, so that
+ * one chunk of 8 rows lies in all banks.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_WIDE_LAYOUT_H
 #define HATTN_KERNELS_CUDA_ATTEND_WIDE_LAYOUT_H
@@ -36,8 +37,8 @@ static inline int32_t hattn_wide_v_inside(const hattn_problem *p, const void *k_
     return is_inside ? (int32_t)(offset / 16) : -1;
 }
 
-/* `columns`: of the products. v_inside: the chunk of K's row that V starts with, or -1 where V's rows are loaded for themselves. The
- * largest tiles of which two fit: they cost the fewest barriers. */
+/* `columns`: of the products. v_inside: the chunk of K's row that V starts with, or -1 where V's rows are loaded for
+ * themselves. The largest tiles of which two fit: they cost the fewest barriers. */
 static inline hattn_wide_layout hattn_wide_lay_out(const hattn_problem *p, int32_t columns, int32_t v_inside,
                                                    int32_t bytes)
 {

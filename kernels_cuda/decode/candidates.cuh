@@ -127,9 +127,9 @@ struct CandidateList {
 #pragma unroll
         for (int i = 0; i < kPerLoad; i++) {
             listed[i] = level[i] >= bound && key + i < ranked;
-            const uint32_t all = __ballot_sync(kFullMask, listed[i]);
-            place += __popc(all & lanes_below());
-            size += __popc(all);
+            const uint32_t all = ballot(listed[i]);
+            place += count_ones(all & lanes_below());
+            size += count_ones(all);
         }
 #pragma unroll
         for (int i = 0; i < kPerLoad; i++)

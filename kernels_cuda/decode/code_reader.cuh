@@ -68,7 +68,7 @@ public:
         constexpr int kRuns = 32 / kRunLanes;                                                 /* of a load */
         const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad, /* loads */
             run = warp_id() * kRuns + lane_id() / kRunLanes,
-                       somewhere = spread > kRunLanes ? __umulhi(run * 0x9e3779b1u, spread - kRunLanes + 1) : 0;
+                       somewhere = spread > kRunLanes ? high_product(run * 0x9e3779b1u, spread - kRunLanes + 1) : 0;
         return {(first / S::kPerLoad + run * spread + somewhere + lane_id() % kRunLanes) * S::kPerLoad,
                 kWarps * kRuns * spread * S::kPerLoad};
     }
@@ -120,7 +120,7 @@ public:
                 norm += page_[u] * run_.norm_stride[0];
 #pragma unroll
             for (int i = 0; i < S::kPerLoad; i++)
-                norms[u * S::kPerLoad + i] = __ldg(norm + i * run_.norm_stride[1]);
+                norms[u * S::kPerLoad + i] = load_l2(norm + i * run_.norm_stride[1]);
         }
     }
 
@@ -147,7 +147,7 @@ private:
     {
 #pragma unroll
         for (int w = 0; w < 4; w++)
-            words[w] = w < num_words ? __ldg(code + w) : 0;
+            words[w] = w < num_words ? load_l2(code + w) : 0;
     }
 
     const CodeRun &run_;

@@ -152,7 +152,7 @@ __host__ __device__ inline uint32_t decode_splits(const hattn_cuda_params &param
 /* Of 1 to 64, without 64-bit division. */
 __device__ inline hattn_cuda_divisor make_small_divisor(uint32_t divisor)
 {
-    hattn_cuda_divisor d = {divisor, 0, static_cast<uint32_t>(32 - __clz(static_cast<int>(divisor - 1)))};
+    hattn_cuda_divisor d = {divisor, 0, static_cast<uint32_t>(bit_width(divisor - 1))};
     const uint32_t rest = ((1u << d.shift) - divisor) << 16, high = rest / divisor;
     d.magic = (high << 16) + ((rest - high * divisor) << 16) / divisor + 1;
     return d;
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class Engines, bool kKeyed, class F>
-cudaError_t with_decode_kernel(const hattn_cuda_params &params, bool loops, F f)
+DeviceError with_decode_kernel(const hattn_cuda_params &params, bool loops, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
@@ -236,7 +236,7 @@ cudaError_t with_decode_kernel(const hattn_cuda_params &params, bool loops, F f)
 }
 
 template <class Engines, bool kKeyed>
-cudaError_t load_decode_attend(const hattn_cuda_params &params)
+DeviceError load_decode_attend(const hattn_cuda_params &params)
 {
     auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
     return first_error({with_decode_kernel<Engines, kKeyed>(params, false, load),
@@ -244,8 +244,8 @@ cudaError_t load_decode_attend(const hattn_cuda_params &params)
 }
 
 template <class Engines, bool kKeyed>
-cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
-                                 hattn_buffer workspace, cudaStream_t stream)
+DeviceError launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, DeviceStream stream)
 {
     RegionRun run = region_run(params, args, wave, workspace);
     const uint32_t blocks = static_cast<uint32_t>(wave.num_rows * wave.num_heads *

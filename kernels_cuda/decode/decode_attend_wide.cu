@@ -5,7 +5,7 @@
 
 namespace hattn {
 
-static_assert(sizeof(ShareSpace<WideEngine<__half, __half, 2, false>, SelectEarly>) + 64 <= HATTN_WIDE_STATIC,
+static_assert(sizeof(ShareSpace<WideEngine<float16, float16, 2, false>, SelectEarly>) + 64 <= HATTN_WIDE_STATIC,
               "the plan counts on it");
 
 const DecodeKernel decode_attend_wide = {load_decode_attend<WideEngines, false>,

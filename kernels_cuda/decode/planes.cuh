@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Popcounts of planes on tensor cores.
+ * Popcounts of planes: on tensor cores, where those have products of single bits.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_PLANES_CUH
 #define HATTN_KERNELS_CUDA_DECODE_PLANES_CUH
 
 #include "kernels_cuda/device/device.cuh"
 
+/* Blackwell's (sm_100, sm_120) have none: there each would be a call of 120 instructions that emulate it. */
+#if defined(HATTN_PORTABLE) || __CUDA_ARCH__ >= 1000
+#define HATTN_PLAIN_POPCOUNTS 1
+#else
+#define HATTN_PLAIN_POPCOUNTS 0
+#endif
+
 namespace hattn {
 
-/* m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words as chunk t of the
- * inner dimension; column 2t' + p of B holds plane p in chunk t' and zeros elsewhere, so that the lane's results are the counts of
- * planes p = 0, 1 of its own keys. No data moves between lanes, and up to two planes cost one instruction a pair of words. */
+/* m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words
+ * as chunk t of the inner dimension; column 2t' + p of B holds plane p in chunk t' and zeros elsewhere, so that the
+ * lane's results are the counts of planes p = 0, 1 of its own keys. No data moves between lanes, and up to two planes
+ * cost one instruction a pair of words. */
 template <int kWords, int kBlocks> /* words of a code; up to 2 * kBlocks planes, 7 in all */
 class PlaneCounter
 {
@@ -20,16 +28,16 @@ public:
     {
         for (int w = 0; w < kWords; w++)
             sign_[w] = sign[w];
-#ifdef HATTN_PORTABLE
+#if HATTN_PLAIN_POPCOUNTS
         for (int p = 0; p < 2 * kBlocks; p++)
             for (int w = 0; w < kWords; w++)
                 plane_[p][w] = p < num_planes ? plane[p][w] : 0;
 #else
-        const int g = lane_id() / 4, t = lane_id() % 4;
+        const Fragment at;
         for (int b = 0; b < kBlocks; b++)
             for (int w = 0; w < kWords; w++) {
-                const int p = 2 * b + g % 2;
-                plane_[b][w] = t == g / 2 && p < num_planes ? plane[p][w] : 0;
+                const int p = 2 * b + at.b_column() % 2;
+                plane_[b][w] = at.pair == at.b_column() / 2 && p < num_planes ? plane[p][w] : 0;
             }
 #endif
     }
@@ -44,11 +52,11 @@ public:
             x[w] = key0[w] ^ sign_[w];
             y[w] = key1[w] ^ sign_[w];
         }
-#ifdef HATTN_PORTABLE
+#if HATTN_PLAIN_POPCOUNTS
         for (int p = 0; p < 2 * kBlocks; p++)
             for (int w = 0; w < kWords; w++) {
-                *score0 += __popc(x[w] & plane_[p][w]) << p;
-                *score1 += __popc(y[w] & plane_[p][w]) << p;
+                *score0 += count_ones(x[w] & plane_[p][w]) << p;
+                *score1 += count_ones(y[w] & plane_[p][w]) << p;
             }
 #else
         for (int b = 0; b < kBlocks; b++) {
@@ -65,7 +73,7 @@ public:
 
 private:
     uint32_t sign_[kWords];
-#ifdef HATTN_PORTABLE
+#if HATTN_PLAIN_POPCOUNTS
     uint32_t plane_[2 * kBlocks][kWords];
 #else
     uint32_t plane_[kBlocks][kWords];

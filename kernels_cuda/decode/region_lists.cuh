@@ -53,8 +53,8 @@ struct RegionView {
                                 uint32_t *all) const
     {
         const uint16_t *entry = rows + (static_cast<uint32_t>(region * run.row_size) + threshold);
-        *above = threshold < static_cast<uint32_t>(run.num_levels) ? __ldcg(entry) : 0;
-        *all = threshold ? __ldcg(entry - 1)
+        *above = threshold < static_cast<uint32_t>(run.num_levels) ? load_l2(entry) : 0;
+        *all = threshold ? load_l2(entry - 1)
                          : static_cast<uint32_t>(
                                max(0, min((region + 1) * cut.region, task.end) - max(range_start, task.first)));
     }
@@ -78,15 +78,16 @@ struct RegionView {
         constexpr int kLoads = 4;
         const int32_t start = region * cut.region;
         const int64_t list = cut.first_score + static_cast<int64_t>(region) * cut.room;
-        const int size = __ldcg(rows + static_cast<uint32_t>(region * run.row_size)), room = static_cast<int>(cut.room);
+        const int size = load_l2(rows + static_cast<uint32_t>(region * run.row_size)),
+                  room = static_cast<int>(cut.room);
         int first = 0;
 #pragma unroll 1
         do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
             uint32_t loaded[kLoads];
 #pragma unroll
             for (int i = 0; i < kLoads; i++)
-                loaded[i] = __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list +
-                                   min(first + i * 32 + lane_id(), room - 1));
+                loaded[i] = load_l2(reinterpret_cast<const uint32_t *>(run.scores) + list +
+                                    min(first + i * 32 + lane_id(), room - 1));
 #pragma unroll
             for (int i = 0; i < kLoads; i++) {
                 const int place = first + i * 32 + lane_id();
@@ -115,13 +116,13 @@ __device__ inline void rank_fine(const RegionView &view, int num_regions, Thresh
         uint32_t above, equal;
         view.count_region(threshold.key, region, &above, &equal);
         if (equal)
-            space.fine_regions[atomicAdd(&space.num_fine_regions, 1u)] = region;
+            space.fine_regions[atomic_add(&space.num_fine_regions, 1u)] = region;
     }
     __syncthreads();
     for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps)
         view.each_candidate(space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
             if (level == threshold.key)
-                space.fine[atomicAdd(&space.num_fine, 1u)] = fine_of(__ldcg(view.run.keys + place), position);
+                space.fine[atomic_add(&space.num_fine, 1u)] = fine_of(load_l2(view.run.keys + place), position);
         });
     __syncthreads();
     const uint32_t num = space.num_fine;

@@ -160,7 +160,10 @@ struct RegionCut {
     uint32_t first_row;        /* of its first region */
     int64_t first_score;       /* of its first piece; sampled: of its first list */
 
-    __device__ uint32_t range_of(uint32_t region) const { return per_range == 1 ? region : __umulhi(region, magic); }
+    __device__ uint32_t range_of(uint32_t region) const
+    {
+        return per_range == 1 ? region : high_product(region, magic);
+    }
 };
 
 /* Of a task with pieces of `units`, in memory for pieces of `most_units` from piece `slot` on. */
@@ -169,7 +172,7 @@ __device__ inline RegionCut make_cut(const RegionRun &run, uint32_t units, uint3
 {
     RegionCut cut;
     /* Sampled: a region is a range. */
-    const int shift = run.is_sampled ? 0 : min(__ffs(static_cast<int>(units)) - 1, run.region_shift);
+    const int shift = run.is_sampled ? 0 : min(lowest_one(units), run.region_shift);
     cut.range = static_cast<int32_t>(units) << run.range_shift;
     cut.per_range = run.is_sampled ? 1 : units >> shift;
     cut.region = run.is_sampled ? cut.range : 1 << (run.range_shift + shift);
@@ -237,7 +240,7 @@ __device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t
     int reached = 0;
 #pragma unroll
     for (int k = 0; k < kPerLane; k++)
-        reached += __popc(__ballot_sync(kFullMask, before + at_least[k * 32 + lane_id()] >= wanted));
+        reached += count_ones(ballot(before + at_least[k * 32 + lane_id()] >= wanted));
     *above = before + (reached < kShare ? at_least[reached] : 0);
     return reached ? share * kShare + reached : 0;
 }

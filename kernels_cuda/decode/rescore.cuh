@@ -57,7 +57,7 @@ public:
         const uint32_t num_passes = static_cast<uint32_t>(digits) + 2, total = 1 + num_passes * num_chunks_;
         for (;;) {
             if (threadIdx.x == 0)
-                space_.rescore.claimed = atomicAdd(claimed_, 1u);
+                space_.rescore.claimed = atomic_add(claimed_, 1u);
             __syncthreads();
             const uint32_t claimed = space_.rescore.claimed;
             if (claimed >= total)
@@ -102,7 +102,7 @@ private:
         if (threadIdx.x == 0) {
             while (receive(done_) < claims)
                 pause();
-            __threadfence();
+            acquire();
         }
         __syncthreads();
     }
@@ -113,7 +113,7 @@ private:
         for (int i = threadIdx.x; i < bins; i += kThreads)
             histograms_[i] = 0;
         if (threadIdx.x == 0)
-            atomicAdd(reinterpret_cast<unsigned long long *>(run_.rescored), 1ull);
+            atomic_add(run_.rescored, uint64_t(1));
     }
 
     /* In the order of scores. */
@@ -148,7 +148,7 @@ private:
         SelectSpace &select = space_.rescore.select;
         const Digit d = digit(params_, num_known_);
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
-            select.histogram[i] = __ldcg(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i);
+            select.histogram[i] = load_l2(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i);
         __syncthreads();
         find_bin(select, HATTN_CUDA_BINS, wanted_);
         prefix_ |= select.bin << d.shift;
@@ -170,15 +170,14 @@ private:
             const uint32_t mine = position < end_of(chunk) ? key(position) : 0;
             const bool counts = position < end_of(chunk) && (mine & known_) == prefix_;
             const uint32_t bin = counts ? mine >> d.shift & ((1u << d.bits) - 1) : HATTN_CUDA_BINS;
-            int are_alike;
-            __match_all_sync(kFullMask, bin, &are_alike); /* one counter must not be waited for 32 times */
+            const bool are_alike = all_alike(bin); /* one counter must not be waited for 32 times */
             if (counts && (!are_alike || lane_id() == 0))
-                atomicAdd(&select.histogram[bin], are_alike ? 32u : 1u);
+                atomic_add(&select.histogram[bin], are_alike ? 32u : 1u);
         }
         __syncthreads();
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
             if (select.histogram[i])
-                atomicAdd(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i, select.histogram[i]);
+                atomic_add(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i, select.histogram[i]);
     }
 
     /* Of a chunk, now that the last kept key is known: above it, and equal to it. */
@@ -203,8 +202,8 @@ private:
         SelectSpace &select = space_.rescore.select;
         uint32_t above = 0, equal = 0;
         for (uint32_t before = threadIdx.x; before < chunk; before += kThreads) {
-            above += __ldcg(counts_ + 2 * before);
-            equal += __ldcg(counts_ + 2 * before + 1);
+            above += load_l2(counts_ + 2 * before);
+            equal += load_l2(counts_ + 2 * before + 1);
         }
         block_scan(above, select.sums[0], &above);
         block_scan(equal, select.sums[1], &equal);

@@ -86,10 +86,10 @@ public:
                 units += mine_.num_tasks * units_of(run, mine_.length);
             }
         }
-        units = __reduce_add_sync(kFullMask, units);
-        scored = __reduce_add_sync(kFullMask, scored);
-        live = __reduce_add_sync(kFullMask, live);
-        kept = __reduce_add_sync(kFullMask, kept);
+        units = warp_total(units);
+        scored = warp_total(scored);
+        live = warp_total(live);
+        kept = warp_total(kept);
         if (lane_id() == 0) {
             space.units[warp_id()] = units;
             space.scored[warp_id()] = scored;

@@ -28,7 +28,7 @@ __device__ inline int published_size(int row_size, int num_levels)
 __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
 {
     uint32_t above = 0;
-    __syncwarp();
+    warp_barrier();
 #pragma unroll 1
     for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
         const int i = block + lane_id() * 8;
@@ -49,9 +49,9 @@ __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint
             packed.w = (x[6] + base) | (x[7] + base) << 16;
             *reinterpret_cast<uint4 *>(row + i) = packed;
         }
-        above += __shfl_sync(kFullMask, at_least, 0);
+        above += from_lane(at_least, 0);
     }
-    __syncwarp();
+    warp_barrier();
 }
 
 template <int kPerLoad>
@@ -300,7 +300,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
             if (!kKeyed || takes_sample(regions, task, fixed.placed.cut))
                 bound = find_bound(regions, task, sample + 4, num_levels, Reader::kRunKeys, fixed.levels);
     }
-    __syncwarp();
+    warp_barrier();
     const Scorer scorer(regions, task, fixed.placed.cut, placed.piece, histogram);
     if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
         total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
@@ -313,7 +313,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
         for (int w = 0; w < kWarps; w++)
             sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
         if (sum)
-            atomicAdd(&total[i], sum);
+            atomic_add(&total[i], sum);
     }
 }
 
@@ -381,25 +381,25 @@ struct ScoreVariant {
 
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
 template <int kWords, bool kLoose, int kBlocks, class W, bool kLoops, class F>
-cudaError_t with_leaves(const hattn_cuda_params &params, bool is_sampled, F f)
+DeviceError with_leaves(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     if (params.is_keyed)
         return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES, kLoops>);
     if constexpr (kBlocks < 4)
         return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES, kLoops>)
                           : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES, kLoops>);
-    return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
+    return kNoSuchKernel; /* the plan keys what needs more than 4 planes */
 }
 
 template <int kWords, bool kLoose, int kBlocks, class W, class F>
-cudaError_t with_loops(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
+DeviceError with_loops(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
 {
     return variant.loops ? with_leaves<kWords, kLoose, kBlocks, W, true>(params, variant.is_sampled, f)
                          : with_leaves<kWords, kLoose, kBlocks, W, false>(params, variant.is_sampled, f);
 }
 
 template <int kWords, bool kLoose, int kBlocks, class F>
-cudaError_t with_map_type(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
+DeviceError with_map_type(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
 {
     return params.problem.query_map.dtype == HATTN_BF16
                ? with_loops<kWords, kLoose, kBlocks, __nv_bfloat16>(params, variant, f)
@@ -407,7 +407,7 @@ cudaError_t with_map_type(const hattn_cuda_params &params, const ScoreVariant &v
 }
 
 template <int kWords, bool kLoose, class F>
-cudaError_t with_kernel(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
+DeviceError with_kernel(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
 {
     if constexpr (!kLoose && kWords < 16)
         if (params.plane_blocks == 1)
@@ -426,9 +426,9 @@ inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sample
 
 /* All that few and many rows are scored by. */
 template <int kWords, bool kLoose>
-cudaError_t load_score_regions(const hattn_cuda_params &params)
+DeviceError load_score_regions(const hattn_cuda_params &params)
 {
-    cudaError_t error = cudaSuccess;
+    DeviceError error = kSuccess;
     for (const ScoreVariant &variant : {ScoreVariant{false, false}, {false, true}, {true, false}, {true, true}})
         if (!error)
             error = with_kernel<kWords, kLoose>(params, variant, [&](auto kernel) {
@@ -438,8 +438,8 @@ cudaError_t load_score_regions(const hattn_cuda_params &params)
 }
 
 template <int kWords, bool kLoose>
-cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
-                                 hattn_buffer workspace, cudaStream_t stream)
+DeviceError launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, DeviceStream stream)
 {
     const ScoreRun run = score_run(params, args, wave, workspace);
     const int64_t tasks = static_cast<int64_t>(wave.num_rows) * wave.num_heads;
@@ -452,8 +452,7 @@ cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_de
     return with_kernel<kWords, kLoose>(params, variant, [&](auto kernel) {
         if (!run.is_first || run.regions.overlaps)
             return launch_dependent(params, kernel, grid, bytes, stream, run);
-        kernel<<<grid, kThreads, bytes, stream>>>(run);
-        return cudaGetLastError();
+        return launch({grid, kThreads, bytes, stream}, kernel, run);
     });
 }
 

@@ -4,14 +4,12 @@
 #ifndef HATTN_KERNELS_CUDA_DEVICE_ELEMENTS_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_ELEMENTS_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
 #include "api/hattn.h"
+#include "kernels_cuda/device/numbers.cuh"
 
 namespace hattn {
 
@@ -21,18 +19,43 @@ struct fp8_e4m3 {
 
 __device__ inline float to_float(float x) { return x; }
 
-__device__ inline float to_float(__half x) { return __half2float(x); }
+__device__ inline float to_float(float16 x) { return __half2float(x); }
 
-__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(bfloat16 x) { return __bfloat162float(x); }
 
-/* OCP E4M3: bias 7, no infinities, 0x7f and 0xff are NaN. Its bits, moved into fp16's places, are its value times 2^-8, and
- * subnormals come out right by themselves. */
+/* Bytes 2i, 2i+1 of four e4m3 numbers (OCP: bias 7, no infinities, 0x7f and 0xff are NaN), moved into the places of
+ * fp16: their values times 2^-8, exact, subnormals too; NaN becomes a number. */
+__device__ inline uint32_t halves_of_e4m3(uint32_t x, int i)
+{
+    const uint32_t shifted = permute_bytes(x, 0, i ? 0x3424 : 0x1404) >> 1; /* the sign is one place too low */
+    return shifted + (shifted & 0x40004000u);
+}
+
 __device__ inline float to_float(fp8_e4m3 x)
 {
     if ((x.bits & 0x7f) == 0x7f)
-        return __int_as_float(0x7fffffff);
+        return float_of_bits(0x7fffffff);
     const unsigned short as_half = static_cast<unsigned short>((x.bits & 0x80) << 8 | (x.bits & 0x7f) << 7);
     return __half2float(__ushort_as_half(as_half)) * 256.0f;
+}
+
+/* Two e4m3 values, the low 16 bits of x, as two fp16: exact, NaN stays NaN. */
+__device__ inline uint32_t half2_of_e4m3(uint32_t x)
+{
+    uint32_t y;
+#if !defined(HATTN_PORTABLE) && __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(y) : "h"(static_cast<uint16_t>(x)));
+#else
+    const uint32_t small = halves_of_e4m3(x, 0), scale = 0x5c005c00 /* 2^8 */,
+                   nan = equal_halves(small & 0x7fff7fff, 0x3f803f80);
+    __half2 value, factor;
+    memcpy(&value, &small, sizeof(value));
+    memcpy(&factor, &scale, sizeof(factor));
+    value = __hmul2(value, factor);
+    memcpy(&y, &value, sizeof(y));
+    y |= nan;
+#endif
+    return y;
 }
 
 /* Calls f with a null pointer of the dtype's element type: the host's switch from a number to a kernel's type. */
@@ -40,8 +63,8 @@ template <class F>
 inline auto with_dtype(int32_t dtype, F f)
 {
     switch (dtype) {
-    case HATTN_F16: return f(static_cast<const __half *>(nullptr));
-    case HATTN_BF16: return f(static_cast<const __nv_bfloat16 *>(nullptr));
+    case HATTN_F16: return f(static_cast<const float16 *>(nullptr));
+    case HATTN_BF16: return f(static_cast<const bfloat16 *>(nullptr));
     case HATTN_F8_E4M3: return f(static_cast<const fp8_e4m3 *>(nullptr));
     default: return f(static_cast<const float *>(nullptr));
     }
@@ -52,8 +75,8 @@ template <class F>
 inline auto with_float_dtype(int32_t dtype, F f)
 {
     switch (dtype) {
-    case HATTN_F16: return f(static_cast<const __half *>(nullptr));
-    case HATTN_BF16: return f(static_cast<const __nv_bfloat16 *>(nullptr));
+    case HATTN_F16: return f(static_cast<const float16 *>(nullptr));
+    case HATTN_BF16: return f(static_cast<const bfloat16 *>(nullptr));
     default: return f(static_cast<const float *>(nullptr));
     }
 }
@@ -61,8 +84,8 @@ inline auto with_float_dtype(int32_t dtype, F f)
 __device__ inline float load_element(const void *data, int32_t dtype, int64_t index)
 {
     switch (dtype) {
-    case HATTN_F16: return to_float(static_cast<const __half *>(data)[index]);
-    case HATTN_BF16: return to_float(static_cast<const __nv_bfloat16 *>(data)[index]);
+    case HATTN_F16: return to_float(static_cast<const float16 *>(data)[index]);
+    case HATTN_BF16: return to_float(static_cast<const bfloat16 *>(data)[index]);
     case HATTN_F8_E4M3: return to_float(static_cast<const fp8_e4m3 *>(data)[index]);
     default: return static_cast<const float *>(data)[index];
     }
@@ -72,9 +95,9 @@ __device__ inline float load_element(const void *data, int32_t dtype, int64_t in
 template <class T>
 __device__ inline T from_float(float x)
 {
-    if constexpr (std::is_same_v<T, __half>)
+    if constexpr (std::is_same_v<T, float16>)
         return __float2half_rn(x);
-    else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    else if constexpr (std::is_same_v<T, bfloat16>)
         return __float2bfloat16_rn(x);
     else
         return x;
@@ -83,9 +106,9 @@ __device__ inline T from_float(float x)
 __device__ inline void store_element(void *data, int32_t dtype, int64_t index, float value)
 {
     if (dtype == HATTN_F16)
-        static_cast<__half *>(data)[index] = from_float<__half>(value);
+        static_cast<float16 *>(data)[index] = from_float<float16>(value);
     else if (dtype == HATTN_BF16)
-        static_cast<__nv_bfloat16 *>(data)[index] = from_float<__nv_bfloat16>(value);
+        static_cast<bfloat16 *>(data)[index] = from_float<bfloat16>(value);
     else
         static_cast<float *>(data)[index] = value;
 }
@@ -94,7 +117,7 @@ template <class T>
 __device__ inline uint32_t pack2(float low, float high)
 {
     uint32_t bits;
-    if constexpr (std::is_same_v<T, __half>) {
+    if constexpr (std::is_same_v<T, float16>) {
         const __half2 pair = __floats2half2_rn(low, high);
         memcpy(&bits, &pair, sizeof(bits));
     } else {
@@ -113,8 +136,8 @@ __device__ inline void store_elements(void *data, int32_t dtype, int64_t index, 
         *reinterpret_cast<float4 *>(to) = x;
     } else if (dtype != HATTN_F32 && address % sizeof(uint2) == 0) {
         const bool half = dtype == HATTN_F16;
-        const uint32_t low = half ? pack2<__half>(x.x, x.y) : pack2<__nv_bfloat16>(x.x, x.y),
-                       high = half ? pack2<__half>(x.z, x.w) : pack2<__nv_bfloat16>(x.z, x.w);
+        const uint32_t low = half ? pack2<float16>(x.x, x.y) : pack2<bfloat16>(x.x, x.y),
+                       high = half ? pack2<float16>(x.z, x.w) : pack2<bfloat16>(x.z, x.w);
         *reinterpret_cast<uint2 *>(to) = make_uint2(low, high);
     } else { /* rows may start anywhere */
 #pragma unroll 1

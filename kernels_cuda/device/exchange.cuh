@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What blocks of a grid tell each other: PTX beside plain twins, like device.cuh.
+ * What blocks of a grid tell each other: atomics in the scope of the device. The plain twins are read-modify-writes,
+ * which every vendor has in that scope, where the others are loads and stores.
  */
 #ifndef HATTN_KERNELS_CUDA_DEVICE_EXCHANGE_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_EXCHANGE_CUH
 
 #include <cstdint>
+
+#include "kernels_cuda/device/numbers.cuh"
 
 namespace hattn {
 
@@ -22,8 +25,8 @@ __device__ inline uint32_t arrive(uint32_t *counter)
     return before;
 }
 
-/* Adds what is no constant to the compiler, which would gather constants of a warp's lanes and wait for the result at once; orders nothing.
- * In one lane, the first. */
+/* Adds; orders nothing. The compiler would gather constant amounts of a warp's lanes, and wait for the result at
+ * once: it cannot know that a lane's number is also the thread's. */
 __device__ inline uint32_t count_up(uint32_t *counter, uint32_t amount)
 {
     uint32_t before;
@@ -34,24 +37,24 @@ __device__ inline uint32_t count_up(uint32_t *counter, uint32_t amount)
     asm volatile("mov.u32 %0,%%laneid;" : "=r"(lane));
     asm volatile("atom.relaxed.gpu.global.add.u32 %0,[%1],%2;"
                  : "=r"(before)
-                 : "l"(counter), "r"(amount + lane)
+                 : "l"(counter), "r"(amount + (lane ^ (threadIdx.x & 31)))
                  : "memory");
 #endif
     return before;
 }
 
-/* Floats from one block to another that waits for them, without a fence: each word tells by itself whether it is there, 0 is not. A NaN
- * arrives as one. */
+/* Floats from one block to another that waits for them, without a fence: each word tells by itself whether it is
+ * there, 0 is not. A NaN arrives as one. */
 __device__ inline uint32_t word_of(float x)
 {
-    const uint32_t complement = ~__float_as_uint(x);
+    const uint32_t complement = ~bits_of(x);
     return complement ? complement : 0x80000000u;
 }
 
 __device__ inline void send_words(uint32_t *to, float x)
 {
 #ifdef HATTN_PORTABLE
-    *static_cast<volatile uint32_t *>(to) = word_of(x);
+    atomicExch(to, word_of(x));
 #else
     asm volatile("st.relaxed.gpu.global.u32 [%0],%1;" ::"l"(to), "r"(word_of(x)) : "memory");
 #endif
@@ -84,13 +87,13 @@ __device__ inline void send_words(uint32_t *to, float4 x)
 #endif
 }
 
-__device__ inline float float_of(uint32_t word) { return __uint_as_float(~word); }
+__device__ inline float float_of(uint32_t word) { return float_of_bits(~word); }
 
 __device__ inline uint32_t receive(const uint32_t *from)
 {
     uint32_t word;
 #ifdef HATTN_PORTABLE
-    word = *static_cast<const volatile uint32_t *>(from);
+    word = atomicOr(const_cast<uint32_t *>(from), 0u);
 #else
     asm volatile("ld.relaxed.gpu.global.u32 %0,[%1];" : "=r"(word) : "l"(from) : "memory");
 #endif
@@ -124,6 +127,9 @@ __device__ inline uint4 receive_four(const uint32_t *from)
     return words;
 }
 
+/* After a look that told of another block's arrival: what it wrote before that is seen. */
+__device__ inline void acquire() { __threadfence(); }
+
 /* Between looks at what another block will write. */
 __device__ inline void pause()
 {
@@ -132,8 +138,8 @@ __device__ inline void pause()
 #endif
 }
 
-/* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The counter is
- * zero again afterwards. */
+/* True in every thread of the last of `count` blocks to get here; it then sees what the others wrote before. The
+ * counter is zero again afterwards. */
 __device__ inline bool arrive_last(uint32_t *counter, uint32_t count)
 {
     __shared__ bool last;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 4 vectors of one code head.
+ * Encoding kernels: keys of a call, the rows' own keys (append), queries. A block takes up to 4 vectors of one code
+ * head.
  */
 #include "kernels_cuda/encode/encode_query.cuh"
 
@@ -17,7 +18,7 @@ __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &ma
     const int num_words = (p.code_bits + 31) / 32;
     for (int i = warp_id(); i < space.num_vectors * num_words; i += kWarps) {
         const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
-        const uint32_t bits = __ballot_sync(kFullMask, r < p.code_bits && space.z[v * p.code_bits + r] > 0.0f);
+        const uint32_t bits = ballot(r < p.code_bits && space.z[v * p.code_bits + r] > 0.0f);
         if (lane_id() == 0 && places[v].page >= 0)
             reinterpret_cast<uint32_t *>(
                 hattn_element(&p.codes, codes, places[v].page, places[v].slot, code_head))[word] = bits;
@@ -29,8 +30,8 @@ __device__ void encode_block(const hattn_problem &p, const hattn_map_buffers &ma
             sum = fmaf(space.x[warp_id() * p.head_dim_qk + i], space.x[warp_id() * p.head_dim_qk + i], sum);
         sum = warp_sum(sum);
         if (lane_id() == 0)
-            *reinterpret_cast<__half *>(hattn_element(&p.norms, norms, places[warp_id()].page, places[warp_id()].slot,
-                                                      code_head)) = __float2half_rn(sqrtf(sum));
+            *reinterpret_cast<float16 *>(hattn_element(&p.norms, norms, places[warp_id()].page, places[warp_id()].slot,
+                                                       code_head)) = from_float<float16>(sqrtf(sum));
     }
 }
 
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(kThreads)
     encode_block<W>(p, args.key_map, code_head, space, places, args.codes, args.norms);
 }
 
-/* The rows' own keys on tensor cores, up to 8 a block. What it costs is one chain of latencies: the map is on its way into L2 while
- * lanes find their column's key, each warp for itself so that there is one barrier. */
+/* The rows' own keys on tensor cores, up to 8 a block. What it costs is one chain of latencies: the map is on its way
+ * into L2 while lanes find their column's key, each warp for itself so that there is one barrier. */
 template <class W>
 __global__ void __launch_bounds__(kThreads)
     append_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
@@ -122,7 +123,8 @@ __global__ void __launch_bounds__(kThreads)
                                  p.key_map.weight_stride[0][1]);
     prefetch_map(map, p.head_dim_qk, p.code_bits);
     take_over();
-    const int column = lane_id() / 4;
+    const Fragment at;
+    const int column = at.b_column();
     const Place place = column < num_columns
                             ? place_of_row(p, args.batch, static_cast<int32_t>(blockIdx.x) * num_columns + column)
                             : Place{-1, 0};
@@ -140,25 +142,24 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = warp_id(); i < num_columns * num_words; i += kWarps) {
         const int v = i / num_words, word = i % num_words, r = word * 32 + lane_id();
         const float z = sum_parts(parts, num_columns, p.code_bits, v, r) + (bias ? to_float(bias[r]) : 0.0f);
-        const uint32_t bits = __ballot_sync(kFullMask, z > 0.0f);
+        const uint32_t bits = ballot(z > 0.0f);
         if (lane_id() == 4 * v && place.page >= 0)
             reinterpret_cast<uint32_t *>(hattn_element(&p.codes, args.codes, place.page, place.slot, code_head))[word] =
                 bits;
     }
     if (p.key_norms && warp_id() == 0) { /* four lanes a column */
         float sum = 0.0f;
-        for (int i = lane_id() % 4; key && i < p.head_dim_qk; i += 4)
+        for (int i = at.pair; key && i < p.head_dim_qk; i += 4)
             sum = fmaf(to_float(key[i]), to_float(key[i]), sum);
-        sum += __shfl_xor_sync(kFullMask, sum, 1);
-        sum += __shfl_xor_sync(kFullMask, sum, 2);
-        if (lane_id() % 4 == 0 && key)
-            *reinterpret_cast<__half *>(hattn_element(&p.norms, args.norms, place.page, place.slot, code_head)) =
-                __float2half_rn(sqrtf(sum));
+        sum = Fragment::group_sum(sum);
+        if (at.pair == 0 && key)
+            *reinterpret_cast<float16 *>(hattn_element(&p.norms, args.norms, place.page, place.slot, code_head)) =
+                from_float<float16>(sqrtf(sum));
     }
 }
 
-/* Bits of a query that one block encodes. Sums of signs need no other bits, so that several blocks may share a map and read it in less time;
- * not where scoring encodes for itself, in another order: weights must be the same. */
+/* Bits of a query that one block encodes. Sums of signs need no other bits, so that several blocks may share a map
+ * and read it in less time; not where scoring encodes for itself, in another order: weights must be the same. */
 __host__ __device__ inline int block_bits(const hattn_cuda_params &params)
 {
     const hattn_problem &p = params.problem;
@@ -208,9 +209,9 @@ size_t encode_queries_bytes(const hattn_cuda_params &params)
 
 /* Calls f with append_mma_kernel for the map's type. */
 template <class F>
-cudaError_t with_append_mma(const hattn_problem &p, F f)
+DeviceError with_append_mma(const hattn_problem &p, F f)
 {
-    return p.key_map.dtype == HATTN_F16 ? f(append_mma_kernel<__half>) : f(append_mma_kernel<__nv_bfloat16>);
+    return p.key_map.dtype == HATTN_F16 ? f(append_mma_kernel<float16>) : f(append_mma_kernel<bfloat16>);
 }
 
 /* Rows of one block: 8 columns, or as many as leave a small multiprocessor its shared memory. */
@@ -241,7 +242,7 @@ struct Blocks {
 
 } // namespace
 
-cudaError_t load_encode(const hattn_cuda_params &params)
+DeviceError load_encode(const hattn_cuda_params &params)
 {
     const hattn_problem &p = params.problem;
     const size_t key_bytes = encode_space_bytes(p, p.key_map, kVectors);
@@ -260,7 +261,7 @@ cudaError_t load_encode(const hattn_cuda_params &params)
     });
 }
 
-cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, cudaStream_t stream)
+DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, DeviceStream stream)
 {
     if (params.appends_by_mma) {
         const int rows = args.batch.num_rows, columns = append_columns(params.problem, rows);
@@ -277,8 +278,8 @@ cudaError_t launch_append(const hattn_cuda_params &params, const hattn_decode_ar
     });
 }
 
-cudaError_t launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
-                                  cudaStream_t stream)
+DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                  DeviceStream stream)
 {
     const hattn_problem &p = params.problem;
     const dim3 grid(args.num_rows, p.num_selection_heads, (p.code_bits + block_bits(params) - 1) / block_bits(params));
@@ -302,18 +303,16 @@ int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_k
     using namespace hattn;
     if (params->encodes_keys_by_mma)
         return params->problem.map_kind == HATTN_MAP_MLP
-                   ? launch_encode_keys_mlp(*params, *args, static_cast<cudaStream_t>(stream))
-                   : launch_encode_keys_mma(*params, *args, static_cast<cudaStream_t>(stream));
+                   ? launch_encode_keys_mlp(*params, *args, static_cast<DeviceStream>(stream))
+                   : launch_encode_keys_mma(*params, *args, static_cast<DeviceStream>(stream));
     const Blocks blocks(params->problem, args->num_tokens);
     return with_float_dtype(params->problem.key_map.dtype, [&](auto w) {
-        encode_keys_kernel<value_of<decltype(w)>>
-            <<<blocks.grid, kThreads, blocks.shared_bytes, static_cast<cudaStream_t>(stream)>>>(*params, *args,
-                                                                                                blocks.num_vectors);
-        return cudaGetLastError();
+        return launch({blocks.grid, kThreads, blocks.shared_bytes, static_cast<DeviceStream>(stream)},
+                      encode_keys_kernel<value_of<decltype(w)>>, *params, *args, blocks.num_vectors);
     });
 }
 
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream)
 {
-    return hattn::launch_encode_queries(*params, *args, static_cast<cudaStream_t>(stream));
+    return hattn::launch_encode_queries(*params, *args, static_cast<hattn::DeviceStream>(stream));
 }

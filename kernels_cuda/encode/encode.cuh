@@ -20,14 +20,15 @@ struct Place {
     int32_t slot;
 };
 
-/* Of a slot number of hattn_encode_keys, negative ones included. Shifts and 32 bits where they do: a division of 64 is ten times as long. */
+/* Of a slot number of hattn_encode_keys, negative ones included. Shifts and 32 bits where they do: a division of 64
+ * is ten times as long. */
 __device__ inline Place place_of_slot(const hattn_problem &p, int64_t slot)
 {
     const uint32_t slots = static_cast<uint32_t>(p.page_size ? p.page_size : p.max_length);
     if (slot < 0)
         return {-1, 0};
     if ((slots & (slots - 1)) == 0)
-        return {slot >> __popc(slots - 1), static_cast<int32_t>(slot & (slots - 1))};
+        return {slot >> count_ones(slots - 1), static_cast<int32_t>(slot & (slots - 1))};
     if (slot <= UINT32_MAX)
         return {static_cast<uint32_t>(slot) / slots, static_cast<int32_t>(static_cast<uint32_t>(slot) % slots)};
     return {slot / slots, static_cast<int32_t>(slot % slots)};
@@ -118,8 +119,8 @@ __device__ inline void apply_narrow(const Layer<W> &layer)
     __syncthreads();
 }
 
-/* 16 bytes of weights a load, every warp a share of the inputs: all loads are in flight at once, which is what counts when a map is
- * read from DRAM by one block. Sums of warps meet in `parts`. Ends with a barrier. */
+/* 16 bytes of weights a load, every warp a share of the inputs: all loads are in flight at once, which is what counts
+ * when a map is read from DRAM by one block. Sums of warps meet in `parts`. Ends with a barrier. */
 template <int kNum, class W>
 __device__ inline void apply_wide(const Layer<W> &layer, float *parts)
 {
@@ -130,7 +131,8 @@ __device__ inline void apply_wide(const Layer<W> &layer, float *parts)
     float z[kNum][kOutputs] = {};
 #pragma unroll 8
     for (int i = slice; i < layer.num_inputs; i += slices) {
-        const uint4 bits = __ldg(reinterpret_cast<const uint4 *>(layer.weight + i * layer.stride + column * kOutputs));
+        const uint4 bits =
+            load_constant(reinterpret_cast<const uint4 *>(layer.weight + i * layer.stride + column * kOutputs));
         W w[kOutputs];
         memcpy(w, &bits, sizeof(w));
         for (int v = 0; v < kNum; v++) {
@@ -142,7 +144,7 @@ __device__ inline void apply_wide(const Layer<W> &layer, float *parts)
     for (int offset = columns; offset < 32; offset <<= 1) /* slices of one warp */
         for (int v = 0; v < kNum; v++)
             for (int o = 0; o < kOutputs; o++)
-                z[v][o] += __shfl_xor_sync(kFullMask, z[v][o], offset);
+                z[v][o] += from_partner(z[v][o], offset);
     if (lane_id() < columns)
         for (int v = 0; v < kNum; v++)
             for (int o = 0; o < kOutputs; o++)
@@ -204,7 +206,8 @@ __device__ inline void project(const hattn_problem &p, const hattn_map &map, con
         project<kVectors, W>(p, map, buffers, code_head, space);
 }
 
-/* A linear map of 16-bit weights, and how far its rows (of one input) are apart. Both in 16 bytes: the plan sees to it that rows are. */
+/* A linear map of 16-bit weights, and how far its rows (of one input) are apart. Both in 16 bytes: the plan sees to
+ * it that rows are. */
 struct MapRows {
     const uint4 *rows;
     uint32_t stride;
@@ -245,9 +248,10 @@ struct MapSplit {
     }
 };
 
-/* A linear map times up to 16 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs at a time, as attention
- * does its values: W^T through byte permutes, the vectors as columns. Few instructions, above all before the first load: a block that works for a
- * few microseconds runs each of them once, from a cold instruction cache. sum_parts has the results after a barrier. */
+/* A linear map times up to 16 vectors of its own 16-bit type, on tensor cores: a warp takes 64 outputs and 16 inputs
+ * at a time, as attention does its values: W^T through byte permutes, the vectors as columns. Few instructions, above
+ * all before the first load: a block that works for a few microseconds runs each of them once, from a cold
+ * instruction cache. sum_parts has the results after a barrier. */
 template <class W>
 class MapProduct
 {
@@ -256,7 +260,7 @@ public:
     __device__ MapProduct(const MapRows &map, int num_outputs, const W *first_vector, const W *second_vector)
         : num_outputs_(num_outputs), stride_(map.stride), split_(num_outputs)
     {
-        const int t = lane_id() % 4, output = first_output(), input = first_input();
+        const int t = Fragment().pair, output = first_output(), input = first_input();
         const int used = output < num_outputs ? output : 0; /* others load what is there, for nothing */
         rows_ = map.rows + used / 8 + static_cast<uint64_t>(static_cast<uint32_t>(input + 2 * t)) * map.stride;
         pairs_[0] = first_vector ? reinterpret_cast<const uint32_t *>(first_vector + input) + t : nullptr;
@@ -272,11 +276,13 @@ public:
                 prefetch_line(pairs);
     }
 
-    /* Of the first 8 * kBlocks columns, kSteps * 16 inputs at a time. meanwhile() is called when the first loads are on their way. */
+    /* Of the first 8 * kBlocks columns, kSteps * 16 inputs at a time. meanwhile() is called when the first loads are
+     * on their way. */
     template <int kBlocks, int kSteps, class Meanwhile>
     __device__ void multiply(int num_inputs, int num_columns, float *parts, Meanwhile meanwhile) const
     {
-        const int g = lane_id() / 4, t = lane_id() % 4, step = split_.shares * 16, first = first_input();
+        const Fragment at;
+        const int step = split_.shares * 16, first = first_input();
         float z[kBlocks][4][4] = {};
 #pragma unroll 1
         for (int i = first; i < num_inputs || i == first; i += kSteps * step) {
@@ -306,8 +312,8 @@ public:
                     const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
-                        const uint32_t a0 = __byte_perm(r0[j], r1[j], 0x5410), a1 = __byte_perm(r0[j], r1[j], 0x7632),
-                                       a2 = __byte_perm(r2[j], r3[j], 0x5410), a3 = __byte_perm(r2[j], r3[j], 0x7632);
+                        const uint32_t a0 = low_halves(r0[j], r1[j]), a1 = high_halves(r0[j], r1[j]),
+                                       a2 = low_halves(r2[j], r3[j]), a3 = high_halves(r2[j], r3[j]);
 #pragma unroll
                         for (int b = 0; b < kBlocks; b++)
                             mma_16816<W>(z[b][j], a0, a1, a2, a3, x[s][b][0], x[s][b][1]);
@@ -321,10 +327,10 @@ public:
         for (int b = 0; b < kBlocks; b++)
 #pragma unroll
             for (int c = 0; c < 2; c++) {
-                const int column = 8 * b + 2 * t + c;
+                const int column = 8 * b + at.column(c);
                 if (column < num_columns) {
-                    float *const row =
-                        parts + (share * num_columns + column) * stride_part + output - 6 * g; /* mma_place(output) */
+                    float *const row = parts + (share * num_columns + column) * stride_part + output -
+                                       6 * at.group; /* mma_place(output) */
 #pragma unroll
                     for (int j = 0; j < 4; j++)
                         *reinterpret_cast<float2 *>(row + 16 * j) = make_float2(z[b][j][c], z[b][j][c + 2]);
@@ -334,7 +340,7 @@ public:
 
 private:
     /* Of this lane's 8, and of this warp's 16. */
-    __device__ int first_output() const { return warp_id() % split_.blocks * 64 + lane_id() / 4 * 8; }
+    __device__ int first_output() const { return warp_id() % split_.blocks * 64 + Fragment().group * 8; }
 
     __device__ int first_input() const { return warp_id() / split_.blocks * 16; }
 

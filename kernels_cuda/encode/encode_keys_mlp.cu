@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <class F>
 auto with_type(const hattn_problem &p, F f)
 {
-    return p.key_map.dtype == HATTN_F16 ? f(static_cast<__half *>(nullptr)) : f(static_cast<__nv_bfloat16 *>(nullptr));
+    return p.key_map.dtype == HATTN_F16 ? f(static_cast<float16 *>(nullptr)) : f(static_cast<bfloat16 *>(nullptr));
 }
 
 } // namespace
@@ -35,7 +35,7 @@ size_t encode_keys_mlp_bytes(const hattn_cuda_params &params)
     return with_type(params.problem, [](auto t) { return sizeof(typename MlpEncoder<value_of<decltype(t)>>::Space); });
 }
 
-cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params)
+DeviceError load_encode_keys_mlp(const hattn_cuda_params &params)
 {
     return with_type(params.problem, [](auto t) {
         using T = value_of<decltype(t)>;
@@ -43,16 +43,15 @@ cudaError_t load_encode_keys_mlp(const hattn_cuda_params &params)
     });
 }
 
-cudaError_t launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
-                                   cudaStream_t stream)
+DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   DeviceStream stream)
 {
     return with_type(params.problem, [&](auto t) {
         using T = value_of<decltype(t)>;
         constexpr size_t kBytes = sizeof(typename MlpEncoder<T>::Space);
         const dim3 grid = key_grid(params, args, MlpEncoder<T>::kTokens, params.problem.num_code_heads,
                                    blocks_of(params, kBytes, kResident));
-        encode_keys_mlp_kernel<T><<<grid, kThreads, kBytes, stream>>>(params, args);
-        return cudaGetLastError();
+        return launch({grid, kThreads, kBytes, stream}, encode_keys_mlp_kernel<T>, params, args);
     });
 }
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Codes of many keys by an MLP map, on tensor cores: keys and map of one 16-bit type, at most 128 dims, hidden units and bits.
+ * Codes of many keys by an MLP map, on tensor cores: keys and map of one 16-bit type, at most 128 dims, hidden units
+ * and bits.
  *
- * Hidden activations are fp32 and stay so: each is the sum of three bf16 numbers (3 * 8 bits of mantissa, and the range of fp32), an
- * fp16 weight that of two, so that every product of parts is exact, and the one left out (third part by second) is below 2^-24 of
- * the whole. Sums of small parts are kept apart from those of large ones, so that rounding is what fp32 sums round. A product costs 3
- * (bf16) or 5 (fp16) times the mma; with plain loops a block fetched 72 KiB of map for every few keys.
+ * Hidden activations are fp32 and stay so: each is the sum of three bf16 numbers (3 * 8 bits of mantissa, and the range
+ * of fp32), an fp16 weight that of two, so that every product of parts is exact, and the one left out (third part by
+ * second) is below 2^-24 of the whole. Sums of small parts are kept apart from those of large ones, so that rounding is
+ * what fp32 sums round. A product costs 3 (bf16) or 5 (fp16) times the mma; with plain loops a block fetched 72 KiB of
+ * map for every few keys.
  *
- * Activations live in shared memory, in place: all warps have read a layer's inputs before its outputs are written. A warp owns 16 or 32
- * tokens and 16 or 32 outputs, and reads its weights from L2, a step ahead.
+ * Activations live in shared memory, in place: all warps have read a layer's inputs before its outputs are written. A
+ * warp owns 16 or 32 tokens and 16 or 32 outputs, and reads its weights from L2, a step ahead.
  */
 #ifndef HATTN_KERNELS_CUDA_ENCODE_ENCODE_KEYS_MLP_CUH
 #define HATTN_KERNELS_CUDA_ENCODE_ENCODE_KEYS_MLP_CUH
@@ -19,9 +21,9 @@ namespace hattn {
 /* x as a sum of bf16 numbers: takes the largest part off, of two neighbours at once. */
 __device__ inline uint32_t take_bf16(float &low, float &high)
 {
-    const uint32_t part = pack2<__nv_bfloat16>(low, high);
-    low -= __uint_as_float(part << 16);
-    high -= __uint_as_float(part & 0xffff0000u);
+    const uint32_t part = pack2<bfloat16>(low, high);
+    low -= float_of_bits(part << 16);
+    high -= float_of_bits(part & 0xffff0000u);
     return part;
 }
 
@@ -31,7 +33,7 @@ class MlpEncoder
 public:
     static constexpr int kDims = 128, kParts = 3, kTokens = 64;
     static constexpr int kChunks = kDims * 2 / 16;
-    static constexpr int kWeightParts = std::is_same_v<T, __half> ? 2 : 1;
+    static constexpr int kWeightParts = std::is_same_v<T, float16> ? 2 : 1;
     using Tile = KeyTile<T, kChunks, kTokens, 3, kDims / 32, kWarps>;
 
     struct Space {
@@ -91,7 +93,7 @@ private:
         const int first_row = warp_id() / kColumns * kRows * 16, first_output = warp_id() % kColumns * kBlocks * 8;
         float z[kRows][kBlocks][4] = {};
         multiply<kIsFirst>(index, keys, first_row, first_output, z);
-        const float *bias = &space_.bias[index][first_output + 2 * kBlocks * (lane_id() % 4)];
+        const float *bias = &space_.bias[index][first_output + 2 * kBlocks * Fragment().pair];
 #pragma unroll
         for (int m = 0; m < kRows; m++)
 #pragma unroll
@@ -109,22 +111,24 @@ private:
         __syncthreads();
     }
 
-    /* z = inputs times weights, of the tile's keys or of the hidden units. Block j's column 2t + c is output 2 * kBlocks * t + 2j + c. */
+    /* z = inputs times weights, of the tile's keys or of the hidden units. Block j's column 2t + c is output 2 *
+     * kBlocks * t + 2j + c. */
     template <bool kIsFirst, int kRows, int kBlocks>
     __device__ void multiply(int index, const uint4 *keys, int first_row, int first_output,
                              float (&z)[kRows][kBlocks][4]) const
     {
-        const int g = lane_id() / 4, t = lane_id() % 4, outputs = num_outputs(index);
+        const Fragment at;
+        const int outputs = num_outputs(index);
         const int inputs = kIsFirst ? p_.head_dim_qk : p_.key_map.hidden[index - 1], steps = (inputs + 15) / 16;
         const int64_t stride = p_.key_map.weight_stride[index][1];
         const T *weight = static_cast<const T *>(hattn_address(args_.key_map.weight[index])) +
                           share_.head * p_.key_map.weight_stride[index][0];
-        const int output = first_output + 2 * kBlocks * (g / 2);
+        const int output = first_output + 2 * kBlocks * (at.b_column() / 2);
         uint32_t next[4][kBlocks];
         auto fetch = [&](int step) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const int input = step * 16 + i / 2 * 8 + 2 * t + i % 2;
+                const int input = step * 16 + at.b_inner(i / 2) + i % 2;
                 load_map_pairs(next[i], weight + input * stride, input < inputs, output, outputs);
             }
         };
@@ -137,10 +141,11 @@ private:
             for (int j = 0; j < kBlocks; j++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    b[j][half] = __byte_perm(next[2 * half][j], next[2 * half + 1][j], g % 2 ? 0x7632 : 0x5410);
+                    b[j][half] =
+                        permute_bytes(next[2 * half][j], next[2 * half + 1][j], at.b_column() % 2 ? 0x7632 : 0x5410);
             if (step + 1 < steps)
                 fetch(step + 1);
-            const int row = first_row + lane_id() % 16, chunk = 2 * step + lane_id() / 16;
+            const int row = first_row + Fragment::a_source_row(), chunk = 2 * step + Fragment::a_source_chunk();
             if constexpr (kIsFirst) {
 #pragma unroll
                 for (int m = 0; m < kRows; m++) {
@@ -168,11 +173,11 @@ private:
 #pragma unroll
                             for (int j = 0; j < kBlocks; j++)
                                 if (part + w == 0)
-                                    mma_16816<__nv_bfloat16>(z[m][j], a[0], a[1], a[2], a[3], parts[w][j][0],
-                                                             parts[w][j][1]);
+                                    mma_16816<bfloat16>(z[m][j], a[0], a[1], a[2], a[3], parts[w][j][0],
+                                                        parts[w][j][1]);
                                 else if (part + w < kParts)
-                                    mma_16816<__nv_bfloat16>(small[m][j], a[0], a[1], a[2], a[3], parts[w][j][0],
-                                                             parts[w][j][1]);
+                                    mma_16816<bfloat16>(small[m][j], a[0], a[1], a[2], a[3], parts[w][j][0],
+                                                        parts[w][j][1]);
                     }
             }
         }
@@ -205,7 +210,8 @@ private:
     template <int kRows, int kBlocks>
     __device__ void store_hidden(int first_row, int first_output, float (&z)[kRows][kBlocks][4])
     {
-        const int g = lane_id() / 4, t = lane_id() % 4, output = first_output + 2 * kBlocks * t;
+        const Fragment at;
+        const int output = first_output + 2 * kBlocks * at.pair;
 #pragma unroll
         for (int m = 0; m < kRows; m++)
 #pragma unroll
@@ -218,7 +224,7 @@ private:
                         const float v = z[m][j][2 * i + c];
                         x[j][c] = v / (1.0f + expf(-v));
                     }
-                const int place = Tile::place(first_row + m * 16 + g + i * 8, output / 8);
+                const int place = Tile::place(first_row + m * 16 + at.row(2 * i), output / 8);
 #pragma unroll
                 for (int part = 0; part < kParts; part++) {
                     uint32_t words[kBlocks];
@@ -235,7 +241,7 @@ private:
     __device__ void pack(uint32_t *codes, int first_row, int first_output, const float (&z)[kRows][kBlocks][4]) const
     {
         constexpr int kLaneBits = 2 * kBlocks;
-        const int g = lane_id() / 4, t = lane_id() % 4;
+        const Fragment at;
 #pragma unroll
         for (int m = 0; m < kRows; m++)
 #pragma unroll
@@ -247,13 +253,12 @@ private:
                     for (int c = 0; c < 2; c++)
                         if (z[m][j][2 * i + c] > 0.0f)
                             code |= 1u << (2 * j + c);
-                code <<= kLaneBits * t;
-                code |= __shfl_xor_sync(kFullMask, code, 1);
-                code |= __shfl_xor_sync(kFullMask, code, 2);
-                uint32_t *to = &codes[(first_row + m * 16 + g + i * 8) * Tile::kWords];
-                if (t == 0 && kBlocks == 4)
+                code <<= kLaneBits * at.pair;
+                code = Fragment::group_or(code);
+                uint32_t *to = &codes[(first_row + m * 16 + at.row(2 * i)) * Tile::kWords];
+                if (at.pair == 0 && kBlocks == 4)
                     to[first_output / 32] = code;
-                else if (t == 0)
+                else if (at.pair == 0)
                     reinterpret_cast<uint16_t *>(to)[first_output / 16] = static_cast<uint16_t>(code);
             }
     }

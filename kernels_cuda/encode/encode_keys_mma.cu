@@ -30,8 +30,9 @@ struct Instance {
     static constexpr auto kernel = encode_keys_mma_kernel<Encoder, kResident>;
 };
 
-/* Calls f with the instance of the fewest steps that hold the dims. Two blocks with tiles of 128 keys of 128 dims take the shared memory of
- * an H100's multiprocessor and are 5 % faster there than those of 64; an A100's has room for two of these. */
+/* Calls f with the instance of the fewest steps that hold the dims. Two blocks with tiles of 128 keys of 128 dims
+ * take the shared memory of an H100's multiprocessor and are 5 % faster there than those of 64; an A100's has room
+ * for two of these. */
 template <class K, class T, class F>
 auto with_steps(const hattn_cuda_params &params, F f)
 {
@@ -55,9 +56,9 @@ template <class F>
 auto with_instance(const hattn_cuda_params &params, F f)
 {
     switch (params.problem.k_new.dtype) {
-    case HATTN_F16: return with_steps<__half, __half>(params, f);
-    case HATTN_BF16: return with_steps<__nv_bfloat16, __nv_bfloat16>(params, f);
-    default: return with_steps<fp8_e4m3, __half>(params, f);
+    case HATTN_F16: return with_steps<float16, float16>(params, f);
+    case HATTN_BF16: return with_steps<bfloat16, bfloat16>(params, f);
+    default: return with_steps<fp8_e4m3, float16>(params, f);
     }
 }
 
@@ -68,7 +69,7 @@ size_t encode_keys_mma_bytes(const hattn_cuda_params &params)
     return with_instance(params, [](auto instance) { return decltype(instance)::kBytes; });
 }
 
-cudaError_t load_encode_keys_mma(const hattn_cuda_params &params)
+DeviceError load_encode_keys_mma(const hattn_cuda_params &params)
 {
     return with_instance(params, [](auto instance) {
         using Chosen = decltype(instance);
@@ -76,8 +77,8 @@ cudaError_t load_encode_keys_mma(const hattn_cuda_params &params)
     });
 }
 
-cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
-                                   cudaStream_t stream)
+DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
+                                   DeviceStream stream)
 {
     return with_instance(params, [&](auto instance) {
         using Chosen = decltype(instance);
@@ -86,8 +87,7 @@ cudaError_t launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
                   combinations = groups * params.problem.num_code_heads;
         const dim3 grid =
             key_grid(params, args, kTokens, combinations, blocks_of(params, Chosen::kBytes, Chosen::kMost));
-        Chosen::kernel<<<grid, Chosen::kThreads, Chosen::kBytes, stream>>>(params, args);
-        return cudaGetLastError();
+        return launch({grid, Chosen::kThreads, Chosen::kBytes, stream}, Chosen::kernel, params, args);
     });
 }
 

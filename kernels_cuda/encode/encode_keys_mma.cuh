@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Codes of many keys by a linear map, on tensor cores: keys and map of one 16-bit type, or fp8 keys and an fp16 map.
  *
- * z = K W: tokens are the rows of A, bits the columns of B, so that a lane of the result holds bits of two keys. A warp owns
- * 8 * kBlocks bits and keeps their part of the map in registers (kSteps * kBlocks * 2 of them) for as long as it lives; a block
- * walks over tiles of kTokens keys of one head, which its warps share through shared memory.
+ * z = K W: tokens are the rows of A, bits the columns of B, so that a lane of the result holds bits of two keys. A warp
+ * owns 8 * kBlocks bits and keeps their part of the map in registers (kSteps * kBlocks * 2 of them) for as long as it
+ * lives; a block walks over tiles of kTokens keys of one head, which its warps share through shared memory.
  *
- * A key of 128 dims is 256 bytes and, at 128 bits, 32768 operations: a device that reads 4.6 TB/s would need 590 Tflop/s to keep
- * up, mma.sync gives about that much on sm_90 and half of it, beside half of the bandwidth, on sm_80. So up to 64 bits the kernel is
- * bound by memory, from 128 bits on by tensor cores, and what must not bind it is shared memory: a fragment of 512 bytes takes
- * 4 cycles of a multiprocessor's and feeds kBlocks mma of 6.5 cycles (sm_90) of a quarter's each: with four warps 16 cycles against 26
- * at 32 bits a warp. Signs cost 2 instructions for every 32 of them, against 0.25 * kSteps mma: less.
+ * A key of 128 dims is 256 bytes and, at 128 bits, 32768 operations: a device that reads 4.6 TB/s would need 590
+ * Tflop/s to keep up, mma.sync gives about that much on sm_90 and half of it, beside half of the bandwidth, on sm_80.
+ * So up to 64 bits the kernel is bound by memory, from 128 bits on by tensor cores, and what must not bind it is shared
+ * memory: a fragment of 512 bytes takes 4 cycles of a multiprocessor's and feeds kBlocks mma of 6.5 cycles (sm_90) of a
+ * quarter's each: with four warps 16 cycles against 26 at 32 bits a warp. Signs cost 2 instructions for every 32 of
+ * them, against 0.25 * kSteps mma: less.
  *
- * Bits are dealt to columns so that a lane's are consecutive (block j, column 2t + c of lanes t: bit 2 * kBlocks * t + 2j + c of
- * the warp), which makes packing an or over four lanes and the map's loads whole 16 bytes.
+ * Bits are dealt to columns so that a lane's are consecutive (block j, column 2t + c of lanes t: bit 2 * kBlocks * t +
+ * 2j + c of the warp), which makes packing an or over four lanes and the map's loads whole 16 bytes.
  */
 #ifndef HATTN_KERNELS_CUDA_ENCODE_ENCODE_KEYS_MMA_CUH
 #define HATTN_KERNELS_CUDA_ENCODE_ENCODE_KEYS_MMA_CUH
@@ -20,13 +21,6 @@
 #include "kernels_cuda/encode/encode_tiles.cuh"
 
 namespace hattn {
-
-/* Bytes 2i, 2i+1 of four fp8 numbers as fp16, times 2^-8: exact, NaN aside. See to_float. */
-__device__ inline uint32_t halves_of_fp8(uint32_t x, int i)
-{
-    const uint32_t shifted = __byte_perm(x, 0, i ? 0x3424 : 0x1404) >> 1; /* the sign is one place too low */
-    return shifted + (shifted & 0x40004000u);
-}
 
 /* K: of keys, T: of the map and of tensor cores. */
 template <class K, class T, int kSteps, int kBlocks, int kNumWarps, int kNumTokens, int kNumStages>
@@ -52,7 +46,7 @@ public:
     __device__ void run()
     {
         KeyTiles<Tile> tiles(p_, args_, share_, space_.tiles);
-        scale_ = tiles.scale * 256.0f; /* 2^8 for what halves_of_fp8 leaves out */
+        scale_ = tiles.scale * 256.0f; /* 2^8 for what halves_of_e4m3 leaves out */
         tiles.walk([&] { load_map(); },
                    [&](const uint4 *keys, uint32_t *codes) { encode(reinterpret_cast<const char *>(keys), codes); });
     }
@@ -61,14 +55,14 @@ private:
     /* This warp's part of the map into registers, and the bias into shared memory. */
     __device__ void load_map()
     {
-        const int g = lane_id() / 4, t = lane_id() % 4,
-                  num_warps = ((share_.num_bits + 31) / 32 * 32 + kWarpBits - 1) / kWarpBits;
+        const auto [g, t] = Fragment();
+        const int num_warps = ((share_.num_bits + 31) / 32 * 32 + kWarpBits - 1) / kWarpBits;
         warp_column_ = warp_id() % num_warps;
         warp_row_ = warp_id() / num_warps;
         warp_rows_ = kNumWarps / num_warps;
         if (warp_row_ >= warp_rows_)
             warp_row_ = kTokens; /* one of the warps that are left over */
-        lane_fragment_ = 16 * Tile::place(lane_id() % 16, lane_id() / 16);
+        lane_fragment_ = 16 * Tile::place(Fragment::a_source_row(), Fragment::a_source_chunk());
         const int row_words = kBits / 32, row = g + t % 2 * 8; /* of what this lane stores */
         lane_code_ = kBlocks == 8   ? row * row_words + warp_column_ * 2 + t / 2
                      : kBlocks == 4 ? row * row_words + warp_column_
@@ -88,7 +82,7 @@ private:
                                share_.num_bits);
 #pragma unroll
                 for (int j = 0; j < kBlocks; j++)
-                    map_[step][j][half] = __byte_perm(low[j], high[j], g % 2 ? 0x7632 : 0x5410);
+                    map_[step][j][half] = permute_bytes(low[j], high[j], g % 2 ? 0x7632 : 0x5410);
             }
         const T *bias = args_.key_map.bias[0].data ? static_cast<const T *>(hattn_address(args_.key_map.bias[0])) +
                                                          share_.head * p_.key_map.bias_stride[0] + share_.first_bit
@@ -108,8 +102,8 @@ private:
         }
     }
 
-    /* The fragment of 16 rows from chunks 2 * pair and 2 * pair + 1 on. Only the low bits of a chunk are permuted, so that lanes
-     * compute few different offsets. */
+    /* The fragment of 16 rows from chunks 2 * pair and 2 * pair + 1 on. Only the low bits of a chunk are permuted, so
+     * that lanes compute few different offsets. */
     __device__ void load_chunks(uint32_t (&a)[4], const char *keys, int pair) const
     {
         constexpr int kLow = kLanes * 16 - 1;
@@ -140,17 +134,15 @@ private:
                 const uint32_t x = a[now][step % 2 * 2], y = a[now][step % 2 * 2 + 1];
                 seen[0] |= (x & 0x7f7f7f7fu) + 0x01010101u; /* carries into bit 7 of NaN's bytes alone */
                 seen[1] |= (y & 0x7f7f7f7fu) + 0x01010101u;
-                const uint32_t a0 = halves_of_fp8(x, 0), a1 = halves_of_fp8(y, 0), a2 = halves_of_fp8(x, 1),
-                               a3 = halves_of_fp8(y, 1);
+                const uint32_t a0 = halves_of_e4m3(x, 0), a1 = halves_of_e4m3(y, 0), a2 = halves_of_e4m3(x, 1),
+                               a3 = halves_of_e4m3(y, 1);
 #pragma unroll
                 for (int j = 0; j < kBlocks; j++)
                     mma_16816<T>(z[j], a0, a1, a2, a3, map_[step][j][0], map_[step][j][1]);
             }
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                seen[i] |= __shfl_xor_sync(kFullMask, seen[i], 1);
-                seen[i] |= __shfl_xor_sync(kFullMask, seen[i], 2);
-                nan[i] = seen[i] & 0x80808080u ? NAN : 0.0f;
+                nan[i] = Fragment::group_or(seen[i]) & 0x80808080u ? NAN : 0.0f;
             }
         }
     }
@@ -160,7 +152,7 @@ private:
     {
         constexpr int kLaneBits = 2 * kBlocks,
                       kPackLanes = kLaneBits == 16 ? 2 : 4; /* that make a word, or the warp's 16 bits */
-        const int t = lane_id() % 4;
+        const int t = Fragment().pair;
         const float2 *thresholds =
             reinterpret_cast<const float2 *>(&space_.thresholds[warp_column_ * kWarpBits + kLaneBits * t]);
         uint32_t code[2] = {0, 0};
@@ -177,7 +169,7 @@ private:
             code[i] <<= kLaneBits * (t % kPackLanes);
 #pragma unroll
             for (int offset = 1; offset < kPackLanes; offset *= 2)
-                code[i] |= __shfl_xor_sync(kFullMask, code[i], offset);
+                code[i] |= from_partner(code[i], offset);
         }
         const uint32_t mine = t % 2 ? code[1] : code[0];
         if constexpr (kBlocks == 8)

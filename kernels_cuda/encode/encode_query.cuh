@@ -71,7 +71,8 @@ __device__ inline MapRows query_map(const QueryRun &run, int32_t head)
 /* Heads that QueryProduct takes at a time. */
 __host__ __device__ inline int query_heads(int group) { return group < 16 ? group : 16; }
 
-/* u_r, or sums of signs, for a linear map of q's own 16-bit type, 8 or 16 heads at a time. code_bits is that of run, for the compiler to know. */
+/* u_r, or sums of signs, for a linear map of q's own 16-bit type, 8 or 16 heads at a time. code_bits is that of run,
+ * for the compiler to know. */
 template <class W>
 class QueryProduct
 {
@@ -92,9 +93,9 @@ public:
         first_.prefetch_vectors(run_.head_dim);
     }
 
-    /* emit(r, sum) is called in the thread that has bit r: r is threadIdx.x, and then every kThreads. meanwhile() is called while the first loads
-     * are on their way, then() when they are done with; `parts` has query_mma_bytes. kOnePass: there are at most 16 heads.
-     * kSteps: of multiply. */
+    /* emit(r, sum) is called in the thread that has bit r: r is threadIdx.x, and then every kThreads. meanwhile() is
+     * called while the first loads are on their way, then() when they are done with; `parts` has query_mma_bytes.
+     * kOnePass: there are at most 16 heads. kSteps: of multiply. */
     template <bool kOnePass, int kSteps, class Meanwhile, class Then, class Emit>
     __device__ void sum(float *parts, Meanwhile meanwhile, Then then, Emit emit) const
     {
@@ -135,7 +136,7 @@ private:
     /* Of the heads from first_head on. */
     __device__ MapProduct<W> product_of(int first_head) const
     {
-        const int head = first_head + lane_id() / 4;
+        const int head = first_head + Fragment().b_column();
         return {map_, code_bits_, vector(head), vector(head + 8)};
     }
 
@@ -196,8 +197,8 @@ __host__ __device__ inline QueryRun query_run(const hattn_cuda_params &params, h
     return run;
 }
 
-/* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier. `shared` has
- * query_space_bytes. */
+/* api/hattn.h, hattn_encode_queries; weights land in code.weights. All threads of the block; ends with a barrier.
+ * `shared` has query_space_bytes. */
 template <class W>
 __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffer q, const hattn_map_buffers &buffers,
                                     int64_t row, int64_t head, float *shared, QueryCode &code)
@@ -236,19 +237,19 @@ __device__ inline void split_planes(QueryCode &code)
     uint32_t total = 0, all = 0;
     for (int r = threadIdx.x; r < 512; r += kThreads) {
         const int w = code.weights[r];
-        const uint32_t magnitude = static_cast<uint32_t>(abs(w)), negative = __ballot_sync(kFullMask, w < 0);
+        const uint32_t magnitude = static_cast<uint32_t>(abs(w)), negative = ballot(w < 0);
         if (lane_id() == 0)
             code.sign[r / 32] = negative;
         for (int plane = 0; plane < 7; plane++) {
-            const uint32_t bits = __ballot_sync(kFullMask, magnitude >> plane & 1);
+            const uint32_t bits = ballot(magnitude >> plane & 1);
             if (lane_id() == 0)
                 code.plane[plane][r / 32] = bits;
         }
         total += magnitude;
         all |= magnitude;
     }
-    total = __reduce_add_sync(kFullMask, total);
-    all = __reduce_or_sync(kFullMask, all);
+    total = warp_total(total);
+    all = warp_or(all);
     if (lane_id() == 0)
         code.warp_totals[warp_id()] = all << 24 | total; /* 7 bits, and at most 64 * 127 a warp */
     __syncthreads();
@@ -259,7 +260,7 @@ __device__ inline void split_planes(QueryCode &code)
     }
     if (threadIdx.x == 0) {
         code.max_score = total;
-        code.num_planes = 32 - __clz(all);
+        code.num_planes = bit_width(all);
     }
     __syncthreads();
 }

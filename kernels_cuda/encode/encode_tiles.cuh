@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tiles of keys that a block walks over: keys on their way into shared memory while others are encoded there, codes and norms to their
- * slots. Blocks of all heads go through the tokens together.
+ * Tiles of keys that a block walks over: keys on their way into shared memory while others are encoded there, codes and
+ * norms to their slots. Blocks of all heads go through the tokens together.
  */
 #ifndef HATTN_KERNELS_CUDA_ENCODE_ENCODE_TILES_CUH
 #define HATTN_KERNELS_CUDA_ENCODE_ENCODE_TILES_CUH
@@ -36,8 +36,8 @@ inline int blocks_of(const hattn_cuda_params &params, size_t shared_bytes, int m
     return fitting < 1 ? 1 : fitting < most ? fitting : most;
 }
 
-/* One wave, if as many blocks as the device holds are enough for all combinations of heads and bits; else four or more, so that the last
- * one weighs little. */
+/* One wave, if as many blocks as the device holds are enough for all combinations of heads and bits; else four or
+ * more, so that the last one weighs little. */
 inline dim3 key_grid(const hattn_cuda_params &params, const hattn_encode_keys_args &args, int tile_tokens,
                      int combinations, int blocks)
 {
@@ -226,14 +226,14 @@ private:
                 for (int i = 0; i < kPerChunk; i++)
                     sum = fmaf(to_float(x[i]), to_float(x[i]), sum);
             }
-            sum += __shfl_xor_sync(kFullMask, sum, 8);
-            sum += __shfl_xor_sync(kFullMask, sum, 16);
+            sum += from_partner(sum, 8);
+            sum += from_partner(sum, 16);
             const int64_t slot = slot_of(n, row);
             if (lane_id() < 8 && slot >= 0) {
                 const Place place = place_of_slot(p_, slot);
-                static_cast<__half *>(hattn_address(
+                static_cast<float16 *>(hattn_address(
                     args_.norms))[place.page * p_.norms.stride[0] + place.slot * p_.norms.stride[1] +
-                                  share_.head * p_.norms.stride[2]] = __float2half_rn(sqrtf(sum) * fabsf(scale));
+                                  share_.head * p_.norms.stride[2]] = from_float<float16>(sqrtf(sum) * fabsf(scale));
             }
         }
     }

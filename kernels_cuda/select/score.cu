@@ -9,7 +9,8 @@
 namespace hattn {
 namespace {
 
-/* Device functions are templates or inline: of others nvcc leaves a host body that calls exit, which a library must not. */
+/* Device functions are templates or inline: of others nvcc leaves a host body that calls exit, which a library must
+ * not. */
 
 /* A run of keys: where they are and where their scores go. keys[j] belongs to position j. */
 template <class Key>
@@ -35,7 +36,7 @@ __device__ void score_any(const hattn_cuda_params &params, const QueryCode &quer
         if constexpr (sizeof(Key) == sizeof(float))
             run.keys[j] = scale_score(
                 score, query.max_score,
-                *reinterpret_cast<const __half *>(hattn_element(&p.norms, run.norms, page, slot, run.code_head)));
+                *reinterpret_cast<const float16 *>(hattn_element(&p.norms, run.norms, page, slot, run.code_head)));
         else
             run.keys[j] = static_cast<Key>(score);
     }
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(kThreads)
 
 } // namespace
 
-cudaError_t load_score(const hattn_cuda_params &params)
+DeviceError load_score(const hattn_cuda_params &params)
 {
     return params.problem.key_norms ? prepare(score_kernel<float>, 0) : prepare(score_kernel<uint16_t>, 0);
 }
@@ -155,10 +156,8 @@ int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *ar
     using namespace hattn;
     const unsigned blocks =
         static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads * params->num_score_chunks);
-    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    if (params->problem.key_norms)
-        score_kernel<float><<<blocks, kThreads, 0, stream>>>(*params, *args);
-    else
-        score_kernel<uint16_t><<<blocks, kThreads, 0, stream>>>(*params, *args);
-    return cudaGetLastError();
+    const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
+    const Launch how = {blocks, kThreads, 0, stream};
+    return params->problem.key_norms ? launch(how, score_kernel<float>, *params, *args)
+                                     : launch(how, score_kernel<uint16_t>, *params, *args);
 }

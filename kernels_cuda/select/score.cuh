@@ -17,7 +17,7 @@ __device__ inline uint32_t score_key(const QueryCode &query, const uint32_t *cod
 #pragma unroll
         for (int plane = 0; plane < 7; plane++)
             if (plane < query.num_planes)
-                counts[plane] += __popc(bits & query.plane[plane][w]);
+                counts[plane] += count_ones(bits & query.plane[plane][w]);
     }
     uint32_t score = 0;
 #pragma unroll
@@ -27,9 +27,10 @@ __device__ inline uint32_t score_key(const QueryCode &query, const uint32_t *cod
 }
 
 /* f32((2 * score - max_score) * norm), one rounding: the left factor is an integer below 2^24. */
-__device__ inline float scale_score(uint32_t score, uint32_t max_score, __half norm)
+__device__ inline float scale_score(uint32_t score, uint32_t max_score, float16 norm)
 {
-    return __fmul_rn(static_cast<float>(static_cast<int>(2 * score) - static_cast<int>(max_score)), __half2float(norm));
+    return rounded_product(static_cast<float>(static_cast<int>(2 * score) - static_cast<int>(max_score)),
+                           to_float(norm));
 }
 
 /* Unsigned keys in the order of scores: NaN 0, then -inf ... -0 = +0 ... +inf. */
@@ -39,7 +40,7 @@ __device__ inline uint32_t ordered_key(float score)
 {
     if (score != score)
         return 0;
-    const uint32_t bits = __float_as_uint(score + 0.0f); /* -0 + 0 is +0 */
+    const uint32_t bits = bits_of(score + 0.0f); /* -0 + 0 is +0 */
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Exact top-k by counting: digit by digit the key of the last kept position, then every position above it and the first of its
- * equals, each with its rank. Any block of a task can so find the positions of any range of ranks by itself.
+ * Exact top-k by counting: digit by digit the key of the last kept position, then every position above it and the first
+ * of its equals, each with its rank. Any block of a task can so find the positions of any range of ranks by itself.
  */
 #ifndef HATTN_KERNELS_CUDA_SELECT_SELECT_CUH
 #define HATTN_KERNELS_CUDA_SELECT_SELECT_CUH
@@ -55,7 +55,7 @@ __device__ inline Threshold find_threshold(const hattn_cuda_params &params, cons
         for (int j = threadIdx.x; j < n; j += kThreads) {
             const uint32_t key = ordered_key(keys[j]);
             if ((key & known) == prefix)
-                atomicAdd(&space.histogram[key >> d.shift & mask], 1u);
+                atomic_add(&space.histogram[key >> d.shift & mask], 1u);
         }
         __syncthreads();
         find_bin(space, HATTN_CUDA_BINS, wanted);
@@ -82,7 +82,8 @@ __device__ inline void load_keys(Key (&loaded)[8], const Key *keys, int first, i
         loaded[i] = first + i < n ? keys[first + i] : Key();
 }
 
-/* Calls sink(rank, position) for the kept positions with ranks first..end of keys[0..n), rank 0 being the smallest position. */
+/* Calls sink(rank, position) for the kept positions with ranks first..end of keys[0..n), rank 0 being the smallest
+ * position. */
 template <class Key, class Sink>
 __device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, uint32_t first, uint32_t end,
                                   SelectSpace &space, Sink sink)
@@ -107,21 +108,21 @@ __device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, u
                 equal[tile] |= (mine + i < n && key == threshold.key ? 1u : 0u) << i;
             }
             /* Both counts in one scan: a tile has 2048 keys. */
-            scans[tile] = warp_scan(__popc(above[tile]) | __popc(equal[tile]) << 16);
+            scans[tile] = warp_scan(count_ones(above[tile]) | count_ones(equal[tile]) << 16);
             if (lane_id() == 31)
                 space.tile_sums[tile][warp_id()] = scans[tile];
         }
         __syncthreads();
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
-            uint32_t before = scans[tile] - (__popc(above[tile]) | __popc(equal[tile]) << 16), total = 0;
+            uint32_t before = scans[tile] - (count_ones(above[tile]) | count_ones(equal[tile]) << 16), total = 0;
             for (int w = 0; w < kWarps; w++) {
                 before += w < warp_id() ? space.tile_sums[tile][w] : 0;
                 total += space.tile_sums[tile][w];
             }
             uint32_t num_above = above_before + (before & 0xffff), num_equal = equal_before + (before >> 16);
             for (uint32_t left = above[tile] | equal[tile]; left; left &= left - 1) {
-                const int i = __ffs(static_cast<int>(left)) - 1;
+                const int i = lowest_one(left);
                 const bool is_above = above[tile] >> i & 1;
                 const uint32_t rank = num_above + min(num_equal, threshold.ties);
                 if ((is_above || num_equal < threshold.ties) && rank >= first && rank < end)
@@ -138,7 +139,8 @@ __device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, u
     }
 }
 
-/* sink(rank, position) for those of the ranks first..end of 0..kept that are forced, or all of them if all positions are kept. */
+/* sink(rank, position) for those of the ranks first..end of 0..kept that are forced, or all of them if all positions
+ * are kept. */
 template <class Sink>
 __device__ inline void visit_forced(int length, int kept, int num_sink, int num_recent, int first, int end, Sink sink)
 {

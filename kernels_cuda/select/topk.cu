@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Top-k by itself: chunks of a row and selection head to a block each, or, where there are more rows than histograms, whole rows.
+ * Top-k by itself: chunks of a row and selection head to a block each, or, where there are more rows than histograms,
+ * whole rows.
  */
 #include "kernels_cuda/device/exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         if (mine.has(i))
             histogram[mine.top - i] = at_least;
         if (mine.count[i])
-            atomicAdd(&total[mine.top - i], mine.count[i]);
+            atomic_add(&total[mine.top - i], mine.count[i]);
     }
     __syncthreads();
     for (int i = threadIdx.x; i <= pass.num_bins; i += kThreads) /* whole lines, which a thread's own bins are not */
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 template <class Key>
-cudaError_t load(const hattn_cuda_params &params)
+DeviceError load(const hattn_cuda_params &params)
 {
     if (!params.num_topk_chunks)
         return prepare(topk_kernel<Key>, 0);
@@ -189,36 +190,28 @@ cudaError_t load(const hattn_cuda_params &params)
 }
 
 template <class Key>
-cudaError_t launch(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
-                   cudaStream_t stream)
+DeviceError launch_topk(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                        DeviceStream stream)
 {
     const unsigned tasks = static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads);
     if (!params.num_topk_chunks) {
         hattn_cuda_params any = params;
         any.digit_shift = 5;
         any.num_bins = HATTN_CUDA_BINS;
-        topk_kernel<Key><<<tasks, kThreads, 0, stream>>>(any, args);
-        return cudaGetLastError();
+        return launch({tasks, kThreads, 0, stream}, topk_kernel<Key>, any, args);
     }
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(params.num_topk_chunks), tasks);
-    config.blockDim = kThreads;
-    config.stream = stream;
-    config.attrs = &attribute;
-    cudaError_t error = cudaSuccess;
+    Launch how = {dim3(static_cast<unsigned>(params.num_topk_chunks), tasks), kThreads, 0, stream};
+    DeviceError error = kSuccess;
     for (int pass = 0; pass < params.num_topk_passes && !error; pass++) {
-        error = cudaLaunchKernelEx(&config, topk_count_kernel<Key>, params, args, workspace, pass);
-        config.numAttrs = params.has_dependent_launch ? 1 : 0; /* of what follows */
+        error = launch(how, topk_count_kernel<Key>, params, args, workspace, pass);
+        how.is_dependent = params.has_dependent_launch != 0; /* what follows */
     }
-    return error ? error : cudaLaunchKernelEx(&config, topk_compact_kernel<Key>, params, args, workspace);
+    return error ? error : launch(how, topk_compact_kernel<Key>, params, args, workspace);
 }
 
 } // namespace
 
-cudaError_t load_topk(const hattn_cuda_params &params)
+DeviceError load_topk(const hattn_cuda_params &params)
 {
     return params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
 }
@@ -229,7 +222,7 @@ int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args
                     void *opaque_stream)
 {
     using namespace hattn;
-    const cudaStream_t stream = static_cast<cudaStream_t>(opaque_stream);
-    return params->problem.key_norms ? launch<float>(*params, *args, workspace, stream)
-                                     : launch<uint16_t>(*params, *args, workspace, stream);
+    const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
+    return params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
+                                     : launch_topk<uint16_t>(*params, *args, workspace, stream);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Top-k of long rows by many blocks each. Counting: a block a chunk of a row and digit of the key; it adds to the row's histogram
- * and leaves how many of its own keys are at least b, for every b, and the row's last block finds the bin of the last kept
- * key. Compaction: again a block a chunk; from the counts of the chunks before it, it knows the rank of its first kept position.
+ * Top-k of long rows by many blocks each. Counting: a block a chunk of a row and digit of the key; it adds to the row's
+ * histogram and leaves how many of its own keys are at least b, for every b, and the row's last block finds the bin of
+ * the last kept key. Compaction: again a block a chunk; from the counts of the chunks before it, it knows the rank of
+ * its first kept position.
  *
- * Scores below HATTN_CUDA_BINS need one digit, so two kernels: one reads the row from memory, the other from L2. Nothing but
- * the counts goes back to memory.
+ * Scores below HATTN_CUDA_BINS need one digit, so two kernels: one reads the row from memory, the other from L2.
+ * Nothing but the counts goes back to memory.
  */
 #ifndef HATTN_KERNELS_CUDA_SELECT_TOPK_SPLIT_CUH
 #define HATTN_KERNELS_CUDA_SELECT_TOPK_SPLIT_CUH
@@ -41,7 +42,8 @@ __device__ inline TopkPass topk_pass(const hattn_cuda_params &params, int index)
     return {0, 16, min(params.num_bins + 1, static_cast<int>(HATTN_CUDA_BINS))};
 }
 
-/* The part of one row that a block looks at: groups of 8 keys that start at 16 bytes, `skew` of the first's lying before the row. */
+/* The part of one row that a block looks at: groups of 8 keys that start at 16 bytes, `skew` of the first's lying
+ * before the row. */
 template <class Key>
 struct TopkChunk {
     const Key *keys;
@@ -63,7 +65,8 @@ struct TopkChunk {
 
     __device__ int position(int at) const { return at * kGroup - skew; }
 
-    /* kNum groups, kThreads apart: all of them are asked for before one is waited for. valid[j]: the ranked ones, a bit each. */
+    /* kNum groups, kThreads apart: all of them are asked for before one is waited for. valid[j]: the ranked ones, a
+     * bit each. */
     template <int kNum>
     __device__ void load(int at, Key (&loaded)[kNum][kGroup], uint32_t (&valid)[kNum]) const
     {
@@ -94,7 +97,8 @@ struct TopkChunk {
     }
 };
 
-/* Rows of counts, u32 [task][chunk][pass][HATTN_CUDA_BINS + 1]: entry b is how many keys of the chunk are in bins b and above. */
+/* Rows of counts, u32 [task][chunk][pass][HATTN_CUDA_BINS + 1]: entry b is how many keys of the chunk are in bins b
+ * and above. */
 __device__ inline uint32_t *topk_counts(const hattn_cuda_params &params, char *base, int64_t task, int chunk, int pass)
 {
     return reinterpret_cast<uint32_t *>(base + params.topk_counts) +
@@ -125,7 +129,8 @@ struct TopkBins {
     __device__ bool has(int i) const { return i < per_thread && top - i < num_bins; }
 };
 
-/* Histograms of few bins are kept several times, for lanes that would wait for each other: scores crowd around their mean. */
+/* Histograms of few bins are kept several times, for lanes that would wait for each other: scores crowd around their
+ * mean. */
 __device__ inline int num_histograms(const TopkPass &pass) { return min(HATTN_CUDA_BINS / pass.num_bins, 8); }
 
 /* One digit of one chunk. All threads. */
@@ -150,19 +155,20 @@ __device__ inline void count_topk_chunk(const TopkChunk<Key> &chunk, const TopkP
                 for (int i = 0; i < kGroup; i++) {
                     const uint32_t key = ordered_key(keys[j][i]);
                     if (valid[j] >> i & 1 && pass.matches(key, known))
-                        atomicAdd(&histogram[pass.bin(key)], 1u);
+                        atomic_add(&histogram[pass.bin(key)], 1u);
                 }
     }
     __syncthreads();
 }
 
-/* What a chunk needs to know of its row: the last kept key, how many of its equals are kept, and how many keys of the chunks before are
- * above it and equal to it. */
+/* What a chunk needs to know of its row: the last kept key, how many of its equals are kept, and how many keys of the
+ * chunks before are above it and equal to it. */
 struct TopkStart {
     uint32_t threshold, ties, above, equal;
 };
 
-/* Calls sink(rank, position) for the kept positions of a chunk. The first keys are asked for before start() is called, which waits. */
+/* Calls sink(rank, position) for the kept positions of a chunk. The first keys are asked for before start() is
+ * called, which waits. */
 template <class Key, class GetStart, class Sink>
 __device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t (*sums)[kWarps], GetStart get_start,
                                           Sink sink)
@@ -189,8 +195,8 @@ __device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t 
             }
             above[tile] &= valid[tile];
             equal[tile] &= valid[tile];
-            scans[tile] = warp_scan(__popc(above[tile]) | __popc(equal[tile])
-                                                              << 16); /* both counts at once: a tile has 2048 keys */
+            scans[tile] = warp_scan(count_ones(above[tile]) |
+                                    count_ones(equal[tile]) << 16); /* both counts at once: a tile has 2048 keys */
             if (lane_id() == 31)
                 sums[tile][warp_id()] = scans[tile];
         }
@@ -199,14 +205,14 @@ __device__ inline void compact_topk_chunk(const TopkChunk<Key> &chunk, uint32_t 
         for (int tile = 0; tile < kTiles; tile++) {
             if (first + tile * kThreads >= chunk.last)
                 break;
-            uint32_t before = scans[tile] - (__popc(above[tile]) | __popc(equal[tile]) << 16), total = 0;
+            uint32_t before = scans[tile] - (count_ones(above[tile]) | count_ones(equal[tile]) << 16), total = 0;
             for (int w = 0; w < kWarps; w++) {
                 before += w < warp_id() ? sums[tile][w] : 0;
                 total += sums[tile][w];
             }
             uint32_t num_above = start.above + (before & 0xffff), num_equal = start.equal + (before >> 16);
             for (uint32_t left = above[tile] | equal[tile]; left; left &= left - 1) {
-                const int i = __ffs(static_cast<int>(left)) - 1;
+                const int i = lowest_one(left);
                 const bool is_above = above[tile] >> i & 1;
                 if (is_above || num_equal < start.ties)
                     sink(num_above + min(num_equal, start.ties),
