@@ -144,7 +144,7 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
     params->code_words = !params->has_loose_codes ? words : words <= 4 ? 4 : words <= 8 ? 8 : 16;
     const int64_t step = (params->code_words < 4 ? 512 : 1024) / params->code_words;
     params->range_unit = (int32_t)larger(step, 256);
-    params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step);
+    params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step / (params->code_words < 16 ? 2 : 1));
 }
 
 static int64_t round_up(int64_t a, int64_t unit) { return divide_up(a, unit) * unit; }
@@ -169,7 +169,7 @@ static void cut_decode(int64_t tasks, hattn_cuda_params *params, uint64_t *used)
         enum { USUAL_LISTS = 8 << 20 /* entries */ };
         const int64_t pieces = hattn_cuda_most_pieces(params, tasks);
         /* Of a piece: short rows are listed as a whole, others as 2.5 k or so; and what scoring anew needs. */
-        int64_t least = larger(larger(2 * (int64_t)params->sample_size, 4 * (int64_t)p->k),
+        int64_t least = larger(larger(4 * (int64_t)params->sample_size, 4 * (int64_t)p->k),
                                HATTN_CUDA_RESCORE_BINS + 2 * HATTN_CUDA_RESCORE_CHUNKS + (int64_t)p->k);
         if (params->is_keyed)
             least = larger(least, 3 * HATTN_CUDA_RESCORE_BINS);

@@ -15,7 +15,7 @@ namespace hattn {
 __device__ inline bool takes_sample(const RegionRun &run, const RegionTask &task, const RegionCut &cut)
 {
     const bool is_short = cut.range < HATTN_CUDA_SAMPLED_RANGE && static_cast<uint32_t>(cut.range) <= cut.room;
-    return task.end - task.first >= 2 * run.sample_size && (run.keys || !is_short);
+    return task.end - task.first >= 4 * run.sample_size && (run.keys || !is_short);
 }
 
 /* A level that is almost certainly not above the threshold, from the sample's counts in shared memory. Of the sample's keys about `expected` are
@@ -99,12 +99,29 @@ public:
 
     __device__ void make(float (&values)[S::kKeys], const uint32_t (&scores)[S::kKeys]) const
     {
-#pragma unroll
-        for (int i = 0; i < S::kKeys; i++)
-            values[i] = has_norms_ ? scale_score(scores[i], max_score_, norms_[i]) : static_cast<float>(scores[i]);
+        make(values, scores, norms_);
+    }
+
+    /* The same of a sample, at once. */
+    template <class Reader, class Units, int kNum>
+    __device__ void make_sample(float (&values)[kNum], const uint32_t (&scores)[kNum], const Reader &reader,
+                                Units units) const
+    {
+        __half norms[kNum];
+        if (has_norms_)
+            reader.load_norms(norms, units);
+        make(values, scores, norms);
     }
 
 private:
+    template <int kNum>
+    __device__ void make(float (&values)[kNum], const uint32_t (&scores)[kNum], const __half (&norms)[kNum]) const
+    {
+#pragma unroll
+        for (int i = 0; i < kNum; i++)
+            values[i] = has_norms_ ? scale_score(scores[i], max_score_, norms[i]) : static_cast<float>(scores[i]);
+    }
+
     bool has_norms_;
     uint32_t max_score_;
     __half norms_[S::kKeys];

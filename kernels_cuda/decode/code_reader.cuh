@@ -29,6 +29,7 @@ struct Step {
                          kLoads = kWords > 4 ? kWords / 4 : 1; /* keys a load, loads a key */
     static constexpr int kAll = kWords < 4 ? 4 : 8, kUnits = kAll / kLoads, kKeys = kUnits * kPerLoad,
                          kSize = 32 * kKeys;
+    static constexpr int kSampleUnits = kUnits > 2 ? kUnits / 2 : kUnits, kSampleKeys = kSampleUnits * kPerLoad;
 };
 
 /* Codes of one sequence and head: key(u) for each unit of a step, the pages of all of them first. */
@@ -61,12 +62,12 @@ public:
         return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad};
     }
 
-    /* A warp's part of a sample of kWarps * S::kSize keys of first..last: runs of few keys, one somewhere in each of as many equal parts of the row,
+    /* A warp's part of a sample of kThreads * S::kSampleKeys keys of first..last: runs of few keys, one somewhere in each of as many equal parts of the row,
      * so that neither clusters of keys nor what comes again at even distances are in it much more often or seldom than they are in the row. */
     __device__ Units sample(int32_t first) const
     {
-        constexpr int kRuns = 32 / kRunLanes;                                                 /* of a load */
-        const uint32_t spread = (last_ - first) / (S::kUnits * kWarps * kRuns) / S::kPerLoad, /* loads */
+        constexpr int kRuns = 32 / kRunLanes;                                                       /* of a load */
+        const uint32_t spread = (last_ - first) / (S::kSampleUnits * kWarps * kRuns) / S::kPerLoad, /* loads */
             run = warp_id() * kRuns + lane_id() / kRunLanes,
                        somewhere = spread > kRunLanes ? high_product(run * 0x9e3779b1u, spread - kRunLanes + 1) : 0;
         return {(first / S::kPerLoad + run * spread + somewhere + lane_id() % kRunLanes) * S::kPerLoad,
@@ -79,24 +80,26 @@ public:
     /* Asks for codes, as far as it is known where they are. */
     __device__ void prefetch(Units units) const
     {
-        prefetch<kLoose ? 1 : 8 / S::kLoads>(units);
+        prefetch<kLoose ? 1 : 8 / S::kLoads, S::kUnits>(units);
     } /* a line has 128 bytes */
 
-    __device__ void prefetch_sample(int32_t first) const { prefetch<kRunLanes>(sample(first)); }
+    __device__ void prefetch_sample(int32_t first) const { prefetch<kRunLanes, S::kSampleUnits>(sample(first)); }
 
-    /* Before load, for the same units. */
+    /* Before load, for the same units, the first kUnits. */
+    template <int kUnits = S::kUnits>
     __device__ void look_up(Units units)
     {
         if (run_.table)
 #pragma unroll
-            for (int u = 0; u < S::kUnits; u++)
+            for (int u = 0; u < kUnits; u++)
                 page_[u] = table_[divide(min(units.first + u * units.spacing, last_), run_.page_size)];
     }
 
+    template <int kUnits = S::kUnits>
     __device__ void load(uint32_t (&words)[S::kAll][4], Units units) const
     {
 #pragma unroll
-        for (int u = 0; u < S::kUnits; u++) {
+        for (int u = 0; u < kUnits; u++) {
             const char *code = base_ + static_cast<uint64_t>(slot_of(units, u)) * run_.slot_bytes;
             if (run_.table)
                 code += static_cast<uint64_t>(page_[u]) * run_.page_bytes;
@@ -111,10 +114,11 @@ public:
     }
 
     /* Norms of the same keys as load's, and before the next look_up. */
-    __device__ void load_norms(__half (&norms)[S::kKeys], Units units) const
+    template <int kNum>
+    __device__ void load_norms(__half (&norms)[kNum], Units units) const
     {
 #pragma unroll
-        for (int u = 0; u < S::kUnits; u++) {
+        for (int u = 0; u < kNum / S::kPerLoad; u++) {
             const __half *norm = norms_ + slot_of(units, u) * run_.norm_stride[1];
             if (run_.table)
                 norm += page_[u] * run_.norm_stride[0];
@@ -126,12 +130,12 @@ public:
 
 private:
     /* For each kLanes lanes. */
-    template <int kLanes>
+    template <int kLanes, int kUnits>
     __device__ void prefetch(Units units) const
     {
         if (!run_.table && lane_id() % kLanes == 0)
 #pragma unroll 1
-            for (int u = 0; u < S::kUnits; u++, units.first += units.spacing)
+            for (int u = 0; u < kUnits; u++, units.first += units.spacing)
                 prefetch_line(base_ + static_cast<uint64_t>(min(units.first, last_)) * run_.slot_bytes);
     }
 

@@ -54,14 +54,21 @@ HATTN_HOST_DEVICE static inline int32_t hattn_cuda_is_sampled(const hattn_cuda_p
            (units * params->range_unit >= HATTN_CUDA_SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k);
 }
 
-/* The most pieces of so many tasks or fewer, whatever their lengths: see Schedule. */
+/* The most pieces of so many tasks or fewer, cut evenly or by lengths (schedule.cuh). */
 HATTN_HOST_DEVICE static inline int64_t hattn_cuda_most_pieces(const hattn_cuda_params *params, int64_t tasks)
 {
-    const int64_t blocks = hattn_cuda_blocks(params),
-                  needed = tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params));
-    if (2 * tasks <= blocks)
-        return needed + blocks;
-    return tasks < 2 * blocks || needed < 3 * blocks ? needed + 2 * blocks : needed + blocks;
+    return tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params)) +
+           hattn_cuda_blocks(params);
+}
+
+/* Blocks of the score kernel: for an even cut, and for one by lengths where that may be. */
+HATTN_HOST_DEVICE static inline int64_t hattn_cuda_score_grid(const hattn_cuda_params *params, int64_t tasks,
+                                                              int is_alone)
+{
+    const int64_t blocks = hattn_cuda_blocks(params), even = tasks * hattn_cuda_pieces(params, tasks),
+                  least = tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params)),
+                  by_lengths = 2 * tasks <= blocks && least <= blocks / 2 ? blocks : least + blocks / 2;
+    return is_alone || even > by_lengths ? even : by_lengths;
 }
 
 /* Units of keys that the pieces of `tasks` have memory for, each as much as the largest. */

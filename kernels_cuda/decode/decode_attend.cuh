@@ -158,89 +158,64 @@ __device__ inline hattn_cuda_divisor make_small_divisor(uint32_t divisor)
     return d;
 }
 
-/* kLoops: blocks take shares until there are none left; else there are no more than blocks. */
-template <class Engine, bool kKeyed, bool kLoops>
+template <class Engine, bool kKeyed>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_attend_kernel(const __grid_constant__ hattn_cuda_params params,
                          const __grid_constant__ hattn_decode_args args, const __grid_constant__ RegionRun regions,
                          hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
+    __shared__ TaskSpace known;
     const AttendRun run = {params, args, regions, workspace};
-    const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)); /* of a task's heads */
-    const bool is_alone = !kLoops && regions.pieces.divisor;
-    if (!is_alone)
-        store_empty_rows<Engine>(run);
-    uint32_t end = 0;
-#pragma unroll 1
-    for (uint32_t index = blockIdx.x;; index++) {
-        __shared__ TaskSpace known;
-        Share share;
-        uint32_t block;
-        if (is_alone) {
-            const uint32_t task = blocks == 1 ? index : index / blocks;
-            block = index - task * blocks;
-            share.split = blockIdx.y;
-            share.splits = regions.splits;
-            if (threadIdx.x == 0) {
-                PlacedTask placed = place_alone(regions, task, 0);
-                placed.seq_len = load_now(lengths_of(regions));
-                placed.cut = cut_alone(regions, task, placed.seq_len);
-                known.placed = placed;
-                known.task = region_task(regions, placed.place, placed.seq_len, load_budget(regions, placed));
-            }
-        } else {
-            const Schedule schedule(regions, known.schedule);
-            const uint32_t all = schedule.num_tasks() * blocks, splits = decode_splits(params, max(all, 1u));
-            if (kLoops && end == 0) {
-                if (2 * all > gridDim.x) { /* no splits: whole tasks */
-                    const uint2 span = schedule.template span<true>();
-                    index = span.x * blocks;
-                    end = span.y * blocks;
-                } else {
-                    end = min(index + 1, all * splits);
-                }
-            }
-            if (index >= (kLoops ? end : all * splits))
-                break;
-            const uint32_t split = splits == 1 ? 0 : index / all, which = index - split * all,
-                           task = blocks == 1 ? which : which / blocks;
-            block = which - task * blocks;
-            share.split = static_cast<int32_t>(split);
-            share.splits = make_small_divisor(splits);
-            schedule.template place<true>(task, known.placed);
-            if (threadIdx.x == 0)
-                known.task =
-                    region_task(regions, known.placed.place, known.placed.seq_len, load_budget(regions, known.placed));
+    const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)), /* of a task's heads */
+        item = blocks == 1 ? blockIdx.x : blockIdx.x / blocks, block = blockIdx.x - item * blocks;
+    Share share;
+    if (is_even_batch(regions)) {
+        const PlacedTask placed = place_evenly(regions, item);
+        share.split = static_cast<int32_t>(placed.piece);
+        share.splits = regions.splits;
+        if (placed.piece >= share.splits.divisor)
+            return wait_for_previous(); /* the next kernel takes this one's end for both */
+        if (threadIdx.x == 0) {
+            known.placed = placed;
+            known.placed.seq_len = load_now(lengths_of(regions) + placed.place.sequence);
+            known.placed.cut = cut_evenly(regions, placed.index, known.placed.seq_len);
         }
-        __syncthreads();
-        take_heads(share, params.group, Engine::kHeads, known.placed.head * params.group, static_cast<int>(block));
-        share.row = known.placed.row;
-        share.num_splits = static_cast<int32_t>(share.splits.divisor);
-        share.counter = static_cast<int32_t>(known.placed.index * blocks + block);
-        attend_task<Engine, kKeyed>(run, known, share, space);
-        if (!kLoops || index + 1 >= end)
-            break;
-        __syncthreads(); /* the next one's lists */
+    } else {
+        store_empty_rows<Engine>(run);
+        const Schedule schedule(regions, known.schedule);
+        const uint32_t tasks = schedule.num_tasks(), splits = decode_splits(params, max(tasks * blocks, 1u)),
+                       split = splits == 1 ? 0 : item / max(tasks, 1u);
+        if (item >= tasks * splits)
+            return wait_for_previous();
+        share.split = static_cast<int32_t>(split);
+        share.splits = make_small_divisor(splits);
+        schedule.template place<true>(item - split * tasks, known.placed);
     }
-    wait_for_previous(); /* also who has nothing to do: the next kernel takes this one's end for both */
+    if (threadIdx.x == 0)
+        known.task = region_task(regions, known.placed.place, known.placed.seq_len, load_budget(regions, known.placed));
+    __syncthreads();
+    take_heads(share, params.group, Engine::kHeads, known.placed.head * params.group, static_cast<int>(block));
+    share.row = known.placed.row;
+    share.num_splits = static_cast<int32_t>(share.splits.divisor);
+    share.counter = static_cast<int32_t>(known.placed.index * blocks + block);
+    attend_task<Engine, kKeyed>(run, known, share, space);
 }
 
 template <class Engines, bool kKeyed, class F>
-DeviceError with_decode_kernel(const hattn_cuda_params &params, bool loops, F f)
+DeviceError with_decode_kernel(const hattn_cuda_params &params, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
-        return loops ? f(decode_attend_kernel<Engine, kKeyed, true>) : f(decode_attend_kernel<Engine, kKeyed, false>);
+        return f(decode_attend_kernel<Engine, kKeyed>);
     });
 }
 
 template <class Engines, bool kKeyed>
 DeviceError load_decode_attend(const hattn_cuda_params &params)
 {
-    auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
-    return first_error({with_decode_kernel<Engines, kKeyed>(params, false, load),
-                        with_decode_kernel<Engines, kKeyed>(params, true, load)});
+    return with_decode_kernel<Engines, kKeyed>(params,
+                                               [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
 template <class Engines, bool kKeyed>
@@ -252,11 +227,11 @@ DeviceError launch_decode_attend(const hattn_cuda_params &params, const hattn_de
                                                   group_blocks(params.group, params.block_heads)),
                    splits = decode_splits(params, blocks);
     run.splits = hattn_cuda_make_divisor(splits);
-    const uint32_t resident = static_cast<uint32_t>(run.num_blocks),
-                   most = blocks * static_cast<uint32_t>(params.most_splits);
-    const dim3 grid = run.pieces.divisor ? dim3(blocks, splits)
-                                         : dim3(std::min(run.loops ? resident : std::max(resident, blocks), most));
-    return with_decode_kernel<Engines, kKeyed>(params, run.loops, [&](auto kernel) {
+    const uint32_t even = blocks * splits,
+                   by_lengths = std::min(std::max(static_cast<uint32_t>(run.num_blocks), blocks),
+                                         blocks * static_cast<uint32_t>(params.most_splits));
+    const dim3 grid(run.is_alone ? even : std::max(even, by_lengths));
+    return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
         return launch_dependent(params, kernel, grid, params.attend_shared, stream,
                                 at_launch(params, params.block_heads, args.k_cache, args.v_cache), args, run,
                                 workspace);

@@ -77,7 +77,7 @@ struct RegionView {
     {
         constexpr int kLoads = 4;
         const int32_t start = region * cut.region;
-        const int64_t list = cut.first_score + static_cast<int64_t>(region) * cut.room;
+        const uint32_t list = cut.first_score + static_cast<uint32_t>(region) * cut.room;
         const int size = load_l2(rows + static_cast<uint32_t>(region * run.row_size)),
                   room = static_cast<int>(cut.room);
         int first = 0;
@@ -120,7 +120,7 @@ __device__ inline void rank_fine(const RegionView &view, int num_regions, Thresh
     }
     __syncthreads();
     for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps)
-        view.each_candidate(space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
+        view.each_candidate(space.fine_regions[i], [&](uint32_t level, uint32_t position, uint32_t place) {
             if (level == threshold.key)
                 space.fine[atomic_add(&space.num_fine, 1u)] = fine_of(load_l2(view.run.keys + place), position);
         });

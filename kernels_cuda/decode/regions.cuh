@@ -48,15 +48,15 @@ struct RegionRun {
     hattn_cuda_divisor heads;             /* wave.num_heads */
     int32_t first_sequence, end_sequence; /* that may have rows in the wave */
     int32_t num_blocks;                   /* that are resident together */
-    int32_t loops; /* blocks take items until there are none left: where tasks alone may be more than half of these */
-    hattn_cuda_divisor pieces,
-        splits;            /* of each task, and of its selection, where all are of one sequence; else divisor 0 */
-    uint32_t piece_units;  /* of the largest piece there; of any piece */
-    uint32_t room;         /* of a range's list there */
-    uint32_t list_entries; /* of all lists */
-    int32_t range_shift, region_shift; /* of the range unit; how many times a region may double it */
-    int32_t unscored_length;           /* rows of so many keys keep all of them */
-    int32_t num_levels, row_size;      /* the largest score; entries of a row, a multiple of 8 */
+    /* How an even batch is cut. Alone: one sequence, which is one. */
+    int32_t is_alone;
+    hattn_cuda_divisor tasks, pieces, splits, q_len; /* in all; of each task; of its selection */
+    uint32_t even_units, room;                       /* of the largest piece; of a range's list */
+    uint32_t most_units;                             /* of any piece */
+    uint32_t list_entries;                           /* of all lists */
+    int32_t range_shift, region_shift;               /* of the range unit; how many times a region may double it */
+    int32_t unscored_length;                         /* rows of so many keys keep all of them */
+    int32_t num_levels, row_size;                    /* the largest score; entries of a row, a multiple of 8 */
     int32_t sample_size;
     int32_t is_sampled;
     int32_t overlaps; /* with the decode after it */
@@ -71,33 +71,31 @@ struct RegionRun {
     uint64_t *rescored;   /* counts tasks */
 };
 
-/* Lengths of rows are not looked at where all tasks are of one sequence. */
 inline void cut_run(const hattn_cuda_params &params, RegionRun *run)
 {
     const int64_t tasks = static_cast<int64_t>(run->wave.num_rows) * run->wave.num_heads;
     run->is_sampled = hattn_cuda_is_sampled(&params, tasks);
     run->num_blocks = hattn_cuda_blocks(&params);
-    run->piece_units = static_cast<uint32_t>(hattn_cuda_most_units(&params));
+    run->most_units = static_cast<uint32_t>(hattn_cuda_most_units(&params));
     run->list_entries = params.list_entries;
     while (params.range_unit >> run->range_shift > 1)
         run->range_shift++;
     while (!run->is_sampled && params.range_unit << run->region_shift < 4 * params.num_levels)
         run->region_shift++;
-    const bool has_q_start = run->batch.q_start.data;
-    run->end_sequence = run->batch.num_sequences;
+    const hattn_batch &batch = run->batch;
+    const bool has_q_start = batch.q_start.data;
+    run->end_sequence = batch.num_sequences;
     if (!has_q_start) {
-        run->first_sequence = run->wave.first_row / run->batch.q_len;
-        run->end_sequence = static_cast<int32_t>(std::min<int64_t>(
-            run->end_sequence,
-            (static_cast<int64_t>(run->wave.first_row) + run->wave.num_rows - 1) / run->batch.q_len + 1));
+        const int64_t last_row = static_cast<int64_t>(run->wave.first_row) + run->wave.num_rows - 1;
+        run->first_sequence = run->wave.first_row / batch.q_len;
+        run->end_sequence = static_cast<int32_t>(std::min<int64_t>(batch.num_sequences, last_row / batch.q_len + 1));
     }
-    if (has_q_start || run->batch.num_sequences != 1) {
-        run->loops = 2 * tasks > run->num_blocks;
-        return;
-    }
+    run->is_alone = !has_q_start && batch.num_sequences == 1;
     const int32_t pieces = hattn_cuda_pieces(&params, tasks);
+    run->tasks = hattn_cuda_make_divisor(static_cast<uint32_t>(tasks));
     run->pieces = hattn_cuda_make_divisor(static_cast<uint32_t>(pieces));
-    run->piece_units = static_cast<uint32_t>(hattn_cuda_divide_up(hattn_cuda_units(&params), pieces));
+    run->q_len = hattn_cuda_make_divisor(static_cast<uint32_t>(has_q_start ? 1 : batch.q_len));
+    run->even_units = static_cast<uint32_t>(hattn_cuda_divide_up(hattn_cuda_units(&params), pieces));
     run->room = static_cast<uint32_t>(run->list_entries / (kWarps * tasks * pieces) & ~7);
 }
 
@@ -154,21 +152,23 @@ __device__ inline uint32_t *histogram_of(const RegionRun &run, uint32_t task)
 
 /* How the keys of a task are cut, and where what is made of them is. */
 struct RegionCut {
-    int32_t range, region;     /* keys */
-    uint32_t per_range, magic; /* regions of a range; what divides by it */
-    uint32_t num_pieces, room; /* entries of a range's list */
-    uint32_t first_row;        /* of its first region */
-    int64_t first_score;       /* of its first piece; sampled: of its first list */
+    int32_t range, region; /* keys */
+    uint32_t per_range;    /* regions */
+    float inverse;         /* of that */
+    uint32_t room;         /* entries of a range's list */
+    uint32_t first_row;    /* of its first region */
+    uint32_t first_score;  /* of its first piece; sampled: of its first list */
 
+    /* Exact for the regions that there can be: the half is far more than what the product is off. */
     __device__ uint32_t range_of(uint32_t region) const
     {
-        return per_range == 1 ? region : high_product(region, magic);
+        return per_range == 1 ? region : static_cast<uint32_t>((static_cast<float>(region) + 0.5f) * inverse);
     }
 };
 
 /* Of a task with pieces of `units`, in memory for pieces of `most_units` from piece `slot` on. */
-__device__ inline RegionCut make_cut(const RegionRun &run, uint32_t units, uint32_t num_pieces, uint32_t most_units,
-                                     uint32_t slot, uint32_t room)
+__device__ inline RegionCut make_cut(const RegionRun &run, uint32_t units, uint32_t most_units, uint32_t slot,
+                                     uint32_t room)
 {
     RegionCut cut;
     /* Sampled: a region is a range. */
@@ -176,12 +176,10 @@ __device__ inline RegionCut make_cut(const RegionRun &run, uint32_t units, uint3
     cut.range = static_cast<int32_t>(units) << run.range_shift;
     cut.per_range = run.is_sampled ? 1 : units >> shift;
     cut.region = run.is_sampled ? cut.range : 1 << (run.range_shift + shift);
-    cut.magic = 0xffffffffu / cut.per_range + 1; /* exact for products below 2^32 */
-    cut.num_pieces = num_pieces;
+    cut.inverse = fast_inverse(static_cast<float>(cut.per_range));
     cut.room = room;
     cut.first_row = slot * kWarps * (run.is_sampled ? 1 : most_units);
-    cut.first_score = static_cast<int64_t>(slot) * kWarps *
-                      (run.is_sampled ? room : static_cast<int64_t>(most_units) << run.range_shift);
+    cut.first_score = slot * kWarps * (run.is_sampled ? room : most_units << run.range_shift);
     return cut;
 }
 

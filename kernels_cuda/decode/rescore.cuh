@@ -14,13 +14,13 @@ namespace hattn {
 
 /* By value: what is referred to would not stay in registers. */
 struct RescoreTask {
-    int64_t first_score; /* RegionCut */
+    uint32_t first_score; /* RegionCut */
     int32_t row, head, sequence, first, end;
     uint32_t index, wanted;
 };
 
 /* Of the row in the middle, in order; in the memory of its lists, behind histograms and counts. */
-__device__ inline uint32_t *rescored_positions(const RegionRun &run, int64_t first_score)
+__device__ inline uint32_t *rescored_positions(const RegionRun &run, uint32_t first_score)
 {
     return reinterpret_cast<uint32_t *>(run.scores) + first_score + HATTN_CUDA_RESCORE_BINS +
            2 * HATTN_CUDA_RESCORE_CHUNKS;
@@ -116,26 +116,71 @@ private:
             atomic_add(run_.rescored, uint64_t(1));
     }
 
-    /* In the order of scores. */
-    __device__ uint32_t key(int32_t position) const
+    /* Keys of a thread whose codes are in flight together: positions first + i * kThreads, in the order of scores; 0 from `end` on. */
+    static constexpr int kTogether = 8;
+
+    __device__ void load_keys(uint32_t (&keys)[kTogether], int32_t first, int32_t end) const
     {
         const hattn_problem &p = params_.problem;
-        int64_t page = task_.sequence;
-        int32_t slot = position;
-        if (table_) {
-            const uint32_t index = divide(position, params_.page_size);
-            page = table_[index];
-            slot = position - static_cast<int32_t>(index * params_.page_size.divisor);
+        const QueryCode &query = space_.rescore.query;
+        const uint32_t *codes[kTogether];
+        float16 norms[kTogether];
+        uint32_t scores[kTogether] = {};
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            const int32_t position = min(first + i * kThreads, end - 1);
+            int64_t page = task_.sequence;
+            int32_t slot = position;
+            if (table_) {
+                const uint32_t index = divide(position, params_.page_size);
+                page = table_[index];
+                slot = position - static_cast<int32_t>(index * params_.page_size.divisor);
+            }
+            codes[i] = reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args_.codes, page, slot, code_head_));
+            if (kKeyed && p.key_norms)
+                norms[i] = load_l2(
+                    reinterpret_cast<const float16 *>(hattn_element(&p.norms, args_.norms, page, slot, code_head_)));
         }
-        const uint32_t score =
-            score_key(space_.rescore.query,
-                      reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args_.codes, page, slot, code_head_)),
-                      (p.code_bits + 31) / 32);
-        if (!kKeyed || !p.key_norms)
-            return score;
-        return ordered_key(scale_score(
-            score, space_.rescore.query.max_score,
-            *reinterpret_cast<const __half *>(hattn_element(&p.norms, args_.norms, page, slot, code_head_))));
+#pragma unroll 1
+        for (int w = 0; w < (p.code_bits + 31) / 32; w += 4) {
+            uint32_t words[kTogether][4];
+#pragma unroll
+            for (int i = 0; i < kTogether; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    words[i][j] = w + j < (p.code_bits + 31) / 32 ? load_l2(codes[i] + w + j) : 0;
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll 1
+                for (int plane = 0; plane < query.num_planes; plane++) {
+                    const uint32_t mask = query.plane[plane][min(w + j, 15)], sign = query.sign[min(w + j, 15)];
+#pragma unroll
+                    for (int i = 0; i < kTogether; i++)
+                        scores[i] += static_cast<uint32_t>(count_ones((words[i][j] ^ sign) & mask)) << plane;
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            const uint32_t key =
+                kKeyed && p.key_norms ? ordered_key(scale_score(scores[i], query.max_score, norms[i])) : scores[i];
+            keys[i] = first + i * kThreads < end ? key : 0;
+        }
+    }
+
+    /* f(position, key) for a chunk's keys by all threads together; past its end with key 0. */
+    template <class F>
+    __device__ void each_key(uint32_t chunk, F f) const
+    {
+        const int32_t end = end_of(chunk);
+#pragma unroll 1
+        for (int32_t base = first_of(chunk); base < end; base += kTogether * kThreads) {
+            uint32_t keys[kTogether];
+            const int32_t first = base + static_cast<int32_t>(threadIdx.x);
+            load_keys(keys, first, end);
+#pragma unroll
+            for (int i = 0; i < kTogether; i++)
+                f(first + i * kThreads, keys[i]);
+        }
     }
 
     __device__ int32_t first_of(uint32_t chunk) const { return task_.first + static_cast<int32_t>(chunk) * chunk_; }
@@ -165,15 +210,13 @@ private:
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
             select.histogram[i] = 0;
         __syncthreads();
-        for (int32_t base = first_of(chunk); base < end_of(chunk); base += kThreads) {
-            const int32_t position = base + static_cast<int32_t>(threadIdx.x);
-            const uint32_t mine = position < end_of(chunk) ? key(position) : 0;
+        each_key(chunk, [&](int32_t position, uint32_t mine) {
             const bool counts = position < end_of(chunk) && (mine & known_) == prefix_;
             const uint32_t bin = counts ? mine >> d.shift & ((1u << d.bits) - 1) : HATTN_CUDA_BINS;
             const bool are_alike = all_alike(bin); /* one counter must not be waited for 32 times */
             if (counts && (!are_alike || lane_id() == 0))
                 atomic_add(&select.histogram[bin], are_alike ? 32u : 1u);
-        }
+        });
         __syncthreads();
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
             if (select.histogram[i])
@@ -184,12 +227,10 @@ private:
     __device__ void count_kept(uint32_t chunk)
     {
         uint32_t above = 0, equal = 0;
-        for (int32_t position = first_of(chunk) + static_cast<int32_t>(threadIdx.x); position < end_of(chunk);
-             position += kThreads) {
-            const uint32_t mine = key(position);
-            above += mine > prefix_;
-            equal += mine == prefix_;
-        }
+        each_key(chunk, [&](int32_t position, uint32_t mine) {
+            above += mine > prefix_; /* not past the end: 0 is never above */
+            equal += position < end_of(chunk) && mine == prefix_;
+        });
         uint32_t totals[2];
         block_scan(above, space_.rescore.select.sums[0], &totals[0]);
         block_scan(equal, space_.rescore.select.sums[1], &totals[1]);
@@ -209,11 +250,8 @@ private:
         block_scan(equal, select.sums[1], &equal);
         int turn = 0;
         __syncthreads();
-        for (int32_t base = first_of(chunk); base < end_of(chunk); base += kThreads, turn ^= 1) {
-            const int32_t position = base + static_cast<int32_t>(threadIdx.x);
-            const uint32_t mine = position < end_of(chunk) ? key(position) : 0;
-            const bool is_above = position < end_of(chunk) && mine > prefix_,
-                       is_equal = position < end_of(chunk) && mine == prefix_;
+        each_key(chunk, [&](int32_t position, uint32_t mine) {
+            const bool is_above = mine > prefix_, is_equal = position < end_of(chunk) && mine == prefix_;
             uint32_t all;
             const uint32_t before =
                                block_scan(is_above | static_cast<uint32_t>(is_equal) << 16, select.sums[turn], &all),
@@ -222,7 +260,8 @@ private:
                 positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(position);
             above += all & 0xffff;
             equal += all >> 16;
-        }
+            turn ^= 1;
+        });
     }
 
     const hattn_cuda_params &params_;

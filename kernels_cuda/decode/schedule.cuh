@@ -3,7 +3,7 @@
  * each 256 sequences. Blocks then take items: pieces of tasks when scoring, shares of tasks when attending.
  *
  * Pieces are cut so that the keys of all tasks together give about as many as blocks are resident, each of as many keys. A task with few
- * keys has one. Where there is one sequence alone, the host knows all but its length, and nothing here is asked.
+ * keys has one. Where all sequences have about as many keys, or there is one alone, the host's even cut does as well, and costs a look at the lengths.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_SCHEDULE_CUH
 #define HATTN_KERNELS_CUDA_DECODE_SCHEDULE_CUH
@@ -42,30 +42,48 @@ __device__ inline const int32_t *lengths_of(const RegionRun &run)
     return static_cast<const int32_t *>(hattn_address(run.batch.seq_len));
 }
 
-/* Where all tasks are of one sequence. */
-__device__ inline PlacedTask place_alone(const RegionRun &run, uint32_t index, uint32_t piece)
+/* Item `index` of a batch that is cut evenly: pieces, or shares, of all tasks of the wave in turn. */
+__device__ inline PlacedTask place_evenly(const RegionRun &run, uint32_t index)
 {
     PlacedTask placed;
-    const uint32_t row = divide(index, run.heads);
-    placed.index = index;
-    placed.piece = piece;
+    placed.piece = divide(index, run.tasks);
+    placed.index = index - placed.piece * run.tasks.divisor;
+    const uint32_t row = divide(placed.index, run.heads);
     placed.row = run.wave.first_row + static_cast<int32_t>(row);
-    placed.head = run.wave.first_head + static_cast<int32_t>(index - row * run.heads.divisor);
-    placed.place = {0, run.batch.q_len - 1 - placed.row};
+    placed.head = run.wave.first_head + static_cast<int32_t>(placed.index - row * run.heads.divisor);
+    placed.place.sequence = static_cast<int32_t>(divide(static_cast<uint32_t>(placed.row), run.q_len));
+    placed.place.after = (placed.place.sequence + 1) * run.batch.q_len - 1 - placed.row;
     return placed;
 }
 
 /* When its length is there. */
-__device__ inline RegionCut cut_alone(const RegionRun &run, uint32_t index, int32_t seq_len)
+__device__ inline RegionCut cut_evenly(const RegionRun &run, uint32_t index, int32_t seq_len)
 {
     const int32_t length = min(max(seq_len, 1), run.max_length);
     const uint32_t units = divide(units_of(run, length) + run.pieces.divisor - 1, run.pieces);
-    return make_cut(run, units, run.pieces.divisor, run.piece_units, index * run.pieces.divisor, run.room);
+    return make_cut(run, units, run.even_units, index * run.pieces.divisor, run.room);
+}
+
+/* Whether all sequences have at least half as many keys as any other: then each block can know its task without asking for the rest. Reads
+ * lengths; by a warp. */
+__device__ inline bool is_even_batch(const RegionRun &run)
+{
+    if (run.is_alone || run.batch.q_start.data)
+        return run.is_alone;
+    int32_t least = INT32_MAX, largest = 0;
+#pragma unroll 1
+    for (int32_t s = run.first_sequence + lane_id(); s < run.end_sequence; s += 32) {
+        const int32_t length = load_now(lengths_of(run) + s);
+        least = min(least, length);
+        largest = max(largest, length);
+    }
+    least = warp_least(least);
+    largest = warp_largest(largest);
+    return largest > 0 && largest / 2 <= least;
 }
 
 struct ScheduleSpace {
-    uint32_t units[kWarps], scored[kWarps], live[kWarps], kept[kWarps], scan[2][2][kWarps];
-    uint32_t span[2];
+    uint32_t units[kWarps], scored[kWarps], live[kWarps], scan[2][kWarps];
 };
 
 /* By all threads of a block, each of which has a sequence in 256. */
@@ -75,12 +93,11 @@ public:
     /* Reads lengths, and q_start if there is one. There is a barrier in it. */
     __device__ Schedule(const RegionRun &run, ScheduleSpace &space) : run_(run), space_(space)
     {
-        uint32_t units = 0, scored = 0, live = 0, kept = 0;
+        uint32_t units = 0, scored = 0, live = 0;
 #pragma unroll 1
         for (int32_t base = run.first_sequence; base < run.end_sequence; base += kThreads) {
             mine_ = load(base);
             live += mine_.num_tasks;
-            kept += kept_work(mine_);
             if (mine_.length > run.unscored_length) {
                 scored += mine_.num_tasks;
                 units += mine_.num_tasks * units_of(run, mine_.length);
@@ -89,30 +106,26 @@ public:
         units = warp_total(units);
         scored = warp_total(scored);
         live = warp_total(live);
-        kept = warp_total(kept);
         if (lane_id() == 0) {
             space.units[warp_id()] = units;
             space.scored[warp_id()] = scored;
             space.live[warp_id()] = live;
-            space.kept[warp_id()] = kept;
         }
         __syncthreads();
-        scored = 0;
+        units = scored = 0;
 #pragma unroll
         for (int w = 0; w < kWarps; w++) {
-            units_ += space.units[w];
+            units += space.units[w];
             scored += space.scored[w];
             live_ += space.live[w];
-            kept_ += space.kept[w];
         }
-        /* So that there are no more pieces than blocks, if that cuts well; else about half as many again. */
-        const uint32_t blocks = static_cast<uint32_t>(run.num_blocks), pieces = scored < blocks / 2 ? blocks - scored
-                                                                                : scored < blocks   ? blocks / 2
-                                                                                                    : blocks;
-        piece_units_ = min(max((units + pieces - 1) / pieces, 1u), run.piece_units);
+        /* So that there are no more pieces than blocks, or half as many again as tasks. */
+        const uint32_t blocks = static_cast<uint32_t>(run.num_blocks),
+                       pieces = 2 * scored <= blocks ? blocks - scored : blocks / 2;
+        piece_units_ = min(max((units + pieces - 1) / pieces, 1u), run.most_units);
     }
 
-    /* Tasks that have keys; at most as many pieces as blocks, if they are at most half as many. */
+    /* Tasks that have keys. */
     __device__ uint32_t num_tasks() const { return live_; }
 
     /* The task of piece `index`, or task `index`, to shared memory, if there is one; the number of all pieces. Ends with a barrier. */
@@ -128,7 +141,7 @@ public:
             const Part part = run_.end_sequence - run_.first_sequence <= kThreads ? mine_ : load(base);
             const uint32_t num_pieces = pieces_of(part), mine = part.num_tasks << 16 | part.num_tasks * num_pieces;
             uint32_t all;
-            const uint32_t first = passed + block_scan(mine, space_.scan[turn][0], &all), end = first + mine;
+            const uint32_t first = passed + block_scan(mine, space_.scan[turn], &all), end = first + mine;
             if (kTask ? index >= first >> 16 && index < end >> 16
                       : index >= (first & 0xffff) && index < (end & 0xffff)) {
                 hit_passed = first;
@@ -144,38 +157,6 @@ public:
         return passed & 0xffff;
     }
 
-    /* The items, pieces or tasks, that this block takes where there are more than blocks: .x up to .y, about as much work as any other block's.
-     * Ends with a barrier. */
-    template <bool kTask>
-    __device__ uint2 span() const
-    {
-        uint32_t passed = 0, work_passed = 0;
-        int turn = 0;
-        if (threadIdx.x == 0)
-            space_.span[0] = space_.span[1] = UINT32_MAX;
-#pragma unroll 1
-        for (int32_t base = run_.first_sequence; base < run_.end_sequence; base += kThreads, turn ^= 1) {
-            const Part part = run_.end_sequence - run_.first_sequence <= kThreads ? mine_ : load(base);
-            const uint32_t num_pieces = pieces_of(part), items = part.num_tasks * (kTask ? 1 : num_pieces),
-                           work = kTask        ? kept_work(part)
-                                  : num_pieces ? part.num_tasks * units_of(run_, part.length)
-                                               : 0;
-            uint32_t all, all_work;
-            const uint32_t first = passed + block_scan(items, space_.scan[turn][0], &all),
-                           first_work = work_passed + block_scan(work, space_.scan[turn][1], &all_work);
-#pragma unroll
-            for (uint32_t i = 0; i < 2; i++) {
-                const uint64_t wanted = static_cast<uint64_t>(blockIdx.x + i) * (kTask ? kept_ : units_) / gridDim.x;
-                if (wanted >= first_work && wanted - first_work < work)
-                    space_.span[i] = first + static_cast<uint32_t>(((wanted - first_work) * items + work / 2) / work);
-            }
-            passed += all;
-            work_passed += all_work;
-        }
-        __syncthreads();
-        return make_uint2(min(space_.span[0], passed), min(space_.span[1], passed));
-    }
-
 private:
     /* A sequence's rows in the wave. */
     struct Part {
@@ -187,12 +168,6 @@ private:
     __device__ uint32_t pieces_of(const Part &part) const
     {
         return part.length > run_.unscored_length ? (units_of(run_, part.length) + piece_units_ - 1) / piece_units_ : 0;
-    }
-
-    /* What attending to its rows takes, in 64 keys; what is done beside that, as if it were so many. */
-    __device__ uint32_t kept_work(const Part &part) const
-    {
-        return part.num_tasks * static_cast<uint32_t>(min(part.length, run_.k) / 64 + 4);
     }
 
     __device__ Part load(int32_t base) const
@@ -237,8 +212,8 @@ private:
         placed.head = run_.wave.first_head + static_cast<int32_t>(task - row * run_.heads.divisor);
         placed.place = {sequence, part.end - 1 - placed.row};
         placed.seq_len = part.seq_len;
-        placed.cut = make_cut(run_, (units_of(run_, part.length) + num_pieces - 1) / num_pieces, num_pieces,
-                              piece_units_, (passed & 0xffff) + task * num_pieces,
+        placed.cut = make_cut(run_, (units_of(run_, part.length) + num_pieces - 1) / num_pieces, piece_units_,
+                              (passed & 0xffff) + task * num_pieces,
                               run_.is_sampled ? run_.list_entries / (max(all_pieces, 1u) * kWarps) & ~7u : 0);
         return placed;
     }
@@ -246,7 +221,7 @@ private:
     const RegionRun &run_;
     ScheduleSpace &space_;
     Part mine_ = {}; /* of the last 256 */
-    uint32_t piece_units_, live_ = 0, units_ = 0, kept_ = 0;
+    uint32_t piece_units_, live_ = 0;
 };
 
 } // namespace hattn

@@ -75,13 +75,13 @@ __device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
         *reinterpret_cast<uint4 *>(counts + i) = {};
 }
 
-template <int kWords, int kBlocks>
-__device__ inline void score_step(uint32_t (&score)[Step<kWords>::kKeys],
-                                  const uint32_t (&words)[Step<kWords>::kAll][4],
+/* The first kNum keys. */
+template <int kWords, int kBlocks, int kNum>
+__device__ inline void score_step(uint32_t (&score)[kNum], const uint32_t (&words)[Step<kWords>::kAll][4],
                                   const PlaneCounter<kWords, kBlocks> &counter)
 {
 #pragma unroll
-    for (int i = 0; i < Step<kWords>::kKeys; i += 2) {
+    for (int i = 0; i < kNum; i += 2) {
         uint32_t key0[kWords], key1[kWords];
         take_key(key0, words, i);
         take_key(key1, words, i + 1);
@@ -119,7 +119,7 @@ public:
                          ValueMaker<kWords> &maker, const LevelMap &map, uint32_t bound, int row_size) const
     {
         const SharedCounters counts(histogram_ + 3);
-        const int64_t first_list = cut_.first_score + static_cast<int64_t>(range_) * cut_.room;
+        const uint32_t first_list = cut_.first_score + range_ * cut_.room;
         uint16_t *scores = run_.scores + cut_.first_score + lane_id() * S::kPerLoad;
         CandidateList list = {reinterpret_cast<uint32_t *>(run_.scores) + first_list,
                               kKeyed ? run_.keys + first_list : nullptr, 0, cut_.room, counts};
@@ -179,7 +179,7 @@ private:
 
 /* Scores one piece of a task. `shared`: the sample's histogram; partial sums of the query, then a histogram a warp. */
 template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__device__ inline void score_piece(const ScoreRun &run, bool is_alone, const QueryProduct<W> &product,
+__device__ inline void score_piece(const ScoreRun &run, bool is_even, const QueryProduct<W> &product,
                                    CodeReader<kWords, kLoose> &reader, float *shared,
                                    ScoreSpace<kWords, kLeaves != Leaves::SCORES> &fixed)
 {
@@ -189,7 +189,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed;
     const RegionRun &regions = run.regions;
     const PlacedTask &placed = fixed.placed;
-    const int32_t seq_len = is_alone ? load_now(lengths_of(regions)) : placed.seq_len,
+    const int32_t seq_len = is_even ? load_now(lengths_of(regions)) : placed.seq_len,
                   budget = load_budget(regions, placed);
     Planes<kWords> &planes = fixed.planes;
     const int stride = histogram_stride(regions.row_size);
@@ -204,7 +204,10 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     const bool comes_early = !kSampled && run.is_first;
     auto load_first = [&] {
         const auto units = samples ? reader.sample(task.first) : Reader::step(begin);
-        if (samples ? scores_keys : begin < end) {
+        if (samples && scores_keys) {
+            reader.template look_up<S::kSampleUnits>(units);
+            reader.template load<S::kSampleUnits>(words, units);
+        } else if (!samples && begin < end) {
             reader.look_up(units);
             reader.load(words, units);
         }
@@ -214,8 +217,8 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
         [&] {
             task = region_task(regions, placed.place, seq_len, budget);
             RegionCut cut;
-            if (is_alone) {
-                cut = cut_alone(regions, placed.index, seq_len);
+            if (is_even) {
+                cut = cut_evenly(regions, placed.index, seq_len);
                 if (threadIdx.x == 0)
                     fixed.placed.cut = cut;
             } else {
@@ -252,20 +255,18 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     if (!comes_early)
         load_first();
 
-    uint32_t score[S::kKeys];
     const PlaneCounter<kWords, kBlocks> counter(planes.sign, planes.plane, kPlanes<kBlocks>);
     int32_t num_levels = regions.num_levels;
     if constexpr (kBlocks > 1 && !kKeyed) /* of 4 bits: a weight's largest magnitude is far above the mean */
         num_levels = min(num_levels, static_cast<int32_t>(planes.max_score()));
     ValueMaker<kWords> maker(kKeyed && run.codes.norms, kKeyed ? planes.max_score() : 0);
-    float values[S::kKeys];
+    float values[S::kSampleKeys];
     const SharedCounters sample_counts(sample + 3);
     if (samples) {
-        if constexpr (kKeyed)
-            maker.load(reader, reader.sample(task.first));
+        uint32_t score[S::kSampleKeys];
         score_step(score, words, counter);
         if constexpr (kKeyed) {
-            maker.make(values, score);
+            maker.make_sample(values, score, reader, reader.sample(task.first));
             LevelMap::note_extents(values, planes.extents);
         } else {
 #pragma unroll
@@ -317,8 +318,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_alone, const Que
     }
 }
 
-/* kLoops: blocks take pieces until there are none left; else there are no more than blocks. */
-template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves, bool kLoops>
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
 __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
     using Reader = CodeReader<kWords, kLoose>;
@@ -326,94 +326,63 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
     const RegionRun &regions = run.regions;
     const int code_bits = kLoose ? run.query.code_bits : 32 * kWords;
-    const bool is_alone = !kLoops && regions.pieces.divisor;
-    uint32_t end = 0;
-#pragma unroll 1
-    for (uint32_t index = blockIdx.x;; index++) {
-        /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. Heads take turns. */
-        PlacedTask placed = place_alone(regions, index, blockIdx.y);
-        if (!is_alone) {
-            if (run.encodes && !kLoops)
-                prefetch_map(query_map(run.query, placed.head), run.query.head_dim, code_bits);
-            if (run.is_first)
-                wait_for_previous();
-            allow_dependents();
-            const Schedule schedule(regions, space.schedule);
-            if (kLoops && end == 0) {
-                const uint2 span = schedule.template span<false>();
-                index = span.x;
-                end = span.y;
-                if (index >= end)
-                    break;
-            }
-            const uint32_t num_pieces = schedule.template place<false>(index, space.placed);
-            if (index >= num_pieces)
-                break;
-            placed.head = space.placed.head;
-            placed.row = space.placed.row;
-            placed.place.sequence = space.placed.place.sequence;
-        } else if (threadIdx.x == 0) {
-            space.placed = placed;
-        }
-        Reader reader(run.codes, placed.place.sequence,
-                      static_cast<int32_t>(divide(placed.head, run.query.heads_per_code)));
-        const QueryProduct<W> product(run.query, placed.row, placed.head, code_bits);
-        if (is_alone) {
-            if (run.encodes)
-                product.prefetch();
-            if (run.is_first)
-                wait_for_previous();
-            allow_dependents();
-        }
+    auto code_head = [&](int32_t head) { return static_cast<int32_t>(divide(head, run.query.heads_per_code)); };
+    /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. Most batches are even. */
+    const PlacedTask even = place_evenly(regions, blockIdx.x);
+    Reader reader(run.codes, even.place.sequence, code_head(even.head));
+    const QueryProduct<W> product(run.query, even.row, even.head, code_bits);
+    if (threadIdx.x == 0)
+        space.placed = even;
+    if (run.encodes)
+        product.prefetch();
+    if (run.is_first)
+        wait_for_previous();
+    allow_dependents();
+    if (is_even_batch(regions)) {
+        if (even.piece >= regions.pieces.divisor)
+            return wait_for_previous(); /* the next kernel takes this one's end for both */
         __syncthreads();
-        score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, is_alone, product, reader, shared, space);
-        if (!kLoops || index + 1 >= end)
-            break;
-        __syncthreads(); /* the next one's planes */
+        score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, true, product, reader, shared, space);
+        return;
     }
-    wait_for_previous(); /* also who has nothing to do: the next kernel takes this one's end for both */
+    __syncthreads();
+    const uint32_t num_pieces = Schedule(regions, space.schedule).template place<false>(blockIdx.x, space.placed);
+    if (blockIdx.x >= num_pieces)
+        return wait_for_previous();
+    const PlacedTask &placed = space.placed;
+    Reader its_reader(run.codes, placed.place.sequence, code_head(placed.head));
+    const QueryProduct<W> its_product(run.query, placed.row, placed.head, code_bits);
+    score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, false, its_product, its_reader, shared, space);
 }
 
-/* What a launch needs of a plan's kernels. */
-struct ScoreVariant {
-    bool is_sampled, loops;
-};
-
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
-template <int kWords, bool kLoose, int kBlocks, class W, bool kLoops, class F>
+template <int kWords, bool kLoose, int kBlocks, class W, class F>
 DeviceError with_leaves(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     if (params.is_keyed)
-        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES, kLoops>);
+        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
     if constexpr (kBlocks < 4)
-        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES, kLoops>)
-                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES, kLoops>);
+        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
+                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
     return kNoSuchKernel; /* the plan keys what needs more than 4 planes */
 }
 
-template <int kWords, bool kLoose, int kBlocks, class W, class F>
-DeviceError with_loops(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
-{
-    return variant.loops ? with_leaves<kWords, kLoose, kBlocks, W, true>(params, variant.is_sampled, f)
-                         : with_leaves<kWords, kLoose, kBlocks, W, false>(params, variant.is_sampled, f);
-}
-
 template <int kWords, bool kLoose, int kBlocks, class F>
-DeviceError with_map_type(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
+DeviceError with_map_type(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     return params.problem.query_map.dtype == HATTN_BF16
-               ? with_loops<kWords, kLoose, kBlocks, __nv_bfloat16>(params, variant, f)
-               : with_loops<kWords, kLoose, kBlocks, __half>(params, variant, f);
+               ? with_leaves<kWords, kLoose, kBlocks, __nv_bfloat16>(params, is_sampled, f)
+               : with_leaves<kWords, kLoose, kBlocks, __half>(params, is_sampled, f);
 }
 
 template <int kWords, bool kLoose, class F>
-DeviceError with_kernel(const hattn_cuda_params &params, const ScoreVariant &variant, F f)
+DeviceError with_kernel(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     if constexpr (!kLoose && kWords < 16)
         if (params.plane_blocks == 1)
-            return with_map_type<kWords, kLoose, 1>(params, variant, f);
-    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, variant, f)
-                                   : with_map_type<kWords, kLoose, 4>(params, variant, f);
+            return with_map_type<kWords, kLoose, 1>(params, is_sampled, f);
+    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, is_sampled, f)
+                                   : with_map_type<kWords, kLoose, 4>(params, is_sampled, f);
 }
 
 inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sampled)
@@ -424,17 +393,15 @@ inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sample
     return sample + (query > histograms ? query : histograms);
 }
 
-/* All that few and many rows are scored by. */
+/* Both of what few and many rows are scored by. */
 template <int kWords, bool kLoose>
 DeviceError load_score_regions(const hattn_cuda_params &params)
 {
-    DeviceError error = kSuccess;
-    for (const ScoreVariant &variant : {ScoreVariant{false, false}, {false, true}, {true, false}, {true, true}})
-        if (!error)
-            error = with_kernel<kWords, kLoose>(params, variant, [&](auto kernel) {
-                return prepare(kernel, score_shared_bytes(params, variant.is_sampled));
-            });
-    return error;
+    auto load = [&](bool is_sampled) {
+        return with_kernel<kWords, kLoose>(
+            params, is_sampled, [&](auto kernel) { return prepare(kernel, score_shared_bytes(params, is_sampled)); });
+    };
+    return first_error({load(false), load(true)});
 }
 
 template <int kWords, bool kLoose>
@@ -442,14 +409,11 @@ DeviceError launch_score_regions(const hattn_cuda_params &params, const hattn_de
                                  hattn_buffer workspace, DeviceStream stream)
 {
     const ScoreRun run = score_run(params, args, wave, workspace);
-    const int64_t tasks = static_cast<int64_t>(wave.num_rows) * wave.num_heads;
-    const dim3 grid =
-        run.regions.pieces.divisor
-            ? dim3(static_cast<unsigned>(tasks), run.regions.pieces.divisor)
-            : dim3(static_cast<unsigned>(std::min<int64_t>(run.regions.num_blocks, tasks * hattn_cuda_units(&params))));
-    const ScoreVariant variant = {run.regions.is_sampled != 0, run.regions.loops != 0};
-    const size_t bytes = score_shared_bytes(params, variant.is_sampled);
-    return with_kernel<kWords, kLoose>(params, variant, [&](auto kernel) {
+    const bool is_sampled = run.regions.is_sampled;
+    const size_t bytes = score_shared_bytes(params, is_sampled);
+    const dim3 grid(static_cast<unsigned>(
+        hattn_cuda_score_grid(&params, static_cast<int64_t>(wave.num_rows) * wave.num_heads, run.regions.is_alone)));
+    return with_kernel<kWords, kLoose>(params, is_sampled, [&](auto kernel) {
         if (!run.is_first || run.regions.overlaps)
             return launch_dependent(params, kernel, grid, bytes, stream, run);
         return launch({grid, kThreads, bytes, stream}, kernel, run);

@@ -295,7 +295,7 @@ private:
             above_before = static_cast<uint32_t>(kept_before(region, {above_before, equal_before}));
             equal_before = 0;
         }
-        view().each_candidate(region, [&](uint32_t level, uint32_t position, int64_t place) {
+        view().each_candidate(region, [&](uint32_t level, uint32_t position, uint32_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
             if (kKeyed && is_equal) {
                 is_above = fine_of(load_l2(run_.keys + place), position) >= space_.fine_threshold;

@@ -107,6 +107,16 @@ __device__ inline float fast_exp(float x)
 }
 
 /* Never part of a fused multiply-add. */
+/* 1 / x, off by 2^-22 of it at most. */
+__device__ inline float fast_inverse(float x)
+{
+#ifdef HATTN_PORTABLE
+    return 1.0f / x;
+#else
+    return __fdividef(1.0f, x);
+#endif
+}
+
 __device__ inline float rounded_product(float x, float y) { return __fmul_rn(x, y); }
 
 /* Has x, an integer or a pointer, computed here and not when it is first needed: before a wait, above all. */

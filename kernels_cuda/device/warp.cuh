@@ -82,6 +82,29 @@ __device__ inline bool all_alike(uint32_t x)
 #endif
 }
 
+/* Of signed integers. */
+__device__ inline int32_t warp_least(int32_t x)
+{
+#ifdef HATTN_PORTABLE
+    for (int offset = 16; offset; offset >>= 1)
+        x = min(x, from_partner(x, offset));
+    return x;
+#else
+    return __reduce_min_sync(kFullMask, x);
+#endif
+}
+
+__device__ inline int32_t warp_largest(int32_t x)
+{
+#ifdef HATTN_PORTABLE
+    for (int offset = 16; offset; offset >>= 1)
+        x = max(x, from_partner(x, offset));
+    return x;
+#else
+    return __reduce_max_sync(kFullMask, x);
+#endif
+}
+
 /* Sums of integers; of floats in an order that is always the same. */
 __device__ inline uint32_t warp_total(uint32_t x)
 {
