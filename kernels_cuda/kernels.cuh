@@ -35,9 +35,6 @@ DeviceError launch_dependent(const hattn_cuda_params &params, void (*kernel)(Par
 /* Whether kernels were compiled to wait for the one before them: params->has_dependent_launch. */
 DeviceError find_dependent_launch(hattn_cuda_params *params);
 
-size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
-size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
-
 DeviceError load_encode(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mma(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mlp(const hattn_cuda_params &params);

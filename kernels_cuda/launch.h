@@ -37,8 +37,6 @@ int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 int hattn_cuda_load(hattn_cuda_params *params);
 /* Codes of the rows' own keys. */
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
-/* Shared memory that encoding many keys on tensor cores takes. */
-int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);

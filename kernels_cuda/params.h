@@ -63,6 +63,7 @@ typedef struct hattn_cuda_params {
     int32_t num_splits, num_dense_splits;  /* of one selection over attend blocks */
     int32_t encodes_by_mma; /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t encodes_keys_by_mma; /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
+    int32_t key_encoder;         /* the row of key_encoders.inc for that; of MLP maps, the stages */
     int32_t appends_by_mma;      /* the same of keys in the cache and the keys' map */
     int32_t num_multiprocessors, shared_bytes; /* of the device; of one multiprocessor */
     int32_t engine;                            /* HATTN_CUDA_PLAIN ... */

@@ -65,7 +65,7 @@ _nvcc_objects = rule(
     implementation = _nvcc_objects_impl,
     attrs = {
         "srcs": attr.label_list(allow_files = [".cu"]),
-        "hdrs": attr.label_list(allow_files = [".cuh", ".h"]),
+        "hdrs": attr.label_list(allow_files = [".cuh", ".h", ".inc"]),
         "architectures": attr.string_list(),
         "deps": attr.label_list(providers = [CcInfo]),
     },
@@ -86,7 +86,7 @@ def cuda_library(name, srcs, hdrs = [], deps = [], **kwargs):
     native.cc_library(
         name = name,
         srcs = [name + "_objects"],
-        hdrs = [h for h in hdrs if h.endswith(".h")],
+        hdrs = [h for h in hdrs if not h.endswith(".cuh")],
         linkopts = ["-lstdc++"],
         target_compatible_with = only_if("@gpu//:cuda"),
         deps = deps + ["@gpu//:cudart"],

@@ -5,6 +5,7 @@
 #include "core/dtype.h"
 #include "core/status.h"
 #include "core/workspace.h"
+#include "kernels_cuda/encode/key_encoders.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -28,8 +29,8 @@ static hattn_cuda_divisor make_divisor(uint32_t divisor)
     return d;
 }
 
-/* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in
- * all, none with less than 32 rows, no more than `most` parts to join, and no more than there is room for. */
+/* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in all, none with less than 32
+ * rows, no more than `most` parts to join, and no more than there is room for. */
 static int32_t num_splits(const hattn_cuda_properties *device, const hattn_problem *p, int64_t tasks, int32_t heads,
                           int64_t count, int64_t most)
 {
@@ -58,22 +59,25 @@ static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
     return group == 1 ? 1 : group <= 4 ? 4 : 8;
 }
 
-/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32
- * rows, so that two blocks run there, else what a block may have. Only a run knows whether V is inside K: sized for
- * that where it can be, with room for the other case. */
+/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds two tiles of 32
+ * rows, so that two blocks run there, else what a block may have. Only a run knows whether V is inside K: sized for that
+ * where it can be, with room for a tile of the other case; two tiles of it, if possible. */
 static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_problem *p, int32_t heads)
 {
-    const int64_t most = device->block_shared - HATTN_WIDE_STATIC;
-    const int64_t limits[] = {
-        smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC), most};
+    const int64_t most = device->block_shared - HATTN_WIDE_STATIC,
+                  half = smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC);
+    const struct {
+        int64_t limit;
+        int32_t rows, tiles, tiles_outside;
+    } tries[] = {{half, 32, 2, 2}, {most, 16, 2, 2}, {most, 16, 2, 1}, {most, 16, 1, 1}};
     const int32_t columns = p->q.dtype == HATTN_F32 ? 2 * heads : heads;
     int is_inside = p->head_dim_v <= p->head_dim_qk;
     for (int i = 0; i < 3; i++)
         is_inside &= p->k_cache.stride[i] == p->v_cache.stride[i];
-    for (int i = 0; i < 2; i++) {
-        const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)limits[i]);
-        if (l.num_tiles >= 2 && l.tile_rows >= (i ? 16 : 32) &&
-            hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= 2)
+    for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]); i++) {
+        const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)tries[i].limit);
+        if (l.num_tiles >= tries[i].tiles && l.tile_rows >= tries[i].rows &&
+            hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= tries[i].tiles_outside)
             return l.used;
     }
     return 0;
@@ -154,9 +158,8 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
 
 static int64_t round_up(int64_t a, int64_t unit) { return divide_up(a, unit) * unit; }
 
-/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for
- * each region, so regions are large enough for rows to be few bytes a key, and small enough for the shares of a
- * selection to fall into several. */
+/* Chunks, ranges and regions of a decode, about two score blocks a multiprocessor in one wave. A row is written for each region, so
+ * regions are large enough for rows to be few bytes a key, and small enough for the shares of a selection to fall into several. */
 static void cut_regions(const hattn_cuda_properties *device, int64_t tasks, hattn_cuda_params *params)
 {
     enum { WARPS = 8, MAX_RANGE = 32768 /* a row counts it in 16 bits */, SAMPLED_RANGE = 2048 };
@@ -238,8 +241,11 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     choose_attention(device, p, params);
     params->encodes_by_mma = encodes_by_mma(p);
     params->shared_bytes = device->multiprocessor_shared;
+    params->key_encoder = p->map_kind == HATTN_MAP_MLP
+                              ? hattn_choose_mlp_stages(device->block_shared)
+                              : hattn_choose_key_encoder(p, device->block_shared, device->multiprocessor_shared);
     params->encodes_keys_by_mma =
-        encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared;
+        encodes_keys_by_mma(p) && params->key_encoder >= (p->map_kind == HATTN_MAP_MLP ? 2 : 0);
     params->appends_by_mma = appends_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);

@@ -84,6 +84,10 @@ public:
                 __syncthreads();
             }
             load_tile(slots, n, tile + ahead, next_slot);
+            if (ahead == 0) { /* room for one tile: nothing is on its way meanwhile */
+                copy_wait(0);
+                __syncthreads();
+            }
             next_slot = next_slot == ahead ? 0 : next_slot + 1;
             if (tile < 0)
                 continue;
