@@ -14,8 +14,9 @@ enum {
     HATTN_SYSTEM_SHARED = 1024 /* bytes of shared memory that the system takes a block */
 };
 
-/* Bytes of shared memory: of tiles of keys of `chunks` times 16 bytes, with codes of `words` and slots; of a block of a linear
- * encoder, whose keys are `steps` times 16 elements of `size` bytes; of a block for MLP maps. Constants where arguments are. */
+/* Bytes of shared memory: of tiles of keys of `chunks` times 16 bytes, with codes of `words` and slots; of a block of
+ * a linear encoder, whose keys are `steps` times 16 elements of `size` bytes; of a block for MLP maps. Constants
+ * where arguments are. */
 #define HATTN_KEY_TILES_BYTES(chunks, tokens, words, stages) \
     ((stages) * (tokens) * (chunks)*16 + 2 * (tokens) * (words)*4 + 2 * (stages) * (tokens)*8)
 #define HATTN_KEY_ENCODER_BYTES(steps, size, blocks, warps, tokens, stages) \
