@@ -90,7 +90,7 @@ public:
 private:
     bool has_norms_;
     uint32_t max_score_;
-    __half norms_[S::kKeys];
+    float16 norms_[S::kKeys];
 };
 
 /* A warp's list, in the order of positions: to each candidate position << 16 | level, and its key where `keys` is not NULL. */
@@ -109,9 +109,9 @@ struct CandidateList {
 #pragma unroll
         for (int i = 0; i < kPerLoad; i++) {
             listed[i] = level[i] >= bound && key + i < ranked;
-            const uint32_t all = __ballot_sync(kFullMask, listed[i]);
-            place += __popc(all & lanes_below());
-            size += __popc(all);
+            const uint32_t all = ballot(listed[i]);
+            place += count_ones(all & lanes_below());
+            size += count_ones(all);
         }
 #pragma unroll
         for (int i = 0; i < kPerLoad; i++)

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class Engines, bool kKeyed, class F>
-cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
+DeviceError with_decode_kernel(const hattn_cuda_params &params, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
@@ -91,15 +91,15 @@ cudaError_t with_decode_kernel(const hattn_cuda_params &params, F f)
 }
 
 template <class Engines, bool kKeyed>
-cudaError_t load_decode_attend(const hattn_cuda_params &params)
+DeviceError load_decode_attend(const hattn_cuda_params &params)
 {
     return with_decode_kernel<Engines, kKeyed>(params,
                                                [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
 template <class Engines, bool kKeyed>
-cudaError_t launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
-                                 hattn_buffer workspace, cudaStream_t stream)
+DeviceError launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, DeviceStream stream)
 {
     const RegionRun run = region_run(params, args, wave, workspace);
     return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {

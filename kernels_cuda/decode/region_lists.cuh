@@ -46,9 +46,9 @@ __device__ inline void count_range(const RegionRun &run, const RegionTask &task,
                                    uint32_t threshold, int region, int32_t range_start, uint32_t *above, uint32_t *all)
 {
     const uint16_t *entry = rows + (static_cast<uint32_t>(region * run.row_size) + threshold);
-    *above = threshold < static_cast<uint32_t>(run.num_levels) ? __ldcg(entry) : 0;
+    *above = threshold < static_cast<uint32_t>(run.num_levels) ? load_l2(entry) : 0;
     *all = threshold
-               ? __ldcg(entry - 1)
+               ? load_l2(entry - 1)
                : static_cast<uint32_t>(max(0, min((region + 1) * run.region, task.end) - max(range_start, task.first)));
 }
 
@@ -72,14 +72,14 @@ __device__ inline void each_candidate(const RegionRun &run, const RegionTask &ta
     constexpr int kLoads = 4;
     const int32_t start = region * run.region;
     const int64_t list = task.task * run.score_stride + start;
-    const int size = __ldcg(run.rows + (task.task * run.num_regions + region) * run.row_size);
+    const int size = load_l2(run.rows + (task.task * run.num_regions + region) * run.row_size);
     int first = 0;
 #pragma unroll 1
     do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
         uint32_t loaded[kLoads];
 #pragma unroll
         for (int i = 0; i < kLoads; i++)
-            loaded[i] = __ldcg(reinterpret_cast<const uint32_t *>(run.scores) + list + first + i * 32 + lane_id());
+            loaded[i] = load_l2(reinterpret_cast<const uint32_t *>(run.scores) + list + first + i * 32 + lane_id());
 #pragma unroll
         for (int i = 0; i < kLoads; i++) {
             const int place = first + i * 32 + lane_id();
@@ -109,13 +109,13 @@ __device__ inline void rank_fine(const RegionRun &run, const RegionTask &task, T
         uint32_t above, equal;
         count_region(run, task, rows, threshold.key, region, &above, &equal);
         if (equal)
-            space.fine_regions[atomicAdd(&space.num_fine_regions, 1u)] = region;
+            space.fine_regions[atomic_add(&space.num_fine_regions, 1u)] = region;
     }
     __syncthreads();
     for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps)
         each_candidate(run, task, space.fine_regions[i], [&](uint32_t level, uint32_t position, int64_t place) {
             if (level == threshold.key)
-                space.fine[atomicAdd(&space.num_fine, 1u)] = fine_of(__ldcg(run.keys + place), position);
+                space.fine[atomic_add(&space.num_fine, 1u)] = fine_of(load_l2(run.keys + place), position);
         });
     __syncthreads();
     const uint32_t num = space.num_fine;

@@ -203,7 +203,7 @@ __device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t
     int reached = 0;
 #pragma unroll
     for (int k = 0; k < kPerLane; k++)
-        reached += __popc(__ballot_sync(kFullMask, before + at_least[k * 32 + lane_id()] >= wanted));
+        reached += count_ones(ballot(before + at_least[k * 32 + lane_id()] >= wanted));
     *above = before + (reached < kShare ? at_least[reached] : 0);
     return reached ? share * kShare + reached : 0;
 }

@@ -50,7 +50,7 @@ __device__ inline void score_anew_as(const hattn_cuda_params &params, const hatt
         if constexpr (sizeof(Key) == sizeof(float))
             scores[j] = scale_score(
                 score, query.max_score,
-                *reinterpret_cast<const __half *>(hattn_element(&p.norms, args.norms, page, slot, code_head)));
+                *reinterpret_cast<const float16 *>(hattn_element(&p.norms, args.norms, page, slot, code_head)));
         else
             scores[j] = static_cast<Key>(score);
     }

@@ -27,7 +27,7 @@ __device__ inline int published_size(int row_size, int num_levels)
 __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
 {
     uint32_t above = 0;
-    __syncwarp();
+    warp_barrier();
 #pragma unroll 1
     for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
         const int i = block + lane_id() * 8;
@@ -48,9 +48,9 @@ __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint
             packed.w = (x[6] + base) | (x[7] + base) << 16;
             *reinterpret_cast<uint4 *>(row + i) = packed;
         }
-        above += __shfl_sync(kFullMask, at_least, 0);
+        above += from_lane(at_least, 0);
     }
-    __syncwarp();
+    warp_barrier();
 }
 
 template <int kPerLoad>
@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
             bound = find_bound(sample + 4, (num_levels + 7) / 8 * 8,
                                static_cast<float>(wanted) / static_cast<float>(middle) * kSample, levels);
     }
-    __syncwarp();
+    warp_barrier();
     const SharedCounters counts(histogram + 3);
     const int64_t first_score = task.task * regions.score_stride;
     uint16_t *scores = regions.scores + first_score + lane_id() * S::kPerLoad;
@@ -261,31 +261,31 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
         for (int w = 0; w < kWarps; w++)
             sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
         if (sum)
-            atomicAdd(&total[i], sum);
+            atomic_add(&total[i], sum);
     }
 }
 
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
 template <int kWords, bool kLoose, int kBlocks, class W, class F>
-cudaError_t with_leaves(const hattn_cuda_params &params, F f)
+DeviceError with_leaves(const hattn_cuda_params &params, F f)
 {
     if (params.is_keyed)
         return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
     if constexpr (kBlocks < 4)
         return params.is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
                                  : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
-    return cudaErrorInvalidDeviceFunction; /* the plan keys what needs more than 4 planes */
+    return kNoSuchKernel; /* the plan keys what needs more than 4 planes */
 }
 
 template <int kWords, bool kLoose, int kBlocks, class F>
-cudaError_t with_map_type(const hattn_cuda_params &params, F f)
+DeviceError with_map_type(const hattn_cuda_params &params, F f)
 {
-    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kLoose, kBlocks, __nv_bfloat16>(params, f)
-                                                        : with_leaves<kWords, kLoose, kBlocks, __half>(params, f);
+    return params.problem.query_map.dtype == HATTN_BF16 ? with_leaves<kWords, kLoose, kBlocks, bfloat16>(params, f)
+                                                        : with_leaves<kWords, kLoose, kBlocks, float16>(params, f);
 }
 
 template <int kWords, bool kLoose, class F>
-cudaError_t with_kernel(const hattn_cuda_params &params, F f)
+DeviceError with_kernel(const hattn_cuda_params &params, F f)
 {
     if constexpr (!kLoose && kWords < 16)
         if (params.plane_blocks == 1)
@@ -303,15 +303,15 @@ inline size_t score_shared_bytes(const hattn_cuda_params &params)
 }
 
 template <int kWords, bool kLoose>
-cudaError_t load_score_regions(const hattn_cuda_params &params)
+DeviceError load_score_regions(const hattn_cuda_params &params)
 {
     return with_kernel<kWords, kLoose>(params,
                                        [&](auto kernel) { return prepare(kernel, score_shared_bytes(params)); });
 }
 
 template <int kWords, bool kLoose>
-cudaError_t launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
-                                 hattn_buffer workspace, cudaStream_t stream)
+DeviceError launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                                 hattn_buffer workspace, DeviceStream stream)
 {
     const dim3 grid(wave.num_rows, wave.num_heads, params.num_score_chunks);
     const ScoreRun run = score_run(params, args, wave, workspace);

@@ -39,7 +39,7 @@ inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_ar
         run.codes.page_size = params.page_size;
     }
     if (p.key_norms) {
-        run.codes.norms = static_cast<const __half *>(hattn_address(args.norms));
+        run.codes.norms = static_cast<const float16 *>(hattn_address(args.norms));
         for (int i = 0; i < 3; i++)
             run.codes.norm_stride[i] = p.norms.stride[i];
     }
@@ -114,15 +114,15 @@ __device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &p
     for (int i = 0; i < kBits; i++) {
         const int word = (threadIdx.x + i * kThreads) / 32;
         if (word < kWords) { /* whole warps */
-            const uint32_t negative = __ballot_sync(kFullMask, weight[i] < 0);
-            const uint32_t sum = __reduce_add_sync(kFullMask, abs(weight[i]));
+            const uint32_t negative = ballot(weight[i] < 0);
+            const uint32_t sum = warp_total(abs(weight[i]));
             if (lane_id() == 0) {
                 planes.sign[word] = negative;
                 planes.sums[word] = sum;
             }
 #pragma unroll
             for (int p = 0; p < kPlanes<kBlocks>; p++) {
-                const uint32_t bits = __ballot_sync(kFullMask, abs(weight[i]) >> p & 1);
+                const uint32_t bits = ballot(abs(weight[i]) >> p & 1);
                 if (lane_id() == 0)
                     planes.plane[p][word] = bits;
             }

@@ -70,7 +70,7 @@ public:
         before_.x += scan.x - sum.x;
         before_.y += scan.y - sum.y;
         if constexpr (kKeyed) {
-            if (__shfl_sync(kFullMask, scan.y, 31) > kFine)
+            if (from_lane(scan.y, 31) > kFine)
                 return false;
             rank_fine(run_, task_, threshold_, space_);
         }
@@ -126,7 +126,7 @@ private:
         uint32_t above;
         threshold_.key = find_level(run_.row_size, wanted, &above, space_.levels, [&](auto &x, int i) {
             using Loaded = std::conditional_t<sizeof(x) == sizeof(uint4), uint4, uint32_t>;
-            const Loaded loaded = __ldcg(reinterpret_cast<const Loaded *>(histogram_ + i));
+            const Loaded loaded = load_l2(reinterpret_cast<const Loaded *>(histogram_ + i));
             memcpy(x, &loaded, sizeof(x));
         });
         threshold_.ties = wanted - above;
@@ -142,7 +142,7 @@ private:
     {
         const int kept = kept_before(region, before),
                   after = kept_before(region + num, {before.x + mine.x, before.y + mine.y});
-        return __ballot_sync(kFullMask, after > low && kept < high && after > kept);
+        return ballot(after > low && kept < high && after > kept);
     }
 
     /* Where ranks low..high of the middle are: this warp's regions of them. Groups of several are counted again, a lane a region. */
@@ -165,11 +165,11 @@ private:
             if (next >= end) {
                 if (!groups)
                     return;
-                const int lane = __ffs(static_cast<int>(groups)) - 1;
+                const int lane = lowest_one(groups);
                 groups &= groups - 1;
                 next = group_of(lane);
                 end = min(next + group_, used_);
-                passed = {__shfl_sync(kFullMask, before_.x, lane), __shfl_sync(kFullMask, before_.y, lane)};
+                passed = {from_lane(before_.x, lane), from_lane(before_.y, lane)};
             }
             uint2 mine = {0, 0};
             region = next + lane_id();
@@ -177,7 +177,7 @@ private:
                 count(region, &mine.x, &mine.y);
             const uint2 scan = {warp_scan(mine.x), warp_scan(mine.y)};
             before = {passed.x + scan.x - mine.x, passed.y + scan.y - mine.y};
-            passed = {passed.x + __shfl_sync(kFullMask, scan.x, 31), passed.y + __shfl_sync(kFullMask, scan.y, 31)};
+            passed = {passed.x + from_lane(scan.x, 31), passed.y + from_lane(scan.y, 31)};
             next += 32;
             hits = hits_of(low, high, region, region < end, before, mine); /* the next regions are another group's */
         }
@@ -190,17 +190,16 @@ private:
         const bool has_lists = kKeyed || run_.is_sampled;
         uint4 next = {};
         if (!has_lists)
-            next = load_scores(__shfl_sync(kFullMask, region, __ffs(static_cast<int>(hits)) - 1), 0);
+            next = load_scores(from_lane(region, lowest_one(hits)), 0);
 #pragma unroll 1
         while (hits) {
-            const int lane = __ffs(static_cast<int>(hits)) - 1, hit = __shfl_sync(kFullMask, region, lane);
-            uint32_t above = __shfl_sync(kFullMask, before.x, lane), equal = __shfl_sync(kFullMask, before.y, lane);
+            const int lane = lowest_one(hits), hit = from_lane(region, lane);
+            uint32_t above = from_lane(before.x, lane), equal = from_lane(before.y, lane);
             hits &= hits - 1;
             if (has_lists)
                 list_candidates(hit, above, equal, sink);
             else
-                list_region(hit, above, equal, &next,
-                            hits ? __shfl_sync(kFullMask, region, __ffs(static_cast<int>(hits)) - 1) : -1, sink);
+                list_region(hit, above, equal, &next, hits ? from_lane(region, lowest_one(hits)) : -1, sink);
         }
     }
 
@@ -225,7 +224,7 @@ private:
     {
         const int32_t first = region * run_.region + offset;
         const uint16_t *scores = run_.scores + task_.task * run_.score_stride + first + lane_id() * 8;
-        return first < task_.end ? __ldcg(reinterpret_cast<const uint4 *>(scores)) : uint4{};
+        return first < task_.end ? load_l2(reinterpret_cast<const uint4 *>(scores)) : uint4{};
     }
 
     /* What is selected of 256 scores, after so many of its region; adds to them. By a warp. */
@@ -242,13 +241,13 @@ private:
         const uint32_t above = at_least_bits(scores, threshold_.key + 1) & mask,
                        both = at_least_bits(scores, threshold_.key) & mask;
         /* Both counts in one scan: they are below 2^16. */
-        const uint32_t mine = __popc(above) | __popc(both & ~above) << 16, scan = warp_scan(mine),
-                       total = __shfl_sync(kFullMask, scan, 31);
+        const uint32_t mine = count_ones(above) | count_ones(both & ~above) << 16, scan = warp_scan(mine),
+                       total = from_lane(scan, 31);
         uint32_t num_above = *above_before + ((scan - mine) & 0xffff),
                  num_equal = *equal_before + ((scan - mine) >> 16);
 #pragma unroll 1
         for (uint32_t left = both; left; left &= left - 1) {
-            const int bit = __ffs(static_cast<int>(left)) - 1;
+            const int bit = lowest_one(left);
             const bool is_above = above >> bit & 1;
             if (is_above || num_equal < threshold_.ties)
                 sink(num_above + min(num_equal, threshold_.ties), position + bit);
@@ -270,16 +269,16 @@ private:
         each_candidate(run_, task_, region, [&](uint32_t level, uint32_t position, int64_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
             if (kKeyed && is_equal) {
-                is_above = fine_of(__ldcg(run_.keys + place), position) >= space_.fine_threshold;
+                is_above = fine_of(load_l2(run_.keys + place), position) >= space_.fine_threshold;
                 is_equal = false;
             }
-            const uint32_t above = __ballot_sync(kFullMask, is_above), equal = __ballot_sync(kFullMask, is_equal);
-            const uint32_t num_above = above_before + __popc(above & lanes_below()),
-                           num_equal = equal_before + __popc(equal & lanes_below());
+            const uint32_t above = ballot(is_above), equal = ballot(is_equal);
+            const uint32_t num_above = above_before + count_ones(above & lanes_below()),
+                           num_equal = equal_before + count_ones(equal & lanes_below());
             if (is_above || (is_equal && num_equal < threshold_.ties))
                 sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
-            above_before += __popc(above);
-            equal_before += __popc(equal);
+            above_before += count_ones(above);
+            equal_before += count_ones(equal);
         });
     }
 
