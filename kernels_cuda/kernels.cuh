@@ -32,6 +32,9 @@ DeviceError launch_dependent(const hattn_cuda_params &params, void (*kernel)(Par
     return launch({grid, kThreads, shared_bytes, stream, params.has_dependent_launch != 0}, kernel, arguments...);
 }
 
+/* In builds that check, enqueues a kernel that ends in a fault if the workspace's control region is not as runs leave it. */
+DeviceError check_workspace(hattn_buffer workspace, DeviceStream stream);
+
 /* Whether kernels were compiled to wait for the one before them: params->has_dependent_launch. */
 DeviceError find_dependent_launch(hattn_cuda_params *params);
 

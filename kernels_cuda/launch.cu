@@ -71,8 +71,9 @@ int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *
                       void *opaque_stream)
 {
     using namespace hattn;
-    return attentions[params->engine].launch_attend(*params, *args, workspace,
-                                                    static_cast<DeviceStream>(opaque_stream));
+    const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
+    const DeviceError error = check_workspace(workspace, stream);
+    return error ? error : attentions[params->engine].launch_attend(*params, *args, workspace, stream);
 }
 
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
@@ -85,8 +86,8 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    DeviceError error = kSuccess;
-    if (args->append)
+    DeviceError error = check_workspace(workspace, stream);
+    if (!error && args->append)
         error = launch_append(*params, *args, stream);
     if (!error && !params->encodes_in_score) {
         hattn_encode_queries_args encode = {};

@@ -19,6 +19,7 @@ typedef struct hattn_cuda_properties {
     int32_t major, minor, num_multiprocessors;
     int32_t block_shared, multiprocessor_shared,
         reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
+    int32_t is_checked;  /* of the build: workspaces are checked */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* What a caller's thread has that is not ours: its current device, and whether it has yet to read an error of the

@@ -21,7 +21,7 @@ namespace {
 /* What the played runtime does and saw. */
 struct Runtime {
     int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1;
-    hattn_cuda_properties properties = {"made up", 9, 0, 132, 232448, 233472, 1024};
+    hattn_cuda_properties properties = {"made up", 9, 0, 132, 232448, 233472, 1024, 0};
     uint64_t zeroed = 0;
 };
 Runtime runtime;
@@ -143,9 +143,12 @@ const struct Card {
     const char *name;
     hattn_cuda_properties properties;
 } cards[] = {
-    {"sm_80", {"A100", 8, 0, 108, 166912, 167936, 1024}},   {"sm_86", {"RTX A6000", 8, 6, 84, 101376, 102400, 1024}},
-    {"sm_89", {"L40S", 8, 9, 142, 101376, 102400, 1024}},   {"sm_90", {"H200", 9, 0, 132, 232448, 233472, 1024}},
-    {"sm_100", {"B200", 10, 0, 148, 232448, 233472, 1024}}, {"sm_120", {"RTX 5090", 12, 0, 170, 101376, 102400, 1024}},
+    {"sm_80", {"A100", 8, 0, 108, 166912, 167936, 1024, 0}},
+    {"sm_86", {"RTX A6000", 8, 6, 84, 101376, 102400, 1024, 0}},
+    {"sm_89", {"L40S", 8, 9, 142, 101376, 102400, 1024, 0}},
+    {"sm_90", {"H200", 9, 0, 132, 232448, 233472, 1024, 0}},
+    {"sm_100", {"B200", 10, 0, 148, 232448, 233472, 1024, 0}},
+    {"sm_120", {"RTX 5090", 12, 0, 170, 101376, 102400, 1024, 0}},
 };
 
 /* Every shape that benchmarks report has tensor cores on every card, but for fp32: for attention, and for many keys. */

@@ -24,6 +24,7 @@ _ARCHITECTURES = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"] + _SM90 + 
 
 # --//kernels_cuda:variant=NAME; CONTRIBUTING.md says what each is for.
 _VARIANTS = {
+    "checked": _PTX80 + _SM90 + ["-DHATTN_CHECKED"],
     "default": _ARCHITECTURES,
     "portable": _PTX80 + _SM90 + ["-DHATTN_PORTABLE"],
     "ptx80": _PTX80,

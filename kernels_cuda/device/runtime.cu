@@ -3,6 +3,7 @@
  */
 #include <cstring>
 
+#include "kernels_cuda/device/exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace {
@@ -42,6 +43,7 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     properties->block_shared = static_cast<int32_t>(found.sharedMemPerBlockOptin);
     properties->multiprocessor_shared = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
     properties->reserved_shared = static_cast<int32_t>(found.reservedSharedMemPerBlock);
+    properties->is_checked = kIsChecked;
     return kSuccess;
 }
 

@@ -223,6 +223,8 @@ int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    return params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
-                                     : launch_topk<uint16_t>(*params, *args, workspace, stream);
+    const DeviceError error = check_workspace(workspace, stream);
+    return error                       ? error
+           : params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
+                                       : launch_topk<uint16_t>(*params, *args, workspace, stream);
 }
