@@ -276,6 +276,24 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         EXPECT_GE(seen, 10);
 }
 
+/* No width of codes is forgotten in the rows of kernels, packed or not. */
+TEST_F(CudaPlan, EveryWidthOfCodesHasAKernel)
+{
+    for (int bits = 32; bits <= 512; bits += 8)
+        for (const int spare : {0, 1}) {
+            hattn_problem problem = shape_of(HATTN_F16, HATTN_F16, 128);
+            problem.code_bits = bits;
+            const int words = (bits + 31) / 32;
+            problem.codes.stride[1] = words + spare;
+            problem.codes.stride[2] = problem.codes.stride[1] * problem.max_length;
+            problem.codes.stride[0] = problem.codes.stride[2] * problem.num_code_heads;
+            const hattn_cuda_params p = choose(problem);
+            ASSERT_TRUE(p.by_regions) << bits << " + " << spare;
+            const bool is_power = (words & (words - 1)) == 0;
+            EXPECT_TRUE(is_power && !spare ? p.code_words == words : p.code_words >= words) << bits << " + " << spare;
+        }
+}
+
 TEST_F(CudaPlan, RefusesWhatNoGridHolds)
 {
     hattn_problem p = shape_of(HATTN_F16, HATTN_F16, 128);

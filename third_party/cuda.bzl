@@ -48,7 +48,11 @@ def cuda_variants(name):
 def _nvcc_objects_impl(ctx):
     headers = [dep[CcInfo].compilation_context.headers for dep in ctx.attr.deps]
     objects = []
-    for src in ctx.files.srcs:
+    made = []
+    for name, text in ctx.attr.instances.items():
+        made.append(ctx.actions.declare_file("%s/%s.cu" % (ctx.label.name, name)))
+        ctx.actions.write(made[-1], text)
+    for src in ctx.files.srcs + made:
         obj = ctx.actions.declare_file("%s/%s.o" % (ctx.label.name, src.basename))
         ctx.actions.run(
             executable = NVCC,
@@ -67,17 +71,20 @@ _nvcc_objects = rule(
     attrs = {
         "srcs": attr.label_list(allow_files = [".cu"]),
         "hdrs": attr.label_list(allow_files = [".cuh", ".h", ".inc"]),
+        "instances": attr.string_dict(),
         "architectures": attr.string_list(),
         "deps": attr.label_list(providers = [CcInfo]),
     },
 )
 
-def cuda_library(name, srcs, hdrs = [], deps = [], **kwargs):
+def cuda_library(name, srcs, instances = {}, hdrs = [], deps = [], **kwargs):
+    """instances: more sources, {name: text}, that the build writes."""
     settings = {"//kernels_cuda:" + v: flags for v, flags in _VARIANTS.items() if v != "default"}
     settings["//conditions:default"] = _ARCHITECTURES
     _nvcc_objects(
         name = name + "_objects",
         srcs = srcs,
+        instances = instances,
         hdrs = hdrs,
         architectures = select(settings),
         target_compatible_with = only_if("@gpu//:cuda"),

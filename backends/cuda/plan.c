@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What a plan fixes for its kernels: which of them, how work is cut into blocks, and the workspace.
  */
+#include <stdbool.h>
+
 #include "backends/cuda/cuda.h"
 #include "core/dtype.h"
 #include "core/status.h"
@@ -83,25 +85,53 @@ static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_prob
     return 0;
 }
 
-/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, or fp8 caches, q of
- * 16 bits and head dims of 128; of up to 16 heads that share rows, 8 a block: the second block finds rows in L2.
- * WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside
- * bf16 caches, rows that do not start at 16 bytes or have no multiple of 16 bytes. */
+/* K, V and q of one 16-bit type. */
+static int is_one_type(const hattn_problem *p)
+{
+    return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype;
+}
+
+/* MmaEngine: head dims both 64 or both 128; of up to 16 heads that share rows, 8 a block: the second finds rows in L2. */
+static int accepts_mma(const hattn_problem *p, int group)
+{
+    return is_one_type(p) && is_aligned(&p->k_cache) && is_aligned(&p->v_cache) && is_aligned(&p->q) && group <= 16 &&
+           p->head_dim_qk == p->head_dim_v && (p->head_dim_qk == 64 || p->head_dim_qk == 128);
+}
+
+/* fp8 caches, q of 16 bits, head dims of 128. */
+static int accepts_mma_bytes(const hattn_problem *p, int group)
+{
+    return p->k_cache.dtype == HATTN_F8_E4M3 && p->q.dtype != HATTN_F32 && is_aligned(&p->k_cache) &&
+           is_aligned(&p->v_cache) && is_aligned(&p->q) && group <= 16 && p->head_dim_qk == 128 && p->head_dim_v == 128;
+}
+
+/* WideEngine: fp16 or fp8 caches and any q, or all bf16; rows of whole chunks of 16 bytes. */
+static int accepts_wide(const hattn_problem *p, int group)
+{
+    (void)group;
+    const int is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
+    if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
+        return 0;
+    return is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0
+                 : is_one_type(p) || p->k_cache.dtype == HATTN_F16;
+}
+
+/* PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that start anywhere. */
+static int accepts_any(const hattn_problem *p, int group)
+{
+    (void)p, (void)group;
+    return 1;
+}
+
+/* The first row that accepts. */
 static int32_t choose_engine(const hattn_problem *p, int group)
 {
-    const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16,
-              is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
-    const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;
-    if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
-        return HATTN_CUDA_PLAIN;
-    if (is_aligned(&p->q) && p->head_dim_qk == p->head_dim_v && group <= 16) {
-        if (is_one_type && (p->head_dim_qk == 64 || p->head_dim_qk == 128))
-            return HATTN_CUDA_MMA;
-        if (is_f8 && p->q.dtype != HATTN_F32 && p->head_dim_qk == 128)
-            return HATTN_CUDA_MMA_BYTES;
-    }
-    const int has_whole_chunks = is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0 : 1;
-    return (is_one_type || is_half || is_f8) && has_whole_chunks ? HATTN_CUDA_WIDE : HATTN_CUDA_PLAIN;
+#define ENGINE(number, types, accepts, attend, decode, keyed) \
+    if (accepts(p, group))                                    \
+        return number;
+#include "kernels_cuda/engines.inc"
+#undef ENGINE
+    return HATTN_CUDA_PLAIN;
 }
 
 static void choose_attention(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
@@ -152,8 +182,14 @@ static int has_packed_codes(const hattn_problem *p, int64_t words)
 static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
 {
     const int32_t words = (p->code_bits + 31) / 32;
-    params->has_loose_codes = !has_packed_codes(p, words);
-    params->code_words = !params->has_loose_codes ? words : words <= 4 ? 4 : words <= 8 ? 8 : 16;
+    const int is_packed = has_packed_codes(p, words);
+    params->has_loose_codes = !is_packed;
+    params->code_words = 0;
+#define CODE_WIDTH(width, is_loose, kernel)                                                             \
+    if (!params->code_words && is_loose == !is_packed && (is_packed ? words == width : words <= width)) \
+        params->code_words = width;
+#include "kernels_cuda/code_widths.inc"
+#undef CODE_WIDTH
 }
 
 static int64_t round_up(int64_t a, int64_t unit) { return divide_up(a, unit) * unit; }
@@ -240,7 +276,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->num_multiprocessors = device->num_multiprocessors;
     choose_attention(device, p, params);
     params->encodes_by_mma = encodes_by_mma(p);
-    params->shared_bytes = device->multiprocessor_shared;
+    params->multiprocessor_shared = device->multiprocessor_shared;
     params->key_encoder = p->map_kind == HATTN_MAP_MLP
                               ? hattn_choose_mlp_stages(device->block_shared)
                               : hattn_choose_key_encoder(p, device->block_shared, device->multiprocessor_shared);
@@ -251,12 +287,12 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
-    params->by_regions = fits_regions(p);
+    choose_codes(p, params);
+    params->by_regions = fits_regions(p) && params->code_words;
     params->wave_heads = (int32_t)smaller(p->num_selection_heads, HATTN_CUDA_HISTOGRAMS);
     params->wave_rows = (int32_t)smaller(rows, HATTN_CUDA_HISTOGRAMS / params->wave_heads);
     const int64_t wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
     if (params->by_regions) {
-        choose_codes(p, params);
         const int64_t weight = levels / p->code_bits;
         params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
         params->is_keyed = p->key_norms || levels > HATTN_CUDA_LEVELS || params->plane_blocks == 4;

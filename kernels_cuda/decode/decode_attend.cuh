@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                          hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
+    static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
     const hattn_problem &p = params.problem;
     const Share share = share_of(params.group, kGroup, run.first_row, run.first_head, params.splits);
     const int32_t head = share.first_head / params.group;

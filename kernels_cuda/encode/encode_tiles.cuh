@@ -32,7 +32,7 @@ __device__ inline KeyShare share_of_block(const hattn_encode_keys_args &args, in
 /* Blocks of `shared_bytes` that a multiprocessor holds, `most` if shared memory suffices. */
 inline int blocks_of(const hattn_cuda_params &params, size_t shared_bytes, int most)
 {
-    const int fitting = params.shared_bytes / static_cast<int>(shared_bytes + HATTN_SYSTEM_SHARED);
+    const int fitting = params.multiprocessor_shared / static_cast<int>(shared_bytes + HATTN_SYSTEM_SHARED);
     return fitting < 1 ? 1 : fitting < most ? fitting : most;
 }
 
