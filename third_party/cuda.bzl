@@ -28,6 +28,7 @@ _VARIANTS = {
     "default": _ARCHITECTURES,
     "portable": _PTX80 + _SM90 + ["-DHATTN_PORTABLE"],
     "ptx80": _PTX80,
+    "small": _SM90 + ["-DHATTN_SMALL_SHARED"],
 }
 
 def _variant_flag_impl(ctx):
