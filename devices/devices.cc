@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "devices/cuda.h"
+#include "devices/model.h"
 #include "devices/probe.h"
 #include "devices/streams.h"
 #include "devices/timing.h"
@@ -56,6 +57,16 @@ const Probe *probe_of(const std::string &backend)
 #ifdef HATTN_BUILD_CUDA
     if (backend == "cuda")
         return cuda_probe();
+#endif
+    (void)backend;
+    return nullptr;
+}
+
+const Model *model_of(const std::string &backend)
+{
+#ifdef HATTN_BUILD_CUDA
+    if (backend == "cuda")
+        return cuda_model();
 #endif
     (void)backend;
     return nullptr;

@@ -38,21 +38,24 @@ inline bool encodes_in_score(const hattn_cuda_params &params, const hattn_decode
     return params.encodes_in_score && !args.weights.data;
 }
 
+/* In builds that check, enqueues a kernel that ends in a fault if the workspace's control region is not as runs leave it. */
+DeviceError check_workspace(hattn_buffer workspace, DeviceStream stream);
+
 /* Whether kernels were compiled to wait for the one before them: params->has_dependent_launch. */
 DeviceError find_dependent_launch(hattn_cuda_params *params);
-
-size_t encode_keys_mma_bytes(const hattn_cuda_params &params);
-size_t encode_keys_mlp_bytes(const hattn_cuda_params &params);
 
 DeviceError load_encode(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mma(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mlp(const hattn_cuda_params &params);
 DeviceError load_score(const hattn_cuda_params &params);
 DeviceError load_topk(const hattn_cuda_params &params);
-DeviceError load_attend_mma(const hattn_cuda_params &params);
-DeviceError load_attend_mma_bytes(const hattn_cuda_params &params);
-DeviceError load_attend_plain(const hattn_cuda_params &params);
-DeviceError load_attend_wide(const hattn_cuda_params &params);
+
+/* The separate call of an engine. */
+struct AttendKernel {
+    DeviceError (*load)(const hattn_cuda_params &params);
+    DeviceError (*launch)(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                          DeviceStream stream);
+};
 
 /* A kernel of a decode. */
 struct DecodeKernel {
@@ -60,13 +63,15 @@ struct DecodeKernel {
     DeviceError (*launch)(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                           hattn_buffer workspace, DeviceStream stream);
 };
-/* The first one: of codes of so many words. */
-extern const DecodeKernel decode_score_1, decode_score_2, decode_score_4, decode_score_8, decode_score_16,
-    decode_score_loose_4, decode_score_loose_8, decode_score_loose_16;
-/* The second one: of an engine, without or with keys. */
-extern const DecodeKernel decode_attend_mma, decode_attend_mma_keyed, decode_attend_mma_bytes,
-    decode_attend_mma_bytes_keyed, decode_attend_plain, decode_attend_plain_keyed, decode_attend_wide,
-    decode_attend_wide_keyed;
+
+#define ENGINE(number, types, accepts, attend, decode, keyed) \
+    extern const AttendKernel attend;                         \
+    extern const DecodeKernel decode, keyed;
+#include "kernels_cuda/engines.inc"
+#undef ENGINE
+#define CODE_WIDTH(words, is_loose, kernel) extern const DecodeKernel kernel;
+#include "kernels_cuda/code_widths.inc"
+#undef CODE_WIDTH
 
 DeviceError load_merge();
 
@@ -77,14 +82,6 @@ DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_
 DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, DeviceStream stream);
 DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   DeviceStream stream);
-DeviceError launch_attend_mma(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                              DeviceStream stream);
-DeviceError launch_attend_mma_bytes(const hattn_cuda_params &params, const hattn_attend_args &args,
-                                    hattn_buffer workspace, DeviceStream stream);
-DeviceError launch_attend_plain(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                                DeviceStream stream);
-DeviceError launch_attend_wide(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                               DeviceStream stream);
 
 } // namespace hattn
 

@@ -12,15 +12,22 @@ namespace {
 
 /* By hattn_cuda_params.engine. */
 const struct Attention {
-    DeviceError (*load_attend)(const hattn_cuda_params &);
-    DeviceError (*launch_attend)(const hattn_cuda_params &, const hattn_attend_args &, hattn_buffer workspace,
-                                 DeviceStream);
+    const AttendKernel *attend;
     const DecodeKernel *decode[2]; /* without, with keys */
 } attentions[] = {
-    {load_attend_plain, launch_attend_plain, {&decode_attend_plain, &decode_attend_plain_keyed}},
-    {load_attend_mma, launch_attend_mma, {&decode_attend_mma, &decode_attend_mma_keyed}},
-    {load_attend_mma_bytes, launch_attend_mma_bytes, {&decode_attend_mma_bytes, &decode_attend_mma_bytes_keyed}},
-    {load_attend_wide, launch_attend_wide, {&decode_attend_wide, &decode_attend_wide_keyed}},
+#define ENGINE(number, types, accepts, attend, decode, keyed) {&attend, {&decode, &keyed}},
+#include "kernels_cuda/engines.inc"
+#undef ENGINE
+};
+
+const struct Scoring {
+    int words;
+    bool is_loose;
+    const DecodeKernel *score;
+} scorings[] = {
+#define CODE_WIDTH(words, is_loose, kernel) {words, is_loose, &kernel},
+#include "kernels_cuda/code_widths.inc"
+#undef CODE_WIDTH
 };
 
 /* A decode's kernels, in order. */
@@ -28,21 +35,21 @@ struct Decode {
     const DecodeKernel *score, *attend;
 };
 
+/* score: NULL where no row has the width. */
 Decode decode_of(const hattn_cuda_params &params)
 {
-    const int words = params.code_words;
     const DecodeKernel *attend = attentions[params.engine].decode[params.is_keyed];
-    if (params.has_loose_codes)
-        return {words == 4   ? &decode_score_loose_4
-                : words == 8 ? &decode_score_loose_8
-                             : &decode_score_loose_16,
-                attend};
-    return {words == 1   ? &decode_score_1
-            : words == 2 ? &decode_score_2
-            : words == 4 ? &decode_score_4
-            : words == 8 ? &decode_score_8
-                         : &decode_score_16,
-            attend};
+    for (const Scoring &row : scorings)
+        if (row.words == params.code_words && row.is_loose == (params.has_loose_codes != 0))
+            return {row.score, attend};
+    return {nullptr, attend};
+}
+
+/* Of a plan by regions. */
+DeviceError load_decode(const hattn_cuda_params &params)
+{
+    const Decode decode = decode_of(params);
+    return decode.score ? first_error({decode.score->load(params), decode.attend->load(params)}) : kNoSuchKernel;
 }
 
 } // namespace
@@ -51,7 +58,6 @@ Decode decode_of(const hattn_cuda_params &params)
 int hattn_cuda_load(hattn_cuda_params *params)
 {
     using namespace hattn;
-    const Attention *attention = &attentions[params->engine];
     return first_error({
         find_dependent_launch(params),
         load_encode(*params),
@@ -59,10 +65,9 @@ int hattn_cuda_load(hattn_cuda_params *params)
         : params->problem.map_kind == HATTN_MAP_MLP ? load_encode_keys_mlp(*params)
                                                     : load_encode_keys_mma(*params),
         load_score(*params),
-        params->by_regions ? decode_of(*params).score->load(*params) : kSuccess,
         load_topk(*params),
-        attention->load_attend(*params),
-        params->by_regions ? decode_of(*params).attend->load(*params) : kSuccess,
+        attentions[params->engine].attend->load(*params),
+        params->by_regions ? load_decode(*params) : kSuccess,
         load_merge(),
     });
 }
@@ -71,8 +76,9 @@ int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *
                       void *opaque_stream)
 {
     using namespace hattn;
-    return attentions[params->engine].launch_attend(*params, *args, workspace,
-                                                    static_cast<DeviceStream>(opaque_stream));
+    const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
+    const DeviceError error = check_workspace(workspace, stream);
+    return error ? error : attentions[params->engine].attend->launch(*params, *args, workspace, stream);
 }
 
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
@@ -85,8 +91,8 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    DeviceError error = kSuccess;
-    if (args->append)
+    DeviceError error = check_workspace(workspace, stream);
+    if (!error && args->append)
         error = launch_append(*params, *args, stream);
     if (!error && !encodes_in_score(*params, *args)) {
         hattn_encode_queries_args encode = {};

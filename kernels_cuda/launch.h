@@ -19,6 +19,7 @@ typedef struct hattn_cuda_properties {
     int32_t major, minor, num_multiprocessors;
     int32_t block_shared, multiprocessor_shared,
         reserved_shared; /* bytes of shared memory: most of a block, of all blocks, the system's own of a block */
+    int32_t is_checked;  /* of the build: workspaces are checked */
 } hattn_cuda_properties;
 int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties);
 /* What a caller's thread has that is not ours: its current device, and whether it has yet to read an error of the
@@ -37,8 +38,6 @@ int hattn_cuda_zero(void *address, uint64_t bytes, void *stream);
 int hattn_cuda_load(hattn_cuda_params *params);
 /* Codes of the rows' own keys. */
 int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
-/* Shared memory that encoding many keys on tensor cores takes. */
-int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params);
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
 int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
 int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);

@@ -32,8 +32,12 @@ enum {
 
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
 
-/* Attention's engines: attend.cuh, attend_mma.cuh (of 16-bit caches and of bytes), attend_wide.cuh. */
-enum { HATTN_CUDA_PLAIN, HATTN_CUDA_MMA, HATTN_CUDA_MMA_BYTES, HATTN_CUDA_WIDE };
+/* Attention's engines: attend_mma.cuh (of 16-bit caches and of bytes), attend_wide.cuh, attend.cuh. */
+enum {
+#define ENGINE(number, types, accepts, attend, decode, keyed) number,
+#include "kernels_cuda/engines.inc"
+#undef ENGINE
+};
 
 /* The control region, the same for every plan: plans share workspaces. */
 typedef struct hattn_cuda_control {
@@ -91,12 +95,13 @@ typedef struct hattn_cuda_params {
     int32_t num_splits, num_dense_splits;  /* of one selection over blocks of the attend call; of all rows */
     int32_t encodes_by_mma; /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t encodes_keys_by_mma; /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
+    int32_t key_encoder;         /* the row of key_encoders.inc for that; of MLP maps, the stages */
     int32_t appends_by_mma;      /* the same of keys in the cache and the keys' map */
-    int32_t num_multiprocessors, shared_bytes; /* of the device; of one multiprocessor */
-    int32_t engine;                            /* HATTN_CUDA_PLAIN ... */
-    int32_t block_heads, dense_block_heads;    /* query heads of one attend block: of a selection's, of a KV head's */
-    int32_t attend_shared;                     /* bytes of dynamic shared memory of an attend block */
-    int32_t has_dependent_launch; /* compiled for sm_90: kernels may start while the one before them ends */
+    int32_t num_multiprocessors, multiprocessor_shared; /* of the device; of one multiprocessor */
+    int32_t engine;                                     /* HATTN_CUDA_MMA ... */
+    int32_t block_heads, dense_block_heads; /* query heads of one attend block: of a selection's, of a KV head's */
+    int32_t attend_shared;                  /* bytes of dynamic shared memory of an attend block */
+    int32_t has_dependent_launch;           /* compiled for sm_90: kernels may start while the one before them ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
     int32_t wave_rows, wave_heads;        /* of a wave: some rows with all selection heads, or some heads of a row */

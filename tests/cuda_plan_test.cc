@@ -6,9 +6,11 @@
 
 #include <cstring>
 #include <functional>
+#include <iterator>
 
 extern "C" {
 #include "backends/cuda/cuda.h"
+#include "kernels_cuda/encode/key_encoders.h"
 }
 #include "kernels_cuda/decode/cut.h"
 #include "problems/problems.h"
@@ -19,8 +21,8 @@ namespace {
 
 /* What the played runtime does and saw. */
 struct Runtime {
-    int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1, encode_bytes = 40000;
-    hattn_cuda_properties properties = {"made up", 9, 0, 132, 232448, 233472, 1024};
+    int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1;
+    hattn_cuda_properties properties = {"made up", 9, 0, 132, 232448, 233472, 1024, 0};
     uint64_t zeroed = 0;
 };
 Runtime runtime;
@@ -60,7 +62,6 @@ int hattn_cuda_zero(void *, uint64_t bytes, void *)
     return launch();
 }
 int hattn_cuda_load(hattn_cuda_params *) { return launch(); }
-int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *) { return runtime.encode_bytes; }
 int hattn_cuda_append(const hattn_cuda_params *, const hattn_decode_args *, void *) { return launch(); }
 int hattn_cuda_encode_keys(const hattn_cuda_params *, const hattn_encode_keys_args *, void *) { return launch(); }
 int hattn_cuda_encode_queries(const hattn_cuda_params *, const hattn_encode_queries_args *, void *) { return launch(); }
@@ -139,6 +140,86 @@ TEST_F(CudaPlan, WideNeedsSharedMemory)
     EXPECT_FALSE(choose(shape_of(HATTN_F16, HATTN_F16, 128)).encodes_keys_by_mma);
 }
 
+const struct Card {
+    const char *name;
+    hattn_cuda_properties properties;
+} cards[] = {
+    {"sm_80", {"A100", 8, 0, 108, 166912, 167936, 1024, 0}},
+    {"sm_86", {"RTX A6000", 8, 6, 84, 101376, 102400, 1024, 0}},
+    {"sm_89", {"L40S", 8, 9, 142, 101376, 102400, 1024, 0}},
+    {"sm_90", {"H200", 9, 0, 132, 232448, 233472, 1024, 0}},
+    {"sm_100", {"B200", 10, 0, 148, 232448, 233472, 1024, 0}},
+    {"sm_120", {"RTX 5090", 12, 0, 170, 101376, 102400, 1024, 0}},
+};
+
+/* Every shape that benchmarks report has tensor cores on every card, but for fp32: for attention, and for many keys. */
+TEST_F(CudaPlan, EveryCardHasTensorCoresForBenchShapes)
+{
+    int seen[4] = {};
+    for (const Card &card : cards)
+        for (const problems::Problem &problem : problems::bench_problems()) {
+            SCOPED_TRACE(std::string(card.name) + " " + problem.name);
+            runtime.properties = card.properties;
+            const hattn_problem shape = problems::make_shape(problem, 4096);
+            const hattn_cuda_params p = choose(shape);
+            const int32_t type = shape.k_cache.dtype, dim = shape.head_dim_qk == shape.head_dim_v && p.group <= 16
+                                                                ? shape.head_dim_qk
+                                                                : 0; /* of MmaEngine */
+            const int32_t engine = type == HATTN_F32                                    ? HATTN_CUDA_PLAIN
+                                   : type == HATTN_F8_E4M3 && dim == 128                ? HATTN_CUDA_MMA_BYTES
+                                   : type != HATTN_F8_E4M3 && (dim == 64 || dim == 128) ? HATTN_CUDA_MMA
+                                                                                        : HATTN_CUDA_WIDE;
+            EXPECT_EQ(p.engine, engine);
+            EXPECT_EQ(p.encodes_keys_by_mma, type != HATTN_F32);
+            EXPECT_LE(p.attend_shared + (engine == HATTN_CUDA_WIDE ? HATTN_WIDE_STATIC : 0),
+                      card.properties.block_shared);
+            seen[p.engine]++;
+        }
+    for (int count : seen)
+        EXPECT_GE(count, (int)std::size(cards));
+}
+
+/* Where a block has 99 KiB: one tile less of V outside of K, and of keys two stages instead of three. */
+TEST_F(CudaPlan, SmallSharedMemoryIsEnough)
+{
+    for (const Card &card : cards) {
+        SCOPED_TRACE(card.name);
+        runtime.properties = card.properties;
+        const bool is_small = card.properties.block_shared < 100 << 10;
+        problems::Problem mla;
+        mla.q_dtype = mla.kv_dtype = HATTN_F16;
+        mla.num_kv_heads = 1;
+        mla.group = 16;
+        mla.head_dim_qk = 576;
+        mla.head_dim_v = 512;
+        mla.v_inside_k = true;
+        mla.lengths = {1000};
+        const hattn_problem shape = problems::make_shape(mla, 70);
+        const hattn_cuda_params p = choose(shape);
+        ASSERT_EQ(p.engine, HATTN_CUDA_WIDE);
+        EXPECT_GE(hattn_wide_lay_out(&shape, 16, 0, p.attend_shared).num_tiles, 2);
+        EXPECT_EQ(hattn_wide_lay_out(&shape, 16, -1, p.attend_shared).num_tiles >= 2, !is_small);
+        EXPECT_GE(hattn_wide_lay_out(&shape, 16, -1, p.attend_shared).num_tiles, 1);
+        for (int32_t type : {HATTN_F16, HATTN_BF16, HATTN_F8_E4M3})
+            for (int dim : {64, 128, 192, 256, 576}) {
+                SCOPED_TRACE(dim);
+                problems::Problem keys;
+                keys.q_dtype = HATTN_F16;
+                keys.kv_dtype = type;
+                keys.head_dim_qk = dim;
+                keys.lengths = {1000};
+                const hattn_problem linear = problems::make_shape(keys, 70);
+                const int32_t row = hattn_choose_key_encoder(&linear, card.properties.block_shared,
+                                                             card.properties.multiprocessor_shared);
+                const int large = dim > 256 ? 6 : dim > 192 ? 4 : dim > 128 ? 3 : dim > 64 ? 1 : 0;
+                EXPECT_GE(row, large);
+                EXPECT_LE(row, large + (large != 0 && large != 3));
+                EXPECT_TRUE(row == large || is_small || dim == 128) << row;
+            }
+        EXPECT_EQ(hattn_choose_mlp_stages(card.properties.block_shared), is_small ? 2 : 3);
+    }
+}
+
 /* As kernels divide: numbers.cuh's divide. */
 uint32_t divide(uint32_t n, const hattn_cuda_divisor &d)
 {
@@ -200,6 +281,24 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
     }
     for (int seen : {by_regions, keyed, sampled, split, loose})
         EXPECT_GE(seen, 10);
+}
+
+/* No width of codes is forgotten in the rows of kernels, packed or not. */
+TEST_F(CudaPlan, EveryWidthOfCodesHasAKernel)
+{
+    for (int bits = 32; bits <= 512; bits += 8)
+        for (const int spare : {0, 1}) {
+            hattn_problem problem = shape_of(HATTN_F16, HATTN_F16, 128);
+            problem.code_bits = bits;
+            const int words = (bits + 31) / 32;
+            problem.codes.stride[1] = words + spare;
+            problem.codes.stride[2] = problem.codes.stride[1] * problem.max_length;
+            problem.codes.stride[0] = problem.codes.stride[2] * problem.num_code_heads;
+            const hattn_cuda_params p = choose(problem);
+            ASSERT_TRUE(p.by_regions) << bits << " + " << spare;
+            const bool is_power = (words & (words - 1)) == 0;
+            EXPECT_TRUE(is_power && !spare ? p.code_words == words : p.code_words >= words) << bits << " + " << spare;
+        }
 }
 
 TEST_F(CudaPlan, RefusesWhatNoGridHolds)

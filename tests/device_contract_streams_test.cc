@@ -3,6 +3,8 @@
  */
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <thread>
 
@@ -219,6 +221,33 @@ TEST_P(DeviceStreams, CurrentDeviceIsLeftAsFound)
     }
     hattn_device_close(device);
     streams->set_current_device(0);
+}
+
+/* Builds of the kernels that check say so; others may give anything, or wait for ever. Each fault ends a process's device. */
+TEST_P(DeviceStreams, PoisonedWorkspacesAreNoticed)
+{
+    if (!strstr(session->info.isa, "checked"))
+        GTEST_SKIP() << "not a build that checks: " << session->info.isa;
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    for (const uint64_t poison : {uint64_t(1), uint64_t(0xAAAAAAAAAAAAAAAA), uint64_t(0xFFFFFFFFFFFFFFFF)})
+        EXPECT_EXIT(
+            {
+                DeviceDecode job(memory, pinned, session->device, listed_problem("plain_append"), 31);
+                DeviceWorkspace workspace(memory, session->device, job.workspace_size());
+                if (!job.enqueue(workspace.exec(nullptr)).empty())
+                    _Exit(1);
+                job.results();
+                memory->fill(workspace.exec(nullptr).workspace.data, 1 << 20, 0, poison, 1);
+                try {
+                    job.enqueue(workspace.exec(nullptr));
+                    memory->synchronize();
+                } catch (const std::runtime_error &) {
+                    _Exit(0);
+                }
+                _Exit(2);
+            },
+            testing::ExitedWithCode(0), "")
+            << std::hex << poison;
 }
 
 FOR_DEVICE_BACKENDS(DeviceStreams);

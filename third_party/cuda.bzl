@@ -24,9 +24,11 @@ _ARCHITECTURES = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"] + _SM90 + 
 
 # --//kernels_cuda:variant=NAME; CONTRIBUTING.md says what each is for.
 _VARIANTS = {
+    "checked": _PTX80 + _SM90 + ["-DHATTN_CHECKED"],
     "default": _ARCHITECTURES,
     "portable": _PTX80 + _SM90 + ["-DHATTN_PORTABLE"],
     "ptx80": _PTX80,
+    "small": _SM90 + ["-DHATTN_SMALL_SHARED"],
 }
 
 def _variant_flag_impl(ctx):
@@ -47,7 +49,11 @@ def cuda_variants(name):
 def _nvcc_objects_impl(ctx):
     headers = [dep[CcInfo].compilation_context.headers for dep in ctx.attr.deps]
     objects = []
-    for src in ctx.files.srcs:
+    made = []
+    for name, text in ctx.attr.instances.items():
+        made.append(ctx.actions.declare_file("%s/%s.cu" % (ctx.label.name, name)))
+        ctx.actions.write(made[-1], text)
+    for src in ctx.files.srcs + made:
         obj = ctx.actions.declare_file("%s/%s.o" % (ctx.label.name, src.basename))
         ctx.actions.run(
             executable = NVCC,
@@ -65,18 +71,21 @@ _nvcc_objects = rule(
     implementation = _nvcc_objects_impl,
     attrs = {
         "srcs": attr.label_list(allow_files = [".cu"]),
-        "hdrs": attr.label_list(allow_files = [".cuh", ".h"]),
+        "hdrs": attr.label_list(allow_files = [".cuh", ".h", ".inc"]),
+        "instances": attr.string_dict(),
         "architectures": attr.string_list(),
         "deps": attr.label_list(providers = [CcInfo]),
     },
 )
 
-def cuda_library(name, srcs, hdrs = [], deps = [], **kwargs):
+def cuda_library(name, srcs, instances = {}, hdrs = [], deps = [], **kwargs):
+    """instances: more sources, {name: text}, that the build writes."""
     settings = {"//kernels_cuda:" + v: flags for v, flags in _VARIANTS.items() if v != "default"}
     settings["//conditions:default"] = _ARCHITECTURES
     _nvcc_objects(
         name = name + "_objects",
         srcs = srcs,
+        instances = instances,
         hdrs = hdrs,
         architectures = select(settings),
         target_compatible_with = only_if("@gpu//:cuda"),
@@ -86,7 +95,7 @@ def cuda_library(name, srcs, hdrs = [], deps = [], **kwargs):
     native.cc_library(
         name = name,
         srcs = [name + "_objects"],
-        hdrs = [h for h in hdrs if h.endswith(".h")],
+        hdrs = [h for h in hdrs if not h.endswith(".cuh")],
         linkopts = ["-lstdc++"],
         target_compatible_with = only_if("@gpu//:cuda"),
         deps = deps + ["@gpu//:cudart"],

@@ -1,4 +1,5 @@
-"""Finds the GPU compilers of this machine; @gpu//:cuda is a setting that holds where nvcc was found."""
+"""Finds the GPU compilers of this machine; @gpu//:cuda is a setting that holds where nvcc was found. And reads the rows of which
+kernels_cuda/instances.bzl makes files: only a repository can."""
 
 _ON = "config_setting(name = '%s', constraint_values = ['@platforms//cpu:x86_64'], visibility = ['//visibility:public'])\n"
 _OFF = "config_setting(name = '%s', values = {'cpu': 'never'}, visibility = ['//visibility:public'])\n"
@@ -19,10 +20,23 @@ def _cuda(ctx):
     ctx.symlink("%s/lib64/libcudart_static.a" % nvcc.dirname.dirname, "libcudart_static.a")
     return nvcc
 
+def _rows(ctx, file, macro):
+    """The arguments of each `macro(...)`, a line each, in a file of rows."""
+    lines = ctx.read(ctx.path(Label("@//kernels_cuda:" + file))).split("\n")
+    return [
+        [argument.strip() for argument in line[len(macro) + 1:].rstrip(" )").split(",")]
+        for line in lines
+        if line.startswith(macro + "(")
+    ]
+
 def _gpu_configure_impl(ctx):
     nvcc = _cuda(ctx)
     ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + _REST)
-    ctx.file("defs.bzl", "NVCC = %r\n" % str(nvcc or ""))
+    ctx.file("defs.bzl", "NVCC = %r\nENGINES = %r\nCODE_WIDTHS = %r\n" % (
+        str(nvcc or ""),
+        _rows(ctx, "engines.inc", "ENGINE"),
+        _rows(ctx, "code_widths.inc", "CODE_WIDTH"),
+    ))
 
 gpu_configure = repository_rule(
     implementation = _gpu_configure_impl,

@@ -96,7 +96,7 @@ part_verify() {
         step "contract_$shard" env GTEST_TOTAL_SHARDS=6 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 \
             "--gtest_output=xml:$out/contract_$shard.xml" &
     done
-    for variant in ptx80 portable; do
+    for variant in ptx80 portable small; do
         if [ -x "$hattn-$variant" ]; then
             for ops in "decode topk score merge" "attend_dense attend_sparse encode_keys encode_queries"; do
                 for op in $ops; do

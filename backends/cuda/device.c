@@ -51,7 +51,8 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     made->base.backend = &hattn_cuda_backend;
     snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
     snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
-    snprintf(made->base.info.isa, sizeof(made->base.info.isa), "sm_%d%d", properties.major, properties.minor);
+    snprintf(made->base.info.isa, sizeof(made->base.info.isa), "sm_%d%d%s", properties.major, properties.minor,
+             properties.is_checked ? " checked" : "");
     *device = &made->base;
     return HATTN_OK;
 }

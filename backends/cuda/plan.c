@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What a plan fixes for its kernels: which of them, how work is cut into blocks, and the workspace.
  */
+#include <stdbool.h>
+
 #include "backends/cuda/cuda.h"
 #include "core/dtype.h"
 #include "core/status.h"
 #include "core/workspace.h"
 #include "kernels_cuda/decode/cut.h"
+#include "kernels_cuda/encode/key_encoders.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -50,46 +53,77 @@ static int32_t block_heads(int32_t engine, const hattn_problem *p, int group)
     return group == 1 ? 1 : group <= 4 ? 4 : 8;
 }
 
-/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds tiles of 32
- * rows, so that two blocks run there, else what a block may have. Only a run knows whether V is inside K: sized for
- * that where it can be, with room for the other case. */
+/* Shared memory for WideEngine, 0 where there is too little: half of a multiprocessor's if that holds two tiles of 32
+ * rows, so that two blocks run there, else what a block may have. Only a run knows whether V is inside K: sized for that
+ * where it can be, with room for a tile of the other case; two tiles of it, if possible. */
 static int32_t wide_shared(const hattn_cuda_properties *device, const hattn_problem *p, int32_t heads)
 {
-    const int64_t most = device->block_shared - HATTN_WIDE_STATIC;
-    const int64_t limits[] = {
-        smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC), most};
+    const int64_t most = device->block_shared - HATTN_WIDE_STATIC,
+                  half = smaller(most, device->multiprocessor_shared / 2 - device->reserved_shared - HATTN_WIDE_STATIC);
+    const struct {
+        int64_t limit;
+        int32_t rows, tiles, tiles_outside;
+    } tries[] = {{half, 32, 2, 2}, {most, 16, 2, 2}, {most, 16, 2, 1}, {most, 16, 1, 1}};
     const int32_t columns = p->q.dtype == HATTN_F32 ? 2 * heads : heads;
     int is_inside = p->head_dim_v <= p->head_dim_qk;
     for (int i = 0; i < 3; i++)
         is_inside &= p->k_cache.stride[i] == p->v_cache.stride[i];
-    for (int i = 0; i < 2; i++) {
-        const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)limits[i]);
-        if (l.num_tiles >= 2 && l.tile_rows >= (i ? 16 : 32) &&
-            hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= 2)
+    for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]); i++) {
+        const hattn_wide_layout l = hattn_wide_lay_out(p, columns, is_inside ? 0 : -1, (int32_t)tries[i].limit);
+        if (l.num_tiles >= tries[i].tiles && l.tile_rows >= tries[i].rows &&
+            hattn_wide_lay_out(p, columns, -1, l.used).num_tiles >= tries[i].tiles_outside)
             return l.used;
     }
     return 0;
 }
 
-/* Which engine attends. MmaEngine: K, V and q of one 16-bit type, head dims both 64 or both 128, or fp8 caches, q of
- * 16 bits and head dims of 128; of up to 16 heads that share rows, 8 a block: the second block finds rows in L2.
- * WideEngine: fp16 or fp8 caches and any q, or all bf16. PlainEngine: fp32 caches, q that bf16 cannot hold beside
- * bf16 caches, rows that do not start at 16 bytes or have no multiple of 16 bytes. */
+/* K, V and q of one 16-bit type. */
+static int is_one_type(const hattn_problem *p)
+{
+    return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype == p->k_cache.dtype;
+}
+
+/* MmaEngine: head dims both 64 or both 128; of up to 16 heads that share rows, 8 a block: the second finds rows in L2. */
+static int accepts_mma(const hattn_problem *p, int group)
+{
+    return is_one_type(p) && is_aligned(&p->k_cache) && is_aligned(&p->v_cache) && is_aligned(&p->q) && group <= 16 &&
+           p->head_dim_qk == p->head_dim_v && (p->head_dim_qk == 64 || p->head_dim_qk == 128);
+}
+
+/* fp8 caches, q of 16 bits, head dims of 128. */
+static int accepts_mma_bytes(const hattn_problem *p, int group)
+{
+    return p->k_cache.dtype == HATTN_F8_E4M3 && p->q.dtype != HATTN_F32 && is_aligned(&p->k_cache) &&
+           is_aligned(&p->v_cache) && is_aligned(&p->q) && group <= 16 && p->head_dim_qk == 128 && p->head_dim_v == 128;
+}
+
+/* WideEngine: fp16 or fp8 caches and any q, or all bf16; rows of whole chunks of 16 bytes. */
+static int accepts_wide(const hattn_problem *p, int group)
+{
+    (void)group;
+    const int is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
+    if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
+        return 0;
+    return is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0
+                 : is_one_type(p) || p->k_cache.dtype == HATTN_F16;
+}
+
+/* PlainEngine: fp32 caches, q that bf16 cannot hold beside bf16 caches, rows that start anywhere. */
+static int accepts_any(const hattn_problem *p, int group)
+{
+    (void)p, (void)group;
+    return 1;
+}
+
+/* The first row that accepts. */
 static int32_t choose_engine(const hattn_problem *p, int group)
 {
-    const int is_half = p->k_cache.dtype == HATTN_F16, is_bf16 = p->k_cache.dtype == HATTN_BF16,
-              is_f8 = p->k_cache.dtype == HATTN_F8_E4M3;
-    const int is_one_type = (is_half || is_bf16) && p->q.dtype == p->k_cache.dtype;
-    if (!is_aligned(&p->k_cache) || !is_aligned(&p->v_cache))
-        return HATTN_CUDA_PLAIN;
-    if (is_aligned(&p->q) && p->head_dim_qk == p->head_dim_v && group <= 16) {
-        if (is_one_type && (p->head_dim_qk == 64 || p->head_dim_qk == 128))
-            return HATTN_CUDA_MMA;
-        if (is_f8 && p->q.dtype != HATTN_F32 && p->head_dim_qk == 128)
-            return HATTN_CUDA_MMA_BYTES;
-    }
-    const int has_whole_chunks = is_f8 ? p->head_dim_qk % 16 == 0 && p->head_dim_v % 16 == 0 : 1;
-    return (is_one_type || is_half || is_f8) && has_whole_chunks ? HATTN_CUDA_WIDE : HATTN_CUDA_PLAIN;
+#define ENGINE(number, types, accepts, attend, decode, keyed) \
+    if (accepts(p, group))                                    \
+        return number;
+#include "kernels_cuda/engines.inc"
+#undef ENGINE
+    return HATTN_CUDA_PLAIN;
 }
 
 static void choose_attention(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
@@ -140,8 +174,16 @@ static int has_packed_codes(const hattn_problem *p, int64_t words)
 static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
 {
     const int32_t words = (p->code_bits + 31) / 32;
-    params->has_loose_codes = !has_packed_codes(p, words);
-    params->code_words = !params->has_loose_codes ? words : words <= 4 ? 4 : words <= 8 ? 8 : 16;
+    const int is_packed = has_packed_codes(p, words);
+    params->has_loose_codes = !is_packed;
+    params->code_words = 0;
+#define CODE_WIDTH(width, is_loose, kernel)                                                             \
+    if (!params->code_words && is_loose == !is_packed && (is_packed ? words == width : words <= width)) \
+        params->code_words = width;
+#include "kernels_cuda/code_widths.inc"
+#undef CODE_WIDTH
+    if (!params->code_words)
+        return;
     const int64_t step = (params->code_words < 4 ? 512 : 1024) / params->code_words;
     params->range_unit = (int32_t)larger(step, 256);
     params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step / (params->code_words < 16 ? 2 : 1));
@@ -242,20 +284,23 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->num_multiprocessors = device->num_multiprocessors;
     choose_attention(device, p, params);
     params->encodes_by_mma = encodes_by_mma(p);
-    params->shared_bytes = device->multiprocessor_shared;
+    params->multiprocessor_shared = device->multiprocessor_shared;
+    params->key_encoder = p->map_kind == HATTN_MAP_MLP
+                              ? hattn_choose_mlp_stages(device->block_shared)
+                              : hattn_choose_key_encoder(p, device->block_shared, device->multiprocessor_shared);
     params->encodes_keys_by_mma =
-        encodes_keys_by_mma(p) && hattn_cuda_encode_keys_bytes(params) <= device->block_shared;
+        encodes_keys_by_mma(p) && params->key_encoder >= (p->map_kind == HATTN_MAP_MLP ? 2 : 0);
     params->appends_by_mma = appends_by_mma(p);
 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
-    params->by_regions = fits_regions(p);
+    choose_codes(p, params);
+    params->by_regions = fits_regions(p) && params->code_words;
     uint64_t used = 0;
     hattn_carve(&used, sizeof(hattn_cuda_head));
     int64_t wave_tasks = 0;
     if (params->by_regions) {
-        choose_codes(p, params);
         const int64_t weight = levels / p->code_bits;
         params->plane_blocks = weight < 4 ? 1 : weight < 16 ? 2 : 4;
         params->is_keyed = p->key_norms || levels > HATTN_CUDA_LEVELS || params->plane_blocks == 4;

@@ -22,6 +22,15 @@ struct Slot {
     int32_t page, slot;
 };
 
+/* The address of its row in a cache whose strides, of pages and slots, are in 16 bytes, so that they fit 32 bits: the plan
+ * has seen to it. */
+__device__ inline const char *row_address(const void *cache, const uint32_t (&stride)[2], Slot slot)
+{
+    return static_cast<const char *>(cache) + (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
+                                               static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
+                                                  16;
+}
+
 struct PowerOfTwo {
     float factor, inverse;
 };
@@ -52,6 +61,7 @@ class PlainEngine
 public:
     static constexpr int kHeads = kGroup;
     static constexpr bool kNeedsSpaceLate = false;
+    static constexpr size_t kStaticBytes = 48 * 1024; /* of a block, at most, without dynamic memory */
     static constexpr float kOne = kWeightOne<T>;
 
     struct alignas(16) Space {

@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                   hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, ListEarly> space;
+    static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
     const hattn_problem &p = params.problem;
     const bool dense = !args.indices.data;
     const int group = dense ? params.dense_group : params.group;

@@ -27,6 +27,7 @@ class MmaEngine
 public:
     static constexpr int kHeads = kGroup;
     static constexpr bool kNeedsSpaceLate = true; /* first in finish */
+    static constexpr size_t kStaticBytes = 48 * 1024;
     static constexpr float kOne = kWeightOne<T>;
 
     /* Results of warps. */
@@ -188,25 +189,16 @@ private:
             query_scale()[at.b_column()] = scale.inverse;
     }
 
-    /* Strides are in 16 bytes, so that they fit 32 bits (the plan has seen to it). */
-    static __device__ const char *row(const Stored *cache, const uint32_t (&stride)[2], Slot slot)
-    {
-        return reinterpret_cast<const char *>(cache) +
-               (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
-                static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
-                   16;
-    }
-
     __device__ void add_tile(const Slot *slots, int first, int n)
     {
         const Fragment at;
         const int last = n - 1;
-        const char *k0 = row(k_, task_.k_stride, slots[min(first + at.row(0), last)]) + at.pair * 16,
-                   *k1 = row(k_, task_.k_stride, slots[min(first + at.row(2), last)]) + at.pair * 16;
+        const char *k0 = row_address(k_, task_.k_stride, slots[min(first + at.row(0), last)]) + at.pair * 16,
+                   *k1 = row_address(k_, task_.k_stride, slots[min(first + at.row(2), last)]) + at.pair * 16;
         const char *rows[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            rows[i] = row(v_, task_.v_stride, slots[min(first + at.a_inner(i) + i % 2, last)]);
+            rows[i] = row_address(v_, task_.v_stride, slots[min(first + at.a_inner(i) + i % 2, last)]);
         constexpr int kPieces = kDim * sizeof(Stored) / 128; /* of V's rows */
         uint4 ka[kChunks], kb[kChunks], v[4][kPieces];
 #pragma unroll

@@ -35,6 +35,7 @@ class WideEngine
 public:
     static constexpr int kHeads = kSplit ? 8 : 8 * kBlocks;
     static constexpr bool kNeedsSpaceLate = false;
+    static constexpr size_t kStaticBytes = HATTN_WIDE_STATIC; /* the plan counts on it */
     static constexpr float kOne = kWeightOne<T>;
 
     struct alignas(16) Space {
@@ -84,6 +85,10 @@ public:
                 __syncthreads();
             }
             load_tile(slots, n, tile + ahead, next_slot);
+            if (ahead == 0) { /* room for one tile: nothing is on its way meanwhile */
+                copy_wait(0);
+                __syncthreads();
+            }
             next_slot = next_slot == ahead ? 0 : next_slot + 1;
             if (tile < 0)
                 continue;
@@ -237,9 +242,7 @@ private:
     __device__ static void load_row(char *row, const char *rows, const uint32_t (&stride)[2], Slot slot, int chunks,
                                     bool present)
     {
-        const char *from = rows + (static_cast<uint64_t>(static_cast<uint32_t>(slot.page)) * stride[0] +
-                                   static_cast<uint64_t>(static_cast<uint32_t>(slot.slot)) * stride[1]) *
-                                      16;
+        const char *from = row_address(rows, stride, slot);
         const int left = chunks - static_cast<int>(threadIdx.x % 8);
 #pragma unroll 4
         for (int c = 0; c < left; c += 8)

@@ -203,7 +203,9 @@ public:
                 uint2 weight_words[kJoined];
                 uint4 words[kJoined];
                 bool is_here;
+                const WaitLimit limit;
                 do {
+                    limit.check();
                     is_here = true;
 #pragma unroll
                     for (int p = 0; p < kJoined; p++) {

@@ -20,7 +20,7 @@ typedef struct hattn_wide_layout {
     int32_t v_first;                /* chunk of a stored row that V starts with */
     int32_t q_bytes, row_bytes;     /* of a stored row */
     int32_t tile_rows, log2_rows;   /* 128, 64, 32 or 16 */
-    int32_t num_tiles;              /* that there is room for: below 2, there is not enough */
+    int32_t num_tiles;              /* that there is room for, better two or more; 0: there is not enough */
     int32_t logits, weights, tiles; /* offsets; q is at 0 */
     int32_t result_columns;         /* floats of a head's results, which take the place of the tiles */
     int32_t used;

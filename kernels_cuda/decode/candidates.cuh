@@ -107,7 +107,7 @@ public:
     __device__ void make_sample(float (&values)[kNum], const uint32_t (&scores)[kNum], const Reader &reader,
                                 Units units) const
     {
-        __half norms[kNum];
+        float16 norms[kNum];
         if (has_norms_)
             reader.load_norms(norms, units);
         make(values, scores, norms);
@@ -115,7 +115,7 @@ public:
 
 private:
     template <int kNum>
-    __device__ void make(float (&values)[kNum], const uint32_t (&scores)[kNum], const __half (&norms)[kNum]) const
+    __device__ void make(float (&values)[kNum], const uint32_t (&scores)[kNum], const float16 (&norms)[kNum]) const
     {
 #pragma unroll
         for (int i = 0; i < kNum; i++)
@@ -124,7 +124,7 @@ private:
 
     bool has_norms_;
     uint32_t max_score_;
-    __half norms_[S::kKeys];
+    float16 norms_[S::kKeys];
 };
 
 /* A warp's list, in the order of positions: to each candidate position << 16 | level, and its key where `keys` is not NULL. It may be larger than

@@ -17,7 +17,7 @@ struct CodeRun {
     const int32_t *table; /* NULL: contiguous */
     int64_t table_stride;
     hattn_cuda_divisor page_size;
-    const __half *norms;    /* NULL: none */
+    const float16 *norms;   /* NULL: none */
     int64_t norm_stride[3]; /* page, slot, head */
 };
 
@@ -115,16 +115,16 @@ public:
 
     /* Norms of the same keys as load's, and before the next look_up. */
     template <int kNum>
-    __device__ void load_norms(__half (&norms)[kNum], Units units) const
+    __device__ void load_norms(float16 (&norms)[kNum], Units units) const
     {
 #pragma unroll
         for (int u = 0; u < kNum / S::kPerLoad; u++) {
-            const __half *norm = norms_ + slot_of(units, u) * run_.norm_stride[1];
+            const float16 *norm = norms_ + slot_of(units, u) * run_.norm_stride[1];
             if (run_.table)
                 norm += page_[u] * run_.norm_stride[0];
 #pragma unroll
             for (int i = 0; i < S::kPerLoad; i++)
-                norms[u * S::kPerLoad + i] = load_l2(norm + i * run_.norm_stride[1]);
+                norms[u * S::kPerLoad + i] = load_streamed(norm + i * run_.norm_stride[1]);
         }
     }
 
@@ -151,12 +151,12 @@ private:
     {
 #pragma unroll
         for (int w = 0; w < 4; w++)
-            words[w] = w < num_words ? load_l2(code + w) : 0;
+            words[w] = w < num_words ? load_streamed(code + w) : 0;
     }
 
     const CodeRun &run_;
     const char *base_;
-    const __half *norms_;
+    const float16 *norms_;
     const int32_t *table_;
     uint32_t last_, page_[S::kUnits];
 };

@@ -166,6 +166,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
     __shared__ TaskSpace known;
+    static_assert(sizeof(space) + sizeof(known) + 64 <= Engine::kStaticBytes, "with what functions declare");
     const AttendRun run = {params, args, regions, workspace};
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)), /* of a task's heads */
         item = blocks == 1 ? blockIdx.x : blockIdx.x / blocks, block = blockIdx.x - item * blocks;

@@ -6,13 +6,6 @@
 
 #include "kernels_cuda/device/device.cuh"
 
-/* Blackwell's (sm_100, sm_120) have none: there each would be a call of 120 instructions that emulate it. */
-#if defined(HATTN_PORTABLE) || __CUDA_ARCH__ >= 1000
-#define HATTN_PLAIN_POPCOUNTS 1
-#else
-#define HATTN_PLAIN_POPCOUNTS 0
-#endif
-
 namespace hattn {
 
 /* m16n8k256 of single bits, and + popcount. A lane (g, t) gives two keys of its own as rows g and g + 8, their words
@@ -28,7 +21,7 @@ public:
     {
         for (int w = 0; w < kWords; w++)
             sign_[w] = sign[w];
-#if HATTN_PLAIN_POPCOUNTS
+#if !HATTN_HAS_MMA_B1
         for (int p = 0; p < 2 * kBlocks; p++)
             for (int w = 0; w < kWords; w++)
                 plane_[p][w] = p < num_planes ? plane[p][w] : 0;
@@ -52,7 +45,7 @@ public:
             x[w] = key0[w] ^ sign_[w];
             y[w] = key1[w] ^ sign_[w];
         }
-#if HATTN_PLAIN_POPCOUNTS
+#if !HATTN_HAS_MMA_B1
         for (int p = 0; p < 2 * kBlocks; p++)
             for (int w = 0; w < kWords; w++) {
                 *score0 += count_ones(x[w] & plane_[p][w]) << p;
@@ -73,7 +66,7 @@ public:
 
 private:
     uint32_t sign_[kWords];
-#if HATTN_PLAIN_POPCOUNTS
+#if !HATTN_HAS_MMA_B1
     uint32_t plane_[2 * kBlocks][kWords];
 #else
     uint32_t plane_[kBlocks][kWords];

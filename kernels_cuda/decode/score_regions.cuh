@@ -371,8 +371,8 @@ template <int kWords, bool kLoose, int kBlocks, class F>
 DeviceError with_map_type(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     return params.problem.query_map.dtype == HATTN_BF16
-               ? with_leaves<kWords, kLoose, kBlocks, __nv_bfloat16>(params, is_sampled, f)
-               : with_leaves<kWords, kLoose, kBlocks, __half>(params, is_sampled, f);
+               ? with_leaves<kWords, kLoose, kBlocks, bfloat16>(params, is_sampled, f)
+               : with_leaves<kWords, kLoose, kBlocks, float16>(params, is_sampled, f);
 }
 
 template <int kWords, bool kLoose, class F>

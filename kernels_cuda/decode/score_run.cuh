@@ -39,7 +39,7 @@ inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_ar
         run.codes.page_size = params.page_size;
     }
     if (p.key_norms) {
-        run.codes.norms = static_cast<const __half *>(hattn_address(args.norms));
+        run.codes.norms = static_cast<const float16 *>(hattn_address(args.norms));
         for (int i = 0; i < 3; i++)
             run.codes.norm_stride[i] = p.norms.stride[i];
     }

@@ -11,6 +11,48 @@
 
 namespace hattn {
 
+/* Builds that check end in a fault, which the caller's next synchronisation reports, where others would give wrong results
+ * or wait for ever: two runs at once in one workspace, or one that was not initialised. */
+#ifdef HATTN_CHECKED
+constexpr bool kIsChecked = true;
+#else
+constexpr bool kIsChecked = false;
+#endif
+
+__device__ inline void stop_device() { __trap(); }
+
+/* Nanoseconds, or the plain twin's cycles. */
+__device__ inline int64_t device_time()
+{
+#ifdef HATTN_PORTABLE
+    return clock64();
+#else
+    int64_t now;
+    asm volatile("mov.u64 %0,%%globaltimer;" : "=l"(now));
+    return now;
+#endif
+}
+
+/* Of a wait for another block, which is far shorter than the seconds that this allows. */
+class WaitLimit
+{
+public:
+    __device__ WaitLimit()
+    {
+        if (kIsChecked)
+            start_ = device_time();
+    }
+
+    __device__ void check() const
+    {
+        if (kIsChecked && device_time() - start_ > 3000000000)
+            stop_device();
+    }
+
+private:
+    int64_t start_ = 0;
+};
+
 /* Adds 1 after everything that this thread knows to be written, and before everything that it reads afterwards. */
 __device__ inline uint32_t arrive(uint32_t *counter)
 {

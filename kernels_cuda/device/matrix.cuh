@@ -8,6 +8,14 @@
 #include "kernels_cuda/device/elements.cuh"
 #include "kernels_cuda/device/warp.cuh"
 
+/* Whether there are products of single bits. Blackwell (sm_100, sm_120) has none: each would be a call of 120
+ * instructions. */
+#if defined(HATTN_PORTABLE) || __CUDA_ARCH__ >= 1000
+#define HATTN_HAS_MMA_B1 0
+#else
+#define HATTN_HAS_MMA_B1 1
+#endif
+
 namespace hattn {
 
 /* Which elements a lane holds: as in the PTX manual's mma.m16n8k16. Lanes are four for each of 8 groups; a register
@@ -206,9 +214,9 @@ __device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
 
 #endif
 
-#if !defined(HATTN_PORTABLE) && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000)
+#if HATTN_HAS_MMA_B1
 
-/* m16n8k256 of single bits, and + popcount. Not there where compilers emulate it, so that no kernel comes to use it. */
+/* m16n8k256 of single bits, and + popcount. */
 __device__ inline void mma_b1(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
     asm volatile(

@@ -121,7 +121,8 @@ __device__ inline void copy_wait(int pending)
 #endif
 }
 
-/* Read once: not worth a place in L1. The address is aligned to the array's size. */
+/* Read once: not worth a place in L1. The kernels before may write it until they are waited for (appended codes and
+ * norms): no read-only loads. The address is aligned to the array's size. */
 __device__ inline void load_streamed(uint32_t (&words)[4], const void *address)
 {
 #ifdef HATTN_PORTABLE
@@ -144,6 +145,25 @@ __device__ inline void load_streamed(uint32_t (&words)[2], const void *address)
 #endif
     words[0] = v.x;
     words[1] = v.y;
+}
+
+__device__ inline uint32_t load_streamed(const uint32_t *address)
+{
+#ifdef HATTN_PORTABLE
+    return *address;
+#else
+    return __ldcs(address);
+#endif
+}
+
+/* As its bits: the vendor's own loads of fp16 may be moved over a wait. */
+__device__ inline float16 load_streamed(const float16 *address)
+{
+#ifdef HATTN_PORTABLE
+    return *address;
+#else
+    return __ushort_as_half(__ldcs(reinterpret_cast<const unsigned short *>(address)));
+#endif
 }
 
 /* Brings a line into L2; the address need not be aligned. */

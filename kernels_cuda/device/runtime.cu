@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The runtime for the C side.
  */
+#include <algorithm>
 #include <cstring>
 
+#include "kernels_cuda/device/exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace {
@@ -42,6 +44,11 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     properties->block_shared = static_cast<int32_t>(found.sharedMemPerBlockOptin);
     properties->multiprocessor_shared = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
     properties->reserved_shared = static_cast<int32_t>(found.reservedSharedMemPerBlock);
+    properties->is_checked = kIsChecked;
+#ifdef HATTN_SMALL_SHARED /* plans as on GPUs with 99 KiB a block */
+    properties->block_shared = std::min(properties->block_shared, 99 * 1024);
+    properties->multiprocessor_shared = std::min(properties->multiprocessor_shared, 100 * 1024);
+#endif
     return kSuccess;
 }
 

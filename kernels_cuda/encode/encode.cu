@@ -291,13 +291,6 @@ DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_e
 
 } // namespace hattn
 
-int32_t hattn_cuda_encode_keys_bytes(const hattn_cuda_params *params)
-{
-    using namespace hattn;
-    return static_cast<int32_t>(params->problem.map_kind == HATTN_MAP_MLP ? encode_keys_mlp_bytes(*params)
-                                                                          : encode_keys_mma_bytes(*params));
-}
-
 int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
 {
     using namespace hattn;

@@ -10,48 +10,58 @@ namespace {
 
 constexpr int kResident = 2; /* blocks that fit a multiprocessor beside each other */
 
-template <class T>
+template <class Encoder>
 __global__ void __launch_bounds__(kThreads, kResident)
     encode_keys_mlp_kernel(const __grid_constant__ hattn_cuda_params params,
                            const __grid_constant__ hattn_encode_keys_args args)
 {
     extern __shared__ __align__(128) char shared[];
-    using Encoder = MlpEncoder<T>;
     const KeyShare share = share_of_block<typename Encoder::Tile>(args, blockIdx.x, 0, params.problem.code_bits);
     Encoder(params.problem, args, share, *reinterpret_cast<typename Encoder::Space *>(shared)).run();
 }
 
-/* Calls f with a null pointer of the map's type. */
-template <class F>
-auto with_type(const hattn_problem &p, F f)
+template <class Encoder_>
+struct Instance {
+    using Encoder = Encoder_;
+    static constexpr size_t kBytes = sizeof(typename Encoder::Space);
+};
+
+template <class T, class F>
+DeviceError with_stages(const hattn_cuda_params &params, F f)
 {
-    return p.key_map.dtype == HATTN_F16 ? f(static_cast<float16 *>(nullptr)) : f(static_cast<bfloat16 *>(nullptr));
+    using Usual = Instance<MlpEncoder<T, 3>>;
+    using Small = Instance<MlpEncoder<T, 2>>;
+    static_assert(Usual::kBytes == HATTN_MLP_BYTES(3) && Small::kBytes == HATTN_MLP_BYTES(2), "the plan counts on it");
+    return params.key_encoder == 3 ? f(Usual()) : params.key_encoder == 2 ? f(Small()) : kNoSuchKernel;
+}
+
+/* Calls f with the instance of the map's type and the plan's stages. */
+template <class F>
+DeviceError with_instance(const hattn_cuda_params &params, F f)
+{
+    return params.problem.key_map.dtype == HATTN_F16 ? with_stages<float16>(params, f)
+                                                     : with_stages<bfloat16>(params, f);
 }
 
 } // namespace
 
-size_t encode_keys_mlp_bytes(const hattn_cuda_params &params)
-{
-    return with_type(params.problem, [](auto t) { return sizeof(typename MlpEncoder<value_of<decltype(t)>>::Space); });
-}
-
 DeviceError load_encode_keys_mlp(const hattn_cuda_params &params)
 {
-    return with_type(params.problem, [](auto t) {
-        using T = value_of<decltype(t)>;
-        return prepare(encode_keys_mlp_kernel<T>, sizeof(typename MlpEncoder<T>::Space));
+    return with_instance(params, [](auto instance) {
+        using Chosen = decltype(instance);
+        return prepare(encode_keys_mlp_kernel<typename Chosen::Encoder>, Chosen::kBytes);
     });
 }
 
 DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream)
 {
-    return with_type(params.problem, [&](auto t) {
-        using T = value_of<decltype(t)>;
-        constexpr size_t kBytes = sizeof(typename MlpEncoder<T>::Space);
-        const dim3 grid = key_grid(params, args, MlpEncoder<T>::kTokens, params.problem.num_code_heads,
-                                   blocks_of(params, kBytes, kResident));
-        return launch({grid, kThreads, kBytes, stream}, encode_keys_mlp_kernel<T>, params, args);
+    return with_instance(params, [&](auto instance) {
+        using Chosen = decltype(instance);
+        const dim3 grid = key_grid(params, args, Chosen::Encoder::kTokens, params.problem.num_code_heads,
+                                   blocks_of(params, Chosen::kBytes, kResident));
+        return launch({grid, kThreads, Chosen::kBytes, stream}, encode_keys_mlp_kernel<typename Chosen::Encoder>,
+                      params, args);
     });
 }
 

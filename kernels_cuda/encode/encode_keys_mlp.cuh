@@ -15,6 +15,7 @@
 #define HATTN_KERNELS_CUDA_ENCODE_ENCODE_KEYS_MLP_CUH
 
 #include "kernels_cuda/encode/encode_tiles.cuh"
+#include "kernels_cuda/encode/key_encoders.h"
 
 namespace hattn {
 
@@ -27,14 +28,14 @@ __device__ inline uint32_t take_bf16(float &low, float &high)
     return part;
 }
 
-template <class T>
+template <class T, int kStages> /* 2 or 3 */
 class MlpEncoder
 {
 public:
-    static constexpr int kDims = 128, kParts = 3, kTokens = 64;
+    static constexpr int kDims = HATTN_MLP_DIMS, kParts = HATTN_MLP_PARTS, kTokens = HATTN_MLP_TOKENS;
     static constexpr int kChunks = kDims * 2 / 16;
     static constexpr int kWeightParts = std::is_same_v<T, float16> ? 2 : 1;
-    using Tile = KeyTile<T, kChunks, kTokens, 3, kDims / 32, kWarps>;
+    using Tile = KeyTile<T, kChunks, kTokens, kStages, kDims / 32, kWarps>;
 
     struct Space {
         typename Tile::Space tiles;

@@ -3,6 +3,7 @@
  */
 #include "kernels_cuda/encode/encode_keys_mma.cuh"
 
+#include "kernels_cuda/encode/key_encoders.h"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
@@ -30,44 +31,36 @@ struct Instance {
     static constexpr auto kernel = encode_keys_mma_kernel<Encoder, kResident>;
 };
 
-/* Calls f with the instance of the fewest steps that hold the dims. Two blocks with tiles of 128 keys of 128 dims
- * take the shared memory of an H100's multiprocessor and are 5 % faster there than those of 64; an A100's has room
- * for two of these. */
+/* Calls f with the instance of the plan's row. */
 template <class K, class T, class F>
-auto with_steps(const hattn_cuda_params &params, F f)
+DeviceError with_row(const hattn_cuda_params &params, F f)
 {
-    const int dim = params.problem.head_dim_qk;
-    if (dim <= 64)
-        return f(Instance<KeyEncoder<K, T, 4, 8, 4, 128, 3>, 3>());
-    if (dim <= 128) {
-        using Large = Instance<KeyEncoder<K, T, 8, 8, 4, 128, 3>, 2>;
-        if (blocks_of(params, Large::kBytes, Large::kMost) == Large::kMost)
-            return f(Large());
-        return f(Instance<KeyEncoder<K, T, 8, 8, 4, 64, 4>, 2>());
+    int row = 0;
+#define KEY_ENCODER(dims, steps, blocks, warps, tokens, f8_tokens, stages, resident)                 \
+    if (params.key_encoder == row++) {                                                               \
+        constexpr int kTokens = sizeof(K) == 1 ? f8_tokens : tokens;                                 \
+        using Encoder = KeyEncoder<K, T, steps, blocks, warps, kTokens, stages>;                     \
+        static_assert(sizeof(typename Encoder::Space) ==                                             \
+                          HATTN_KEY_ENCODER_BYTES(steps, sizeof(K), blocks, warps, kTokens, stages), \
+                      "the plan counts on it");                                                      \
+        return f(Instance<Encoder, resident>());                                                     \
     }
-    if (dim <= 192)
-        return f(Instance<KeyEncoder<K, T, 12, 4, 8, 64, 3>, 1>());
-    if (dim <= 256)
-        return f(Instance<KeyEncoder<K, T, 16, 4, 8, 64, 3>, 1>());
-    return f(Instance<KeyEncoder<K, T, 36, 2, 8, sizeof(K) == 1 ? 64 : 32, 3>, 1>());
+#include "kernels_cuda/encode/key_encoders.inc"
+#undef KEY_ENCODER
+    return kNoSuchKernel;
 }
 
 template <class F>
-auto with_instance(const hattn_cuda_params &params, F f)
+DeviceError with_instance(const hattn_cuda_params &params, F f)
 {
     switch (params.problem.k_new.dtype) {
-    case HATTN_F16: return with_steps<float16, float16>(params, f);
-    case HATTN_BF16: return with_steps<bfloat16, bfloat16>(params, f);
-    default: return with_steps<fp8_e4m3, float16>(params, f);
+    case HATTN_F16: return with_row<float16, float16>(params, f);
+    case HATTN_BF16: return with_row<bfloat16, bfloat16>(params, f);
+    default: return with_row<fp8_e4m3, float16>(params, f);
     }
 }
 
 } // namespace
-
-size_t encode_keys_mma_bytes(const hattn_cuda_params &params)
-{
-    return with_instance(params, [](auto instance) { return decltype(instance)::kBytes; });
-}
 
 DeviceError load_encode_keys_mma(const hattn_cuda_params &params)
 {

@@ -6,6 +6,7 @@
 #define HATTN_KERNELS_CUDA_ENCODE_ENCODE_TILES_CUH
 
 #include "kernels_cuda/encode/encode.cuh"
+#include "kernels_cuda/encode/key_encoders.h"
 
 namespace hattn {
 
@@ -31,8 +32,7 @@ __device__ inline KeyShare share_of_block(const hattn_encode_keys_args &args, in
 /* Blocks of `shared_bytes` that a multiprocessor holds, `most` if shared memory suffices. */
 inline int blocks_of(const hattn_cuda_params &params, size_t shared_bytes, int most)
 {
-    const int fitting =
-        params.shared_bytes / static_cast<int>(shared_bytes + 1024); /* the system takes 1 KiB a block */
+    const int fitting = params.multiprocessor_shared / static_cast<int>(shared_bytes + HATTN_SYSTEM_SHARED);
     return fitting < 1 ? 1 : fitting < most ? fitting : most;
 }
 

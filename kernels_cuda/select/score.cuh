@@ -44,7 +44,7 @@ __device__ inline uint32_t ordered_key(float score)
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-/* A key's digits, most significant first. */
+/* A key's digits, most significant first. What several blocks a row count in one pass is one: see topk_pass. */
 struct Digit {
     int shift, bits;
 };
@@ -59,6 +59,14 @@ __device__ inline Digit digit(const hattn_cuda_params &params, int index)
     if (params.problem.key_norms)
         return index == 0 ? Digit{21, 11} : index == 1 ? Digit{10, 11} : Digit{0, 10};
     return index == 0 ? Digit{params.digit_shift, 11} : Digit{0, params.digit_shift};
+}
+
+/* For u16 scores that the problem's weights cannot give, too. */
+__host__ __device__ inline hattn_cuda_params with_all_digits(hattn_cuda_params params)
+{
+    params.digit_shift = 5;
+    params.num_bins = HATTN_CUDA_BINS;
+    return params;
 }
 
 } // namespace hattn

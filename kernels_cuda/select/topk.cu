@@ -174,10 +174,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         row.indices[p.num_sink + static_cast<int>(rank)] = position;
     });
     if (is_open && index == 0) { /* rare and slow: the row's threshold is looked for again, in all of its digits */
-        hattn_cuda_params any = params;
-        any.digit_shift = 5;
-        any.num_bins = HATTN_CUDA_BINS;
-        select_row(any, row, space.select);
+        select_row(with_all_digits(params), row, space.select);
     }
 }
 
@@ -194,12 +191,8 @@ DeviceError launch_topk(const hattn_cuda_params &params, const hattn_topk_args &
                         DeviceStream stream)
 {
     const unsigned tasks = static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads);
-    if (!params.num_topk_chunks) {
-        hattn_cuda_params any = params;
-        any.digit_shift = 5;
-        any.num_bins = HATTN_CUDA_BINS;
-        return launch({tasks, kThreads, 0, stream}, topk_kernel<Key>, any, args);
-    }
+    if (!params.num_topk_chunks)
+        return launch({tasks, kThreads, 0, stream}, topk_kernel<Key>, with_all_digits(params), args);
     Launch how = {dim3(static_cast<unsigned>(params.num_topk_chunks), tasks), kThreads, 0, stream};
     DeviceError error = kSuccess;
     for (int pass = 0; pass < params.num_topk_passes && !error; pass++) {
@@ -223,6 +216,8 @@ int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    return params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
-                                     : launch_topk<uint16_t>(*params, *args, workspace, stream);
+    const DeviceError error = check_workspace(workspace, stream);
+    return error                       ? error
+           : params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
+                                       : launch_topk<uint16_t>(*params, *args, workspace, stream);
 }

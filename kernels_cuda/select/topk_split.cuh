@@ -35,11 +35,10 @@ struct TopkPass {
 
 __device__ inline TopkPass topk_pass(const hattn_cuda_params &params, int index)
 {
-    if (params.problem.key_norms)
-        return index == 0 ? TopkPass{21, 11, 2048} : index == 1 ? TopkPass{10, 11, 2048} : TopkPass{0, 10, 1024};
-    if (params.digit_shift)
-        return index == 0 ? TopkPass{5, 11, 2048} : TopkPass{0, 5, 32};
-    return {0, 16, min(params.num_bins + 1, static_cast<int>(HATTN_CUDA_BINS))};
+    if (!params.problem.key_norms && !params.digit_shift)
+        return {0, 16, min(params.num_bins + 1, static_cast<int>(HATTN_CUDA_BINS))};
+    const Digit d = digit(params, index);
+    return {d.shift, d.bits, 1 << d.bits};
 }
 
 /* The part of one row that a block looks at: groups of 8 keys that start at 16 bytes, `skew` of the first's lying

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels name no intrinsic, instruction or call of a vendor's: kernels_cuda/device/ has them all, beside plain twins.
+Usage: vendor_test.py LAYERS_TXT, in a checkout or in a test's runfiles, whose links lead to one."""
+import os
+import re
+import sys
+
+SOURCES = (".cu", ".cuh", ".inc")
+# What every vendor's compiler for this dialect knows by these names.
+DIALECT = set("""__device__ __global__ __host__ __shared__ __syncthreads __launch_bounds__ __grid_constant__
+    __noinline__ __align__ __builtin_assume_aligned""".split())
+INTRINSIC = re.compile(r"\b(__\w+|atomic[A-Z]\w*|asm|volatile|cu(?:da)?[A-Z]\w*)\b|(<<<|#include <cu\w*)")
+COMMENT = re.compile(r"/\*.*?\*/", re.S)
+# In device/, what one file alone may name.
+LAUNCHES = re.compile(r"\b(cudaLaunch\w*|cudaGetLastError|cudaPeekAtLastError)\b|<<<")
+
+
+def named(path, text):
+    """The vendor's words in a file, (line, word) each, that do not belong there. path: below kernels_cuda."""
+    text = COMMENT.sub(lambda match: "\n" * match.group().count("\n"), text)
+    for number, line in enumerate(text.split("\n"), 1):
+        words = [word for match in INTRINSIC.finditer(line) for word in match.groups() if word]
+        for word in words:
+            if path.startswith("device/"):
+                owner = "device/vendor.cuh" if word.startswith("#include") else "device/launch.cuh"
+                bad = (word.startswith("#include") or LAUNCHES.search(word)) and path != owner
+            else:
+                bad = word not in DIALECT
+            if bad:
+                yield number, word
+
+
+def check_the_check():
+    for line in ("x = __shfl_sync(m, x, 0);", "__syncwarp();", "atomicAdd(p, 1);", 'asm("");', "kernel<<<1, 2>>>();",
+                 "cudaMalloc(&p, 1);", "#include <cuda_fp16.h>", "__half x;", "*(volatile int *)p = 0;"):
+        assert list(named("select/x.cuh", line)), line
+    for line in ("__device__ int f() { __syncthreads(); }", "/* __shfl_sync in\n words */", "atomic_add(p, 1);"):
+        assert not list(named("select/x.cuh", line)), line
+    for line in ("cudaGetLastError();", "#include <cuda_fp16.h>"):
+        assert list(named("device/memory.cuh", line)), line
+    assert not list(named("device/memory.cuh", "__ldcg(p);"))
+
+
+def main(layers):
+    check_the_check()
+    root = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(layers))), "kernels_cuda")
+    files = sorted(os.path.relpath(os.path.join(folder, name), root)
+                   for folder, _, names in os.walk(root) for name in names if name.endswith(SOURCES))
+    assert len(files) > 30, "only %d files in %s" % (len(files), root)
+    wrong = ["kernels_cuda/%s:%d: %s is for kernels_cuda/device" % (path, number, word)
+             for path in files for number, word in named(path, open(os.path.join(root, path)).read())]
+    print("\n".join(wrong) or "%d files" % len(files))
+    return bool(wrong)
+
+
+sys.exit(main(sys.argv[1]))
