@@ -60,7 +60,7 @@ std::vector<Manner> some_manners(const Context &context)
     const size_t wanted = context.instance.problem.repetitions;
     Rng rng(context.instance.seed, context.op);
     while (wanted && manners.size() > wanted)
-        manners.erase(manners.begin() + rng.below((int64_t)manners.size()));
+        manners.erase(manners.begin() + rng.below(static_cast<int64_t>(manners.size())));
     return manners;
 }
 

@@ -21,7 +21,7 @@ std::string check_attend(const Context &context, bool sparse)
     };
 
     PoisonedCache poisoned(instance, [&](PoisonedCache *cache) {
-        for (int row = 0; row < (int)instance.rows.size(); row++) {
+        for (int row = 0; row < static_cast<int>(instance.rows.size()); row++) {
             for (int h = 0; h < instance.shape.num_q_heads; h++) {
                 for (int j : positions(row, instance.selection_head_of_query(h))) {
                     cache->keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));

@@ -78,7 +78,7 @@ private:
     /* Old slots hold what the cache holds; the new tokens' are for decode to write, all others for nobody. */
     void copy_old(const Tensor &from, const Tensor &to) const
     {
-        for (int b = 0; b < (int)instance_.problem.lengths.size(); b++) {
+        for (int b = 0; b < static_cast<int>(instance_.problem.lengths.size()); b++) {
             int old = std::min(instance_.cached_length(b), instance_.problem.lengths[b] - new_tokens(b));
             for (int j = 0; j < old; j++)
                 for (int c = 0; c < instance_.shape.num_code_heads; c++)
@@ -88,7 +88,7 @@ private:
     }
 
     /* Rows whose weights or codes differ, allowedly, from the golden ones: their selection may differ too. */
-    bool turned(const Index &index) const { return turned_rows_.count((int)index[0]) > 0; }
+    bool turned(const Index &index) const { return turned_rows_.count(static_cast<int>(index[0])) > 0; }
 
     void set_append_rules()
     {
@@ -109,13 +109,13 @@ private:
         };
         codes_.rule = code_rule(instance_, keys, append_ ? context_.flips() : nullptr);
         codes_.golden_rule = code_rule(instance_, keys, nullptr, [this](const Index &) {
-            for (int row = 0; row < (int)instance_.rows.size(); row++)
+            for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++)
                 turned_rows_.insert(row);
         });
         norms_.rule = norm_rule();
         norms_.golden_rule = [this, rule = norms_.rule](const Index &index, const uint8_t *got, const uint8_t *want,
                                                         std::string *why) {
-            for (int row = 0; row < (int)instance_.rows.size(); row++)
+            for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++)
                 turned_rows_.insert(row);
             return rule(index, got, want, why);
         };
@@ -125,8 +125,8 @@ private:
 
     void set_golden_rules()
     {
-        weights_.golden_rule =
-            weight_rule(instance_, nullptr, [this](const Index &index) { turned_rows_.insert((int)index[0]); });
+        weights_.golden_rule = weight_rule(
+            instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
         auto unless_turned = [this](const Rule &rule) -> Rule {
             return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
                 return turned(index) || (rule && rule(index, got, want, why));
@@ -191,7 +191,7 @@ private:
     void keep_selected(PoisonedCache *cache) const
     {
         Positions positions = listed_positions(indices_.expected, counts_.expected);
-        for (int row = 0; row < (int)instance_.rows.size(); row++) {
+        for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++) {
             const Row &of = instance_.rows[row];
             for (int h = 0; h < instance_.shape.num_q_heads; h++) {
                 int g = instance_.kv_head_of_query(h);

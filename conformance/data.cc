@@ -45,7 +45,7 @@ private:
             Rng rng(dtype, "normals");
             Tensor values("normals", dtype, {COUNT}, nullptr, Region::AT_START, 0);
             for (int i = 0; i < COUNT; i++)
-                values.store({i}, (float)(rng.normal() * deviation));
+                values.store({i}, static_cast<float>(rng.normal() * deviation));
             table.assign(values.memory->data(), values.memory->data() + COUNT * dtype_size(dtype));
         }
         return table;
@@ -98,7 +98,7 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
     case Pattern::BY_TIME:
         from_base(0);
         for (Index i = index; i[tensor.rank - 1] < d; i[tensor.rank - 1]++)
-            tensor.store(i, tensor.load(i) * (double)(j + 1) / (double)n);
+            tensor.store(i, tensor.load(i) * static_cast<double>(j + 1) / static_cast<double>(n));
         break;
     case Pattern::OVERFLOW: fill_row(tensor, index, j % 3 == 1 ? -1 : 1); break;
     case Pattern::BIASED:
@@ -143,7 +143,7 @@ void Instance::make_caches()
     Rng rng(seed, "caches");
     q = make("q", &hattn_problem::q);
     Normals q_normals(q.dtype, 1, &rng);
-    for (int row = 0; row < (int)rows.size(); row++) {
+    for (int row = 0; row < static_cast<int>(rows.size()); row++) {
         for (int h = 0; h < shape.num_q_heads; h++) {
             Index index = {row, h};
             if (problem.pattern == Pattern::ZERO || problem.pattern == Pattern::OVERFLOW)
@@ -171,7 +171,7 @@ void Instance::make_caches()
     }
     k_new = make("k_new", &hattn_problem::k_new);
     Normals normals(k_cache.dtype, 1, &rng);
-    for (int b = 0; b < (int)problem.lengths.size(); b++) {
+    for (int b = 0; b < static_cast<int>(problem.lengths.size()); b++) {
         for (int j = 0; j < cached_length(b); j++) {
             for (int g = 0; g < shape.num_kv_heads; g++) {
                 fill_key(k_cache, cache_index(b, j, g), problem.pattern, j, cached_length(b), seed + 64 * g, &normals);
@@ -191,8 +191,9 @@ void Instance::make_caches()
         if (!problem.k_scale_alone)
             v_scale = make_vector("v_scale", HATTN_F32, n);
         for (int64_t i = 0; i < n; i++) {
-            k_scale.store({i}, problem.odd_scales ? odd[i % 4] : 0.25 + 0.001 * (double)rng.below(1000));
-            const double v = problem.odd_scales ? odd[(i + 1) % 4] : 0.25 + 0.001 * (double)rng.below(3000);
+            k_scale.store({i}, problem.odd_scales ? odd[i % 4] : 0.25 + 0.001 * static_cast<double>(rng.below(1000)));
+            const double v =
+                problem.odd_scales ? odd[(i + 1) % 4] : 0.25 + 0.001 * static_cast<double>(rng.below(3000));
             if (v_scale)
                 v_scale.store({i}, v);
         }
@@ -216,7 +217,7 @@ void Instance::make_maps()
             int64_t in = dims[layer], out = dims[layer + 1], heads = shape.num_code_heads;
             Tensor &weight = made.weight[layer] = Tensor(name + ".weight" + suffix, map.dtype, {heads, in, out},
                                                          map.weight_stride[layer], side(name + suffix), 0xFF);
-            Normals normals(map.dtype, 1 / std::sqrt((double)in), &rng);
+            Normals normals(map.dtype, 1 / std::sqrt(static_cast<double>(in)), &rng);
             for (int c = 0; c < heads; c++) {
                 for (int i = 0; i < in; i++) {
                     if (problem.pattern == Pattern::OVERFLOW)
@@ -250,17 +251,17 @@ void Instance::make_codes(Rng &rng)
     std::vector<uint32_t> code(words), cluster(words);
     auto random_code = [&](std::vector<uint32_t> *to) {
         for (uint32_t &word : *to)
-            word = (uint32_t)(rng.next() >> 32);
+            word = static_cast<uint32_t>(rng.next() >> 32);
     };
     auto low_bits = [&](int64_t n) {
         for (int w = 0; w < words; w++)
             code[w] = n >= 32 * (w + 1) ? ~0u : n > 32 * w ? (1u << (n - 32 * w)) - 1 : 0;
     };
-    for (int b = 0; b < (int)problem.lengths.size(); b++) {
+    for (int b = 0; b < static_cast<int>(problem.lengths.size()); b++) {
         int length = cached_length(b);
         for (int c = 0; c < shape.num_code_heads; c++) {
             for (int j = 0; j < length; j++) {
-                double norm = 1 + 0.01 * (double)rng.below(1000);
+                double norm = 1 + 0.01 * static_cast<double>(rng.below(1000));
                 switch (problem.pattern) {
                 case Pattern::RANDOM:
                 case Pattern::BIASED:
@@ -286,7 +287,7 @@ void Instance::make_codes(Rng &rng)
                     code = cluster;
                     code[rng.below(words)] ^= 1u << rng.below(32);
                     break;
-                case Pattern::BY_TIME: low_bits((int64_t)j * bits / length); break;
+                case Pattern::BY_TIME: low_bits(static_cast<int64_t>(j) * bits / length); break;
                 case Pattern::OVERFLOW:
                     low_bits(j % 3 == 1 ? 0 : bits);
                     norm = 65504;
@@ -328,7 +329,7 @@ void Instance::make_weights()
             value = limit;
         if (problem.pattern == Pattern::LOWEST_WEIGHT && (index[1] == 0 || rng.chance(20)))
             value = -128;
-        weights.value<int8_t>(index) = (int8_t)value;
+        weights.value<int8_t>(index) = static_cast<int8_t>(value);
     });
 }
 
@@ -348,9 +349,9 @@ void Instance::make_scores()
     int limit = shape.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (shape.weight_bits - 1)) - 1
                 : group % 2                              ? group
                                                          : group / 2;
-    int64_t largest = (int64_t)limit * shape.code_bits;
+    int64_t largest = static_cast<int64_t>(limit) * shape.code_bits;
     const float specials[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-42f, -1e-42f, 3e38f, -1.0f, 1.0f};
-    for (int row = 0; row < (int)rows.size(); row++) {
+    for (int row = 0; row < static_cast<int>(rows.size()); row++) {
         for (int s = 0; s < shape.num_selection_heads; s++) {
             /* Every other selection is full of ties. */
             int64_t span = (row + s) % 2 ? std::min<int64_t>(largest, 6) : largest;
@@ -368,15 +369,15 @@ void Instance::make_scores()
                 case Pattern::EQUAL: level = largest / 2; break;
                 case Pattern::ALTERNATING: level = j % 2 ? largest : 0; break;
                 case Pattern::CLUSTERED: level = j / 16 % 2 ? level : level / 2; break;
-                case Pattern::BY_TIME: level = (int64_t)j * largest / rows[row].length; break;
+                case Pattern::BY_TIME: level = static_cast<int64_t>(j) * largest / rows[row].length; break;
                 case Pattern::OVERFLOW: level = j % 3 == 1 ? 0 : largest; break;
                 }
                 if (scores.dtype == HATTN_U16)
-                    scores.value<uint16_t>({row, s, j}) = (uint16_t)level;
+                    scores.value<uint16_t>({row, s, j}) = static_cast<uint16_t>(level);
                 else if (problem.pattern == Pattern::NOT_A_NUMBER)
                     scores.value<float>({row, s, j}) = rng.pick(specials);
                 else
-                    scores.value<float>({row, s, j}) = (float)(2 * level - largest) * 0.37f;
+                    scores.value<float>({row, s, j}) = static_cast<float>(2 * level - largest) * 0.37f;
             }
         }
     }
@@ -388,10 +389,10 @@ void Instance::make_selection()
     Rng rng(seed, "selection");
     indices = make("indices", &hattn_problem::indices);
     counts = make("counts", &hattn_problem::counts);
-    for (int row = 0; row < (int)rows.size(); row++) {
+    for (int row = 0; row < static_cast<int>(rows.size()); row++) {
         for (int s = 0; s < shape.num_selection_heads; s++) {
             int length = rows[row].length, most = std::min(length, shape.k);
-            int count = rng.chance(70) ? most : (int)rng.between(0, most);
+            int count = rng.chance(70) ? most : static_cast<int>(rng.between(0, most));
             counts.value<int32_t>({row, s}) = count;
             std::vector<int> positions(length);
             for (int j = 0; j < length; j++)
@@ -414,7 +415,7 @@ void Instance::make_parts()
     partial_lse = make("partial_lse", &hattn_problem::partial_lse);
     Normals normals(HATTN_F32, 1, &rng);
     partial_lse.for_each([&](const Index &index) {
-        bool empty = rng.chance(20) || (index[1] && index[1] + 1 == (int64_t)rows.size());
+        bool empty = rng.chance(20) || (index[1] && index[1] + 1 == static_cast<int64_t>(rows.size()));
         partial_lse.store(index, empty ? -INFINITY : rng.chance(10) ? 50 * rng.normal() : 3 * rng.normal());
         if (!empty)
             normals.fill(partial_out.at({index[0], index[1], index[2]}), shape.head_dim_v);
@@ -429,11 +430,11 @@ void Instance::make_slot_mapping()
         return;
     Rng rng(seed, "slots");
     slot_mapping = make_vector("slot_mapping", HATTN_I64, problem.num_tokens);
-    std::vector<int64_t> slots((size_t)num_pages * slots_per_page());
+    std::vector<int64_t> slots(static_cast<size_t>(num_pages) * slots_per_page());
     for (size_t i = 0; i < slots.size(); i++)
-        slots[i] = (int64_t)i;
+        slots[i] = static_cast<int64_t>(i);
     for (int64_t t = 0; t < problem.num_tokens; t++) {
-        std::swap(slots[t], slots[rng.between(t, (int64_t)slots.size() - 1)]);
+        std::swap(slots[t], slots[rng.between(t, static_cast<int64_t>(slots.size()) - 1)]);
         slot_mapping.value<int64_t>({t}) = t % 7 == 5 ? (t % 2 ? -1 : INT64_MIN) : slots[t];
     }
 }

@@ -24,7 +24,7 @@ void add_large_logits(ProblemList &list)
                     p.head_dim_qk = largest == 400 ? 64 : 128;
                     p.head_dim_v = largest == 400 ? 72 : 128;
                     p.pattern = largest == 115 ? Pattern::RANDOM : Pattern::BIASED;
-                    p.scale = (float)largest / (largest == 400 ? 28 : 40);
+                    p.scale = static_cast<float>(largest) / (largest == 400 ? 28 : 40);
                     p.lengths = {70, 700};
                     p.k = 600; /* more than one part */
                 });
@@ -84,7 +84,7 @@ void add_infinities(ProblemList &list)
     for (const auto &cache : caches) {
         if (cache.dtype == HATTN_F8_E4M3) /* has none */
             continue;
-        for (int32_t q_dtype : {(int32_t)HATTN_F32, cache.dtype}) {
+        for (int32_t q_dtype : {static_cast<int32_t>(HATTN_F32), cache.dtype}) {
             const std::string suffix = std::string(q_dtype == cache.dtype ? "_" : "_q_f32_") + cache.name;
             const auto add = [&](const char *name, Pattern pattern, bool sinks, float soft_cap) {
                 list.add(name + suffix, [&](Problem &p) {

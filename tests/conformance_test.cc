@@ -26,7 +26,7 @@ Session &session_of(const Target &target)
 std::string identifier(std::string text)
 {
     std::replace_if(
-        text.begin(), text.end(), [](char c) { return !isalnum((unsigned char)c); }, '_');
+        text.begin(), text.end(), [](char c) { return !isalnum(static_cast<unsigned char>(c)); }, '_');
     return text;
 }
 

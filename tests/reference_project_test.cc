@@ -86,7 +86,7 @@ TEST(ReferenceProject, BoundHolds)
         for (size_t l = 0; l + 1 < dims.size(); l++) {
             map.weight_stride[l][1] = dims[l + 1] + 3;
             for (int i = 0; i < dims[l] * (dims[l + 1] + 3); i++)
-                weight[l].push_back(normal(random) / std::sqrt((float)dims[l]));
+                weight[l].push_back(normal(random) / std::sqrt(static_cast<float>(dims[l])));
             for (int i = 0; i < dims[l + 1]; i++)
                 bias[l].push_back(normal(random));
             buffers.weight[l] = buffer(weight[l]);

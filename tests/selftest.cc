@@ -21,7 +21,7 @@ namespace {
 template <typename T>
 T *elements(const hattn_buffer &buffer)
 {
-    return (T *)((uint8_t *)buffer.data + buffer.byte_offset);
+    return reinterpret_cast<T *>(static_cast<uint8_t *>(buffer.data) + buffer.byte_offset);
 }
 
 /* After the real call of OP, if it went well, runs BODY, which sees plan's problem as p, args and exec. */
@@ -381,7 +381,7 @@ TEST(Selftest, TwiceTheAllowedErrorIsCaught)
     for (const char *name :
          {"plain", "q_f32_kv_f32", "q_f32_kv_f16_logits_115", "q_f32_kv_f32_logits_1200", "large_logits_sinks"}) {
         for (bool lse : {false, true}) {
-            const int32_t dtype = lse ? (int32_t)HATTN_F32 : problem_called(name).q_dtype;
+            const int32_t dtype = lse ? static_cast<int32_t>(HATTN_F32) : problem_called(name).q_dtype;
             Session session({"cpu", "scalar"});
             double value = NAN;
             session.runner.attend = [&](const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
