@@ -144,13 +144,26 @@ void Instance::make_block_table()
     block_table = make("block_table", &hattn_problem::block_table);
     for (int b = 0; b < static_cast<int>(problem.lengths.size()); b++) {
         pages_.emplace_back();
+        const int shared = problem.shared_prefix ? shared_length(b) / shape.page_size : 0;
         for (int first = 0; first < cached_length(b); first += shape.page_size) {
+            if (first / shape.page_size < shared) {
+                pages_[b].push_back(pages_[0][first / shape.page_size]);
+                block_table.value<int32_t>({b, first / shape.page_size}) = pages_[b].back();
+                continue;
+            }
             int64_t at = problem.ordered_pages ? 0 : rng.below(static_cast<int64_t>(free_pages.size()));
             pages_[b].push_back(free_pages[at]);
             block_table.value<int32_t>({b, first / shape.page_size}) = free_pages[at];
             free_pages.erase(free_pages.begin() + at);
         }
     }
+}
+
+/* Keys that it has in common with the first sequence: older than the rows' own keys of either, which append writes. */
+int Instance::shared_length(int sequence) const
+{
+    const std::vector<int> q_lens = query_lengths(problem);
+    return sequence ? std::min(cached_length(0) - q_lens[0], cached_length(sequence) - q_lens[sequence]) : 0;
 }
 
 int Instance::cached_length(int sequence) const { return clamp_length(problem.lengths[sequence], shape); }

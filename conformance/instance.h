@@ -90,6 +90,7 @@ private:
 
     void make_batch();
     void make_block_table();
+    int shared_length(int sequence) const;
     void make_maps();
     void make_caches();
     void make_codes(Rng &rng);

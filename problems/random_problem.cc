@@ -126,6 +126,7 @@ Problem make_problem(uint64_t seed, const Limits &limits, const std::string &pre
     choose_types(rng, limits, p);
     choose_batch(rng, limits, p);
     choose_selection(rng, limits, p);
+    p.shared_prefix = p.page_size && rng.chance(20);
     return p;
 }
 

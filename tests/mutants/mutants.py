@@ -137,7 +137,7 @@ MUTANTS = [
            "return result;", SELFTEST),
     Mutant("conformance: golden values are not compared", "conformance/case.cc", "if (!context.golden->get(key, &golden))",
            "if (context.golden)", SELFTEST),
-    Mutant("conformance: flips are never too many", "conformance/session.cc", "bool enough = (double)count * share >= 10;",
+    Mutant("conformance: flips are never too many", "conformance/session.cc", "bool enough = static_cast<double>(count) * share >= 10;",
            "bool enough = false;", SELFTEST),
     # ---- tools and bench ----
     Mutant("safetensors: holes between tensors", "tools/safetensors.cc", "if (begin != end)", "if (begin < end)",
