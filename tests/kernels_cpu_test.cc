@@ -298,6 +298,7 @@ TEST_P(Project, Silu)
     for (size_t i = 0; i < inputs.size(); i++) {
         const double want = inputs[i] / (1 + std::exp(-static_cast<double>(inputs[i]))),
                      error = kSiluError + unfused * std::fabs(inputs[i]);
+        /* From z = -87 on e^z is subnormal and may be 0: |z e^z| is below 1e-36 there. */
         ASSERT_LE(std::fabs(z[i] - want), error * std::fabs(want) + 1e-36) << inputs[i] << " got " << z[i];
     }
     weight[0] = NAN;
@@ -349,7 +350,9 @@ TEST_P(Norm, WithinOneStepOfDouble)
             if (want >= 65520) {
                 EXPECT_EQ(value, kInfinity);
             } else {
-                EXPECT_TRUE(want >= (below + value) / 2 * (1 - 1e-4) && want <= (above + value) / 2 * (1 + 1e-4))
+                /* n roundings of products and sums in fp32, of which the root halves what they make, and its own. */
+                const double slack = (n / 2.0 + 2) * 0x1p-24;
+                EXPECT_TRUE(want >= (below + value) / 2 * (1 - slack) && want <= (above + value) / 2 * (1 + slack))
                     << n << " got " << value << " want " << want;
             }
         }
