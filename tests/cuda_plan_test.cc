@@ -128,7 +128,7 @@ TEST_F(CudaPlan, RowsOffSixteenBytesAreForThePlainEngine)
         }
     }
     hattn_problem far = shape_of(HATTN_F16, HATTN_F16, 128);
-    far.k_cache.stride[2] = (int64_t)1 << 36; /* 2^33 units of 16 bytes */
+    far.k_cache.stride[2] = static_cast<int64_t>(1) << 36; /* 2^33 units of 16 bytes */
     EXPECT_EQ(choose(far).engine, HATTN_CUDA_PLAIN);
 }
 
@@ -176,7 +176,7 @@ TEST_F(CudaPlan, EveryCardHasTensorCoresForBenchShapes)
             seen[p.engine]++;
         }
     for (int count : seen)
-        EXPECT_GE(count, (int)std::size(cards));
+        EXPECT_GE(count, static_cast<int>(std::size(cards)));
 }
 
 /* Where a block has 99 KiB: one tile less of V outside of K, and of keys two stages instead of three. */
@@ -223,7 +223,7 @@ TEST_F(CudaPlan, SmallSharedMemoryIsEnough)
 /* As kernels divide: numbers.cuh's divide. */
 uint32_t divide(uint32_t n, const hattn_cuda_divisor &d)
 {
-    const uint32_t high = (uint32_t)((uint64_t)n * d.magic >> 32);
+    const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(n) * d.magic >> 32);
     return (high + n) >> d.shift;
 }
 
@@ -235,10 +235,10 @@ TEST_F(CudaPlan, DivisorsDivide)
         p.page_size = page_size;
         const hattn_cuda_divisor d = choose(p).page_size;
         for (int i = 0; i < 1000; i++) {
-            const uint32_t n = (uint32_t)(rng.next() >> (34 + rng.below(30)));
-            const uint32_t multiple = n / (uint32_t)page_size * (uint32_t)page_size;
+            const uint32_t n = static_cast<uint32_t>(rng.next() >> (34 + rng.below(30)));
+            const uint32_t multiple = n / static_cast<uint32_t>(page_size) * static_cast<uint32_t>(page_size);
             for (uint32_t one : {n, multiple, multiple ? multiple - 1 : 0})
-                ASSERT_EQ(divide(one, d), one / (uint32_t)page_size) << one << " / " << page_size;
+                ASSERT_EQ(divide(one, d), one / static_cast<uint32_t>(page_size)) << one << " / " << page_size;
         }
     }
 }
@@ -263,7 +263,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         keyed += p.is_keyed;
         sampled += hattn_cuda_is_sampled(&p, p.wave_rows * p.wave_heads);
         loose += p.has_loose_codes;
-        EXPECT_GE((int64_t)p.score_chunk * p.num_score_chunks, shape.max_length);
+        EXPECT_GE(static_cast<int64_t>(p.score_chunk) * p.num_score_chunks, shape.max_length);
         for (int64_t tasks = 1; tasks <= p.wave_rows * p.wave_heads; tasks++) {
             const int64_t pieces = hattn_cuda_pieces(&p, tasks), units = hattn_cuda_units(&p),
                           units_of_piece = (units + pieces - 1) / pieces;
