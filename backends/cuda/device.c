@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The CUDA backend's table: devices, plans, and launches with the right device current.
  */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
