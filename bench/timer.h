@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <numeric>
 #include <vector>
 
 inline double now_us()
@@ -32,7 +34,7 @@ inline double median(std::vector<double> values)
     return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-/* median and min need at least one value. */
+/* All but add and empty need at least one value. */
 class Samples
 {
 public:
@@ -41,6 +43,20 @@ public:
     double min() const { return *std::min_element(values_.begin(), values_.end()); }
 
     double median() const { return ::median(values_); }
+    double mean() const { return std::accumulate(values_.begin(), values_.end(), 0.0) / double(values_.size()); }
+    /* The least value that at least `share` of the values do not exceed, 0 < share <= 1. */
+    double quantile(double share) const
+    {
+        std::vector<double> sorted = values_;
+        std::sort(sorted.begin(), sorted.end());
+        return sorted[size_t(std::ceil(share * double(sorted.size()))) - 1];
+    }
+    double share_above(double limit) const
+    {
+        return double(std::count_if(values_.begin(), values_.end(), [limit](double value) { return value > limit; })) /
+               double(values_.size());
+    }
+    size_t size() const { return values_.size(); }
 
 private:
     std::vector<double> values_;

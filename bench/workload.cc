@@ -11,11 +11,14 @@
 #include "bench/fill.h"
 #include "bench/map_layout.h"
 #include "core/dtype.h"
+#include "devices/random_word.h"
 #include "problems/shape.h"
 
 using devices::Buffer;
 
-enum { MIN_SETS = 8, CLUSTER = 64 /* keys of a run with Pattern::CLUSTERED */ };
+const size_t MIN_SETS = 8;
+/* fp16 */
+static const uint16_t HUGE_NORM = 0x7bff, NOT_A_NUMBER = 0x7e00;
 /* Keys of all heads that a device encodes in one call: a prefill's, so that it is filled. */
 static const int64_t PREFILL_KEYS = 1 << 20;
 
@@ -25,7 +28,8 @@ static size_t pages_of(const problems::Problem &problem)
     size_t pages = 0;
     for (int length : problem.lengths)
         pages += (size_t(length) + slots - 1) / slots;
-    return pages;
+    const size_t pool = size_t(problem.pool_keys) / slots;
+    return pool ? std::min(pages, pool) : pages;
 }
 
 static hattn_problem shape_of(const problems::Problem &problem)
@@ -33,10 +37,9 @@ static hattn_problem shape_of(const problems::Problem &problem)
     const bool plain =
         (problem.strides == problems::Strides::COMPACT || problem.strides == problems::Strides::HEAD_MAJOR) &&
         problem.budgets == problems::Budgets::NONE && problem.kv_scales == problems::Scales::NONE &&
-        !problem.sink_logits && problem.q_lens.empty();
-    const bool pattern =
-        problem.pattern == problems::Pattern::RANDOM || problem.pattern == problems::Pattern::CLUSTERED;
-    if (!plain || !pattern)
+        !problem.sink_logits && problem.pattern == problems::Pattern::RANDOM;
+    const bool made = problem.codes != problems::Codes::RANDOM || problem.nan_query || problem.outlier_norm;
+    if (!plain || (made && (problem.page_size || problem.q_dtype != HATTN_F16)))
         throw std::logic_error(problem.name + " asks for data that benchmarks do not make");
     return problems::make_shape(problem, int64_t(pages_of(problem)));
 }
@@ -60,25 +63,6 @@ size_t Workload::layer_bytes(const problems::Problem &problem)
 {
     Sizes sizes(shape_of(problem), problem);
     return sizes.kv_layer() + sizes.code_layer() + sizes.map_layer();
-}
-
-/* Runs of keys whose codes differ in a few bits: selections then come in runs too. */
-static void cluster_codes(uint8_t *codes, size_t num_codes, size_t num_words)
-{
-    std::mt19937 random(8);
-    std::vector<uint32_t> first(num_words);
-    for (size_t i = 0; i < num_codes; i++) {
-        uint8_t *code = codes + i * num_words * 4;
-        if (i % CLUSTER == 0)
-            std::memcpy(first.data(), code, num_words * 4);
-        for (size_t w = 0; w < num_words; w++) {
-            uint32_t word = uint32_t(random()); /* four of them: a bit in 16 flips */
-            for (int draw = 0; draw < 3; draw++)
-                word &= uint32_t(random());
-            word ^= first[w];
-            std::memcpy(code + w * 4, &word, 4);
-        }
-    }
 }
 
 static size_t num_layers(size_t target, size_t limit, size_t layer, bool *short_of_memory)
@@ -107,7 +91,7 @@ void Workload::choose_rotation(Turns turns, size_t memory_limit)
     num_sets_ = std::max<size_t>(MIN_SETS, alone ? num_kv_layers_ : 0);
 }
 
-void Workload::fill_layers(bool clustered)
+void Workload::fill_layers()
 {
     kv_ = Buffer(memory_, num_kv_layers_ * sizes_.kv_layer());
     const size_t codes = num_code_layers_ * sizes_.code_layer(), maps = num_map_layers_ * sizes_.map_layer();
@@ -116,18 +100,60 @@ void Workload::fill_layers(bool clustered)
     fill_values(memory_, kv_.data(), kv_.size(), shape_.k_cache.dtype, 1);
     fill_bits(memory_, codes_.data(), codes, 2);
     fill_values(memory_, codes_.data() + maps_, maps, shape_.query_map.dtype, 4);
-    const size_t words = (size_t(shape_.code_bits) + 31) / 32;
     for (size_t layer = 0; layer < num_code_layers_; layer++) {
         uint8_t *data = codes_.data() + layer * sizes_.code_layer();
-        if (clustered) {
-            std::vector<uint8_t> one(sizes_.codes);
-            memory_.read(one.data(), data, one.size());
-            cluster_codes(one.data(), one.size() / words / 4, words);
-            memory_.write(data, one.data(), one.size());
-        }
+        if (problem_.codes != problems::Codes::RANDOM)
+            write_codes(data, layer);
         if (sizes_.norms)
             fill_norms(memory_, data + sizes_.codes, sizes_.norms, 3);
+        if (problem_.outlier_norm)
+            for (size_t head = 0; head < sizes_.num_pages * size_t(shape_.num_code_heads); head++)
+                memory_.write(data + sizes_.codes + head * size_t(shape_.max_length) * 2, &HUGE_NORM, 2);
     }
+    if (problem_.codes == problems::Codes::TRACE)
+        write_query_maps();
+}
+
+void Workload::write_codes(uint8_t *layer, uint64_t seed)
+{
+    const CodeExtents extents = {problem_.first_alone ? 1 : num_sequences_, shape_.num_code_heads, shape_.max_length,
+                                 (shape_.code_bits + 31) / 32};
+    const std::vector<uint32_t> codes = key_codes(problem_, extents, trace_, seed);
+    memory_.write(layer, codes.data(), codes.size() * 4);
+}
+
+/* The trace's, head by head in turn. */
+void Workload::write_query_maps()
+{
+    const size_t head_size = size_t(shape_.head_dim_qk) * size_t(shape_.code_bits);
+    std::vector<uint16_t> map;
+    for (int head = 0; head < shape_.num_code_heads; head++) {
+        const auto from = trace_->query_map.begin() + int64_t(head % trace_->num_heads * head_size);
+        map.insert(map.end(), from, from + int64_t(head_size));
+    }
+    for (size_t layer = 0; layer < num_map_layers_; layer++)
+        memory_.write(codes_.data() + maps_ + layer * sizes_.map_layer(), map.data(), map.size() * 2);
+}
+
+void Workload::fill_queries(Set &set, uint64_t seed)
+{
+    fill_values(memory_, set.q.data(), set.q.size(), shape_.q.dtype, seed);
+    if (problem_.codes == problems::Codes::TRACE) {
+        /* A query of the trace for each row; all KV heads of a row have the same one. */
+        const size_t group_size = size_t(trace_->group) * size_t(trace_->head_dim);
+        std::vector<uint16_t> q;
+        for (int64_t row = 0; row < num_rows_; row++) {
+            const size_t query = size_t(devices::random_word(seed, uint64_t(row)) % uint64_t(trace_->num_queries));
+            for (int head = 0; head < shape_.num_kv_heads; head++) {
+                const size_t at = (query * size_t(trace_->num_heads) + size_t(head % trace_->num_heads)) * group_size;
+                q.insert(q.end(), trace_->q.begin() + int64_t(at), trace_->q.begin() + int64_t(at + group_size));
+            }
+        }
+        memory_.write(set.q.data(), q.data(), q.size() * 2);
+    }
+    if (problem_.nan_query)
+        for (int head = 0; head < shape_.num_q_heads; head++)
+            memory_.write(set.q.data() + size_t(head) * size_t(shape_.head_dim_qk) * 2, &NOT_A_NUMBER, 2);
 }
 
 void Workload::make_sets()
@@ -137,7 +163,7 @@ void Workload::make_sets()
     sets_.resize(num_sets_);
     for (Set &set : sets_) {
         set.q = Buffer(memory_, rows * q_heads * size_t(shape_.head_dim_qk) * size_t(hattn_dtype_size(shape_.q.dtype)));
-        fill_values(memory_, set.q.data(), set.q.size(), shape_.q.dtype, 100 + size_t(&set - sets_.data()));
+        fill_queries(set, 100 + size_t(&set - sets_.data()));
         set.weights = Buffer(memory_, rows * selections * size_t(shape_.code_bits));
         set.indices = Buffer(memory_, rows * selections * size_t(shape_.k) * 4);
         set.counts = Buffer(memory_, rows * selections * 4);
@@ -154,33 +180,56 @@ void Workload::make_sets()
     fill_values(memory_, partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
 }
 
-void Workload::make_block_table(const problems::Problem &problem)
+/* Pages that sequences share come in another order each time. */
+void Workload::make_block_table()
 {
     std::vector<int32_t> pages(sizes_.num_pages);
     std::iota(pages.begin(), pages.end(), 0);
-    if (!problem.ordered_pages)
-        std::shuffle(pages.begin(), pages.end(), std::mt19937(7));
+    std::mt19937 random(7);
     size_t stride = size_t(shape_.block_table.stride[0]), next = 0;
-    std::vector<int32_t> table(problem.lengths.size() * stride);
-    for (size_t b = 0; b < problem.lengths.size(); b++)
-        for (int64_t slot = 0; slot < problem.lengths[b]; slot += shape_.page_size)
-            table[b * stride + size_t(slot / shape_.page_size)] = pages[next++];
+    std::vector<int32_t> table(problem_.lengths.size() * stride);
+    for (size_t b = 0; b < problem_.lengths.size(); b++)
+        for (int64_t slot = 0; slot < problem_.lengths[b]; slot += shape_.page_size) {
+            if (next % pages.size() == 0 && !problem_.ordered_pages)
+                std::shuffle(pages.begin(), pages.end(), random);
+            table[b * stride + size_t(slot / shape_.page_size)] = pages[next++ % pages.size()];
+        }
     block_table_ = devices::buffer_of(memory_, table);
 }
 
-Workload::Workload(const problems::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit)
-    : memory_(memory), shape_(shape_of(problem)), sizes_(shape_, problem), num_sequences_(int(problem.lengths.size())),
-      q_len_(problem.q_len), num_tokens_(problem.num_tokens), num_parts_(problem.num_parts), append_(problem.append),
-      num_rows_(int64_t(num_sequences_) * q_len_),
-      num_keys_(std::accumulate(problem.lengths.begin(), problem.lengths.end(), int64_t(0))),
-      cache_(3 * memory.properties().cache),
+static void check_trace(const problems::Problem &problem, const hattn_problem &shape, const TraceKeys *trace)
+{
+    if (problem.codes == problems::Codes::TRACE &&
+        (!trace || trace->head_dim != shape.head_dim_qk || trace->num_words * 32 != shape.code_bits ||
+         trace->group * shape.num_kv_heads != shape.num_q_heads || shape.query_map.dtype != HATTN_F16 ||
+         shape.map_kind != HATTN_MAP_LINEAR))
+        throw std::logic_error(problem.name + " needs the keys of a trace of its dims");
+}
+
+Workload::Workload(const problems::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit,
+                   const TraceKeys *trace)
+    : problem_(problem), trace_(trace), memory_(memory), shape_(shape_of(problem)), sizes_(shape_, problem),
+      num_sequences_(int(problem.lengths.size())), q_len_(problem.q_len), num_tokens_(problem.num_tokens),
+      num_parts_(problem.num_parts), append_(problem.append), cache_(3 * memory.properties().cache),
       seq_len_(devices::buffer_of(memory, std::vector<int32_t>(problem.lengths.begin(), problem.lengths.end())))
 {
+    check_trace(problem, shape_, trace);
+    std::vector<int32_t> starts = {0};
+    const std::vector<int> q_lens = problems::query_lengths(problem);
+    for (size_t b = 0; b < q_lens.size(); b++) {
+        starts.push_back(starts.back() + q_lens[b]);
+        num_keys_ += problem.lengths[b];
+        num_scores_ += int64_t(q_lens[b]) * problem.lengths[b];
+        num_kept_ += int64_t(q_lens[b]) * std::min(problem.k, problem.lengths[b]);
+    }
+    num_rows_ = starts.back() + problem.padding_rows;
+    if (!problem.q_lens.empty())
+        q_start_ = devices::buffer_of(memory, starts);
     choose_rotation(turns, memory_limit);
-    fill_layers(problem.pattern == problems::Pattern::CLUSTERED);
+    fill_layers();
     make_sets();
     if (shape_.page_size)
-        make_block_table(problem);
+        make_block_table();
 
     /* New keys are read straight out of the rotation, through several layers where one is too small. */
     const int64_t most = int64_t(kv_.size()) / int64_t(new_key_bytes());
@@ -210,8 +259,8 @@ uint64_t Workload::new_key_bytes() const
 GatherShape Workload::gather_shape() const
 {
     GatherShape gather;
-    gather.num_rows = num_keys_;
-    gather.num_selected = int64_t(shape_.k) * num_rows_;
+    gather.num_rows = std::min(num_keys_, problem_.pool_keys ? problem_.pool_keys : num_keys_);
+    gather.num_selected = num_kept_;
     gather.row_bytes = int64_t(shape_.head_dim_qk) * int64_t(size_t(hattn_dtype_size(shape_.k_cache.dtype)));
     return gather;
 }
@@ -228,7 +277,7 @@ std::unique_ptr<Ceiling> Workload::device_ceiling(devices::Stopwatch &stopwatch,
 
 Traffic Workload::traffic(Stage stage) const
 {
-    const double rows = double(num_rows_), selections = rows * shape_.num_selection_heads, keys = double(num_keys_);
+    const double rows = double(num_rows_), selections = shape_.num_selection_heads, keys = double(num_keys_);
     const double key_map = map_bytes(shape_, shape_.key_map, true);
     const double query_map = map_bytes(shape_, shape_.query_map, shape_.map_kind == HATTN_MAP_MLP);
     const double q = rows * shape_.num_q_heads * shape_.head_dim_qk * double(size_t(hattn_dtype_size(shape_.q.dtype)));
@@ -237,13 +286,13 @@ Traffic Workload::traffic(Stage stage) const
     const double row = double(shape_.head_dim_qk + (sizes_.v ? shape_.head_dim_v : 0)) *
                        double(size_t(hattn_dtype_size(shape_.k_cache.dtype)));
     const double codes = keys * shape_.num_code_heads * code;
-    const double gathered = selections * shape_.k * row;
+    const double gathered = selections * double(num_kept_) * row;
     Traffic traffic;
     switch (stage) {
     case ENCODE: traffic.streamed = query_map + q; break;
     case SCORE: traffic.streamed = codes; break;
     case TOPK:
-        traffic.cached = selections * shape_.max_length * double(size_t(hattn_dtype_size(shape_.scores.dtype)));
+        traffic.cached = selections * double(num_scores_) * double(size_t(hattn_dtype_size(shape_.scores.dtype)));
         break;
     case ATTEND: traffic.gathered = gathered; break;
     case MERGE: traffic.cached = double(num_parts_) * rows * shape_.num_q_heads * (shape_.head_dim_v + 1) * 4; break;

@@ -12,6 +12,7 @@
 
 #include "api/hattn.h"
 #include "bench/ceiling.h"
+#include "bench/key_codes.h"
 #include "devices/buffer.h"
 #include "problems/problems.h"
 
@@ -35,8 +36,10 @@ class Workload
 public:
     /* Fills `memory`, which outlives it. With Turns::STAGES K and V rotate over at least 1 GiB, three last level caches and
      * two layers, codes over three caches; with Turns::ALONE each stage touches three caches before it starts again. Over
-     * less where that would pass `memory_limit` bytes, but one layer always. Throws what the memory throws. */
-    Workload(const problems::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit);
+     * less where that would pass `memory_limit` bytes, but one layer always. Problems of Codes::TRACE need `trace`, of their
+     * dims, which outlives the workload too. Throws what the memory throws. */
+    Workload(const problems::Problem &problem, const devices::Memory &memory, Turns turns, size_t memory_limit,
+             const TraceKeys *trace = nullptr);
     /* Of one layer, K, V and codes. */
     static size_t layer_bytes(const problems::Problem &problem);
 
@@ -54,6 +57,9 @@ public:
     hattn_status prepare(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
     /* Moves to the next layer of K and V: before the stages of one step. */
     void next_layer() { kv_layer_ = (kv_layer_ + 1) % num_kv_layers_; }
+    /* Writes other queries for the call that was run, or recorded, when set_turn() was `turn`. */
+    void renew_queries(size_t turn, uint64_t seed) { fill_queries(sets_[turn % sets_.size()], seed); }
+    size_t set_turn() const { return set_; }
     hattn_status run(Stage stage, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
 
 private:
@@ -75,9 +81,12 @@ private:
     };
 
     void choose_rotation(Turns turns, size_t memory_limit);
-    void fill_layers(bool clustered);
+    void fill_layers();
+    void write_codes(uint8_t *layer, uint64_t seed);
+    void write_query_maps();
+    void fill_queries(Set &set, uint64_t seed);
     void make_sets();
-    void make_block_table(const problems::Problem &problem);
+    void make_block_table();
 
     hattn_batch batch() const;
     CodeLayer next_code_layer();
@@ -99,19 +108,21 @@ private:
     hattn_status encode_keys(const CodeLayer &layer, const hattn_plan *plan, const hattn_exec *exec,
                              hattn_error *error);
 
+    problems::Problem problem_;
+    const TraceKeys *trace_;
     const devices::Memory &memory_;
     hattn_problem shape_;
     Sizes sizes_;
     int num_sequences_, q_len_, num_tokens_, num_parts_, append_;
-    int64_t num_rows_, num_keys_; /* of all sequences */
-    size_t cache_;                /* bytes to touch before anything is met again */
+    int64_t num_rows_ = 0, num_keys_ = 0, num_scores_ = 0, num_kept_ = 0; /* of all sequences; of one head */
+    size_t cache_; /* bytes to touch before anything is met again */
     size_t num_kv_layers_, num_code_layers_, num_map_layers_, num_sets_;
     size_t kv_layer_ = 0, code_layer_ = 0, map_layer_ = 0, set_ = 0;
     bool short_of_memory_ = false;
     devices::Buffer kv_, codes_;
     size_t maps_; /* where they start behind the codes: on the host they are in huge pages together */
     std::vector<Set> sets_;
-    devices::Buffer seq_len_, block_table_;
+    devices::Buffer seq_len_, q_start_, block_table_;
     devices::Buffer scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;
 };
 

@@ -15,7 +15,8 @@ hattn_batch Workload::batch() const
     hattn_batch batch = {};
     batch.num_sequences = num_sequences_;
     batch.num_rows = int32_t(num_rows_);
-    batch.q_len = q_len_;
+    batch.q_len = q_start_.size() ? 0 : q_len_;
+    batch.q_start = q_start_.at();
     batch.seq_len = seq_len_.at();
     batch.block_table = block_table_.at();
     return batch;

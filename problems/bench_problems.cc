@@ -97,7 +97,9 @@ std::vector<Problem> bench_problems()
     for (int bits : {96, 256, 512})
         add(&all, s1, "_" + std::to_string(bits)).code_bits = bits;
     add(&all, s1, "_append").append = true;
-    add(&all, s1, "_clustered").pattern = Pattern::CLUSTERED;
+    Problem &clustered = add(&all, s1, "_clustered");
+    clustered.codes = Codes::RUNS;
+    clustered.run_length = 64;
 
     add_features(&all, s4);               /* GPUs */
     for (bool head_major : {false, true}) /* else the codes of one token are side by side */
@@ -108,6 +110,8 @@ std::vector<Problem> bench_problems()
             p.ordered_pages = ordered;
             p.strides = head_major ? Strides::HEAD_MAJOR : Strides::COMPACT;
         }
+    add_key_problems(&all);
+    add_plan_problems(&all);
     return all;
 }
 

@@ -42,6 +42,14 @@ enum class Strides {
 
 enum class Budgets { NONE, EACH, PER_SEQUENCE, PER_HEAD, ONE }; /* NONE: null; the others by broadcast strides */
 enum class Scales { NONE, ONE, PER_HEAD };
+/* Of a benchmark's keys. */
+enum class Codes {
+    RANDOM,
+    RUNS,  /* neighbours are alike: run_length keys share a random code, of which 5.5 % of the bits flip in each */
+    TRACE, /* of the keys of a trace in examples/, with its map and queries */
+    SAMPLED_APART, /* all keys are alike but those of an evenly spread sample, which are random: what a sample promises is not there */
+    EQUAL
+};
 enum class Tag { SMALL, MEDIUM, BENCH }; /* tests run the first two, benchmarks the last */
 
 /* Zeros mean what they mean in a hattn_problem. */
@@ -91,6 +99,18 @@ struct Problem {
     bool slot_mapping = true; /* false: token t goes to slot t */
     int num_parts = 3;        /* of hattn_merge */
 
+    /* Benchmarks. */
+    std::string set;      /* empty: timed by default; else only if the set or the problem is asked for */
+    std::string baseline; /* a problem before this one with the same work, in an easier form */
+    Codes codes = Codes::RANDOM;
+    int run_length = 0;        /* of Codes::RUNS */
+    std::string trace;         /* of Codes::TRACE */
+    bool first_alone = false;  /* codes, of the first sequence alone; the others' are random */
+    bool nan_query = false;    /* in the first row */
+    bool outlier_norm = false; /* of one key of each head */
+    int max_sequences = 0;     /* of the plan; 0: as many as there are */
+    int64_t pool_keys = 0;     /* sequences share pages where they need more; 0: they do not */
+
     int repetitions = 0; /* in how many manners, drawn by the seed, each operation is run again; 0: in all */
 };
 
@@ -99,6 +119,9 @@ inline std::ostream &operator<<(std::ostream &stream, const Problem &problem) { 
 /* The list, in order; names are unique. */
 const std::vector<Problem> &all_problems();
 std::vector<Problem> bench_problems();
+/* Added to the benchmark's: codes of keys that are alike (set "keys"), plans that are larger than what they run (set "plans"). */
+void add_key_problems(std::vector<Problem> *all);
+void add_plan_problems(std::vector<Problem> *all);
 
 /* One out of the whole space of valid problems, small enough for a scalar backend; called "random-SEED". */
 Problem random_problem(uint64_t seed);

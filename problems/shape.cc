@@ -135,8 +135,8 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
         sparse.max_q_len = std::max(sparse.max_q_len, length);
     }
     bool spare = problem.tag != Tag::BENCH;
-    sparse.max_sequences = static_cast<int>(problem.lengths.size()) + spare;
-    sparse.max_rows = rows + 2 * spare;
+    sparse.max_sequences = std::max(static_cast<int>(problem.lengths.size()), problem.max_sequences) + spare;
+    sparse.max_rows = std::max(rows, problem.max_sequences * sparse.max_q_len) + 2 * spare;
     sparse.q.dtype = problem.q_dtype;
     sparse.k_cache.dtype = problem.kv_dtype;
     sparse.out.dtype = problem.out_dtype;
