@@ -90,8 +90,12 @@ void BenchReport::add(const problems::Problem &problem, const Workload &workload
         json_put(json, "score", json_text(score));
         json_put(json, "code_bits", json_integer(bits));
         json_put(json, "stage", json_text(STAGE_NAMES[stage]));
+        if (stage == DECODE)
+            add_steps(problem.name, config, json);
         json_put(json, "us", json_number(row.us));
         json_put(json, "us_min", json_number(row.us_min));
+        if (stage == DECODE && !problem.baseline.empty())
+            json_put(json, "baseline", json_text(problem.baseline));
         json_put(json, "bytes", json_integer(json_int_t(row.bytes)));
         json_put(json, "floor_us", json_number(row.floor_us));
         json_put(json, "ceiling_gbps", json_number(row.ceiling_gbps));
@@ -103,16 +107,51 @@ void BenchReport::add(const problems::Problem &problem, const Workload &workload
     }
     print(table.str() + "\n");
     const Row &decode = rows[DECODE], &dense = rows[DENSE];
+    const double to_baseline = this->to_baseline(problem, config);
     summary_.row({problem.name, score, std::to_string(bits), info.backend, info.isa, std::to_string(config.threads),
                   number(decode.us, 1), number(decode.percent, 0), number(decode.percent_stream, 0),
                   number(dense.us, 1), number(dense.percent_stream, 0), number(dense.us / decode.us, 1),
-                  number(ceiling.stream_gbps(), 1), number(ceiling.gather_gbps(), 1)});
+                  number(to_baseline, 2), number(ceiling.stream_gbps(), 1), number(ceiling.gather_gbps(), 1)});
+}
+
+double BenchReport::to_baseline(const problems::Problem &problem, const Config &config)
+{
+    const hattn_device_info &info = config.device->info();
+    const std::string of = format(" %s %s %d", info.backend, info.isa, config.threads);
+    const double us = decode_us_[problem.name + of] = config.us[DECODE].median();
+    const auto baseline = decode_us_.find(problem.baseline + of);
+    return baseline == decode_us_.end() ? std::nan("") : us / baseline->second;
+}
+
+void BenchReport::add_steps(const std::string &shape, const Config &config, json_t *json)
+{
+    const Samples &us = config.step_us;
+    if (us.empty())
+        return;
+    const hattn_device_info &info = config.device->info();
+    const double median = us.median(), late = 100 * us.share_above(2 * median);
+    has_steps_ = true;
+    steps_.row({shape, info.backend, info.isa, std::to_string(config.threads), std::to_string(us.size()),
+                number(us.mean(), 1), number(median, 1), number(us.quantile(0.99), 1), number(late, 1),
+                config.rescored < 0 ? "-" : std::to_string(config.rescored)});
+    json_t *steps = json_object();
+    json_put(json, "steps", steps);
+    json_put(steps, "number", json_integer(json_int_t(us.size())));
+    json_put(steps, "mean_us", json_number(us.mean()));
+    json_put(steps, "median_us", json_number(median));
+    json_put(steps, "p99_us", json_number(us.quantile(0.99)));
+    json_put(steps, "percent_above_2_medians", json_number(late));
+    json_put(steps, "rescored", config.rescored < 0 ? json_null() : json_integer(config.rescored));
 }
 
 void BenchReport::print_summary() const
 {
     print("% of floor: codes and maps at stream, rows at gather speed. % stream: all bytes at stream speed.\n" +
           summary_.str());
+    if (has_steps_)
+        print("\nSingle decodes, each of other queries. scored again: rows and heads whose sample had promised too "
+              "much.\n" +
+              steps_.str());
 }
 
 void BenchReport::put_into(json_t *root)

@@ -4,6 +4,7 @@
 #ifndef HATTN_TOOLS_BENCH_REPORT_H
 #define HATTN_TOOLS_BENCH_REPORT_H
 
+#include <map>
 #include <string>
 
 #include "bench/workload.h"
@@ -18,6 +19,8 @@ struct Config {
     std::unique_ptr<devices::Recording> recordings[NUM_STAGES];
     int64_t calls[NUM_STAGES] = {}; /* of a recording */
     Samples us[NUM_STAGES];         /* of a call */
+    Samples step_us;                /* of single decodes, each of other queries; empty: not timed */
+    int64_t rescored = -1;          /* HATTN_COUNTER_RESCORED of these decodes; -1: not counted */
 };
 
 class BenchReport
@@ -37,11 +40,19 @@ public:
 
 private:
     void print(const std::string &text) const;
+    /* The config's decode against that of the same config of problem.baseline; NaN where that was not timed before. */
+    double to_baseline(const problems::Problem &problem, const Config &config);
+    void add_steps(const std::string &shape, const Config &config, json_t *json);
 
     bool print_;
+    std::map<std::string, double> decode_us_; /* by shape and config */
     Json notes_, devices_, rows_;
-    Table summary_ = Table({"<shape", "<score", "bits", "<backend", "<isa", "threads", "decode us", "% of floor",
-                            "% stream", "dense us", "% stream", "dense/decode", "stream GB/s", "gather GB/s"});
+    Table summary_ =
+        Table({"<shape", "<score", "bits", "<backend", "<isa", "threads", "decode us", "% of floor", "% stream",
+               "dense us", "% stream", "dense/decode", "of baseline", "stream GB/s", "gather GB/s"});
+    bool has_steps_ = false;
+    Table steps_ = Table({"<shape", "<backend", "<isa", "threads", "steps", "mean us", "median us", "p99 us",
+                          "% above 2 medians", "scored again"});
 };
 
 #endif

@@ -4,12 +4,15 @@
  * so do the ceilings.
  */
 #include <algorithm>
+#include <map>
 #include <memory>
 
 #include "bench/workload.h"
 #include "core/sized.h"
 #include "tools/args.h"
 #include "tools/bench_report.h"
+#include "tools/bench_steps.h"
+#include "tools/bench_trace.h"
 
 namespace {
 
@@ -27,8 +30,8 @@ const int CEILING_EVERY = 3;
 const double IDLE_SHARE = 0.95;
 
 struct Options {
-    std::string backend = "cpu", isa, shape = "default", threads, json;
-    int64_t rounds = 12;
+    std::string backend = "cpu", isa, shape = "default", threads, json, traces = "examples";
+    int64_t rounds = 12, steps = 0;
 };
 
 /* Backends that work in one memory: all of the host's, or a device's one. */
@@ -40,7 +43,7 @@ struct Place {
 
     bool by_default(const Problem &problem) const
     {
-        return !is_host || Workload::layer_bytes(problem) <= DEFAULT_LAYER;
+        return problem.set.empty() && (!is_host || Workload::layer_bytes(problem) <= DEFAULT_LAYER);
     }
 };
 
@@ -130,10 +133,11 @@ std::vector<Problem> choose_problems(const std::string &names, const Place &plac
     for (const std::string &name : split(names)) {
         size_t before = chosen.size();
         for (const Problem &problem : all)
-            if (name == problem.name || name == "all" || (name == "default" && place.by_default(problem)))
+            if (name == problem.name || name == "all" || (name == problem.set && !name.empty()) ||
+                (name == "default" && place.by_default(problem)))
                 chosen.push_back(problem);
         if (chosen.size() == before) {
-            std::string known = "default, all";
+            std::string known = "default, keys, plans, all";
             for (const Problem &problem : all)
                 known += known.find(problem.name) == std::string::npos ? ", " + problem.name : "";
             throw UsageError("no shape '" + name + "'; there are " + known);
@@ -209,8 +213,27 @@ double run_rounds(Workload &workload, std::vector<Config> &configs, std::vector<
     return (thread_cpu_us() - cpu_start) / (now_us() - start);
 }
 
+/* Encoded when they are first asked for. */
+class Traces
+{
+public:
+    explicit Traces(const std::string &directory) : directory_(directory) {}
+
+    const TraceKeys &get(const std::string &name)
+    {
+        const auto found = traces_.find(name);
+        if (found != traces_.end())
+            return found->second;
+        return traces_[name] = load_trace_keys(directory_ + "/" + name + ".safetensors");
+    }
+
+private:
+    std::string directory_;
+    std::map<std::string, TraceKeys> traces_;
+};
+
 void bench_problem(const Problem &problem, const Place &place, const Options &options, const std::vector<int> &threads,
-                   BenchReport &report)
+                   Traces &traces, BenchReport &report)
 {
     if (Workload::layer_bytes(problem) > place.limit) {
         report.note(format("%s: left out, one layer is %zu MiB and %s can spare %zu MiB", problem.name.c_str(),
@@ -218,7 +241,8 @@ void bench_problem(const Problem &problem, const Place &place, const Options &op
                            place.limit >> 20));
         return;
     }
-    Workload workload(problem, place.memory, place.is_host ? Turns::STAGES : Turns::ALONE, place.limit);
+    const TraceKeys *trace = problem.trace.empty() ? nullptr : &traces.get(problem.trace);
+    Workload workload(problem, place.memory, place.is_host ? Turns::STAGES : Turns::ALONE, place.limit, trace);
     report.note(problem.name + ": " + workload.layers());
     std::vector<Config> configs = make_configs(place, options, threads, workload.shape());
     std::vector<ThreadCeiling> ceilings;
@@ -239,6 +263,9 @@ void bench_problem(const Problem &problem, const Place &place, const Options &op
         report.note(format("%s: this machine is busy, the timed thread had %.0f %% of a processor: long stages look "
                            "slower than short ones, quote nothing of this",
                            problem.name.c_str(), 100 * share));
+    if (options.steps)
+        for (Config &config : configs)
+            time_steps(workload, place.is_host, options.steps, config);
 
     for (const Config &config : configs)
         for (const ThreadCeiling &one : ceilings)
@@ -259,10 +286,15 @@ int cmd_bench(Args &args)
     args.choice("isa", {"all", "scalar", "neon", "avx2", "avx512"}, "of the cpu; without it the best of this machine",
                 &options.isa);
     args.text("shape", "NAME[,NAME]",
-              "which shapes; default: on the host those with layers up to 640 MiB, on devices all; all",
+              "which shapes, or sets of them: default (on the host those with layers up to 640 MiB, on devices all), "
+              "keys (keys that are like their neighbours), plans (larger than what they run), all",
               &options.shape);
     args.text("threads", "N[,M]", "of the cpu; without it 1 and all", &options.threads);
     args.number("rounds", "N", "timings of each stage", &options.rounds, 1, 1000);
+    args.number("steps", "N", "times so many decodes one by one, too, each of other queries: mean, median, p99",
+                &options.steps, 0, 1000000);
+    args.text("traces", "DIR", "of the shapes with real keys: where layer3.safetensors and layer5.safetensors are",
+              &options.traces);
     args.text("json", "FILE", "write JSON to this file; -: to stdout, instead of the tables", &options.json);
     if (!args.parse())
         return EXIT_OK;
@@ -272,12 +304,13 @@ int cmd_bench(Args &args)
     const devices::Properties host = devices::host_memory().properties();
     const std::string processor = Device("cpu", "", 1).info().name;
     BenchReport report(!json.is_stdout());
+    Traces traces(options.traces);
     for (const Place &place : make_places(choose_backends(options.backend))) {
         const std::vector<Problem> problems = choose_problems(options.shape, place);
         if (!place.is_host)
             report.device(Device(place.backends[0], "", 0));
         for (const Problem &problem : problems)
-            bench_problem(problem, place, options, threads, report);
+            bench_problem(problem, place, options, threads, traces, report);
     }
     report.print_summary();
 
