@@ -5,11 +5,13 @@
 
 #include <cmath>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "bench/ceiling.h"
 #include "bench/fill.h"
+#include "bench/key_codes.h"
 #include "bench/workload.h"
 #include "core/dtype.h"
 #include "core/sized.h"
@@ -50,6 +52,17 @@ TEST(Bench, MedianAndMin)
     samples.add(2.0);
     EXPECT_EQ(samples.median(), 3.5);
     EXPECT_EQ(samples.min(), 1.0);
+}
+
+TEST(Bench, MeanQuantileAndShare)
+{
+    Samples samples;
+    for (int value = 200; value >= 1; value--)
+        samples.add(value);
+    EXPECT_EQ(samples.mean(), 100.5);
+    EXPECT_EQ(samples.quantile(0.99), 198);
+    EXPECT_EQ(samples.quantile(1), 200);
+    EXPECT_EQ(samples.share_above(150), 0.25);
 }
 
 /* How fast a loop that anyone would write reads, at best of some. */
@@ -252,6 +265,196 @@ TEST(Bench, StagesRunOverFewLayersToo)
     hattn_device_close(device);
 }
 
+const problems::Problem &bench_problem(const std::string &name)
+{
+    static const std::vector<problems::Problem> all = problems::bench_problems();
+    for (const problems::Problem &problem : all)
+        if (problem.name == name)
+            return problem;
+    throw std::logic_error("no shape " + name);
+}
+
+TEST(Bench, BaselinesComeFirst)
+{
+    std::set<std::string> seen;
+    for (const problems::Problem &problem : problems::bench_problems()) {
+        EXPECT_TRUE(problem.baseline.empty() || seen.count(problem.baseline)) << problem.name;
+        EXPECT_TRUE(seen.insert(problem.name).second) << problem.name << " twice";
+    }
+}
+
+/* Bits of two keys that differ, of 128. */
+int distance(const std::vector<uint32_t> &codes, size_t key, size_t other)
+{
+    int bits = 0;
+    for (size_t w = 0; w < 4; w++)
+        bits += __builtin_popcount(codes[key * 4 + w] ^ codes[other * 4 + w]);
+    return bits;
+}
+
+/* The mean distance between neighbours for which is_pair(first) holds. */
+template <class IsPair>
+double neighbours(const std::vector<uint32_t> &codes, IsPair is_pair)
+{
+    double sum = 0, num = 0;
+    for (size_t key = 0; key + 1 < codes.size() / 4; key++)
+        if (is_pair(key)) {
+            sum += distance(codes, key, key + 1);
+            num++;
+        }
+    return sum / num;
+}
+
+TEST(Bench, KeysOfARunAreAlike)
+{
+    for (const char *name : {"S4_runs4", "S4_runs256", "S1_clustered"}) {
+        const problems::Problem &problem = bench_problem(name);
+        const size_t run = size_t(problem.run_length);
+        const auto codes = key_codes(problem, {2, 3, 4096, 4}, nullptr, 1);
+        ASSERT_EQ(codes.size(), 2u * 3 * 4096 * 4);
+        /* Each has 7 of 128 bits of its own: two differ in 2 * 7 * (1 - 7 / 128). */
+        EXPECT_NEAR(neighbours(codes, [=](size_t key) { return (key + 1) % run; }), 13.2, 0.3) << name;
+        EXPECT_NEAR(neighbours(codes, [=](size_t key) { return (key + 1) % run == 0; }), 64, 3) << name;
+        EXPECT_NE(codes, key_codes(problem, {2, 3, 4096, 4}, nullptr, 2)) << name << ": layers are alike";
+    }
+}
+
+TEST(Bench, KeysMadeAgainstTheSample)
+{
+    const int n = 131072;
+    const auto codes = key_codes(bench_problem("S4_sampled_apart"), {1, 1, n, 4}, nullptr, 1);
+    int apart = 0;
+    for (int key = 0; key < n; key++)
+        apart += distance(codes, size_t(key), n - 1) > 35; /* else 13 of 128, in the mean */
+    EXPECT_NEAR(apart, 128 * 16, 10);
+    const auto ties = key_codes(bench_problem("S4_ties"), {1, 2, 1000, 4}, nullptr, 1);
+    EXPECT_EQ(neighbours(ties, [](size_t key) { return key != 999; }), 0);
+}
+
+/* Neighbours of the trace stay neighbours: codes that count their keys. */
+TEST(Bench, TracesComeAgainFromAnotherStart)
+{
+    TraceKeys trace;
+    trace.num_heads = 2;
+    trace.num_keys = 500;
+    trace.num_words = 4;
+    for (uint32_t key = 0; key < 1000; key++)
+        for (uint32_t w = 0; w < 4; w++)
+            trace.codes.push_back((key * 4 + w) * 2654435761u);
+    const auto codes = key_codes(bench_problem("S4_trace3"), {2, 4, 1700, 4}, &trace, 1);
+    const auto source = [&](size_t key) { /* the nearest key of the trace */
+                                          int best = 129, nearest = -1;
+                                          for (int other = 0; other < 1000; other++) {
+                                              int bits = 0;
+                                              for (size_t w = 0; w < 4; w++)
+                                                  bits += __builtin_popcount(codes[key * 4 + w] ^
+                                                                             trace.codes[size_t(other) * 4 + w]);
+                                              nearest = bits < best ? other : nearest;
+                                              best = std::min(best, bits);
+                                          }
+                                          EXPECT_LE(best, 24) << key; /* 4 in the mean */
+                                          return nearest;
+    };
+    for (size_t head = 0; head < 8; head++)
+        for (size_t j : {0, 77, 499, 500, 1499, 1698}) {
+            const int one = source(head * 1700 + j), next = source(head * 1700 + j + 1);
+            EXPECT_EQ(one / 500, int(head % 2));
+            if (j % 500 != 499) {
+                EXPECT_EQ(next % 500, (one + 1) % 500) << "head " << head << " key " << j;
+            }
+        }
+    EXPECT_NE(source(0), source(500));
+    EXPECT_NE(source(0) % 500, source(1700) % 500);
+}
+
+/* A cpu or reference device with a plan, and a workload's stages on it. */
+void run_stages(const problems::Problem &problem, const std::string &backend)
+{
+    Workload workload(problem, host_memory(), Turns::STAGES, size_t(60) << 20);
+    hattn_error error = {};
+    hattn_device *device = nullptr;
+    hattn_device_options options = sized<hattn_device_options>();
+    options.backend = backend.c_str();
+    ASSERT_EQ(hattn_device_open(&options, &device, &error), HATTN_OK) << error.text;
+    hattn_plan *plan = nullptr;
+    ASSERT_EQ(hattn_plan_create(device, &workload.shape(), &plan, &error), HATTN_OK) << error.text;
+    hattn_exec exec = sized<hattn_exec>();
+    exec.num_threads = 1;
+    exec.workspace_size = hattn_plan_workspace_size(plan);
+    const Buffer workspace(host_memory(), exec.workspace_size);
+    exec.workspace = workspace.at();
+    ASSERT_EQ(hattn_workspace_init(device, exec.workspace, exec.workspace_size, nullptr, nullptr), HATTN_OK);
+    EXPECT_EQ(workload.prepare(plan, &exec, &error), HATTN_OK) << problem.name << ": " << error.text;
+    workload.renew_queries(workload.set_turn(), 5);
+    for (int stage = 0; stage < NUM_STAGES; stage++)
+        EXPECT_EQ(workload.run(Stage(stage), plan, &exec, &error), HATTN_OK)
+            << problem.name << " " << STAGE_NAMES[stage] << ": " << error.text;
+    hattn_plan_destroy(plan);
+    hattn_device_close(device);
+}
+
+/* Shorter, and with fewer heads, so that the reference takes part; of all sequences the first are kept. */
+problems::Problem shortened(problems::Problem problem)
+{
+    const bool pages = problem.page_size;
+    problem.num_kv_heads = 2;
+    problem.k = 32;
+    problem.num_tokens = 64;
+    for (int &length : problem.lengths)
+        length = pages ? length / 512 : 3000;
+    problem.max_length = pages ? 256 : 0;
+    problem.max_sequences /= 8;
+    problem.padding_rows /= 8;
+    if (problem.lengths.size() > 8)
+        problem.lengths.resize(problem.lengths.size() / 8);
+    if (!problem.q_lens.empty())
+        problem.q_lens.resize(problem.lengths.size());
+    return problem;
+}
+
+TEST(Bench, KeysAndPlansRunOnTheHost)
+{
+    for (const char *name : {"S3_runs16", "S4_sampled_apart_first_alone", "S4_ties", "S4_weighted_nan",
+                             "S4_weighted_norms_outlier", "plan64_rows1_128k", "plan64_rows4_32k_padded",
+                             "plan256_rows4_1k_ragged", "plan64_mixed_ragged", "plan256_mixed_padded"})
+        for (const char *backend : {"cpu", "reference"})
+            run_stages(shortened(bench_problem(name)), backend);
+}
+
+/* Of a mixed batch the true lengths, whatever the plan allows; short ones keep all that they have. */
+TEST(Bench, CountsTheBytesOfWhatIsThere)
+{
+    problems::Problem problem = bench_problem("plan64_rows4_8k_padded");
+    problem.lengths = {0, 1000, 64, 300, 0};
+    problem.k = 200;
+    for (bool is_ragged : {false, true}) {
+        if (is_ragged) {
+            problem.q_lens = {1, 1, 1, 1, 1};
+            problem.padding_rows = 59;
+        }
+        const Workload workload(problem, host_memory(), Turns::STAGES, 1);
+        EXPECT_EQ(workload.shape().max_rows, 64);
+        EXPECT_EQ(workload.shape().max_length, 131072);
+        EXPECT_EQ(workload.traffic(SCORE).streamed, 1364 * 8 * 16);
+        EXPECT_EQ(workload.traffic(ATTEND).gathered, (200 + 64 + 200) * 8 * 512);
+        EXPECT_EQ(workload.traffic(TOPK).cached, 1364 * 8 * 2);
+        EXPECT_EQ(workload.traffic(DENSE).streamed, 1364 * 8 * 512);
+    }
+}
+
+/* Sequences that share pages need no more memory than the pool. */
+TEST(Bench, PoolsBoundMemory)
+{
+    problems::Problem problem = bench_problem("plan256_rows256_128k");
+    const size_t of_pool = Workload::layer_bytes(problem);
+    problem.pool_keys /= 2;
+    EXPECT_NEAR(double(of_pool) / double(Workload::layer_bytes(problem)), 2, 0.01);
+    EXPECT_LT(of_pool, size_t(40) << 30);
+    problem = shortened(problem);
+    problem.pool_keys = 512; /* 2 sequences' of 32 */
+    run_stages(problem, "cpu");
+}
+
 /* The floor of design.md: n codes, k rows of K and V, maps and queries besides. */
 TEST(Bench, CountsTheBytesOfEveryBenchmarkShape)
 {
@@ -312,6 +515,59 @@ void check_report(const std::string &backend)
 
 TEST(Bench, ReportsEveryStageInJson) { check_report("cpu"); }
 
+void check_steps(const std::string &backend)
+{
+    const Ran ran = run_hattn({"bench", "--backend", backend, "--shape", "exact_rows1_1k,plan8_rows1_1k_padded",
+                               "--rounds", "1", "--threads", "1", "--steps", "4", "--json", "-"});
+    ASSERT_EQ(ran.exit_code, 0) << ran.err;
+    const JsonOwner root = parse_json(ran.out);
+    size_t i, seen = 0;
+    json_t *row;
+    json_array_foreach(json_object_get(root.get(), "rows"), i, row)
+    {
+        const json_t *steps = json_object_get(row, "steps");
+        const bool is_decode = json_string_value(json_object_get(row, "stage")) == std::string("decode");
+        ASSERT_EQ(steps != nullptr, is_decode);
+        if (!is_decode)
+            continue;
+        seen++;
+        EXPECT_EQ(real(steps, "number"), 4);
+        EXPECT_GT(real(steps, "median_us"), 0);
+        EXPECT_GE(real(steps, "p99_us"), real(steps, "median_us"));
+        EXPECT_GE(real(steps, "p99_us"), real(steps, "mean_us"));
+        EXPECT_EQ(real(steps, "percent_above_2_medians") > 0, real(steps, "p99_us") > 2 * real(steps, "median_us"));
+        EXPECT_EQ(json_is_null(json_object_get(steps, "rescored")), backend != "cuda");
+        const json_t *baseline = json_object_get(row, "baseline");
+        EXPECT_STREQ(json_string_value(json_object_get(row, "shape")),
+                     baseline ? "plan8_rows1_1k_padded" : "exact_rows1_1k");
+        EXPECT_TRUE(!baseline || json_string_value(baseline) == std::string("exact_rows1_1k"));
+        EXPECT_EQ(real(row, "bytes"), 1024 * 8 * (16 + 512) + 8 * 128 * 128 * 2 + (baseline ? 8 : 1) * 32 * 128 * 2);
+    }
+    EXPECT_EQ(seen, 2u);
+}
+
+TEST(Bench, ReportsStepsInJson)
+{
+    check_steps("cpu");
+    check_steps("reference");
+}
+
+TEST(Bench, ReportsStepsOfCudaInJson)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    check_steps("cuda");
+}
+
+/* The map of the trace, which finds keys that are alike, and its keys: through the command, which reads the file. */
+TEST(Bench, TimesTracesKeys)
+{
+    const Ran ran = run_hattn({"bench", "--shape", "S2_trace5", "--rounds", "1", "--threads", "1", "--json", "-"});
+    ASSERT_EQ(ran.exit_code, 0) << ran.err;
+    EXPECT_NE(ran.out.find("S2_trace5"), std::string::npos);
+}
+
 TEST(Bench, ReportsEveryStageOfCudaInJson)
 {
     const std::string why = why_no_device("cuda");
@@ -325,6 +581,10 @@ TEST(Bench, RefusesWhatItDoesNotKnow)
     const Ran shape = run_hattn({"bench", "--shape", "nothing"});
     EXPECT_EQ(shape.exit_code, 2);
     EXPECT_NE(shape.err.find("no shape 'nothing'"), std::string::npos) << shape.err;
+    const Ran traces = run_hattn({"bench", "--shape", "S1,S2_trace3", "--traces", "nowhere"});
+    EXPECT_EQ(traces.exit_code, 2);
+    EXPECT_NE(traces.err.find("nowhere/layer3.safetensors"), std::string::npos) << traces.err;
+    EXPECT_EQ(traces.out, "") << "told before anything is timed";
     const Ran threads = run_hattn({"bench", "--threads", "0"});
     EXPECT_EQ(threads.exit_code, 2);
     EXPECT_NE(threads.err.find("--threads"), std::string::npos) << threads.err;

@@ -305,7 +305,12 @@ int cmd_bench(Args &args)
     const std::string processor = Device("cpu", "", 1).info().name;
     BenchReport report(!json.is_stdout());
     Traces traces(options.traces);
-    for (const Place &place : make_places(choose_backends(options.backend))) {
+    const std::vector<Place> places = make_places(choose_backends(options.backend));
+    for (const Place &place : places) /* what is missing is said before anything is timed */
+        for (const Problem &problem : choose_problems(options.shape, place))
+            if (!problem.trace.empty())
+                traces.get(problem.trace);
+    for (const Place &place : places) {
         const std::vector<Problem> problems = choose_problems(options.shape, place);
         if (!place.is_host)
             report.device(Device(place.backends[0], "", 0));
