@@ -80,12 +80,16 @@ class Hattn:
         self.indices = torch.empty(selections + (shape.k,), dtype=torch.int32, device="cuda")
         self.counts = torch.empty(selections, dtype=torch.int32, device="cuda")
         self.lengths = torch.full((shape.batch,), shape.n, dtype=torch.int32, device="cuda")
-        batch = Batch(num_sequences=shape.batch, num_rows=shape.batch, q_len=1, seq_len=buffer(self.lengths))
         if page_size:
             pages = shape.batch * shape.n // page_size
             self.table = torch.randperm(pages, device="cuda").to(torch.int32).view(shape.batch, -1)
+        self._args = [self._layer_args(i, self.batch()) for i in range(layers.count)]
+
+    def batch(self):
+        batch = Batch(num_sequences=self.shape.batch, num_rows=self.shape.batch, q_len=1, seq_len=buffer(self.lengths))
+        if self.page_size:
             batch.block_table = buffer(self.table)
-        self._args = [self._layer_args(i, batch) for i in range(layers.count)]
+        return batch
 
     def _layer_args(self, i, batch):
         decode, dense, attend = sized(DecodeArgs), sized(AttendArgs), sized(AttendArgs)

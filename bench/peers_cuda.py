@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""hattn beside the best dense decode that a PyTorch user has on this GPU: one table out of one run in which all take turns.
+"""hattn beside what a PyTorch user has on this GPU, torch and FlashInfer: one table out of one run in which all take turns.
 
-Runs in the Python that has torch with CUDA (2.11 was used), installs nothing. hattn's results are checked against torch's
+Runs in the Python that has torch with CUDA (2.11 was used), installs nothing; FlashInfer takes part where it is there. hattn's results are checked against torch's
 on the same selection first. Rows that cannot be had say why. --from JSON draws the page and the figure of an earlier run.
 """
 import argparse
@@ -61,7 +61,8 @@ def add_torch(contenders, shape, layers, expected):
 
 
 def run_shape(device, shape, stream, rounds):
-    """Rows of one shape: hattn's steps and dense attention, torch's dense attention, pages."""
+    """Rows of one shape: hattn's steps and dense attention, torch's and FlashInfer's dense attention, pages, top-k."""
+    import peers_flashinfer
     import torch
     from cuda_rounds import Contender, Hattn, Layers, run_rounds
     layers = Layers(shape)
@@ -80,13 +81,18 @@ def run_shape(device, shape, stream, rounds):
     main.dense(0)
     torch.cuda.synchronize()
     add_torch(contenders, shape, layers, main.out.clone())
-    for page_size in PAGE_SIZES if shape.name in PAGED_SHAPES else ():
-        add("hattn decode, 128 bits, pages of %d" % page_size, page_size=page_size)
+    page_sizes = set(PAGE_SIZES if shape.name in PAGED_SHAPES else ()) | {peers_flashinfer.PAGE_SIZE}
+    paged = {size: add("hattn decode, 128 bits, pages of %d" % size, page_size=size)
+             for size in sorted(page_sizes, reverse=True)}
+    contenders += peers_flashinfer.decode_contenders(paged[peers_flashinfer.PAGE_SIZE], layers)
+    first_topk = len(contenders)
+    contenders += peers_flashinfer.topk_contenders(main, layers)
     run_rounds(contenders, stream, rounds)
     best = min((c for c in contenders if c.us and c.name.startswith("torch")), key=lambda c: c.median, default=None)
     rows = []
-    for c in contenders:
-        to = contenders[0] if "pages" in c.name or c is contenders[0] or not best else best
+    for i, c in enumerate(contenders):
+        to = contenders[0] if c.name.startswith("hattn decode, 128 bits, pages") or c is contenders[0] or not best else best
+        to = contenders[first_topk] if i >= first_topk else to
         rows.append(Row(shape.name, c.name, c.median if c.us else None, to.name if to.us else "",
                         to.median if to.us else None, c.note))
     if best and contenders[0].us:
@@ -163,6 +169,7 @@ def run_offloaded(device, shape, stream, rounds):
 
 
 def run(args):
+    import peers_flashinfer
     import torch
     from cuda_rounds import Shape
     from hattn_ctypes import Device, Library
@@ -178,8 +185,8 @@ def run(args):
         for shape in shapes:
             if shape.name in OFFLOADED_SHAPES:
                 rows += run_offloaded(device, shape, stream, args.rounds)
-    machine = "%s, torch %s, CUDA %s, cuDNN %s" % (torch.cuda.get_device_name(), torch.__version__, torch.version.cuda,
-                                                   torch.backends.cudnn.version())
+    machine = "%s, torch %s, CUDA %s, cuDNN %s, %s" % (torch.cuda.get_device_name(), torch.__version__, torch.version.cuda,
+                                                       torch.backends.cudnn.version(), peers_flashinfer.version())
     return {"machine": machine, "rounds": args.rounds, "rows": [vars(row) for row in rows]}
 
 
@@ -197,7 +204,7 @@ def caption(result):
 
 
 def markdown(result, rows, figure_path):
-    text = ("# hattn beside PyTorch on a GPU\n\n`bench/peers_cuda.py` wrote this page.\n\n" +
+    text = ("# hattn beside PyTorch and FlashInfer on a GPU\n\n`bench/peers_cuda.py` wrote this page.\n\n" +
             caption(result) + "\n\n")
     shapes = "".join("- %s: %d sequences, %d query heads on %d, %d keys, budget %d\n" % numbers for numbers in SHAPES)
     picture = "\n![us against the best dense attention](%s)\n" % os.path.basename(figure_path) if figure_path else ""
