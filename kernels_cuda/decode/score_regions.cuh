@@ -189,7 +189,7 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_even, const Quer
     constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed;
     const RegionRun &regions = run.regions;
     const PlacedTask &placed = fixed.placed;
-    const int32_t seq_len = is_even ? load_now(lengths_of(regions)) : placed.seq_len,
+    const int32_t seq_len = is_even ? load_now(lengths_of(regions) + placed.place.sequence) : placed.seq_len,
                   budget = load_budget(regions, placed);
     Planes<kWords> &planes = fixed.planes;
     const int stride = histogram_stride(regions.row_size);
