@@ -151,12 +151,10 @@ struct CandidateList {
 #pragma unroll
         for (int i = 0; i < kPerLoad; i++)
             if (listed[i]) {
-                if (place < room) {
-                    if (keys)
-                        keys[place] = ordered_key(values[i]);
-                    entries[place] = (position + i) << 16 | level[i];
-                }
-                place++;
+                const uint32_t there = min(place++, room - 1);
+                if (keys)
+                    keys[there] = ordered_key(values[i]);
+                entries[there] = (position + i) << 16 | level[i];
                 counts.count(level[i]);
             }
     }

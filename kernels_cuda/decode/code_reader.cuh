@@ -39,12 +39,14 @@ class CodeReader
 public:
     using S = Step<kWords>;
 
-    __device__ CodeReader(const CodeRun &run, int32_t sequence, int32_t code_head) : run_(run)
+    __device__ explicit CodeReader(const CodeRun &run) : run_(run) {}
+
+    __device__ void aim(int32_t sequence, int32_t code_head)
     {
-        base_ = reinterpret_cast<const char *>(run.codes + code_head * run.stride_head +
-                                               (run.table ? 0 : sequence * run.stride_page));
-        table_ = run.table + sequence * run.table_stride;
-        norms_ = run.norms + code_head * run.norm_stride[2] + (run.table ? 0 : sequence * run.norm_stride[0]);
+        base_ = reinterpret_cast<const char *>(run_.codes + code_head * run_.stride_head +
+                                               (run_.table ? 0 : sequence * run_.stride_page));
+        table_ = run_.table + sequence * run_.table_stride;
+        norms_ = run_.norms + code_head * run_.norm_stride[2] + (run_.table ? 0 : sequence * run_.norm_stride[0]);
         compute_now(base_);
         compute_now(table_);
     }

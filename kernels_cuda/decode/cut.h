@@ -61,14 +61,13 @@ HATTN_HOST_DEVICE static inline int64_t hattn_cuda_most_pieces(const hattn_cuda_
            hattn_cuda_blocks(params);
 }
 
-/* Blocks of the score kernel: for an even cut, and for one by lengths where that may be. */
+/* Blocks of the score kernel: for these tasks, and, unless they are of one sequence, for fewer. */
 HATTN_HOST_DEVICE static inline int64_t hattn_cuda_score_grid(const hattn_cuda_params *params, int64_t tasks,
                                                               int is_alone)
 {
-    const int64_t blocks = hattn_cuda_blocks(params), even = tasks * hattn_cuda_pieces(params, tasks),
-                  least = tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params)),
-                  by_lengths = 2 * tasks <= blocks && least <= blocks / 2 ? blocks : least + blocks / 2;
-    return is_alone || even > by_lengths ? even : by_lengths;
+    const int64_t pieces = tasks * hattn_cuda_pieces(params, tasks), blocks = hattn_cuda_blocks(params),
+                  units = tasks * hattn_cuda_units(params), fewer = units < blocks ? units : blocks;
+    return is_alone || pieces > fewer ? pieces : fewer;
 }
 
 /* Units of keys that the pieces of `tasks` have memory for, each as much as the largest. */

@@ -14,13 +14,6 @@ struct SelectEarly {
     RegionSpace select;
 };
 
-/* What a block knows of its task all along. */
-struct TaskSpace {
-    PlacedTask placed;
-    RegionTask task;
-    ScheduleSpace schedule;
-};
-
 /* What both kernels' arguments are to the second one. */
 struct AttendRun {
     const hattn_cuda_params &params;
@@ -58,39 +51,26 @@ __device__ inline void store_empty_row(const AttendRun &run, int32_t row)
     }
 }
 
-/* Rows that the schedule has no tasks for: of sequences without keys, and of none. Blocks share them. */
+/* Rows from `first` of the wave on are padding. Blocks from `index` on, which have no share, store them. */
 template <class Engine>
-__device__ inline void store_empty_rows(const AttendRun &run)
+__device__ inline void store_padding(const AttendRun &run, uint32_t first, uint32_t index)
 {
-    const RegionRun &regions = run.regions;
-    const int32_t first_row = regions.wave.first_row, end_row = first_row + regions.wave.num_rows;
-    const int32_t *q_start =
-        regions.batch.q_start.data ? static_cast<const int32_t *>(hattn_address(regions.batch.q_start)) : nullptr;
-    auto start_of = [&](int32_t sequence) { return q_start ? q_start[sequence] : sequence * regions.batch.q_len; };
+    const Wave &wave = run.regions.wave;
 #pragma unroll 1
-    for (int32_t s = regions.first_sequence + static_cast<int32_t>(blockIdx.x); s < regions.end_sequence;
-         s += static_cast<int32_t>(gridDim.x))
-        if (lengths_of(regions)[s] <= 0)
-            for (int32_t row = max(start_of(s), first_row); row < min(start_of(s + 1), end_row); row++)
-                store_empty_row<Engine>(run, row);
-    if (regions.batch.num_sequences == 0 || q_start)
-#pragma unroll 1
-        for (int32_t row = max(regions.batch.num_sequences ? start_of(regions.batch.num_sequences) : 0, first_row) +
-                           static_cast<int32_t>(blockIdx.x);
-             row < end_row; row += static_cast<int32_t>(gridDim.x))
-            store_empty_row<Engine>(run, row);
+    for (uint32_t row = first + blockIdx.x - index; row < static_cast<uint32_t>(wave.num_rows);
+         row += gridDim.x - index)
+        store_empty_row<Engine>(run, wave.first_row + static_cast<int32_t>(row));
 }
 
 /* One block's share of one task. */
 template <class Engine, bool kKeyed>
-__device__ inline void attend_task(const AttendRun &run, const TaskSpace &known, const Share &share,
-                                   ShareSpace<Engine, SelectEarly> &space)
+__device__ inline void attend_task(const AttendRun &run, const PlacedTask &placed, const RegionCut &cut,
+                                   const RegionTask &task, const Share &share, ShareSpace<Engine, SelectEarly> &space)
 {
-    const PlacedTask &placed = known.placed;
     const hattn_cuda_params &params = run.params;
     const hattn_problem &p = params.problem;
-    RegionSelection<kKeyed> selection(run.regions, placed, known.task, space.early.select);
-    const int32_t kept = known.task.kept, sequence = placed.place.sequence, head = placed.head;
+    RegionSelection<kKeyed> selection(run.regions, placed.index, cut, task, space.early.select);
+    const int32_t kept = task.kept, sequence = placed.place.sequence, head = placed.head;
     const SlotFinder slots(params, run.args.batch, sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
@@ -165,42 +145,40 @@ __global__ void __launch_bounds__(kThreads, 2)
                          hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, SelectEarly> space;
-    __shared__ TaskSpace known;
-    static_assert(sizeof(space) + sizeof(known) + 64 <= Engine::kStaticBytes, "with what functions declare");
+    static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
     const AttendRun run = {params, args, regions, workspace};
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)), /* of a task's heads */
         item = blocks == 1 ? blockIdx.x : blockIdx.x / blocks, block = blockIdx.x - item * blocks;
+    const uint32_t piece = divide(item, regions.tasks);
+    PlacedTask placed = place_task(regions, item - piece * regions.tasks.divisor, piece);
+    load_length(regions, placed);
+    TaskCut by(regions);
     Share share;
-    if (is_even_batch(regions)) {
-        const PlacedTask placed = place_evenly(regions, item);
-        share.split = static_cast<int32_t>(placed.piece);
-        share.splits = regions.splits;
-        if (placed.piece >= share.splits.divisor)
-            return wait_for_previous(); /* the next kernel takes this one's end for both */
-        if (threadIdx.x == 0) {
-            known.placed = placed;
-            known.placed.seq_len = load_now(lengths_of(regions) + placed.place.sequence);
-            known.placed.cut = cut_evenly(regions, placed.index, known.placed.seq_len);
+    share.splits = regions.splits;
+    if (!regions.is_alone) {
+        const uint32_t rows = live_rows(regions);
+        if (rows < static_cast<uint32_t>(regions.wave.num_rows)) {
+            by = TaskCut(regions, max(rows, 1u) * regions.heads.divisor);
+            share.splits = make_small_divisor(decode_splits(params, by.tasks * blocks));
+            const uint32_t shares = rows ? by.tasks * blocks * share.splits.divisor : 0;
+            if (blockIdx.x >= shares) {
+                wait_for_previous();
+                return store_padding<Engine>(run, rows, shares);
+            }
+            const uint32_t its = item / by.tasks;
+            placed = place_task(regions, item - its * by.tasks, its);
+            load_length(regions, placed);
         }
-    } else {
-        store_empty_rows<Engine>(run);
-        const Schedule schedule(regions, known.schedule);
-        const uint32_t tasks = schedule.num_tasks(), splits = decode_splits(params, max(tasks * blocks, 1u)),
-                       split = splits == 1 ? 0 : item / max(tasks, 1u);
-        if (item >= tasks * splits)
-            return wait_for_previous();
-        share.split = static_cast<int32_t>(split);
-        share.splits = make_small_divisor(splits);
-        schedule.template place<true>(item - split * tasks, known.placed);
     }
-    if (threadIdx.x == 0)
-        known.task = region_task(regions, known.placed.place, known.placed.seq_len, load_budget(regions, known.placed));
-    __syncthreads();
-    take_heads(share, params.group, Engine::kHeads, known.placed.head * params.group, static_cast<int>(block));
-    share.row = known.placed.row;
+    if (placed.piece >= share.splits.divisor)
+        return wait_for_previous(); /* the next kernel takes this one's end for both */
+    const RegionTask task = region_task(regions, placed.place, placed.seq_len, load_budget(regions, placed));
+    take_heads(share, params.group, Engine::kHeads, placed.head * params.group, static_cast<int>(block));
+    share.row = placed.row;
+    share.split = static_cast<int32_t>(placed.piece);
     share.num_splits = static_cast<int32_t>(share.splits.divisor);
-    share.counter = static_cast<int32_t>(known.placed.index * blocks + block);
-    attend_task<Engine, kKeyed>(run, known, share, space);
+    share.counter = static_cast<int32_t>(placed.index * blocks + block);
+    attend_task<Engine, kKeyed>(run, placed, cut_task(regions, by, placed), task, share, space);
 }
 
 template <class Engines, bool kKeyed, class F>
@@ -228,10 +206,9 @@ DeviceError launch_decode_attend(const hattn_cuda_params &params, const hattn_de
                                                   group_blocks(params.group, params.block_heads)),
                    splits = decode_splits(params, blocks);
     run.splits = hattn_cuda_make_divisor(splits);
-    const uint32_t even = blocks * splits,
-                   by_lengths = std::min(std::max(static_cast<uint32_t>(run.num_blocks), blocks),
-                                         blocks * static_cast<uint32_t>(params.most_splits));
-    const dim3 grid(run.is_alone ? even : std::max(even, by_lengths));
+    /* Enough for fewer tasks, too, and at least a block that has none. */
+    const uint32_t even = blocks * splits, fewer = static_cast<uint32_t>(run.num_blocks) + 1;
+    const dim3 grid(run.is_alone ? even : std::max(even, fewer));
     return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
         return launch_dependent(params, kernel, grid, params.attend_shared, stream,
                                 at_launch(params, params.block_heads, args.k_cache, args.v_cache), args, run,

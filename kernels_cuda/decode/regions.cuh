@@ -52,7 +52,7 @@ struct RegionRun {
     int32_t is_alone;
     hattn_cuda_divisor tasks, pieces, splits, q_len; /* in all; of each task; of its selection */
     uint32_t even_units, room;                       /* of the largest piece; of a range's list */
-    uint32_t most_units;                             /* of any piece */
+    uint32_t units, least_pieces;                    /* of the longest task */
     uint32_t list_entries;                           /* of all lists */
     int32_t range_shift, region_shift;               /* of the range unit; how many times a region may double it */
     int32_t unscored_length;                         /* rows of so many keys keep all of them */
@@ -76,7 +76,9 @@ inline void cut_run(const hattn_cuda_params &params, RegionRun *run)
     const int64_t tasks = static_cast<int64_t>(run->wave.num_rows) * run->wave.num_heads;
     run->is_sampled = hattn_cuda_is_sampled(&params, tasks);
     run->num_blocks = hattn_cuda_blocks(&params);
-    run->most_units = static_cast<uint32_t>(hattn_cuda_most_units(&params));
+    run->units = static_cast<uint32_t>(hattn_cuda_units(&params));
+    run->least_pieces =
+        static_cast<uint32_t>(hattn_cuda_divide_up(hattn_cuda_units(&params), hattn_cuda_most_units(&params)));
     run->list_entries = params.list_entries;
     while (params.range_unit >> run->range_shift > 1)
         run->range_shift++;

@@ -94,8 +94,6 @@ template <int kWords, bool kSampled>
 struct ScoreSpace {
     Planes<kWords> planes;
     std::conditional_t<kSampled, LevelSpace, char> levels;
-    PlacedTask placed; /* in registers it would be in the way */
-    ScheduleSpace schedule;
 };
 
 /* What a warp leaves of its range, step by step. */
@@ -179,8 +177,8 @@ private:
 
 /* Scores one piece of a task. `shared`: the sample's histogram; partial sums of the query, then a histogram a warp. */
 template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__device__ inline void score_piece(const ScoreRun &run, bool is_even, const QueryProduct<W> &product,
-                                   CodeReader<kWords, kLoose> &reader, float *shared,
+__device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed, const TaskCut &by,
+                                   const QueryProduct<W> &product, CodeReader<kWords, kLoose> &reader, float *shared,
                                    ScoreSpace<kWords, kLeaves != Leaves::SCORES> &fixed)
 {
     using S = Step<kWords>;
@@ -188,9 +186,8 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_even, const Quer
     using Scorer = RangeScorer<kWords, kLoose, kBlocks, kLeaves>;
     constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed;
     const RegionRun &regions = run.regions;
-    const PlacedTask &placed = fixed.placed;
-    const int32_t seq_len = is_even ? load_now(lengths_of(regions) + placed.place.sequence) : placed.seq_len,
-                  budget = load_budget(regions, placed);
+    RegionCut cut;
+    const int32_t budget = load_budget(regions, placed);
     Planes<kWords> &planes = fixed.planes;
     const int stride = histogram_stride(regions.row_size);
     float *space = shared + (kSampled ? stride : 0);
@@ -215,15 +212,8 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_even, const Quer
     make_planes<kWords, kBlocks>(
         run, product, placed.row, placed.head, kSampled && placed.piece == 0, space, planes,
         [&] {
-            task = region_task(regions, placed.place, seq_len, budget);
-            RegionCut cut;
-            if (is_even) {
-                cut = cut_evenly(regions, placed.index, seq_len);
-                if (threadIdx.x == 0)
-                    fixed.placed.cut = cut;
-            } else {
-                cut = placed.cut;
-            }
+            task = region_task(regions, placed.place, placed.seq_len, budget);
+            cut = cut_task(regions, by, placed);
             const int32_t range = cut.range;
             samples = kKeyed || (kSampled && takes_sample(regions, task, cut));
             const int32_t first = static_cast<int32_t>(placed.piece) * kWarps * range;
@@ -298,11 +288,11 @@ __device__ inline void score_piece(const ScoreRun &run, bool is_even, const Quer
         }
         __syncthreads();
         if constexpr (kSampled)
-            if (!kKeyed || takes_sample(regions, task, fixed.placed.cut))
+            if (!kKeyed || takes_sample(regions, task, cut))
                 bound = find_bound(regions, task, sample + 4, num_levels, Reader::kRunKeys, fixed.levels);
     }
     warp_barrier();
-    const Scorer scorer(regions, task, fixed.placed.cut, placed.piece, histogram);
+    const Scorer scorer(regions, task, cut, placed.piece, histogram);
     if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
         total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
 
@@ -325,34 +315,38 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     extern __shared__ float shared[];
     __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
     const RegionRun &regions = run.regions;
-    const int code_bits = kLoose ? run.query.code_bits : 32 * kWords;
-    auto code_head = [&](int32_t head) { return static_cast<int32_t>(divide(head, run.query.heads_per_code)); };
-    /* What can be known before the wait is: a packed code of a query that is encoded here fills its words. Most batches are even. */
-    const PlacedTask even = place_evenly(regions, blockIdx.x);
-    Reader reader(run.codes, even.place.sequence, code_head(even.head));
-    const QueryProduct<W> product(run.query, even.row, even.head, code_bits);
-    if (threadIdx.x == 0)
-        space.placed = even;
+    /* What can be known before the wait is, if no row is padding: a packed code of a query that is encoded here fills its words. */
+    if (run.is_first && regions.batch.q_start.data)
+        wait_for_previous();
+    const uint32_t piece = divide(blockIdx.x, regions.tasks);
+    PlacedTask placed = place_task(regions, blockIdx.x - piece * regions.tasks.divisor, piece);
+    TaskCut by(regions);
+    CodeReader<kWords, kLoose> reader(run.codes);
+    auto code_head = [&] { return static_cast<int32_t>(divide(placed.head, run.query.heads_per_code)); };
+    reader.aim(placed.place.sequence, code_head());
+    QueryProduct<W> product(run.query, placed.row, placed.head, kLoose ? run.query.code_bits : 32 * kWords);
     if (run.encodes)
         product.prefetch();
     if (run.is_first)
         wait_for_previous();
     allow_dependents();
-    if (is_even_batch(regions)) {
-        if (even.piece >= regions.pieces.divisor)
-            return wait_for_previous(); /* the next kernel takes this one's end for both */
-        __syncthreads();
-        score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, true, product, reader, shared, space);
-        return;
+    load_length(regions, placed);
+    if (!regions.is_alone) {
+        const uint32_t rows = live_rows(regions);
+        if (rows < static_cast<uint32_t>(regions.wave.num_rows)) {
+            if (rows == 0)
+                return wait_for_previous();
+            by = TaskCut(regions, rows * regions.heads.divisor);
+            const uint32_t its = blockIdx.x / by.tasks;
+            placed = place_task(regions, blockIdx.x - its * by.tasks, its);
+            load_length(regions, placed);
+            reader.aim(placed.place.sequence, code_head());
+            product.aim(placed.row, placed.head);
+        }
     }
-    __syncthreads();
-    const uint32_t num_pieces = Schedule(regions, space.schedule).template place<false>(blockIdx.x, space.placed);
-    if (blockIdx.x >= num_pieces)
-        return wait_for_previous();
-    const PlacedTask &placed = space.placed;
-    Reader its_reader(run.codes, placed.place.sequence, code_head(placed.head));
-    const QueryProduct<W> its_product(run.query, placed.row, placed.head, code_bits);
-    score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, false, its_product, its_reader, shared, space);
+    if (placed.piece >= by.pieces)
+        return wait_for_previous(); /* the next kernel takes this one's end for both */
+    score_piece<kWords, kLoose, kBlocks, W, kLeaves>(run, placed, by, product, reader, shared, space);
 }
 
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */

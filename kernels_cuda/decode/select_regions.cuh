@@ -25,13 +25,13 @@ template <bool kKeyed>
 class RegionSelection
 {
 public:
-    /* Before the score kernel has ended. `placed` and `task` are in shared memory, where they cost no registers. */
-    __device__ RegionSelection(const RegionRun &run, const PlacedTask &placed, const RegionTask &task,
+    /* Before the score kernel has ended; of task `index` of the wave. */
+    __device__ RegionSelection(const RegionRun &run, uint32_t index, const RegionCut &cut, const RegionTask &task,
                                RegionSpace &space)
-        : run_(run), task_(task), cut_(placed.cut), space_(space), rows_(rows_of(run, placed.cut)),
-          histogram_(histogram_of(run, placed.index)),
-          used_(static_cast<int>(static_cast<uint32_t>(max(task.end, 0) + placed.cut.region - 1) /
-                                 static_cast<uint32_t>(placed.cut.region))),
+        : run_(run), task_(task), cut_(cut), space_(space), rows_(rows_of(run, cut)),
+          histogram_(histogram_of(run, index)),
+          used_(static_cast<int>(static_cast<uint32_t>(max(task.end, 0) + cut.region - 1) /
+                                 static_cast<uint32_t>(cut.region))),
           group_((used_ + kGroups - 1) / kGroups)
     {
         compute_now(rows_);

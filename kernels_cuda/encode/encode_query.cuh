@@ -79,11 +79,17 @@ class QueryProduct
 public:
     /* Reads nothing. */
     __device__ QueryProduct(const QueryRun &run, int32_t row, int32_t head, int code_bits)
-        : run_(run), map_(query_map(run, head)), code_bits_(code_bits),
-          queries_(static_cast<const uint4 *>(run.q) + static_cast<uint64_t>(static_cast<uint32_t>(row)) * run.q_row +
-                   static_cast<uint64_t>(static_cast<uint32_t>(head * run.group)) * run.q_head),
+        : run_(run), code_bits_(code_bits), map_(query_map(run, head)), queries_(queries_of(row, head)),
           first_(product_of(0))
     {
+    }
+
+    /* It is of another row and head from now on. */
+    __device__ void aim(int32_t row, int32_t head)
+    {
+        map_ = query_map(run_, head);
+        queries_ = queries_of(row, head);
+        first_ = product_of(0);
     }
 
     /* Asks for the map and the queries. */
@@ -133,6 +139,12 @@ public:
     }
 
 private:
+    __device__ const uint4 *queries_of(int32_t row, int32_t head) const
+    {
+        return static_cast<const uint4 *>(run_.q) + static_cast<uint64_t>(static_cast<uint32_t>(row)) * run_.q_row +
+               static_cast<uint64_t>(static_cast<uint32_t>(head * run_.group)) * run_.q_head;
+    }
+
     /* Of the heads from first_head on. */
     __device__ MapProduct<W> product_of(int first_head) const
     {
@@ -148,10 +160,10 @@ private:
     }
 
     const QueryRun &run_;
-    const MapRows map_;
     const int code_bits_;
-    const uint4 *const queries_; /* of the group's first head */
-    const MapProduct<W> first_;
+    MapRows map_;
+    const uint4 *queries_; /* of the group's first head */
+    MapProduct<W> first_;
 };
 
 /* The weight of a bit out of its sum. largest: of all |sums|; infinite where one is not finite. */
