@@ -10,8 +10,9 @@ using problems::Codes;
 
 /* In 128ths: of a key in its run, and of a trace's key each time that it comes again. */
 enum { RUN_FLIPS = 7, REPEAT_FLIPS = 4 };
-/* A sample of runs of so many keys, spread evenly: kernels_cuda/decode/code_reader.cuh takes these. */
-enum { SAMPLE_RUNS = 128, SAMPLE_RUN = 16 };
+/* A sample of runs of two keys, one somewhere in each of as many equal parts: kernels_cuda/decode/code_reader.cuh takes these, of 128 bits, and
+ * places as many runs as a block has at once anew from part to part. */
+enum { SAMPLE_RUNS = 512, PLACED_RUNS = 128 };
 
 /* Bits that are set with a probability of `in_128` 128ths: each step of a binary fraction, from the last digit, halves what
  * there is and adds a half where the digit is 1. */
@@ -38,7 +39,11 @@ int64_t trace_key(const TraceKeys &trace, uint64_t seed, int64_t head, int64_t j
 bool is_sampled(int64_t j, int64_t num_keys)
 {
     const int64_t spread = (num_keys - 1) / SAMPLE_RUNS;
-    return spread > 0 && j % spread < SAMPLE_RUN && j / spread < SAMPLE_RUNS;
+    if (spread <= 2 || j / spread >= SAMPLE_RUNS)
+        return false;
+    const uint32_t place = uint32_t(j / spread % PLACED_RUNS) * 0x9e3779b1u;
+    const int64_t first = int64_t((uint64_t(place) * uint64_t(spread - 1)) >> 32);
+    return j % spread == first || j % spread == first + 1;
 }
 
 } // namespace

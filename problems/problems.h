@@ -47,7 +47,7 @@ enum class Codes {
     RANDOM,
     RUNS,  /* neighbours are alike: run_length keys share a random code, of which 5.5 % of the bits flip in each */
     TRACE, /* of the keys of a trace in examples/, with its map and queries */
-    SAMPLED_APART, /* all keys are alike but those of an evenly spread sample, which are random: what a sample promises is not there */
+    SAMPLED_APART, /* all keys are alike but those that the CUDA kernels sample, which are random: what the sample promises is not there */
     EQUAL
 };
 enum class Tag { SMALL, MEDIUM, BENCH }; /* tests run the first two, benchmarks the last */

@@ -117,7 +117,7 @@ TEST(Workload, KeysMadeAgainstTheSample)
     int apart = 0;
     for (int key = 0; key < n; key++)
         apart += distance(codes, size_t(key), n - 1) > 35; /* else 13 of 128, in the mean */
-    EXPECT_NEAR(apart, 128 * 16, 10);
+    EXPECT_NEAR(apart, 512 * 2, 10);
     const auto ties = key_codes(bench_problem("S4_ties"), {1, 2, 1000, 4}, nullptr, 1);
     EXPECT_EQ(neighbours(ties, [](size_t key) { return key != 999; }), 0);
 }

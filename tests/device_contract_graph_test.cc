@@ -261,8 +261,9 @@ TEST_P(DeviceGraphs, ReplayReadsWhatTheDeviceHoldsThen)
             SCOPED_TRACE("round " + std::to_string(round));
             expect_passes(rounds[round], 100 + round, "/decode");
         }
-        /* With and without append, with and without optional outputs. */
-        EXPECT_EQ(replayed.num_graphs(), 4u) << base.name;
+        /* With and without append, with and without each of the optional outputs and all of them: kinds of calls, not calls. */
+        EXPECT_GE(replayed.num_graphs(), 4u) << base.name;
+        EXPECT_LE(replayed.num_graphs(), 20u) << base.name;
         EXPECT_GE(replayed.num_replays, 8 * static_cast<int>(rounds.size())) << base.name;
     }
 }

@@ -311,7 +311,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->wave_heads = (int32_t)smaller(p->num_selection_heads, most);
         params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
         wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
-        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX;
+        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX; /* places have 32 bits */
     }
     if (params->by_regions) {
         params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));

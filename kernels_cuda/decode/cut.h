@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How the host cuts a wave of a decode: by the rows that are launched, not by the plan's maxima. What the device cuts by lengths is in
- * schedule.cuh.
+ * How the host cuts a wave of a decode: by the rows that are launched, not by the plan's maxima. How the device cuts anew where
+ * some of these are padding is in schedule.cuh.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_CUT_H
 #define HATTN_KERNELS_CUDA_DECODE_CUT_H
@@ -36,7 +36,7 @@ HATTN_HOST_DEVICE static inline int64_t hattn_cuda_most_units(const hattn_cuda_p
     return units < most ? units : most;
 }
 
-/* Blocks that score a task where all `tasks` are of one sequence. */
+/* Blocks that score a task where there are so many. */
 HATTN_HOST_DEVICE static inline int32_t hattn_cuda_pieces(const hattn_cuda_params *params, int64_t tasks)
 {
     const int64_t units = hattn_cuda_units(params), wanted = hattn_cuda_blocks(params) / tasks,
@@ -54,7 +54,7 @@ HATTN_HOST_DEVICE static inline int32_t hattn_cuda_is_sampled(const hattn_cuda_p
            (units * params->range_unit >= HATTN_CUDA_SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k);
 }
 
-/* The most pieces of so many tasks or fewer, cut evenly or by lengths (schedule.cuh). */
+/* The most pieces of so many tasks or fewer. */
 HATTN_HOST_DEVICE static inline int64_t hattn_cuda_most_pieces(const hattn_cuda_params *params, int64_t tasks)
 {
     return tasks * hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_most_units(params)) +

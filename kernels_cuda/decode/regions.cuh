@@ -16,7 +16,7 @@
  * Scores that one histogram cannot hold (fp32 with norms, or sums above HATTN_CUDA_LEVELS) are keyed: always sampled, the range of the
  * sample is cut into levels that take the place of scores, and each candidate's key is listed beside it. The few keys of the threshold's
  * level are then ranked against each other.
- * Who does what follows from the lengths that are there, not from the plan's maxima (schedule.cuh). Of more tasks than there are histograms
+ * Who does what follows from the rows that are there, not from the plan's maxima (cut.h, schedule.cuh). Of more tasks than there are histograms
  * the two kernels take a wave at a time, of rows or, if one has too many, of its heads.
  * Positions are absolute; sinks and recents have scores like all others but are in no histogram.
  */
