@@ -108,7 +108,7 @@ MUTANTS = [
            "return p->k_cache.dtype != HATTN_F8_E4M3 && p->q.dtype", "//tests:cuda_plan_test"),
     Mutant("CUDA: rows that start anywhere taken for aligned", "backends/cuda/plan.c", "if (bytes % 16 || bytes / 16 > UINT32_MAX)",
            "if (bytes / 16 > UINT32_MAX)", "//tests:cuda_plan_test"),
-    Mutant("CUDA: a divisor's magic off by one", "backends/cuda/plan.c", "/ divisor + 1);", "/ divisor);", "//tests:cuda_plan_test"),
+    Mutant("CUDA: a divisor's magic off by one", "kernels_cuda/params.h", "/ divisor + 1);", "/ divisor);", "//tests:cuda_plan_test"),
     Mutant("CUDA: a width of codes forgotten", "kernels_cuda/code_widths.inc", "CODE_WIDTH(16, true, decode_score_loose_16)\n", "",
            "//tests:cuda_plan_test"),
     Mutant("CUDA: two stages of keys for nobody", "kernels_cuda/encode/key_encoders.inc", "KEY_ENCODER(256, 16, 4, 8, 64, 64, 2, 1)\n", "",
