@@ -10,9 +10,9 @@
 
 extern "C" {
 #include "backends/cuda/cuda.h"
+#include "kernels_cuda/decode/cut.h"
 #include "kernels_cuda/encode/key_encoders.h"
 }
-#include "kernels_cuda/decode/cut.h"
 #include "problems/problems.h"
 #include "problems/rng.h"
 #include "problems/shape.h"
