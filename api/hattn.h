@@ -100,8 +100,9 @@ typedef struct hattn_device_options {
      * and the CPU quotas of the process's groups allow. Other backends ignore it */
     int32_t max_threads;
     int32_t reserved;     /* 0 */
-    void *native_context; /* OpenCL: cl_context; others NULL (CUDA and HIP use the primary context) */
-    void *native_device;  /* OpenCL: cl_device_id; others NULL */
+    /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant, instead of
+     * `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
+    void *native_context, *native_device;
 } hattn_device_options;
 
 /* Opens a device. options NULL: the defaults. *device is set only on HATTN_OK and closed by hattn_device_close.
@@ -121,7 +122,10 @@ typedef struct hattn_device_info {
     int32_t max_threads; /* cpu: as opened, or fewer where the system gave fewer; reference 1, others 0 */
     char backend[16];
     char name[128]; /* of the processor */
-    char isa[32];   /* "avx512", "sm_80", "gfx90a", ...: what kernels are chosen for */
+    char isa[32];   /* "avx512", "sm_80", "gfx90a", "OpenCL C 1.2 ...", ...: what kernels are chosen for */
+    /* OpenCL: the cl_context and cl_device_id of the device, where its buffers must be made, and the in-order cl_command_queue of
+     * runs whose exec.stream is null. The device's own, or the caller's context; they live as long as the device. Others NULL */
+    void *native_context, *native_device, *native_stream;
 } hattn_device_info;
 
 HATTN_API hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *info, hattn_error *error);

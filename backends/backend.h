@@ -35,12 +35,15 @@ struct hattn_plan {
 struct hattn_backend {
     const char *name;
     uint32_t pointer_alignment; /* of tensors, in bytes; 1: that of the element */
+    bool has_handles;           /* hattn_buffer.data is a handle, not an address: only the offset is aligned */
     bool is_host; /* works on the calling thread, in host memory: workspaces start with a hattn_host_control */
     bool
         shares_runs; /* a team's ranks may all call a run; else, on hosts, api/ lets one of them in, without its team */
 
     /* 0 devices: why (NUL-terminated, `size` bytes) says the reason. Never prints, never fails. */
     int (*device_count)(char *why, size_t size);
+    /* Optional: whether callers who name no backend are given this one, if it has a device. NULL: yes. */
+    bool (*is_default)(void);
     hattn_status (*open)(const hattn_device_options *options, hattn_device **device, hattn_error *error);
     void (*close)(hattn_device *device);
 
@@ -73,7 +76,7 @@ struct hattn_backend {
                            hattn_error *error);
 };
 
-extern const hattn_backend hattn_cuda_backend, hattn_cpu_backend, hattn_reference_backend;
+extern const hattn_backend hattn_cuda_backend, hattn_opencl_backend, hattn_cpu_backend, hattn_reference_backend;
 
 /* One row a known backend, in the order of preference; backend is NULL where it is not built. */
 typedef struct hattn_backend_row {
