@@ -99,7 +99,7 @@ typedef struct hattn_device_options {
     /* cpu: the most threads that work on one run, 1..1024; sizes the workspace. 0: as many as the calling thread's affinity
      * and the CPU quotas of the process's groups allow. Other backends ignore it */
     int32_t max_threads;
-    int32_t reserved;     /* 0 */
+    int32_t reserved; /* 0 */
     /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant, instead of
      * `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
     void *native_context, *native_device;

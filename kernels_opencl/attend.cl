@@ -31,6 +31,20 @@ head_place place_heads(const hattn_opencl_attention *a, int group)
     return place;
 }
 
+#define SIZE (DTYPE == HATTN_F32 ? 4 : DTYPE == HATTN_F8_E4M3 ? 1 : 2)
+
+/* A tile ahead: K and V of a position. */
+void fetch_rows(const hattn_opencl_attention *a, const hattn_opencl_rows *rows, __global const int *pages, int sequence,
+                int kv_head, bytes_in keys, bytes_in values, int position)
+{
+#ifdef IS_CPU
+    int slot;
+    const long page = page_of(rows, pages, sequence, position, &slot);
+    FETCH(keys + (page * a->k_cache[0] + slot * a->k_cache[1] + kv_head * a->k_cache[2]) * SIZE, a->head_dim_qk * SIZE);
+    FETCH(values + (page * a->v_cache[0] + slot * a->v_cache[1] + kv_head * a->v_cache[2]) * SIZE, a->head_dim_v * SIZE);
+#endif
+}
+
 float cap(float logit, float soft_cap) { return soft_cap > 0 ? soft_cap * tanh(logit / soft_cap) : logit; }
 
 /* What a group has of a head: largest logit, sum of weights in WEIGHT_UNIT, and of weighted values. */
@@ -81,10 +95,14 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 #pragma unroll
     for (int h = 0; h < HEADS; h++)
         values_sum[h] = 0;
+    if (list && begin + own_key < end)
+        fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[begin + own_key]);
     barrier(CLK_LOCAL_MEM_FENCE);
 
     for (int tile = begin, turn = 0; tile < end; tile += TILE, turn ^= 1) {
         const int num_keys = min(TILE, end - tile);
+        if (list && tile + TILE + own_key < end)
+            fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[tile + TILE + own_key]);
         if (own_key < num_keys) {
             const int position = list ? list[tile + own_key] : tile + own_key;
             int slot;

@@ -3,10 +3,12 @@
  */
 
 /* A group of CPUs counts in 16 bits, each work-item its own keys: fewer than 2^16, as chunks of rows up to 2^20 are. */
-#ifdef SMALL_COUNTERS
+#ifdef IS_CPU
 typedef ushort counter;
+#define BY_RANGES 1 /* a work-item's keys are neighbours; else neighbours' are */
 #else
 typedef uint counter;
+#define BY_RANGES 0
 #endif
 
 /* Keys of a chunk: at least 1024, as long as there are no more than num_chunks. */

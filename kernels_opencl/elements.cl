@@ -43,7 +43,22 @@ void store_element(bytes_out base, int dtype, long i, float value)
     }
 }
 
-#ifdef HALF_BY_INTEGERS
+/* Of a row that will be read: on processors, whose kernels wait for memory. */
+#if defined(IS_CPU) && defined(__clang__)
+#define FETCH(row, bytes)                      \
+    for (int line = 0; line < (bytes); line += 64) \
+    __builtin_prefetch((__global const char *)(row) + line)
+#else
+#define FETCH(row, bytes)
+#endif
+
+#if defined(IS_CPU) && defined(__clang__) && defined(__F16C__)
+float8 half8(bytes_in base, const int is_aligned, long i)
+{
+    __global const ushort *from = (__global const ushort *)base + i;
+    return __builtin_ia32_vcvtph2ps256(as_short8(is_aligned ? *(__global const ushort8 *)from : vload8(0, from)));
+}
+#elif defined(IS_CPU)
 /* For drivers of CPUs whose vload_half is a call for each element; these have subnormal numbers. */
 float8 half8(bytes_in base, const int is_aligned, long i)
 {

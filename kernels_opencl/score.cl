@@ -4,58 +4,61 @@
  * local memory, either one for each work-item or few that are counted in by atomics.
  */
 #if WORDS % 4
-#define PIECE 1
+#define PIECE 2
 #else
 #define PIECE 4
 #endif
 
-/* Words of planes; the sign's are the first. */
-void make_planes(__global const char *weights, int code_bits, __local uint *planes, __local int *totals)
+#define PAIRS ((WORDS + 1) / 2)
+
+/* Planes of two words at a time; the sign's are the first. */
+void make_planes(__global const char *weights, int code_bits, __local ulong *planes, __local int *totals)
 {
-    for (int i = get_local_id(0); i < WORDS * (PLANES + 1); i += LOCAL) {
-        const int word = i / (PLANES + 1), plane = i % (PLANES + 1) - 1;
-        uint bits = 0;
+    for (int i = get_local_id(0); i < PAIRS * (PLANES + 1); i += LOCAL) {
+        const int pair = i / (PLANES + 1), plane = i % (PLANES + 1) - 1;
+        ulong bits = 0;
         int total = 0;
-        for (int bit = 0; bit < 32 && word * 32 + bit < code_bits; bit++) {
-            const int weight = max((int)weights[word * 32 + bit], -127);
-            bits |= (uint)(plane < 0 ? weight < 0 : abs(weight) >> plane & 1) << bit;
-            total += abs(weight);
+        for (int bit = 0; bit < 64 && pair * 64 + bit < code_bits; bit++) {
+            const int weight = max((int)weights[pair * 64 + bit], -127), magnitude = abs(weight);
+            bits |= (ulong)(plane < 0 ? weight < 0 : magnitude >> plane & 1) << bit;
+            total += magnitude;
         }
         planes[i] = bits;
         if (plane < 0)
-            totals[word] = total;
+            totals[pair] = total;
     }
 }
 
-#if PIECE == 4
-int score_piece(uint4 code, __local const uint *planes)
-{
-    const uint4 sign = (uint4)(planes[0], planes[PLANES + 1], planes[2 * (PLANES + 1)], planes[3 * (PLANES + 1)]);
-    const uint4 turned = code ^ sign;
-    uint4 sum = 0;
-#pragma unroll
-    for (int p = 1; p <= PLANES; p++) {
-        const uint4 plane = (uint4)(planes[p], planes[p + PLANES + 1], planes[p + 2 * (PLANES + 1)],
-                                    planes[p + 3 * (PLANES + 1)]);
-        sum += popcount(turned & plane) << (p - 1);
-    }
-    return (int)(sum.x + sum.y + sum.z + sum.w);
-}
+#if WORDS <= 4
+#define PLANES_IN __private /* registers hold them */
+#else
+#define PLANES_IN __local
 #endif
 
-int score_key(__global const uint *code, __local const uint *planes)
+int score_words(ulong code, ulong sign, PLANES_IN const ulong *planes)
+{
+    const ulong turned = code ^ sign;
+    int score = 0;
+#pragma unroll
+    for (int p = 0; p < PLANES; p++)
+        score += (int)popcount(turned & planes[p]) << p;
+    return score;
+}
+
+/* planes: of each two words the sign's and the others; a missing word's are 0. */
+int score_key(__global const uint *code, PLANES_IN const ulong *planes)
 {
     int score = 0;
 #pragma unroll
     for (int word = 0; word < WORDS; word += PIECE) {
+        PLANES_IN const ulong *own = planes + word / 2 * (PLANES + 1);
 #if PIECE == 4
         const uint4 piece = IS_ALIGNED ? *(__global const uint4 *)(code + word) : vload4(0, code + word);
-        score += score_piece(piece, planes + word * (PLANES + 1));
+        score += score_words(as_ulong(piece.lo), own[0], own + 1);
+        score += score_words(as_ulong(piece.hi), own[PLANES + 1], own + PLANES + 2);
 #else
-        const uint turned = code[word] ^ planes[word * (PLANES + 1)];
-#pragma unroll
-        for (int p = 1; p <= PLANES; p++)
-            score += (int)popcount(turned & planes[word * (PLANES + 1) + p]) << (p - 1);
+        const ulong two = code[word] | (word + 1 < WORDS ? (ulong)code[word + 1] << 32 : 0);
+        score += score_words(two, own[0], own + 1);
 #endif
     }
     return score;
@@ -73,15 +76,15 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 bytes_in codes, ulong codes_at, bytes_in norms, ulong norms_at, bytes_out scores, ulong scores_at,
                 bytes_out histograms, ulong histograms_at, __local counter *counts)
 {
-    __local uint planes[WORDS * (PLANES + 1)];
-    __local int totals[WORDS];
+    __local ulong shared_planes[PAIRS * (PLANES + 1)];
+    __local int totals[PAIRS];
     const int chunk = get_group_id(0) % s.num_chunks, task = get_group_id(0) / s.num_chunks, row = task / s.num_heads, head = task % s.num_heads;
     const row_place place = place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);
     const int size = chunk_size(place.length, s.num_chunks), begin = min((long)chunk * size, (long)place.length),
               end = min((long)begin + size, (long)place.length), item = get_local_id(0);
 
-    make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits, planes,
-                totals);
+    make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits,
+                shared_planes, totals);
 #if WITH_COUNTS
     for (int i = item; i < HISTOGRAMS * s.num_buckets; i += LOCAL)
         counts[i] = 0;
@@ -96,15 +99,25 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     __global float *score_at = AT(float, scores, scores_at) + to;
     __global const half *norm = AT(const half, norms, norms_at) + code_head * s.norms[2];
     int total = 0;
-    for (int word = 0; word < WORDS; word++)
-        total += totals[word];
+    for (int pair = 0; pair < PAIRS; pair++)
+        total += totals[pair];
 #else
     __global ushort *score_at = AT(ushort, scores, scores_at) + to;
 #endif
 #if WITH_COUNTS
     const int first = min(s.num_sink, place.length), past = max(first, place.length - s.num_recent);
 #endif
-    for (int j = begin + item; j < end; j += LOCAL) {
+#if WORDS <= 4
+    ulong planes[PAIRS * (PLANES + 1)];
+#pragma unroll
+    for (int i = 0; i < PAIRS * (PLANES + 1); i++)
+        planes[i] = shared_planes[i];
+#else
+    __local const ulong *planes = shared_planes;
+#endif
+    const int share = (end - begin + LOCAL - 1) / LOCAL, own = BY_RANGES ? begin + item * share : begin + item,
+              own_end = BY_RANGES ? min(own + share, end) : end;
+    for (int j = own; j < own_end; j += BY_RANGES ? 1 : LOCAL) {
         int slot;
         const long page = page_of(&rows, pages, place.sequence, j, &slot);
         const int score = score_key(code + page * s.codes[0] + slot * s.codes[1], planes);

@@ -115,7 +115,7 @@ static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *
     char options[256];
     snprintf(options, sizeof(options),
              "-cl-std=CL1.2 -w -DLOCAL=%d -DHATTN_F32=%d -DHATTN_F16=%d -DHATTN_BF16=%d -DHATTN_F8_E4M3=%d%s%s",
-             r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3, device->is_cpu ? " -DHALF_BY_INTEGERS" : "",
+             r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3, device->is_cpu ? " -DIS_CPU" : "",
              r->definitions);
     cl_program program = NULL;
     pthread_mutex_lock(&device->lock);
@@ -208,9 +208,9 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
     add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
     snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
-             " -DWORDS=%d -DPLANES=%d -DIS_ALIGNED=%d -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s",
+             " -DWORDS=%d -DPLANES=%d -DIS_ALIGNED=%d -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d",
              (p->code_bits + 31) / 32, num_planes(p), is_aligned(p->codes.stride, 3, 4, 16), p->key_norms, is_narrow,
-             plan->histograms, is_cpu ? " -DSMALL_COUNTERS" : "");
+             plan->histograms);
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
                  " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", p->key_norms, is_narrow, is_cpu ? 8 : 4);
