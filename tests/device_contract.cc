@@ -98,7 +98,7 @@ bool DeviceWorkspace::control_is_zero() const
 
 DeviceDecode::DeviceDecode(const devices::Memory *memory, const devices::Memory *pinned, hattn_device *device,
                            const Problem &problem, uint64_t seed)
-    : instance(problem, seed), plan(make_plan(device, instance.shape)), memory_(memory), mirror_(*memory, pinned)
+    : instance(problem, seed), plan(make_plan(device, instance.given)), memory_(memory), mirror_(*memory, pinned)
 {
     const auto output = [&](const char *name, Field field) { return instance.output(name, field, 0xAA); };
     out = output("out", &hattn_problem::out);
