@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/known_answer.h"
 #include "backends/opencl/opencl.h"
 #include "core/status.h"
 
@@ -114,6 +115,40 @@ static hattn_status connect(const hattn_device_options *options, hattn_opencl_de
     return HATTN_OK;
 }
 
+/* ---- What the known answer lies in ---- */
+
+static hattn_status allocate(hattn_device *base, uint64_t size, hattn_buffer *buffer, hattn_error *error)
+{
+    const hattn_opencl_device *device = (const hattn_opencl_device *)base;
+    cl_int code;
+    const cl_mem memory = device->cl->clCreateBuffer(device->context, CL_MEM_READ_WRITE, size, NULL, &code);
+    if (!code)
+        *buffer = (hattn_buffer){memory, 0};
+    return hattn_opencl_from_code(code, "clCreateBuffer", error);
+}
+
+static void release(hattn_device *base, hattn_buffer buffer)
+{
+    ((const hattn_opencl_device *)base)->cl->clReleaseMemObject((cl_mem)buffer.data);
+}
+
+static hattn_status write_buffer(hattn_device *base, hattn_buffer to, const void *from, uint64_t size,
+                                 hattn_error *error)
+{
+    const hattn_opencl_device *device = (const hattn_opencl_device *)base;
+    return hattn_opencl_from_code(device->cl->clEnqueueWriteBuffer(device->queue, (cl_mem)to.data, CL_TRUE,
+                                                                   to.byte_offset, size, from, 0, NULL, NULL),
+                                  "clEnqueueWriteBuffer", error);
+}
+
+static hattn_status read_buffer(hattn_device *base, void *to, hattn_buffer from, uint64_t size, hattn_error *error)
+{
+    const hattn_opencl_device *device = (const hattn_opencl_device *)base;
+    return hattn_opencl_from_code(device->cl->clEnqueueReadBuffer(device->queue, (cl_mem)from.data, CL_TRUE,
+                                                                  from.byte_offset, size, to, 0, NULL, NULL),
+                                  "clEnqueueReadBuffer", error);
+}
+
 static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
 {
     if (options->isa)
@@ -133,8 +168,11 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     hattn_status status = HATTN_OK;
     if (!made->id && !hattn_opencl_find_device(made->cl, options->index, &made->id))
         status = hattn_fail(error, HATTN_NO_DEVICE, "opencl: no device %d any more", options->index);
-    if (!status && !(status = examine(made, error)))
-        status = connect(options, made, error);
+    status = status ? status : examine(made, error);
+    status = status ? status : connect(options, made, error);
+    const hattn_known_memory memory = {
+        .allocate = allocate, .release = release, .write = write_buffer, .read = read_buffer, .stream = made->queue};
+    status = status ? status : hattn_known_answer(&made->base, &memory, error);
     if (status) {
         close_device(&made->base);
         return status;
