@@ -110,7 +110,10 @@ typedef struct hattn_device_options {
  * are): all runs of the device share them, they sleep between runs, take no signals but their own faults, and end with the device.
  * HATTN_INVALID_ARGUMENT: no such backend or isa name, or an option that means nothing to the backend. HATTN_NO_DEVICE: not
  * built, not present, or an ISA this machine lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. The current CUDA or HIP device of
- * the calling thread is left as found. */
+ * the calling thread is left as found.
+ * OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something else is refused with
+ * HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it out). A driver that
+ * does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the build log from its first error. */
 HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,
                                          hattn_error *error);
 
@@ -248,7 +251,7 @@ HATTN_API hattn_status hattn_plan_counter(const hattn_plan *plan, hattn_counter 
 
 /* ---- Running --------------------------------------------------------------------------------------------------- */
 
-/* Memory of the device: an address on CPU, CUDA and HIP, a cl_mem on OpenCL. */
+/* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone aligned. */
 typedef struct hattn_buffer {
     void *data;
     uint64_t byte_offset;
@@ -271,7 +274,9 @@ typedef struct hattn_exec {
     int32_t num_threads;
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
-    void *stream; /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */
+    /* cudaStream_t, hipStream_t, in-order cl_command_queue (which the caller flushes); NULL: CUDA's default stream, OpenCL's
+     * queue of hattn_device_info. CPU: ignored, calls are synchronous */
+    void *stream;
     const hattn_team *team; /* NULL: none */
 } hattn_exec;
 
