@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "devices/memory.h"
+
 namespace devices {
 namespace {
 
@@ -48,21 +50,28 @@ OpenclContext::OpenclContext() : cl(functions())
     check(code, "clCreateContext");
     queue = cl.clCreateCommandQueue(context, device, 0, &code);
     check(code, "clCreateCommandQueue");
+    is_cpu_ = info<cl_device_type>(CL_DEVICE_TYPE) & CL_DEVICE_TYPE_CPU;
 }
 
 void *OpenclContext::allocate(size_t size, cl_mem_flags flags)
 {
     const size_t rounded = (size + PAGE) / PAGE * PAGE; /* the end is an address of its own */
+    /* A processor's buffers lie in memory like the cpu backend's, whose pages may be huge. */
+    void *own = is_cpu_ && !flags ? host_memory().allocate(size) : nullptr;
     cl_int code;
-    const cl_mem memory = cl.clCreateBuffer(context, CL_MEM_READ_WRITE | flags, size ? size : 1, nullptr, &code);
-    check(code, "clCreateBuffer");
-    void *address = mmap(nullptr, rounded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const cl_mem memory = cl.clCreateBuffer(context, CL_MEM_READ_WRITE | (own ? CL_MEM_USE_HOST_PTR : flags),
+                                            size ? size : 1, own, &code);
+    void *address =
+        code ? MAP_FAILED : mmap(nullptr, rounded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) {
-        cl.clReleaseMemObject(memory);
+        if (!code)
+            cl.clReleaseMemObject(memory);
+        host_memory().release(own);
+        check(code, "clCreateBuffer");
         throw std::bad_alloc();
     }
     const std::lock_guard<std::mutex> guard(lock_);
-    ranges_[uintptr_t(address)] = {rounded, memory};
+    ranges_[uintptr_t(address)] = {rounded, memory, own};
     return address;
 }
 
@@ -73,6 +82,7 @@ void OpenclContext::release(void *address)
     if (found == ranges_.end())
         return;
     cl.clReleaseMemObject(found->second.memory);
+    host_memory().release(found->second.own);
     munmap(address, found->second.size);
     ranges_.erase(found);
 }

@@ -52,11 +52,13 @@ private:
     struct Range {
         size_t size;
         cl_mem memory;
+        void *own; /* where it lies, if that is the host's */
     };
     std::mutex lock_;
     std::map<uintptr_t, Range> ranges_; /* by their first address */
     std::map<std::string, cl_kernel> kernels_;
     cl_program program_ = nullptr;
+    bool is_cpu_ = false;
 };
 
 } // namespace devices

@@ -129,11 +129,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 
         if (own_head < HEADS) {
             float own = -INFINITY;
-            for (int i = share; i < num_keys; i += SHARE) {
+            for (int i = share; i < TILE; i += SHARE) {
                 float logit = 0;
-                for (int l = 0; l < LANES; l++)
+                for (int l = 0; l < LANES && i < num_keys; l++)
                     logit += scratch[own_head * LOCAL + i * LANES + l];
-                logit = cap(logit * scale, a.soft_cap);
+                logit = i < num_keys ? cap(logit * scale, a.soft_cap) : -INFINITY;
                 weights[own_head * TILE + i] = logit;
                 own = larger(own, logit);
             }
@@ -146,14 +146,24 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
             for (int i = 0; i < SHARE; i++)
                 next = larger(next, maxima[own_head * SHARE + i]);
             /* A largest logit of -inf: no weight yet, and nothing to decay. */
-            const float kept = largest == -INFINITY ? 0 : exp(largest - next);
+            const float kept = largest == -INFINITY ? 0 : largest == next ? 1 : exp(largest - next);
             float added = 0;
+#ifdef IS_CPU
+            for (int i = share; i < TILE / 8; i += SHARE) { /* a vector's exponentials cost as much as one */
+                const float8 logit = vload8(i, weights + own_head * TILE);
+                const float8 weight =
+                    select(exp(logit - next) * WEIGHT_UNIT, (float8)(0), as_int8(logit == -INFINITY));
+                vstore8(weight, i, weights + own_head * TILE);
+                added += sum8(weight);
+            }
+#else
             for (int i = share; i < num_keys; i += SHARE) {
                 const float logit = weights[own_head * TILE + i];
                 const float weight = logit == -INFINITY ? 0 : exp(logit - next) * WEIGHT_UNIT;
                 weights[own_head * TILE + i] = weight;
                 added += weight;
             }
+#endif
             sum = sum * kept + added;
             largest = next;
             if (share == 0)

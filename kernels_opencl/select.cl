@@ -113,6 +113,12 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
         indices[to++] = j;
     if (t.is_any && (num_above || (num_equal && equal < t.ties))) {
         for (int j = ranked; j < ranked_end; j++) {
+#if defined(IS_CPU) && !WITH_NORMS
+            if (j + 8 <= ranked_end && !any(vload8(0, scores + j) >= (ushort8)(t.key))) {
+                j += 7; /* most are far below */
+                continue;
+            }
+#endif
             const uint key = order(scores[j]);
             if (key > t.key || (key == t.key && equal++ < t.ties))
                 indices[to++] = j;
