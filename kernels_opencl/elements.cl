@@ -43,8 +43,9 @@ void store_element(bytes_out base, int dtype, long i, float value)
     }
 }
 
-/* Of a row that will be read: on processors, whose kernels wait for memory. */
-#if defined(IS_CPU) && defined(__clang__)
+/* Of a row that will be read: on processors, whose kernels wait for memory. IS_POCL: a compiler that is known to take clang's own
+ * functions; others abort the process. */
+#ifdef IS_POCL
 #define FETCH(row, bytes)                      \
     for (int line = 0; line < (bytes); line += 64) \
     __builtin_prefetch((__global const char *)(row) + line)
@@ -52,7 +53,7 @@ void store_element(bytes_out base, int dtype, long i, float value)
 #define FETCH(row, bytes)
 #endif
 
-#if defined(IS_CPU) && defined(__clang__) && defined(__F16C__)
+#if defined(IS_POCL) && defined(__F16C__)
 float8 half8(bytes_in base, const int is_aligned, long i)
 {
     __global const ushort *from = (__global const ushort *)base + i;

@@ -115,7 +115,10 @@ static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *
     char options[256];
     snprintf(options, sizeof(options),
              "-cl-std=CL1.2 -w -DLOCAL=%d -DHATTN_F32=%d -DHATTN_F16=%d -DHATTN_BF16=%d -DHATTN_F8_E4M3=%d%s%s",
-             r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3, device->is_cpu ? " -DIS_CPU" : "",
+             r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3,
+             !device->is_cpu                         ? ""
+             : strstr(device->base.info.isa, "PoCL") ? " -DIS_CPU -DIS_POCL"
+                                                     : " -DIS_CPU",
              r->definitions);
     cl_program program = NULL;
     pthread_mutex_lock(&device->lock);
