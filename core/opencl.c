@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static hattn_opencl_functions functions;
@@ -20,6 +21,10 @@ static void find(void *library, const char *name, void *to)
 
 static void load(void)
 {
+    if (!getauxval(AT_BASE)) { /* what a static program opens has a C library of its own, and crashes */
+        missing = "a dynamic linker, in a static program,";
+        return;
+    }
     void *library = dlopen("libOpenCL.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         missing = "libOpenCL.so.1";
