@@ -71,7 +71,7 @@ TEST_P(DeviceStreams, ThreadsRunPlansAtOnce)
             try {
                 OwnStream stream(streams);
                 for (int round = 0; round < 20 && wrong[i].empty(); round++) {
-                    const Plan plan = make_plan(session->device, jobs[i]->instance.shape);
+                    const Plan plan = make_plan(session->device, jobs[i]->instance.given);
                     jobs[i]->forget();
                     for (int step = 0; step < 20 && wrong[i].empty(); step++)
                         wrong[i] = jobs[i]->enqueue(workspaces[i]->exec(stream.get()), plan.get());
@@ -183,7 +183,7 @@ TEST_P(DeviceStreams, CurrentDeviceIsLeftAsFound)
     EXPECT_EQ(hattn_device_open(&options, &device, nullptr), HATTN_OK);
     EXPECT_EQ(streams->current_device(), 1) << "device_open";
     {
-        const Plan plan = make_plan(device, job.instance.shape);
+        const Plan plan = make_plan(device, job.instance.given);
         EXPECT_EQ(streams->current_device(), 1) << "plan_create";
         const hattn_exec exec = workspace.exec(stream.get());
         EXPECT_EQ(hattn_workspace_init(device, exec.workspace, exec.workspace_size, exec.stream, nullptr), HATTN_OK);

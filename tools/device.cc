@@ -56,12 +56,14 @@ Device::Device(const std::string &backend, const std::string &isa, int32_t threa
     options.backend = backend.c_str();
     options.isa = backend == "cpu" && !isa.empty() ? isa.c_str() : nullptr;
     options.max_threads = backend == "cpu" ? threads : 0;
+    own_memory_ = devices::memory_of(backend);
+    if (own_memory_)
+        own_memory_->choose(&options);
     hattn_error error = {};
     hattn_device *device = nullptr;
     check(hattn_device_open(&options, &device, &error), error, "backend " + backend);
     device_.reset(device);
     check(hattn_device_query(device, &info_, &error), error, "backend " + backend);
-    own_memory_ = devices::memory_of(backend);
 }
 
 devices::Stopwatch &Device::stopwatch() const
