@@ -103,8 +103,8 @@ typedef struct hattn_device_options {
      * affinity and the CPU quotas of the process's groups allow. Other backends ignore it */
     int32_t max_threads;
     int32_t reserved; /* 0 */
-    /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant, instead of
-     * `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
+    /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant,
+     * instead of `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
     void *native_context, *native_device;
 } hattn_device_options;
 
@@ -117,8 +117,8 @@ typedef struct hattn_device_options {
  * The current CUDA or HIP device of the calling thread is left as found.
  * OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something else is
  * refused with HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it
- * out). A driver that does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the build
- * log from its first error. */
+ * out). A driver that does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the
+ * build log from its first error. */
 HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,
                                          hattn_error *error);
 
@@ -132,8 +132,9 @@ typedef struct hattn_device_info {
     char backend[16];
     char name[128]; /* of the processor */
     char isa[32];   /* "avx512", "sm_80", "gfx90a", "OpenCL C 1.2 ...", ...: what kernels are chosen for */
-    /* OpenCL: the cl_context and cl_device_id of the device, where its buffers must be made, and the in-order cl_command_queue of
-     * runs whose exec.stream is null. The device's own, or the caller's context; they live as long as the device. Others NULL */
+    /* OpenCL: the cl_context and cl_device_id of the device, where its buffers must be made, and the in-order
+     * cl_command_queue of runs whose exec.stream is null. The device's own, or the caller's context; they live as long as
+     * the device. Others NULL */
     void *native_context, *native_device, *native_stream;
 } hattn_device_info;
 
@@ -262,7 +263,8 @@ HATTN_API hattn_status hattn_plan_counter(const hattn_plan *plan, hattn_counter 
 
 /* ---- Running --------------------------------------------------------------------------------------------------- */
 
-/* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone aligned. */
+/* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone
+ * aligned. */
 typedef struct hattn_buffer {
     void *data;
     uint64_t byte_offset;
@@ -286,8 +288,8 @@ typedef struct hattn_exec {
     int32_t num_threads;
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
-    /* cudaStream_t, hipStream_t, in-order cl_command_queue (which the caller flushes); NULL: CUDA's default stream, OpenCL's
-     * queue of hattn_device_info. CPU: ignored, calls are synchronous */
+    /* cudaStream_t, hipStream_t, in-order cl_command_queue (which the caller flushes); NULL: CUDA's default stream,
+     * OpenCL's queue of hattn_device_info. CPU: ignored, calls are synchronous */
     void *stream;
     const hattn_team *team; /* NULL: none */
 } hattn_exec;
