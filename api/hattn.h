@@ -5,8 +5,8 @@
  * Every cached key has a short binary code beside it. A decode step turns its queries into integer weights, scores
  * all codes with popcounts, keeps the k best tokens exactly, and attends to those tokens only.
  *
- * Use: open a device, fill a problem (shapes, dtypes, maxima: no pointers; zeros mean the usual), create a plan (the only
- * call that can say no to a problem), give it a workspace, and run it as often as you like with pointers.
+ * Use: open a device, fill a problem (shapes, dtypes, maxima: no pointers; zeros mean the usual), create a plan (the
+ * only call that can say no to a problem), give it a workspace, and run it as often as you like with pointers.
  *
  * Words: row = one query token of one sequence; h = query head of Hq; g = KV head of Hkv; G = Hq/Hkv; c = code head of
  * Hc (a head with key codes of its own); s = selection head of Hs (a head that a selection is made for); j = logical
@@ -14,19 +14,21 @@
  *
  * Rules for everything below:
  * - Memory is the caller's; the library keeps no pointer after a call. It never prints, aborts, exits or throws.
- * - The last dimension of every tensor is contiguous; other strides are in elements, not bytes. Inputs may be broadcast;
- *   outputs must not overlap themselves or an input, unless said.
+ * - The last dimension of every tensor is contiguous; other strides are in elements, not bytes. Inputs may be
+ *   broadcast; outputs must not overlap themselves or an input, unless said.
  * - Pointers are aligned to their element on CPUs, to 16 bytes on GPUs. Rows start at that alignment plus strides.
  * - Any thread may use any device or plan. Two runs at one time need two workspaces.
- * - Structs that start with struct_size grow by fields at their end, never in their padding; set it to sizeof(the struct), as
- *   HATTN_STRUCT does. A caller built with an older, shorter struct is served as if the new fields were 0; a longer one is
- *   served if what this library does not know of it is 0, else refused. Fields named reserved must be 0. Structs without
- *   struct_size are frozen: hattn_error, hattn_tensor, hattn_map, hattn_buffer, hattn_batch, hattn_map_buffers and hattn_team
- *   never change; what they lack will come as fields of the structs around them. Calls keep their names and meaning.
+ * - Structs that start with struct_size grow by fields at their end, never in their padding; set it to sizeof(the
+ *   struct), as HATTN_STRUCT does. A caller built with an older, shorter struct is served as if the new fields were 0;
+ *   a longer one is served if what this library does not know of it is 0, else refused. Fields named reserved must be
+ *   0. Structs without struct_size are frozen: hattn_error, hattn_tensor, hattn_map, hattn_buffer, hattn_batch,
+ *   hattn_map_buffers and hattn_team never change; what they lack will come as fields of the structs around them. Calls
+ *   keep their names and meaning.
  * - Functions with a `hattn_error *` accept NULL there. Every refusal has a text.
- * - On CPUs a run computes in the default floating-point environment (round to nearest, subnormals kept, no traps), whatever
- *   the calling thread's is, and gives it back as found.
- * - fork: in the child, devices and plans of the parent work on the calling thread alone, and may be closed. CUDA's do not work.
+ * - On CPUs a run computes in the default floating-point environment (round to nearest, subnormals kept, no traps),
+ *   whatever the calling thread's is, and gives it back as found.
+ * - fork: in the child, devices and plans of the parent work on the calling thread alone, and may be closed. CUDA's do
+ *   not work.
  */
 #ifndef HATTN_H
 #define HATTN_H
@@ -86,7 +88,8 @@ typedef struct hattn_backend_info {
 /* Known backends, built or not, in the order of preference: 0 is tried first. */
 HATTN_API int hattn_backend_count(void);
 
-/* Fills *info. HATTN_INVALID_ARGUMENT: index outside 0..count-1, null or wrong struct_size. Never fails for want of a driver. */
+/* Fills *info. HATTN_INVALID_ARGUMENT: index outside 0..count-1, null or wrong struct_size. Never fails for want of
+ * a driver. */
 HATTN_API hattn_status hattn_backend_query(int backend, hattn_backend_info *info, hattn_error *error);
 
 typedef struct hattn_device_options {
@@ -96,28 +99,31 @@ typedef struct hattn_device_options {
     const char *isa;     /* cpu: use nothing above "scalar", "neon", "avx2" or "avx512"; NULL: the best of this machine,
                              less what $HATTN_CPU_DISABLE lists ("avx512,avx2": any case, spaces around
                              words; a word that is no instruction set is refused). Other backends: NULL */
-    /* cpu: the most threads that work on one run, 1..1024; sizes the workspace. 0: as many as the calling thread's affinity
-     * and the CPU quotas of the process's groups allow. Other backends ignore it */
+    /* cpu: the most threads that work on one run, 1..1024; sizes the workspace. 0: as many as the calling thread's
+     * affinity and the CPU quotas of the process's groups allow. Other backends ignore it */
     int32_t max_threads;
     int32_t reserved; /* 0 */
-    /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant, instead of
-     * `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
+    /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant,
+     * instead of `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
     void *native_context, *native_device;
 } hattn_device_options;
 
 /* Opens a device. options NULL: the defaults. *device is set only on HATTN_OK and closed by hattn_device_close.
- * A cpu device has max_threads - 1 helper threads, fewer where the system gives fewer (hattn_device_query says how many there
- * are): all runs of the device share them, they sleep between runs, take no signals but their own faults, and end with the device.
- * HATTN_INVALID_ARGUMENT: no such backend or isa name, or an option that means nothing to the backend. HATTN_NO_DEVICE: not
- * built, not present, or an ISA this machine lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. The current CUDA or HIP device of
- * the calling thread is left as found.
- * OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something else is refused with
- * HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it out). A driver that
- * does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the build log from its first error. */
+ * A cpu device has max_threads - 1 helper threads, fewer where the system gives fewer (hattn_device_query says how many
+ * there are): all runs of the device share them, they sleep between runs, take no signals but their own faults, and end
+ * with the device.
+ * HATTN_INVALID_ARGUMENT: no such backend or isa name, or an option that means nothing to the backend.
+ * HATTN_NO_DEVICE: not built, not present, or an ISA this machine lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR.
+ * The current CUDA or HIP device of the calling thread is left as found.
+ * OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something else is
+ * refused with HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it
+ * out). A driver that does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the
+ * build log from its first error. */
 HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,
                                          hattn_error *error);
 
-/* Plans of the device must be destroyed first, and no run be under way. NULL is allowed. The library may be unloaded after. */
+/* Plans of the device must be destroyed first, and no run be under way. NULL is allowed. The library may be unloaded
+ * after. */
 HATTN_API void hattn_device_close(hattn_device *device);
 
 typedef struct hattn_device_info {
@@ -126,8 +132,9 @@ typedef struct hattn_device_info {
     char backend[16];
     char name[128]; /* of the processor */
     char isa[32];   /* "avx512", "sm_80", "gfx90a", "OpenCL C 1.2 ...", ...: what kernels are chosen for */
-    /* OpenCL: the cl_context and cl_device_id of the device, where its buffers must be made, and the in-order cl_command_queue of
-     * runs whose exec.stream is null. The device's own, or the caller's context; they live as long as the device. Others NULL */
+    /* OpenCL: the cl_context and cl_device_id of the device, where its buffers must be made, and the in-order
+     * cl_command_queue of runs whose exec.stream is null. The device's own, or the caller's context; they live as long as
+     * the device. Others NULL */
     void *native_context, *native_device, *native_stream;
 } hattn_device_info;
 
@@ -136,7 +143,8 @@ HATTN_API hattn_status hattn_device_query(const hattn_device *device, hattn_devi
 /* ---- Problem --------------------------------------------------------------------------------------------------- */
 
 enum { HATTN_F32 = 1, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3, HATTN_I8, HATTN_U16, HATTN_I32, HATTN_U32, HATTN_I64 };
-/* Pinned host: K and V only, read where they lie; on CUDA memory of cudaHostAlloc or cudaHostRegister. The same to CPUs. */
+/* Pinned host: K and V only, read where they lie; on CUDA memory of cudaHostAlloc or cudaHostRegister. The same to
+ * CPUs. */
 enum { HATTN_MEMORY_DEVICE = 0, HATTN_MEMORY_PINNED_HOST = 1 };
 enum { HATTN_MAP_LINEAR = 1, HATTN_MAP_MLP = 2 };
 enum { HATTN_SCORE_HAMMING = 1, HATTN_SCORE_WEIGHTED = 2 };
@@ -152,8 +160,9 @@ typedef struct hattn_tensor {
         stride[3]; /* of all dimensions but the last, outermost first. All 0: compact. Else a 0 is HATTN_BROADCAST */
 } hattn_tensor;
 
-/* One side's hash map. Linear: layer 0 is [Hc, d, code_bits]. MLP: layers [Hc, d, hidden[0]], [Hc, hidden[0], hidden[1]],
- * [Hc, hidden[1], code_bits], each with a bias [Hc, out], SiLU after the first two (HashAttention, section 4). */
+/* One side's hash map. Linear: layer 0 is [Hc, d, code_bits]. MLP: layers [Hc, d, hidden[0]], [Hc, hidden[0],
+ * hidden[1]], [Hc, hidden[1], code_bits], each with a bias [Hc, out], SiLU after the first two (HashAttention,
+ * section 4). */
 typedef struct hattn_map {
     int32_t dtype;               /* of weights and biases: HATTN_F32, F16 or BF16 */
     int32_t hidden[2];           /* MLP: 8..1024 in steps of 8; linear: 0 */
@@ -162,8 +171,9 @@ typedef struct hattn_map {
     int64_t bias_stride[3];      /* per layer: {head}; 0: compact */
 } hattn_map;
 
-/* Shapes, dtypes, maxima. A field that is 0 means the usual, which the comments say; where they say nothing, 0 is a value of its
- * own or must be set. Heads, head_dim_qk, code_bits, max_sequences, max_length, k, q.dtype and k_cache.dtype must be. */
+/* Shapes, dtypes, maxima. A field that is 0 means the usual, which the comments say; where they say nothing, 0 is a
+ * value of its own or must be set. Heads, head_dim_qk, code_bits, max_sequences, max_length, k, q.dtype and
+ * k_cache.dtype must be. */
 typedef struct hattn_problem {
     uint32_t struct_size;
     int32_t num_q_heads;         /* Hq = G * Hkv, G 1..128 */
@@ -194,9 +204,9 @@ typedef struct hattn_problem {
     hattn_map key_map, query_map;
     /* Strides in brackets. "page" strides step over sequences where page_size is 0. A GPU reads 32 bytes at least: with
      * pages of fewer than 8 slots that mostly follow each other, give codes an outermost head stride, so that a head's
-     * codes are neighbours; the usual, [page, Hc, slot, W], is as good for larger pages. Compact is, for caches, [page][head]
-     * [slot][...], everything else in the order written here. Usual dtypes: v_cache, k_new and maps as k_cache (maps beside fp8:
-     * as q), out as q; where there is one choice, that. */
+     * codes are neighbours; the usual, [page, Hc, slot, W], is as good for larger pages. Compact is, for caches,
+     * [page][head][slot][...], everything else in the order written here. Usual dtypes: v_cache, k_new and maps as
+     * k_cache (maps beside fp8: as q), out as q; where there is one choice, that. */
     hattn_tensor q;           /* [row, Hq, d]                {row, head}         F32 F16 BF16 */
     hattn_tensor k_new;       /* [token, Hkv, d]             {token, head}       as k; input of hattn_encode_keys */
     hattn_tensor k_cache;     /* [page, slot, Hkv, d]        {page, slot, head}  F32 F16 BF16 F8_E4M3 */
@@ -215,10 +225,10 @@ typedef struct hattn_problem {
     hattn_tensor budgets;     /* [sequence, Hs]              {sequence, head}    I32; zero strides allowed */
 } hattn_problem;
 
-/* Writes the problem that a plan of *problem would have: all that is 0 and means the usual filled in, strides too; broadcast
- * strides stay HATTN_BROADCAST, so that it may be changed and given to hattn_plan_create. complete->struct_size must be set
- * before; *problem is not changed, so that calling again after changes is right. HATTN_INVALID_ARGUMENT: null, the two are one
- * struct, a struct_size. Says nothing of whether a plan would be made. */
+/* Writes the problem that a plan of *problem would have: all that is 0 and means the usual filled in, strides too;
+ * broadcast strides stay HATTN_BROADCAST, so that it may be changed and given to hattn_plan_create.
+ * complete->struct_size must be set before; *problem is not changed, so that calling again after changes is right.
+ * HATTN_INVALID_ARGUMENT: null, the two are one struct, a struct_size. Says nothing of whether a plan would be made. */
 HATTN_API hattn_status hattn_problem_complete(const hattn_problem *problem, hattn_problem *complete,
                                               hattn_error *error);
 
@@ -228,7 +238,8 @@ typedef struct hattn_plan hattn_plan;
 
 /* The only yes or no: checks the problem, chooses and loads every kernel (a first run may already be captured in a
  * graph), sizes the workspace. What it accepts runs. The problem is copied. The device must outlive the plan.
- * HATTN_INVALID_ARGUMENT, HATTN_UNSUPPORTED: error->text names the field and the rule. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR. */
+ * HATTN_INVALID_ARGUMENT, HATTN_UNSUPPORTED: error->text names the field and the rule. HATTN_OUT_OF_MEMORY.
+ * HATTN_DEVICE_ERROR. */
 HATTN_API hattn_status hattn_plan_create(hattn_device *device, const hattn_problem *problem, hattn_plan **plan,
                                          hattn_error *error);
 HATTN_API void hattn_plan_destroy(hattn_plan *plan); /* NULL allowed; device work of the plan must be finished */
@@ -236,32 +247,35 @@ HATTN_API void hattn_plan_destroy(hattn_plan *plan); /* NULL allowed; device wor
 /* Bytes of workspace a run of this plan needs; one size for all of its calls, > 0. */
 HATTN_API uint64_t hattn_plan_workspace_size(const hattn_plan *plan);
 
-/* What runs count in their workspace, for those who tune or watch. A counter is a uint64 that hattn_workspace_init sets to 0
- * and runs of all plans that share the workspace add to; read it when the runs are done, with the means of the device. */
+/* What runs count in their workspace, for those who tune or watch. A counter is a uint64 that hattn_workspace_init
+ * sets to 0 and runs of all plans that share the workspace add to; read it when the runs are done, with the means of
+ * the device. */
 typedef enum hattn_counter {
-    /* Rows and selection heads of a decode whose scores were made twice, because a sample of the row had promised too much (docs/design.md):
-     * their results are the same, later. CUDA. */
+    /* Rows and selection heads of a decode whose scores were made twice, because a sample of the row had promised
+     * too much (docs/design.md): their results are the same, later. CUDA. */
     HATTN_COUNTER_RESCORED = 0
 } hattn_counter;
 
-/* *byte_offset: where in a workspace of this plan the counter is, a multiple of 8. HATTN_INVALID_ARGUMENT: null, or no such counter.
- * HATTN_UNSUPPORTED: this plan's runs do not count it. */
+/* *byte_offset: where in a workspace of this plan the counter is, a multiple of 8. HATTN_INVALID_ARGUMENT: null, or
+ * no such counter. HATTN_UNSUPPORTED: this plan's runs do not count it. */
 HATTN_API hattn_status hattn_plan_counter(const hattn_plan *plan, hattn_counter counter, uint64_t *byte_offset,
                                           hattn_error *error);
 
 /* ---- Running --------------------------------------------------------------------------------------------------- */
 
-/* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone aligned. */
+/* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone
+ * aligned. */
 typedef struct hattn_buffer {
     void *data;
     uint64_t byte_offset;
 } hattn_buffer;
 
-/* The caller's own threads, instead of the device's: each of `size` threads makes the same call with its own rank (0..size-1),
- * all else equal: plan, arguments, what pointers point to. barrier returns in all of them once all have entered. Every call with
- * a team of more than one enters it twice, also a call that is refused: a rank that is refused alone leaves the work to the
- * others (whose results are whole) and hangs nobody, if its exec and team can be read. The call of a rank may return when all
- * are done. CPU: ranks from the device's max_threads on only wait. Reference: one rank works. Others refuse a team. */
+/* The caller's own threads, instead of the device's: each of `size` threads makes the same call with its own rank
+ * (0..size-1), all else equal: plan, arguments, what pointers point to. barrier returns in all of them once all have
+ * entered. Every call with a team of more than one enters it twice, also a call that is refused: a rank that is
+ * refused alone leaves the work to the others (whose results are whole) and hangs nobody, if its exec and team can
+ * be read. The call of a rank may return when all are done. CPU: ranks from the device's max_threads on only wait.
+ * Reference: one rank works. Others refuse a team. */
 typedef struct hattn_team {
     int32_t size, rank;
     void (*barrier)(void *context);
@@ -274,8 +288,8 @@ typedef struct hattn_exec {
     int32_t num_threads;
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
-    /* cudaStream_t, hipStream_t, in-order cl_command_queue (which the caller flushes); NULL: CUDA's default stream, OpenCL's
-     * queue of hattn_device_info. CPU: ignored, calls are synchronous */
+    /* cudaStream_t, hipStream_t, in-order cl_command_queue (which the caller flushes); NULL: CUDA's default stream,
+     * OpenCL's queue of hattn_device_info. CPU: ignored, calls are synchronous */
     void *stream;
     const hattn_team *team; /* NULL: none */
 } hattn_exec;
@@ -287,20 +301,22 @@ typedef struct hattn_exec {
 HATTN_API hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
                                             hattn_error *error);
 
-/* All runs below check in O(1), never allocate, never wait for a device, never read device memory on the host, and enqueue
- * on exec->stream (graph capture is allowed). Results are bitwise repeatable for the same plan, args and device, and the
- * same for any number of threads. Selections are also batch invariant: a row keeps the same list alone, among others, padded,
- * with other pages or none, under a plan with larger maxima, on any backend, given its codes, weights, norms and budget.
- * On CPUs a run waits for nothing but units of work that other threads have begun. They return HATTN_OK or
+/* All runs below check in O(1), never allocate, never wait for a device, never read device memory on the host, and
+ * enqueue on exec->stream (graph capture is allowed). Results are bitwise repeatable for the same plan, args and
+ * device, and the same for any number of threads. Selections are also batch invariant: a row keeps the same list alone,
+ * among others, padded, with other pages or none, under a plan with larger maxima, on any backend, given its codes,
+ * weights, norms and budget. On CPUs a run waits for nothing but units of work that other threads have begun. They
+ * return HATTN_OK or
  *   HATTN_INVALID_ARGUMENT     a null or misaligned pointer, a wrong struct_size, a count outside 0..its maximum
  *   HATTN_WORKSPACE_TOO_SMALL
  *   HATTN_DEVICE_ERROR         the launch failed; faults of the kernels surface at the caller's next synchronisation
  * and have written nothing unless HATTN_OK or HATTN_DEVICE_ERROR. */
 
-/* Which keys the rows see; all device memory, read by the kernels, so a captured graph may be replayed with new contents.
- * Row x belongs to the sequence b with q_start[b] <= x < q_start[b+1]; it is token t = x - q_start[b] of T = q_start[b+1] -
- * q_start[b] (at most max_q_len), and its length, the number of keys it sees, is seq_len[b] - T + t + 1. Lengths are clamped
- * to 0..max_length. Rows at or past q_start[num_sequences] are padding: length 0.
+/* Which keys the rows see; all device memory, read by the kernels, so a captured graph may be replayed with new
+ * contents.
+ * Row x belongs to the sequence b with q_start[b] <= x < q_start[b+1]; it is token t = x - q_start[b] of T =
+ * q_start[b+1] - q_start[b] (at most max_q_len), and its length, the number of keys it sees, is seq_len[b] - T + t + 1.
+ * Lengths are clamped to 0..max_length. Rows at or past q_start[num_sequences] are padding: length 0.
  * Key j of sequence b is in page block_table[b][j / page_size], slot j % page_size; without pages in "page" b, slot j.
  * A page number outside the caller's pools is the caller's error: memory is read there, and written by append. */
 typedef struct hattn_batch {
@@ -319,11 +335,12 @@ typedef struct hattn_map_buffers {
 } hattn_map_buffers;
 
 /* Encode keys into a code cache (prefill, or the new tokens of a step).
- *   z = map(k_new[t, g]) in fp32, code head c of KV head g = c * Hkv / Hc;  bit r = (z_r > 0), NaN gives 0; bit r is bit r % 32
- *   of word r / 32, bits past code_bits are 0;  norm = fp16(sqrt(sum of squares of k_new[t, g])), rounded to nearest even
+ *   z = map(k_new[t, g]) in fp32, code head c of KV head g = c * Hkv / Hc
+ *   bit r = (z_r > 0), NaN gives 0; bit r is bit r % 32 of word r / 32, bits past code_bits are 0
+ *   norm = fp16(sqrt(sum of squares of k_new[t, g])), rounded to nearest even
  * Slot s is page s / page_size, slot s % page_size (without pages: sequence s / max_length, position s % max_length).
- * Not written: any other slot. Two tokens in one slot: on CPUs one of them, code and norm, unspecified which; on GPUs each word
- * is one of theirs. Method: HATA, section 3; HashAttention, section 4. */
+ * Not written: any other slot. Two tokens in one slot: on CPUs one of them, code and norm, unspecified which; on
+ * GPUs each word is one of theirs. Method: HATA, section 3; HashAttention, section 4. */
 typedef struct hattn_encode_keys_args {
     uint32_t struct_size;
     int32_t num_tokens; /* >= 0, no maximum */
@@ -339,8 +356,8 @@ HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_enc
 
 /* Encode queries into integer weights; the group of s is its Hq/Hs query heads, each through the map of its code head.
  *   hamming:  w_r = sum over the group of (z_r > 0 ? +1 : -1), halved if the group is even     (HATA, section 3)
- *   weighted: u_r = sum over the group of z_r; w_r = rint(u_r * qmax / max|u|), ties to even, qmax = 2^(weight_bits-1) - 1;
- *             w = 0 if all u are 0 or any is not finite */
+ *   weighted: u_r = sum over the group of z_r; w_r = rint(u_r * qmax / max|u|), ties to even;
+ *             qmax = 2^(weight_bits-1) - 1; w = 0 if all u are 0 or any is not finite */
 typedef struct hattn_encode_queries_args {
     uint32_t struct_size;
     int32_t num_rows;
@@ -352,10 +369,12 @@ HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_
                                             const hattn_exec *exec, hattn_error *error);
 
 /* Score every key of every row: larger is better.
- *   score = sum over r of w_r * code_r + (sum of |w_r| with w_r < 0)   = sum over planes p of 2^p popcount((code ^ m) & plane_p)
+ *   score = sum over r of w_r * code_r + (sum of |w_r| with w_r < 0)
+ *         = sum over planes p of 2^p popcount((code ^ m) & plane_p)
  *   with norms: f32((2 * score - sum|w|) * norm), one rounding
  * Weights are what hattn_encode_queries of the plan can give; an int8 of -128 counts as -127.
- * code head of s: s * Hc / Hs. Guarantees: exact, the same on every backend. Not written: positions at or past the row's length. */
+ * code head of s: s * Hc / Hs. Guarantees: exact, the same on every backend. Not written: positions at or past the
+ * row's length. */
 typedef struct hattn_score_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -367,9 +386,10 @@ typedef struct hattn_score_args {
 HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
                                    hattn_error *error);
 
-/* Exact top-k: with length n and budget B (clamped to 0..k), keeps min(n, max(B, num_sink + num_recent)) positions: the first num_sink,
- * the last num_recent, and of the others those with the largest score, equal scores by smallest position (-0 equals +0, NaN
- * ranks below everything). Guarantees: that one list on every backend, ascending, -1 from counts to k. */
+/* Exact top-k: with length n and budget B (clamped to 0..k), keeps min(n, max(B, num_sink + num_recent)) positions:
+ * the first num_sink, the last num_recent, and of the others those with the largest score, equal scores by smallest
+ * position (-0 equals +0, NaN ranks below everything). Guarantees: that one list on every backend, ascending, -1
+ * from counts to k. */
 typedef struct hattn_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -400,8 +420,9 @@ typedef struct hattn_attend_args {
 HATTN_API hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
                                     hattn_error *error);
 
-/* Join attention over disjoint parts of the keys (split KV, context parallel): L = ln(sum of e^lse_p), out = sum of e^(lse_p - L) out_p.
- * A part with lse -inf counts nothing, and its out is not read as a number; all parts so: out 0, lse -inf. */
+/* Join attention over disjoint parts of the keys (split KV, context parallel): L = ln(sum of e^lse_p), out = sum of
+ * e^(lse_p - L) out_p. A part with lse -inf counts nothing, and its out is not read as a number; all parts so: out
+ * 0, lse -inf. */
 typedef struct hattn_merge_args {
     uint32_t struct_size;
     int32_t num_parts; /* >= 1 */
@@ -414,10 +435,11 @@ typedef struct hattn_merge_args {
 HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
                                    hattn_error *error);
 
-/* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already be in the K
- * cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's separate calls;
- * out and lse are within the numerics contract of docs/numerics.md. Speculative tokens that were rejected are dropped by
- * lowering seq_len. The last three outputs are for those who want to look; weights are of all rows, padding too. */
+/* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already
+ * be in the K cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's
+ * separate calls; out and lse are within the numerics contract of docs/numerics.md. Speculative tokens that were
+ * rejected are dropped by lowering seq_len. The last three outputs are for those who want to look; weights are of
+ * all rows, padding too. */
 typedef struct hattn_decode_args {
     uint32_t struct_size;
     int32_t append; /* 0 or 1 */

@@ -42,26 +42,60 @@ const std::vector<Expectation> &expect(const Context &context, const Case &check
     return answer.expectations;
 }
 
-std::string run_once(const Context &context, const Case &checked, const Manner &manner, uint8_t fill)
+/* Another run must write what the first one did, but for what it is not given. */
+struct Again {
+    Manner manner;
+    std::string without,
+        alone; /* an optional output: not given; the only one that is. "": all are, or as the manner says */
+
+    bool gives(const Output &output) const
+    {
+        const std::string &name = output.actual.name;
+        return !output.optional || (!manner.bare && name != without && (alone.empty() || name == alone));
+    }
+    std::string text() const
+    {
+        return manner.text() + (without.empty() ? "" : ", " + without + " null") +
+               (alone.empty() ? "" : ", of the optional outputs only " + alone);
+    }
+};
+
+std::string run_once(const Context &context, const Case &checked, const Again &again, uint8_t fill)
 {
-    for (Output *output : checked.outputs)
+    for (Output *output : checked.outputs) {
         output->reset(output->actual, fill);
+        output->given = again.gives(*output);
+    }
+    const Manner &manner = again.manner;
     const Workspace &workspace =
         manner.shared_workspace ? context.session.shared_workspace(context.workspace.size()) : context.workspace;
-    return run_in_manner(manner, workspace, context.name(), [&](const hattn_exec *exec, hattn_error *error) {
-        return checked.run(!manner.bare, exec, error);
-    });
+    return run_in_manner(manner, workspace, context.name(),
+                         [&](const hattn_exec *exec, hattn_error *error) { return checked.run(exec, error); });
 }
 
-/* Those that a problem is run again in. */
-std::vector<Manner> some_manners(const Context &context)
+/* The manners that a problem is run again in; where outputs are optional by themselves, one of them is missing, one is alone. */
+std::vector<Again> repetitions(const Context &context, const Case &checked)
 {
     std::vector<Manner> manners = all_manners(context.session);
+    const Manner plain = manners[0];
     const size_t wanted = context.instance.problem.repetitions;
     Rng rng(context.instance.seed, context.op);
     while (wanted && manners.size() > wanted)
-        manners.erase(manners.begin() + rng.below((int64_t)manners.size()));
-    return manners;
+        manners.erase(manners.begin() + rng.below(static_cast<int64_t>(manners.size())));
+    std::vector<Again> all;
+    for (const Manner &manner : manners)
+        all.push_back({manner, "", ""});
+    std::vector<std::string> optional;
+    for (const Output *output : checked.outputs)
+        if (output->optional)
+            optional.push_back(output->actual.name);
+    if (optional.size() > 1) { /* other ones for other problems */
+        Rng which(context.instance.seed, context.instance.problem.name + context.op);
+        const auto one = [&] { return optional[which.below(static_cast<int64_t>(optional.size()))]; };
+        all.push_back({plain, one(), ""});
+        all.push_back({plain, "", one()});
+    }
+    return all;
 }
 
 std::string repeat(const Context &context, const Case &checked, const std::vector<Expectation> &expectations)
@@ -69,12 +103,12 @@ std::string repeat(const Context &context, const Case &checked, const std::vecto
     std::vector<std::vector<uint8_t>> first;
     for (Output *output : checked.outputs)
         first.push_back(image_of(output->actual));
-    const std::vector<Manner> manners = some_manners(context);
-    for (size_t m = 0; m < manners.size(); m++) {
+    const std::vector<Again> all = repetitions(context, checked);
+    for (size_t m = 0; m < all.size(); m++) {
         int fill = m % 2 == 0;
-        std::string problem = run_once(context, checked, manners[m], FILLS[fill]);
+        std::string problem = run_once(context, checked, all[m], FILLS[fill]);
         for (size_t i = 0; problem.empty() && i < checked.outputs.size(); i++) {
-            if (manners[m].bare && checked.outputs[i]->optional)
+            if (!checked.outputs[i]->given)
                 continue;
             const Expectation &e = expectations[i];
             std::vector<uint8_t> want = e.images[fill];
@@ -84,7 +118,7 @@ std::string repeat(const Context &context, const Case &checked, const std::vecto
             problem = compare(checked.outputs[i]->actual, want, e.written, nullptr);
         }
         if (!problem.empty())
-            return "run again (" + manners[m].text() + "): " + problem;
+            return "run again (" + all[m].text() + "): " + problem;
     }
     return "";
 }
@@ -128,6 +162,11 @@ Output::Output(const Context &context, const std::string &name, Field field)
 {
 }
 
+hattn_buffer Output::buffer(Tensor Output::*side) const
+{
+    return side == &Output::actual && !given ? hattn_buffer{} : (this->*side).buffer();
+}
+
 void Output::reset(const Tensor &tensor, uint8_t fill) const
 {
     tensor.memory->fill(fill);
@@ -167,7 +206,7 @@ std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, cons
 
 std::string check_case(const Context &context, const Case &checked)
 {
-    std::string problem = run_once(context, checked, all_manners(context.session)[0], FILLS[0]);
+    std::string problem = run_once(context, checked, {all_manners(context.session)[0], "", ""}, FILLS[0]);
     if (!problem.empty())
         return problem;
     const std::vector<Expectation> &expectations = expect(context, checked);

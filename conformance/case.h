@@ -53,15 +53,16 @@ struct Output {
     Rule rule;        /* none: exact */
     Rule golden_rule; /* against golden values; none: as rule */
     bool optional = false;
+    bool given = true;                           /* to the run: without, its buffer is null */
     std::function<void(const Tensor &)> prepare; /* what it holds before a run, beyond the fill */
 
     void reset(const Tensor &tensor, uint8_t fill) const;
+    /* For the arguments of a run (actual) or of the reference (expected), which is given all. */
+    hattn_buffer buffer(Tensor Output::*side) const;
 };
 
 struct Case {
-    /* Puts outputs (side: their actual or expected tensors) into arguments and makes the call. Without `optional` the
-     * optional ones are null. */
-    std::function<hattn_status(bool optional, const hattn_exec *, hattn_error *)> run;
+    std::function<hattn_status(const hattn_exec *, hattn_error *)> run; /* the call, with the outputs that are given */
     std::function<void()> reference;                /* fills all expected tensors; may look at actual ones */
     std::function<std::vector<uint8_t>()> question; /* what it looks at; none: nothing but the instance */
     std::function<void()> before_again;             /* between the comparison and the repetitions */

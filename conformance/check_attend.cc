@@ -12,16 +12,15 @@ std::string check_attend(const Context &context, bool sparse)
     Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
     set_attention_rules(context, positions, &out, &lse);
     lse.optional = true;
-    auto args = [&](Tensor Output::*side, bool optional) {
+    auto args = [&](Tensor Output::*side) {
         hattn_attend_args made = instance.attend_args(sparse);
-        made.out = (out.*side).buffer();
-        if (optional)
-            made.lse = (lse.*side).buffer();
+        made.out = out.buffer(side);
+        made.lse = lse.buffer(side);
         return made;
     };
 
     PoisonedCache poisoned(instance, [&](PoisonedCache *cache) {
-        for (int row = 0; row < (int)instance.rows.size(); row++) {
+        for (int row = 0; row < static_cast<int>(instance.rows.size()); row++) {
             for (int h = 0; h < instance.shape.num_q_heads; h++) {
                 for (int j : positions(row, instance.selection_head_of_query(h))) {
                     cache->keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
@@ -32,12 +31,12 @@ std::string check_attend(const Context &context, bool sparse)
     });
 
     Case checked;
-    checked.run = [&](bool optional, const hattn_exec *exec, hattn_error *error) {
-        hattn_attend_args a = args(&Output::actual, optional);
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
+        hattn_attend_args a = args(&Output::actual);
         return context.session.runner.attend(context.plan, &a, exec, error);
     };
     checked.reference = [&] {
-        hattn_attend_args a = args(&Output::expected, true);
+        hattn_attend_args a = args(&Output::expected);
         hattn_reference_attend(&instance.shape, &a);
     };
     checked.outputs = {&out, &lse};
@@ -56,21 +55,20 @@ std::string check_merge(const Context &context)
     Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
     set_merge_rules(context, &out, &lse);
     lse.optional = true;
-    auto args = [&](Tensor Output::*side, bool optional) {
+    auto args = [&](Tensor Output::*side) {
         hattn_merge_args made = instance.merge_args();
-        made.out = (out.*side).buffer();
-        if (optional)
-            made.lse = (lse.*side).buffer();
+        made.out = out.buffer(side);
+        made.lse = lse.buffer(side);
         return made;
     };
 
     Case checked;
-    checked.run = [&](bool optional, const hattn_exec *exec, hattn_error *error) {
-        hattn_merge_args a = args(&Output::actual, optional);
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
+        hattn_merge_args a = args(&Output::actual);
         return context.session.runner.merge(context.plan, &a, exec, error);
     };
     checked.reference = [&] {
-        hattn_merge_args a = args(&Output::expected, true);
+        hattn_merge_args a = args(&Output::expected);
         hattn_reference_merge(&instance.shape, &a);
     };
     checked.outputs = {&out, &lse};

@@ -37,8 +37,8 @@ public:
         if (!problem.empty())
             return problem;
         Case checked;
-        checked.run = [this](bool optional, const hattn_exec *exec, hattn_error *error) {
-            hattn_decode_args args = make_args(&Output::actual, optional);
+        checked.run = [this](const hattn_exec *exec, hattn_error *error) {
+            hattn_decode_args args = make_args(&Output::actual);
             return context_.session.runner.decode(context_.plan, &args, exec, error);
         };
         checked.reference = [this] { reference(); };
@@ -55,21 +55,19 @@ public:
     }
 
 private:
-    hattn_decode_args make_args(Tensor Output::*side, bool optional) const
+    hattn_decode_args make_args(Tensor Output::*side) const
     {
         hattn_decode_args args = instance_.decode_args(append_);
         if (append_) {
-            args.codes = (codes_.*side).buffer();
+            args.codes = codes_.buffer(side);
             if (instance_.shape.key_norms)
-                args.norms = (norms_.*side).buffer();
+                args.norms = norms_.buffer(side);
         }
-        args.out = (out_.*side).buffer();
-        if (optional) {
-            args.lse = (lse_.*side).buffer();
-            args.weights = (weights_.*side).buffer();
-            args.indices = (indices_.*side).buffer();
-            args.counts = (counts_.*side).buffer();
-        }
+        args.out = out_.buffer(side);
+        args.lse = lse_.buffer(side);
+        args.weights = weights_.buffer(side);
+        args.indices = indices_.buffer(side);
+        args.counts = counts_.buffer(side);
         return args;
     }
 
@@ -78,7 +76,7 @@ private:
     /* Old slots hold what the cache holds; the new tokens' are for decode to write, all others for nobody. */
     void copy_old(const Tensor &from, const Tensor &to) const
     {
-        for (int b = 0; b < (int)instance_.problem.lengths.size(); b++) {
+        for (int b = 0; b < static_cast<int>(instance_.problem.lengths.size()); b++) {
             int old = std::min(instance_.cached_length(b), instance_.problem.lengths[b] - new_tokens(b));
             for (int j = 0; j < old; j++)
                 for (int c = 0; c < instance_.shape.num_code_heads; c++)
@@ -88,7 +86,7 @@ private:
     }
 
     /* Rows whose weights or codes differ, allowedly, from the golden ones: their selection may differ too. */
-    bool turned(const Index &index) const { return turned_rows_.count((int)index[0]) > 0; }
+    bool turned(const Index &index) const { return turned_rows_.count(static_cast<int>(index[0])) > 0; }
 
     void set_append_rules()
     {
@@ -109,13 +107,13 @@ private:
         };
         codes_.rule = code_rule(instance_, keys, append_ ? context_.flips() : nullptr);
         codes_.golden_rule = code_rule(instance_, keys, nullptr, [this](const Index &) {
-            for (int row = 0; row < (int)instance_.rows.size(); row++)
+            for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++)
                 turned_rows_.insert(row);
         });
         norms_.rule = norm_rule();
         norms_.golden_rule = [this, rule = norms_.rule](const Index &index, const uint8_t *got, const uint8_t *want,
                                                         std::string *why) {
-            for (int row = 0; row < (int)instance_.rows.size(); row++)
+            for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++)
                 turned_rows_.insert(row);
             return rule(index, got, want, why);
         };
@@ -125,8 +123,8 @@ private:
 
     void set_golden_rules()
     {
-        weights_.golden_rule =
-            weight_rule(instance_, nullptr, [this](const Index &index) { turned_rows_.insert((int)index[0]); });
+        weights_.golden_rule = weight_rule(
+            instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
         auto unless_turned = [this](const Rule &rule) -> Rule {
             return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
                 return turned(index) || (rule && rule(index, got, want, why));
@@ -150,7 +148,7 @@ private:
 
     void reference()
     {
-        hattn_decode_args expected = make_args(&Output::expected, true), actual = make_args(&Output::actual, true);
+        hattn_decode_args expected = make_args(&Output::expected), actual = make_args(&Output::actual);
         if (append_)
             hattn_reference_append(&instance_.shape, &expected);
         weights_.expected.for_each(
@@ -191,7 +189,7 @@ private:
     void keep_selected(PoisonedCache *cache) const
     {
         Positions positions = listed_positions(indices_.expected, counts_.expected);
-        for (int row = 0; row < (int)instance_.rows.size(); row++) {
+        for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++) {
             const Row &of = instance_.rows[row];
             for (int h = 0; h < instance_.shape.num_q_heads; h++) {
                 int g = instance_.kv_head_of_query(h);

@@ -12,9 +12,9 @@ std::string check_encode_keys(const Context &context)
     Output codes(context, "codes", &hattn_problem::codes), norms(context, "norms", &hattn_problem::norms);
     auto args = [&](Tensor Output::*side) {
         hattn_encode_keys_args made = instance.encode_keys_args();
-        made.codes = (codes.*side).buffer();
+        made.codes = codes.buffer(side);
         if (instance.shape.key_norms)
-            made.norms = (norms.*side).buffer();
+            made.norms = norms.buffer(side);
         return made;
     };
 
@@ -36,7 +36,7 @@ std::string check_encode_keys(const Context &context)
     norms.rule = norm_rule();
 
     Case checked;
-    checked.run = [&](bool, const hattn_exec *exec, hattn_error *error) {
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
         hattn_encode_keys_args a = args(&Output::actual);
         return context.session.runner.encode_keys(context.plan, &a, exec, error);
     };
@@ -60,12 +60,12 @@ std::string check_encode_queries(const Context &context)
     weights.golden_rule = weight_rule(instance, nullptr);
     auto args = [&](Tensor Output::*side) {
         hattn_encode_queries_args made = instance.encode_queries_args();
-        made.weights = (weights.*side).buffer();
+        made.weights = weights.buffer(side);
         return made;
     };
 
     Case checked;
-    checked.run = [&](bool, const hattn_exec *exec, hattn_error *error) {
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
         hattn_encode_queries_args a = args(&Output::actual);
         return context.session.runner.encode_queries(context.plan, &a, exec, error);
     };

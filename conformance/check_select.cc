@@ -14,12 +14,12 @@ std::string check_score(const Context &context)
         scores.rule = score_rule();
     auto args = [&](Tensor Output::*side) {
         hattn_score_args made = instance.score_args();
-        made.scores = (scores.*side).buffer();
+        made.scores = scores.buffer(side);
         return made;
     };
 
     Case checked;
-    checked.run = [&](bool, const hattn_exec *exec, hattn_error *error) {
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
         hattn_score_args a = args(&Output::actual);
         return context.session.runner.score(context.plan, &a, exec, error);
     };
@@ -37,13 +37,13 @@ std::string check_topk(const Context &context)
     Output indices(context, "indices", &hattn_problem::indices), counts(context, "counts", &hattn_problem::counts);
     auto args = [&](Tensor Output::*side) {
         hattn_topk_args made = instance.topk_args();
-        made.indices = (indices.*side).buffer();
-        made.counts = (counts.*side).buffer();
+        made.indices = indices.buffer(side);
+        made.counts = counts.buffer(side);
         return made;
     };
 
     Case checked;
-    checked.run = [&](bool, const hattn_exec *exec, hattn_error *error) {
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
         hattn_topk_args a = args(&Output::actual);
         return context.session.runner.topk(context.plan, &a, exec, error);
     };

@@ -58,7 +58,7 @@ struct PlanOwner {
 const char *status_name(Status status)
 {
     const char *const names[] = {"passed", "failed", "refused", "skipped"};
-    return names[(int)status];
+    return names[static_cast<int>(status)];
 }
 
 std::string Outcome::text(std::string (*repeat_command)(const Outcome &)) const

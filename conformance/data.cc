@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The numbers of an instance.
+ * The real numbers of an instance: queries, caches, maps, parts. data_codes.cc has what is counted.
  */
 #include <algorithm>
 #include <cmath>
@@ -45,7 +45,7 @@ private:
             Rng rng(dtype, "normals");
             Tensor values("normals", dtype, {COUNT}, nullptr, Region::AT_START, 0);
             for (int i = 0; i < COUNT; i++)
-                values.store({i}, (float)(rng.normal() * deviation));
+                values.store({i}, static_cast<float>(rng.normal() * deviation));
             table.assign(values.memory->data(), values.memory->data() + COUNT * dtype_size(dtype));
         }
         return table;
@@ -74,6 +74,19 @@ void fill_row(const Tensor &tensor, Index index, double value)
     }
 }
 
+/* Subnormal numbers, but for large ones in every other dimension from `large` on; -1: none. Those of queries meet those of keys in
+ * other dimensions, so that logits are of either's subnormal numbers. */
+void fill_subnormal(const Tensor &tensor, Index index, int large, Rng rng)
+{
+    const bool f16 = tensor.dtype == HATTN_F16, f8 = tensor.dtype == HATTN_F8_E4M3;
+    const double normal = f16 ? 0x1p-14 : f8 ? 0x1p-6 : 0x1p-126, many = f16 ? 0x1p12 : f8 ? 0x1p6 : 0x1p80;
+    for (int64_t i = 0; i < tensor.extent[tensor.rank - 1]; i++) {
+        index[tensor.rank - 1] = i;
+        const double below = static_cast<double>(rng.between(-999, 999)) / 1000 * normal;
+        tensor.store(index, i % 2 == large ? many * rng.normal() : below);
+    }
+}
+
 /* Key number j of n; all of one head draw from the same bases. */
 void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t j, int64_t n, uint64_t base,
               Normals *normals)
@@ -98,7 +111,7 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
     case Pattern::BY_TIME:
         from_base(0);
         for (Index i = index; i[tensor.rank - 1] < d; i[tensor.rank - 1]++)
-            tensor.store(i, tensor.load(i) * (double)(j + 1) / (double)n);
+            tensor.store(i, tensor.load(i) * static_cast<double>(j + 1) / static_cast<double>(n));
         break;
     case Pattern::OVERFLOW: fill_row(tensor, index, j % 3 == 1 ? -1 : 1); break;
     case Pattern::BIASED:
@@ -120,6 +133,7 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
         normals->fill(tensor.at(index), d);
         tensor.store(index, -INFINITY);
         break;
+    case Pattern::SUBNORMAL: fill_subnormal(tensor, index, j % 2 ? -1 : 1, Rng(base + j, "subnormal")); break;
     }
 }
 
@@ -131,6 +145,8 @@ void fill_value(const Tensor &tensor, Index index, Pattern pattern, int64_t j, N
     if (pattern == Pattern::NOTHING)
         for (int64_t i = j % 3; i < tensor.extent[3]; i += 3)
             tensor.store({index[0], index[1], index[2], i}, i % 2 ? INFINITY : NOT_A_NUMBER);
+    if (pattern == Pattern::SUBNORMAL)
+        fill_subnormal(tensor, index, -1, Rng(64 * j + index[2], "subnormal"));
     if (pattern == Pattern::HUGE_VALUES)
         for (int64_t i = 0; i < tensor.extent[3]; i++)
             tensor.store({index[0], index[1], index[2], i}, (i % 2 ? -largest : largest) / (1 + (i + j) % 4 / 2));
@@ -143,11 +159,13 @@ void Instance::make_caches()
     Rng rng(seed, "caches");
     q = make("q", &hattn_problem::q);
     Normals q_normals(q.dtype, 1, &rng);
-    for (int row = 0; row < (int)rows.size(); row++) {
+    for (int row = 0; row < static_cast<int>(rows.size()); row++) {
         for (int h = 0; h < shape.num_q_heads; h++) {
             Index index = {row, h};
             if (problem.pattern == Pattern::ZERO || problem.pattern == Pattern::OVERFLOW)
                 fill_row(q, index, problem.pattern == Pattern::ZERO ? 0 : 1);
+            else if (problem.pattern == Pattern::SUBNORMAL)
+                fill_subnormal(q, index, row % 2 ? -1 : 0, Rng(64 * row + h, "subnormal"));
             else
                 q_normals.fill(q.at(index), shape.head_dim_qk);
         }
@@ -171,7 +189,7 @@ void Instance::make_caches()
     }
     k_new = make("k_new", &hattn_problem::k_new);
     Normals normals(k_cache.dtype, 1, &rng);
-    for (int b = 0; b < (int)problem.lengths.size(); b++) {
+    for (int b = 0; b < static_cast<int>(problem.lengths.size()); b++) {
         for (int j = 0; j < cached_length(b); j++) {
             for (int g = 0; g < shape.num_kv_heads; g++) {
                 fill_key(k_cache, cache_index(b, j, g), problem.pattern, j, cached_length(b), seed + 64 * g, &normals);
@@ -191,8 +209,9 @@ void Instance::make_caches()
         if (!problem.k_scale_alone)
             v_scale = make_vector("v_scale", HATTN_F32, n);
         for (int64_t i = 0; i < n; i++) {
-            k_scale.store({i}, problem.odd_scales ? odd[i % 4] : 0.25 + 0.001 * (double)rng.below(1000));
-            const double v = problem.odd_scales ? odd[(i + 1) % 4] : 0.25 + 0.001 * (double)rng.below(3000);
+            k_scale.store({i}, problem.odd_scales ? odd[i % 4] : 0.25 + 0.001 * static_cast<double>(rng.below(1000)));
+            const double v =
+                problem.odd_scales ? odd[(i + 1) % 4] : 0.25 + 0.001 * static_cast<double>(rng.below(3000));
             if (v_scale)
                 v_scale.store({i}, v);
         }
@@ -216,7 +235,9 @@ void Instance::make_maps()
             int64_t in = dims[layer], out = dims[layer + 1], heads = shape.num_code_heads;
             Tensor &weight = made.weight[layer] = Tensor(name + ".weight" + suffix, map.dtype, {heads, in, out},
                                                          map.weight_stride[layer], side(name + suffix), 0xFF);
-            Normals normals(map.dtype, 1 / std::sqrt((double)in), &rng);
+            /* Projections of subnormal numbers are normal ones, of which a bound is relative. */
+            const double size = problem.pattern == Pattern::SUBNORMAL && map.dtype != HATTN_F16 ? 0x1p24 : 1;
+            Normals normals(map.dtype, size / std::sqrt(static_cast<double>(in)), &rng);
             for (int c = 0; c < heads; c++) {
                 for (int i = 0; i < in; i++) {
                     if (problem.pattern == Pattern::OVERFLOW)
@@ -240,172 +261,6 @@ void Instance::make_maps()
         query_map.bias[0] = Tensor();
 }
 
-/* Codes of the caches, independent of the keys: so that ties, extremes and orders are there whatever the maps are. */
-void Instance::make_codes(Rng &rng)
-{
-    codes = make("codes", &hattn_problem::codes);
-    if (shape.key_norms)
-        norms = make("norms", &hattn_problem::norms);
-    int bits = shape.code_bits, words = (bits + 31) / 32;
-    std::vector<uint32_t> code(words), cluster(words);
-    auto random_code = [&](std::vector<uint32_t> *to) {
-        for (uint32_t &word : *to)
-            word = (uint32_t)(rng.next() >> 32);
-    };
-    auto low_bits = [&](int64_t n) {
-        for (int w = 0; w < words; w++)
-            code[w] = n >= 32 * (w + 1) ? ~0u : n > 32 * w ? (1u << (n - 32 * w)) - 1 : 0;
-    };
-    for (int b = 0; b < (int)problem.lengths.size(); b++) {
-        int length = cached_length(b);
-        for (int c = 0; c < shape.num_code_heads; c++) {
-            for (int j = 0; j < length; j++) {
-                double norm = 1 + 0.01 * (double)rng.below(1000);
-                switch (problem.pattern) {
-                case Pattern::RANDOM:
-                case Pattern::BIASED:
-                case Pattern::HUGE_VALUES:
-                case Pattern::INFINITE:
-                case Pattern::NOTHING:
-                case Pattern::LOWEST_WEIGHT: random_code(&code); break;
-                case Pattern::ZERO:
-                    low_bits(0);
-                    norm = 0;
-                    break;
-                case Pattern::EQUAL:
-                    low_bits(bits);
-                    norm = 1;
-                    break;
-                case Pattern::ALTERNATING:
-                    low_bits(j % 2 ? bits : 0);
-                    norm = j % 3;
-                    break;
-                case Pattern::CLUSTERED:
-                    if (j % 16 == 0)
-                        random_code(&cluster);
-                    code = cluster;
-                    code[rng.below(words)] ^= 1u << rng.below(32);
-                    break;
-                case Pattern::BY_TIME: low_bits((int64_t)j * bits / length); break;
-                case Pattern::OVERFLOW:
-                    low_bits(j % 3 == 1 ? 0 : bits);
-                    norm = 65504;
-                    break;
-                case Pattern::NOT_A_NUMBER:
-                    random_code(&code);
-                    norm = j % 7 == 2 ? NOT_A_NUMBER : j % 7 == 4 ? INFINITY : norm;
-                    break;
-                }
-                if (bits % 32)
-                    code[words - 1] &= (1u << bits % 32) - 1;
-                memcpy(codes.at(cache_index(b, j, c)), code.data(), words * sizeof(code[0]));
-                if (norms)
-                    norms.store(cache_index(b, j, c), norm);
-            }
-        }
-    }
-}
-
-/* Only weights that hattn_encode_queries could give, and -128 for 8 bits. */
-void Instance::make_weights()
-{
-    Rng rng(seed, "weights");
-    weights = make("weights", &hattn_problem::weights);
-    int group = shape.num_q_heads / shape.num_selection_heads;
-    bool hamming = shape.score_kind == HATTN_SCORE_HAMMING;
-    int limit = !hamming ? (1 << (shape.weight_bits - 1)) - 1 : group % 2 ? group : group / 2;
-    int step = hamming && group % 2 ? 2 : 1;
-    weights.for_each([&](const Index &index) {
-        if (rows[index[0]].sequence < 0)
-            return;
-        int64_t positive = step == 2 ? rng.below((limit + 1) / 2) * 2 + 1 : rng.between(0, limit);
-        int64_t any = -limit + step * rng.below(2 * limit / step + 1), value = any;
-        if (problem.pattern == Pattern::ZERO)
-            value = hamming ? -limit : 0;
-        if (problem.pattern == Pattern::BY_TIME)
-            value = positive;
-        if (problem.pattern == Pattern::OVERFLOW)
-            value = limit;
-        if (problem.pattern == Pattern::LOWEST_WEIGHT && (index[1] == 0 || rng.chance(20)))
-            value = -128;
-        weights.value<int8_t>(index) = (int8_t)value;
-    });
-}
-
-/* Scores for top-k; those of forced positions and past the length stay poisoned. */
-void Instance::make_scores()
-{
-    Rng rng(seed, "scores");
-    scores = make("scores", &hattn_problem::scores);
-    if (problem.budgets != Budgets::NONE) {
-        budgets = make("budgets", &hattn_problem::budgets);
-        size_t turn = 0;
-        budgets.for_each([&](const Index &index) {
-            budgets.value<int32_t>(index) = problem.budget_values[turn++ % problem.budget_values.size()];
-        });
-    }
-    int group = shape.num_q_heads / shape.num_selection_heads;
-    int limit = shape.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (shape.weight_bits - 1)) - 1
-                : group % 2                              ? group
-                                                         : group / 2;
-    int64_t largest = (int64_t)limit * shape.code_bits;
-    const float specials[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-42f, -1e-42f, 3e38f, -1.0f, 1.0f};
-    for (int row = 0; row < (int)rows.size(); row++) {
-        for (int s = 0; s < shape.num_selection_heads; s++) {
-            /* Every other selection is full of ties. */
-            int64_t span = (row + s) % 2 ? std::min<int64_t>(largest, 6) : largest;
-            for (int j = shape.num_sink; j < rows[row].length - shape.num_recent; j++) {
-                int64_t level = rng.between((largest - span) / 2, (largest + span) / 2);
-                switch (problem.pattern) {
-                case Pattern::RANDOM:
-                case Pattern::NOT_A_NUMBER:
-                case Pattern::BIASED:
-                case Pattern::HUGE_VALUES:
-                case Pattern::INFINITE:
-                case Pattern::NOTHING:
-                case Pattern::LOWEST_WEIGHT: break;
-                case Pattern::ZERO: level = 0; break;
-                case Pattern::EQUAL: level = largest / 2; break;
-                case Pattern::ALTERNATING: level = j % 2 ? largest : 0; break;
-                case Pattern::CLUSTERED: level = j / 16 % 2 ? level : level / 2; break;
-                case Pattern::BY_TIME: level = (int64_t)j * largest / rows[row].length; break;
-                case Pattern::OVERFLOW: level = j % 3 == 1 ? 0 : largest; break;
-                }
-                if (scores.dtype == HATTN_U16)
-                    scores.value<uint16_t>({row, s, j}) = (uint16_t)level;
-                else if (problem.pattern == Pattern::NOT_A_NUMBER)
-                    scores.value<float>({row, s, j}) = rng.pick(specials);
-                else
-                    scores.value<float>({row, s, j}) = (float)(2 * level - largest) * 0.37f;
-            }
-        }
-    }
-}
-
-/* Any positions in any order, for attend; rows of even number in rising order. */
-void Instance::make_selection()
-{
-    Rng rng(seed, "selection");
-    indices = make("indices", &hattn_problem::indices);
-    counts = make("counts", &hattn_problem::counts);
-    for (int row = 0; row < (int)rows.size(); row++) {
-        for (int s = 0; s < shape.num_selection_heads; s++) {
-            int length = rows[row].length, most = std::min(length, shape.k);
-            int count = rng.chance(70) ? most : (int)rng.between(0, most);
-            counts.value<int32_t>({row, s}) = count;
-            std::vector<int> positions(length);
-            for (int j = 0; j < length; j++)
-                positions[j] = j;
-            for (int i = 0; i < count; i++)
-                std::swap(positions[i], positions[rng.between(i, length - 1)]);
-            if (row % 2 == 0)
-                std::sort(positions.begin(), positions.begin() + count);
-            for (int i = 0; i < count; i++)
-                indices.value<int32_t>({row, s, i}) = positions[i];
-        }
-    }
-}
-
 /* Parts for merge: some are empty, their out then is no number; of the last row all are. */
 void Instance::make_parts()
 {
@@ -414,28 +269,13 @@ void Instance::make_parts()
     partial_lse = make("partial_lse", &hattn_problem::partial_lse);
     Normals normals(HATTN_F32, 1, &rng);
     partial_lse.for_each([&](const Index &index) {
-        bool empty = rng.chance(20) || (index[1] && index[1] + 1 == (int64_t)rows.size());
+        bool empty = rng.chance(20) || (index[1] && index[1] + 1 == static_cast<int64_t>(rows.size()));
         partial_lse.store(index, empty ? -INFINITY : rng.chance(10) ? 50 * rng.normal() : 3 * rng.normal());
         if (!empty)
             normals.fill(partial_out.at({index[0], index[1], index[2]}), shape.head_dim_v);
         for (int64_t i = 0; !empty && problem.pattern == Pattern::HUGE_VALUES && i < shape.head_dim_v; i++)
             partial_out.store({index[0], index[1], index[2], i}, i % 2 ? -3e38 : 3e38);
     });
-}
-
-void Instance::make_slot_mapping()
-{
-    if (!problem.slot_mapping)
-        return;
-    Rng rng(seed, "slots");
-    slot_mapping = make_vector("slot_mapping", HATTN_I64, problem.num_tokens);
-    std::vector<int64_t> slots((size_t)num_pages * slots_per_page());
-    for (size_t i = 0; i < slots.size(); i++)
-        slots[i] = (int64_t)i;
-    for (int64_t t = 0; t < problem.num_tokens; t++) {
-        std::swap(slots[t], slots[rng.between(t, (int64_t)slots.size() - 1)]);
-        slot_mapping.value<int64_t>({t}) = t % 7 == 5 ? (t % 2 ? -1 : INT64_MIN) : slots[t];
-    }
 }
 
 } // namespace conformance

@@ -15,7 +15,7 @@ const uint8_t POISON = 0xFF;
 
 int clamp_length(int64_t length, const hattn_problem &shape)
 {
-    return (int)std::max<int64_t>(0, std::min<int64_t>(length, shape.max_length));
+    return static_cast<int>(std::max<int64_t>(0, std::min<int64_t>(length, shape.max_length)));
 }
 
 /* Pages that each sequence needs, then some that nobody uses. */
@@ -23,7 +23,7 @@ int count_pages(const Problem &problem)
 {
     bool spare = problem.tag != Tag::BENCH;
     if (!problem.page_size)
-        return (int)problem.lengths.size() + spare;
+        return static_cast<int>(problem.lengths.size()) + spare;
     int pages = 3 * spare;
     for (int length : problem.lengths)
         pages += (std::max(0, std::min(length, longest_length(problem))) + problem.page_size - 1) / problem.page_size;
@@ -49,10 +49,10 @@ Region::Side Instance::side(const std::string &name) const
 
 std::vector<int64_t> Instance::extents(Field field) const
 {
-    int64_t num_rows = (int64_t)rows.size(), slots = slots_per_page(), parts = problem.num_parts,
+    int64_t num_rows = static_cast<int64_t>(rows.size()), slots = slots_per_page(), parts = problem.num_parts,
             words = (shape.code_bits + 31) / 32;
     int64_t Hq = shape.num_q_heads, Hkv = shape.num_kv_heads, Hc = shape.num_code_heads, Hs = shape.num_selection_heads;
-    int64_t d = shape.head_dim_qk, dv = shape.head_dim_v, sequences = (int64_t)problem.lengths.size();
+    int64_t d = shape.head_dim_qk, dv = shape.head_dim_v, sequences = static_cast<int64_t>(problem.lengths.size());
     const struct {
         Field field;
         std::vector<int64_t> extents;
@@ -116,7 +116,7 @@ Instance::Instance(const Problem &p, uint64_t instance_seed) : problem(p), seed(
 void Instance::make_batch()
 {
     std::vector<int> q_lens = query_lengths(problem);
-    int sequences = (int)problem.lengths.size();
+    int sequences = static_cast<int>(problem.lengths.size());
     seq_len = make_vector("seq_len", HATTN_I32, sequences);
     if (!problem.q_lens.empty()) {
         q_start = make_vector("q_start", HATTN_I32, sequences + 1);
@@ -126,10 +126,10 @@ void Instance::make_batch()
         seq_len.value<int32_t>({b}) = problem.lengths[b];
         for (int t = 0; t < q_lens[b]; t++) {
             int position = problem.lengths[b] - q_lens[b] + t;
-            rows.push_back({b, position, clamp_length((int64_t)position + 1, shape)});
+            rows.push_back({b, position, clamp_length(static_cast<int64_t>(position) + 1, shape)});
         }
         if (q_start)
-            q_start.value<int32_t>({b + 1}) = (int32_t)rows.size();
+            q_start.value<int32_t>({b + 1}) = static_cast<int32_t>(rows.size());
     }
     for (int i = 0; i < problem.padding_rows; i++)
         rows.push_back({-1, -1, 0});
@@ -142,15 +142,28 @@ void Instance::make_block_table()
         free_pages.push_back(page);
     Rng rng(seed, "pages");
     block_table = make("block_table", &hattn_problem::block_table);
-    for (int b = 0; b < (int)problem.lengths.size(); b++) {
+    for (int b = 0; b < static_cast<int>(problem.lengths.size()); b++) {
         pages_.emplace_back();
+        const int shared = problem.shared_prefix ? shared_length(b) / shape.page_size : 0;
         for (int first = 0; first < cached_length(b); first += shape.page_size) {
-            int64_t at = problem.ordered_pages ? 0 : rng.below((int64_t)free_pages.size());
+            if (first / shape.page_size < shared) {
+                pages_[b].push_back(pages_[0][first / shape.page_size]);
+                block_table.value<int32_t>({b, first / shape.page_size}) = pages_[b].back();
+                continue;
+            }
+            int64_t at = problem.ordered_pages ? 0 : rng.below(static_cast<int64_t>(free_pages.size()));
             pages_[b].push_back(free_pages[at]);
             block_table.value<int32_t>({b, first / shape.page_size}) = free_pages[at];
             free_pages.erase(free_pages.begin() + at);
         }
     }
+}
+
+/* Keys that it has in common with the first sequence: older than the rows' own keys of either, which append writes. */
+int Instance::shared_length(int sequence) const
+{
+    const std::vector<int> q_lens = query_lengths(problem);
+    return sequence ? std::min(cached_length(0) - q_lens[0], cached_length(sequence) - q_lens[sequence]) : 0;
 }
 
 int Instance::cached_length(int sequence) const { return clamp_length(problem.lengths[sequence], shape); }
@@ -185,8 +198,8 @@ void Instance::protect(bool writable) const
 hattn_batch Instance::batch() const
 {
     hattn_batch batch = {};
-    batch.num_sequences = (int32_t)problem.lengths.size();
-    batch.num_rows = (int32_t)rows.size();
+    batch.num_sequences = static_cast<int32_t>(problem.lengths.size());
+    batch.num_rows = static_cast<int32_t>(rows.size());
     batch.q_len = q_start ? 0 : problem.q_len;
     batch.q_start = q_start.buffer();
     batch.seq_len = seq_len.buffer();
@@ -208,7 +221,7 @@ hattn_encode_keys_args Instance::encode_keys_args() const
 hattn_encode_queries_args Instance::encode_queries_args() const
 {
     hattn_encode_queries_args args = sized<hattn_encode_queries_args>();
-    args.num_rows = (int32_t)rows.size();
+    args.num_rows = static_cast<int32_t>(rows.size());
     args.q = q.buffer();
     args.query_map = query_map.buffers();
     return args;
@@ -255,7 +268,7 @@ hattn_merge_args Instance::merge_args() const
 {
     hattn_merge_args args = sized<hattn_merge_args>();
     args.num_parts = problem.num_parts;
-    args.num_rows = (int32_t)rows.size();
+    args.num_rows = static_cast<int32_t>(rows.size());
     args.partial_out = partial_out.buffer();
     args.partial_lse = partial_lse.buffer();
     return args;

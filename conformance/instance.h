@@ -64,11 +64,17 @@ public:
     /* Index of key `position` in a cache tensor; [3] is 0. */
     Index cache_index(int sequence, int position, int head) const;
     int kv_head_of_query(int h) const { return h / problem.group; }
-    int kv_head_of_code(int c) const { return (int)((int64_t)c * shape.num_kv_heads / shape.num_code_heads); }
-    int code_head_of_query(int h) const { return (int)((int64_t)h * shape.num_code_heads / shape.num_q_heads); }
+    int kv_head_of_code(int c) const
+    {
+        return static_cast<int>(static_cast<int64_t>(c) * shape.num_kv_heads / shape.num_code_heads);
+    }
+    int code_head_of_query(int h) const
+    {
+        return static_cast<int>(static_cast<int64_t>(h) * shape.num_code_heads / shape.num_q_heads);
+    }
     int selection_head_of_query(int h) const
     {
-        return (int)((int64_t)h * shape.num_selection_heads / shape.num_q_heads);
+        return static_cast<int>(static_cast<int64_t>(h) * shape.num_selection_heads / shape.num_q_heads);
     }
     /* Scale of fp8 values; 1 without. */
     double kv_scale(const Tensor &scale, int kv_head) const;
@@ -84,6 +90,7 @@ private:
 
     void make_batch();
     void make_block_table();
+    int shared_length(int sequence) const;
     void make_maps();
     void make_caches();
     void make_codes(Rng &rng);

@@ -24,7 +24,7 @@ std::map<uintptr_t, Region *> &regions()
 
 size_t page_size()
 {
-    static const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    static const size_t size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     return size;
 }
 
@@ -36,18 +36,18 @@ void describe(uintptr_t address)
 {
     auto after = regions().upper_bound(address);
     const Region *region = after == regions().begin() ? nullptr : (--after)->second;
-    uintptr_t data = region ? (uintptr_t)region->data() : 0;
-    if (!region || address >= (uintptr_t)region->end() + page_size())
-        snprintf(fault_text, sizeof(fault_text), "memory fault at %#zx, in no tensor", (size_t)address);
+    uintptr_t data = region ? reinterpret_cast<uintptr_t>(region->data()) : 0;
+    if (!region || address >= reinterpret_cast<uintptr_t>(region->end()) + page_size())
+        snprintf(fault_text, sizeof(fault_text), "memory fault at %#zx, in no tensor", static_cast<size_t>(address));
     else if (address >= data + region->size())
         snprintf(fault_text, sizeof(fault_text), "touched %s: byte %zu past its end", region->name().c_str(),
-                 (size_t)(address - data - region->size()));
+                 static_cast<size_t>(address - data - region->size()));
     else if (address < data)
         snprintf(fault_text, sizeof(fault_text), "touched %s: byte %zu before its start", region->name().c_str(),
-                 (size_t)(data - address));
+                 static_cast<size_t>(data - address));
     else
         snprintf(fault_text, sizeof(fault_text), "wrote to %s, an input: byte %zu", region->name().c_str(),
-                 (size_t)(address - data));
+                 static_cast<size_t>(address - data));
 }
 
 void on_fault(int, siginfo_t *info, void *)
@@ -72,17 +72,17 @@ Region::Region(std::string name, size_t size, Side side, uint8_t byte, size_t al
     void *mapping = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapping == MAP_FAILED)
         throw std::bad_alloc();
-    mapping_ = (uint8_t *)mapping;
+    mapping_ = static_cast<uint8_t *>(mapping);
     begin_ = mapping_ + page_size();
     data_ = side == AT_START ? begin_ : begin_ + (accessible_ - size) / alignment * alignment;
     protect(true);
     fill(byte);
-    regions()[(uintptr_t)mapping_] = this;
+    regions()[reinterpret_cast<uintptr_t>(mapping_)] = this;
 }
 
 Region::~Region()
 {
-    regions().erase((uintptr_t)mapping_);
+    regions().erase(reinterpret_cast<uintptr_t>(mapping_));
     munmap(mapping_, mapped_);
 }
 
@@ -101,9 +101,9 @@ void Region::protect(bool writable)
 
 Region *find_region(const void *address)
 {
-    auto after = regions().upper_bound((uintptr_t)address);
+    auto after = regions().upper_bound(reinterpret_cast<uintptr_t>(address));
     Region *region = after == regions().begin() ? nullptr : (--after)->second;
-    return region && (const uint8_t *)address <= region->end() ? region : nullptr;
+    return region && static_cast<const uint8_t *>(address) <= region->end() ? region : nullptr;
 }
 
 std::string run_guarded(const std::string &context, bool recover, const std::function<void()> &fn)

@@ -107,14 +107,17 @@ void set_rules(const Instance &instance, std::function<Truth(int row, int h)> ma
     auto truth = [known, make](const Index &index) -> const Truth & {
         auto found = known->find({index[0], index[1]});
         if (found == known->end())
-            found = known->emplace(std::make_pair(index[0], index[1]), make((int)index[0], (int)index[1])).first;
+            found = known
+                        ->emplace(std::make_pair(index[0], index[1]),
+                                  make(static_cast<int>(index[0]), static_cast<int>(index[1])))
+                        .first;
         return found->second;
     };
     const int32_t dtype = instance.shape.out.dtype;
     auto out_rule = [truth, own, dtype](contract::Sums want_sums) -> Rule {
         return [=](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
             const contract::Columns &columns = truth(index).columns;
-            const int i = (int)index[2];
+            const int i = static_cast<int>(index[2]);
             return judge(hattn_reference_load(got, dtype, 0), hattn_reference_load(want, dtype, 0), columns.exact(i),
                          columns.tolerance(i, own, dtype), columns.tolerance(i, want_sums, dtype), dtype, why);
         };
@@ -149,7 +152,7 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
         memcpy(&a, got, sizeof(a));
         memcpy(&b, want, sizeof(b));
         const hattn_problem &shape = instance.shape;
-        int c = (int)index[2];
+        int c = static_cast<int>(index[2]);
         double x[MAX_DIM];
         if (!keys(index[0], index[1], instance.kv_head_of_code(c), x))
             return false;
@@ -157,7 +160,7 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
         hattn_map_buffers map = instance.key_map.buffers();
         hattn_reference_project(&shape, &shape.key_map, &map, x, c, z, bound);
         for (int i = 0; i < 32; i++) {
-            int r = (int)index[3] * 32 + i;
+            int r = static_cast<int>(index[3]) * 32 + i;
             if (!((a ^ b) >> i & 1))
                 continue;
             if (r >= shape.code_bits) {
@@ -190,8 +193,10 @@ Rule norm_rule()
 Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
 {
     return [&instance, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-        const contract::GroupProjection group = project_group(instance, (int)index[0], (int)index[1]);
-        const bool allowed = group.allows(instance.shape, (int)index[2], (int8_t)*got, (int8_t)*want, why);
+        const contract::GroupProjection group =
+            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
+        const bool allowed = group.allows(instance.shape, static_cast<int>(index[2]), static_cast<int8_t>(*got),
+                                          static_cast<int8_t>(*want), why);
         if (allowed && flips)
             flips->weight_flips++;
         if (allowed && on_flip)
@@ -215,7 +220,7 @@ Positions listed_positions(const Tensor &indices, const Tensor &counts)
     return [indices, counts](int row, int s) {
         std::vector<int> positions(counts.value<int32_t>({row, s}));
         for (size_t i = 0; i < positions.size(); i++)
-            positions[i] = indices.value<int32_t>({row, s, (int64_t)i});
+            positions[i] = indices.value<int32_t>({row, s, static_cast<int64_t>(i)});
         return positions;
     };
 }
@@ -225,7 +230,7 @@ Positions all_positions(const Instance &instance)
     return [&instance](int row, int) {
         std::vector<int> positions(instance.rows[row].length);
         for (size_t j = 0; j < positions.size(); j++)
-            positions[j] = (int)j;
+            positions[j] = static_cast<int>(j);
         return positions;
     };
 }

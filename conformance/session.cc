@@ -23,7 +23,7 @@ std::string describe(hattn_status status, const hattn_error &error)
     return status ? std::string("returned '") + hattn_status_string(status) + "': " + error.text : "";
 }
 
-void wait(void *barrier) { pthread_barrier_wait((pthread_barrier_t *)barrier); }
+void wait(void *barrier) { pthread_barrier_wait(static_cast<pthread_barrier_t *>(barrier)); }
 
 std::string run_team(int size, const hattn_exec &exec, const Call &call)
 {
@@ -56,8 +56,8 @@ std::string run_team(int size, const hattn_exec &exec, const Call &call)
 std::string Flips::verdict() const
 {
     auto check = [](const char *what, uint64_t flips, uint64_t count, double share) {
-        bool enough = (double)count * share >= 10;
-        if (!enough || (double)flips <= (double)count * share)
+        bool enough = static_cast<double>(count) * share >= 10;
+        if (!enough || static_cast<double>(flips) <= static_cast<double>(count) * share)
             return std::string();
         return std::to_string(flips) + " of " + std::to_string(count) + " " + what +
                " differ from the reference: more than roundings explain";

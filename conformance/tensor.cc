@@ -29,7 +29,7 @@ const char *dtype_name(int32_t dtype)
 
 Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t> &extents, const int64_t *strides,
                Region::Side side, uint8_t fill)
-    : name(std::move(tensor_name)), dtype(type), rank((int)extents.size())
+    : name(std::move(tensor_name)), dtype(type), rank(static_cast<int>(extents.size()))
 {
     int64_t span = 1;
     for (int i = 0; i < rank; i++) {
@@ -37,7 +37,7 @@ Tensor::Tensor(std::string tensor_name, int32_t type, const std::vector<int64_t>
         stride[i] = i + 1 < rank ? strides[i] : 1;
         span += (extent[i] - 1) * stride[i];
     }
-    size_t size = num_elements() ? (size_t)span * dtype_size(dtype) : 0;
+    size_t size = num_elements() ? static_cast<size_t>(span) * dtype_size(dtype) : 0;
     memory = std::make_shared<Region>(name, size, side, fill, dtype_size(dtype));
 }
 
@@ -80,7 +80,7 @@ hattn_buffer Tensor::buffer() const
     if (!rank)
         return {nullptr, 0};
     const size_t distance = 256;
-    return {memory->data() - distance, distance + (size_t)first * dtype_size(dtype)};
+    return {memory->data() - distance, distance + static_cast<size_t>(first) * dtype_size(dtype)};
 }
 
 std::string Tensor::element_name(const Index &index) const
@@ -113,7 +113,7 @@ uint8_t to_f8_e4m3(double value)
     static const std::array<double, 0x7f> values = [] {
         std::array<double, 0x7f> table;
         for (int code = 0; code < 0x7f; code++) {
-            uint8_t byte = (uint8_t)code;
+            uint8_t byte = static_cast<uint8_t>(code);
             table[code] = hattn_reference_load(&byte, HATTN_F8_E4M3, 0);
         }
         return table;
@@ -126,7 +126,7 @@ uint8_t to_f8_e4m3(double value)
     }
     double below = magnitude - values[low], above = values[high] - magnitude;
     int nearest = below < above ? low : above < below ? high : low % 2 ? high : low;
-    return (uint8_t)(nearest | (std::signbit(value) ? 0x80 : 0));
+    return static_cast<uint8_t>(nearest | (std::signbit(value) ? 0x80 : 0));
 }
 
 } // namespace conformance

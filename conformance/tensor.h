@@ -41,7 +41,7 @@ struct Tensor {
     int64_t offset(const Index &index) const;
     uint8_t *at(const Index &index) const
     {
-        return memory->data() + (first + offset(index)) * (int64_t)dtype_size(dtype);
+        return memory->data() + (first + offset(index)) * static_cast<int64_t>(dtype_size(dtype));
     }
     template <typename T>
     T &value(const Index &index) const

@@ -24,7 +24,7 @@ void add_large_logits(ProblemList &list)
                     p.head_dim_qk = largest == 400 ? 64 : 128;
                     p.head_dim_v = largest == 400 ? 72 : 128;
                     p.pattern = largest == 115 ? Pattern::RANDOM : Pattern::BIASED;
-                    p.scale = (float)largest / (largest == 400 ? 28 : 40);
+                    p.scale = static_cast<float>(largest) / (largest == 400 ? 28 : 40);
                     p.lengths = {70, 700};
                     p.k = 600; /* more than one part */
                 });
@@ -84,7 +84,7 @@ void add_infinities(ProblemList &list)
     for (const auto &cache : caches) {
         if (cache.dtype == HATTN_F8_E4M3) /* has none */
             continue;
-        for (int32_t q_dtype : {(int32_t)HATTN_F32, cache.dtype}) {
+        for (int32_t q_dtype : {static_cast<int32_t>(HATTN_F32), cache.dtype}) {
             const std::string suffix = std::string(q_dtype == cache.dtype ? "_" : "_q_f32_") + cache.name;
             const auto add = [&](const char *name, Pattern pattern, bool sinks, float soft_cap) {
                 list.add(name + suffix, [&](Problem &p) {
@@ -108,6 +108,26 @@ void add_infinities(ProblemList &list)
     }
 }
 
+/* The scale makes logits of about 1. */
+void add_subnormals(ProblemList &list)
+{
+    for (const auto &cache : caches) {
+        for (int page_size : {16, 0}) {
+            list.add(std::string(page_size ? "subnormal_" : "subnormal_contiguous_") + cache.name, [&](Problem &p) {
+                const bool f8 = cache.dtype == HATTN_F8_E4M3;
+                p.pattern = Pattern::SUBNORMAL;
+                p.q_dtype = f8 ? static_cast<int32_t>(HATTN_F16) : cache.dtype;
+                p.kv_dtype = cache.dtype;
+                p.scale = f8 ? 0x1p-8f : cache.dtype == HATTN_F16 ? 1 : 0x1p44f;
+                p.page_size = page_size;
+                p.lengths = {70, 300};
+                p.q_len = 2;
+                p.append = true;
+            });
+        }
+    }
+}
+
 } // namespace
 
 void add_numeric_problems(ProblemList &list)
@@ -115,6 +135,7 @@ void add_numeric_problems(ProblemList &list)
     add_large_logits(list);
     add_huge_values(list);
     add_infinities(list);
+    add_subnormals(list);
     for (bool norms : {false, true})
         list.add(norms ? "lowest_weight_norms" : "lowest_weight", [&](Problem &p) {
             p.pattern = Pattern::LOWEST_WEIGHT;

@@ -26,8 +26,10 @@ inline std::string with(const std::string &prefix, int n) { return prefix + "_" 
 
 /* What one key, one query and one map look like: heads, codes, dims, dtypes. */
 void add_shape_problems(ProblemList &list);
-/* How many there are and where they lie: lengths, budgets, pages, patterns, strides. */
+/* How many there are: lengths, budgets, rows. */
 void add_batch_problems(ProblemList &list);
+/* Where they lie: patterns along the positions, strides, shared pages, the host's memory. */
+void add_layout_problems(ProblemList &list);
 /* Numbers at the edges: large logits, values, infinities, the lowest weight. */
 void add_numeric_problems(ProblemList &list);
 /* Selections of more tokens than a part has. */

@@ -11,6 +11,7 @@ const std::vector<Problem> &all_problems()
         list.add("plain_append", [](Problem &p) { p.append = true; });
         add_shape_problems(list);
         add_batch_problems(list);
+        add_layout_problems(list);
         add_numeric_problems(list);
         add_selection_problems(list);
         for (const Problem &problem : bench_problems())

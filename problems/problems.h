@@ -16,18 +16,19 @@ namespace problems {
 
 enum class Pattern {
     RANDOM,
-    ZERO,         /* queries, keys, codes, norms: all scores tie */
-    EQUAL,        /* all keys of a sequence are the same, codes all ones */
-    ALTERNATING,  /* two keys and codes take turns */
-    CLUSTERED,    /* keys and codes come in runs of near copies */
-    BY_TIME,      /* scores rise with the position */
-    OVERFLOW,     /* all weights at their maximum against codes of all ones: the largest score there is */
-    NOT_A_NUMBER, /* among the random keys, queries and norms */
-    BIASED,       /* keys near one, as large biases make them: logits are large and close to each other */
-    HUGE_VALUES,  /* equal keys, values and parts whose sums overflow where their means do not */
-    INFINITE,     /* infinities of either sign among the random keys, one in a query */
-    NOTHING,      /* every logit is -inf; values are no numbers */
-    LOWEST_WEIGHT /* -128 among the weights of hattn_score */
+    ZERO,          /* queries, keys, codes, norms: all scores tie */
+    EQUAL,         /* all keys of a sequence are the same, codes all ones */
+    ALTERNATING,   /* two keys and codes take turns */
+    CLUSTERED,     /* keys and codes come in runs of near copies */
+    BY_TIME,       /* scores rise with the position */
+    OVERFLOW,      /* all weights at their maximum against codes of all ones: the largest score there is */
+    NOT_A_NUMBER,  /* among the random keys, queries and norms */
+    BIASED,        /* keys near one, as large biases make them: logits are large and close to each other */
+    HUGE_VALUES,   /* equal keys, values and parts whose sums overflow where their means do not */
+    INFINITE,      /* infinities of either sign among the random keys, one in a query */
+    NOTHING,       /* every logit is -inf; values are no numbers */
+    LOWEST_WEIGHT, /* -128 among the weights of hattn_score */
+    SUBNORMAL      /* numbers below the smallest normal one of their type in queries, keys and values */
 };
 
 enum class Strides {
@@ -66,6 +67,7 @@ struct Problem {
 
     int page_size = 16;
     bool ordered_pages = false;           /* else in random order */
+    bool shared_prefix = false;           /* sequences share whole pages of old keys with the first one */
     std::vector<int> lengths = {70, 129}; /* seq_len of each sequence */
     int q_len = 1;                        /* query tokens of every sequence, where q_lens is empty */
     std::vector<int> q_lens;              /* of each sequence: given through q_start */

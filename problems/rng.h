@@ -29,7 +29,7 @@ public:
     }
 
     /* 0..n-1 */
-    int64_t below(int64_t n) { return (int64_t)((next() >> 11) % (uint64_t)n); }
+    int64_t below(int64_t n) { return static_cast<int64_t>((next() >> 11) % static_cast<uint64_t>(n)); }
     int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
     bool chance(int percent) { return below(100) < percent; }
 
@@ -44,8 +44,8 @@ public:
     {
         int64_t sum = 0;
         for (int i = 0; i < 12; i++)
-            sum += (int64_t)(next() >> 40);
-        return (double)(sum - 6 * (1 << 24)) / (1 << 24);
+            sum += static_cast<int64_t>(next() >> 40);
+        return static_cast<double>(sum - 6 * (1 << 24)) / (1 << 24);
     }
 
 private:

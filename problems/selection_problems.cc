@@ -129,7 +129,7 @@ void add_shapes(ProblemList &list)
         p.kv_on_host = true;
     });
     for (Pattern pattern : {Pattern::NOT_A_NUMBER, Pattern::OVERFLOW, Pattern::ALTERNATING})
-        add(list, with("pattern", (int)pattern), 600, [&](Problem &p) {
+        add(list, with("pattern", static_cast<int>(pattern)), 600, [&](Problem &p) {
             p.pattern = pattern;
             p.q_dtype = p.kv_dtype = pattern == Pattern::OVERFLOW ? HATTN_BF16 : HATTN_F32;
             p.sink_logits = pattern == Pattern::ALTERNATING;

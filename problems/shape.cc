@@ -135,7 +135,7 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
         sparse.max_q_len = std::max(sparse.max_q_len, length);
     }
     bool spare = problem.tag != Tag::BENCH;
-    sparse.max_sequences = (int)problem.lengths.size() + spare;
+    sparse.max_sequences = static_cast<int>(problem.lengths.size()) + spare;
     sparse.max_rows = rows + 2 * spare;
     sparse.q.dtype = problem.q_dtype;
     sparse.k_cache.dtype = problem.kv_dtype;

@@ -16,9 +16,12 @@ class Random
 {
 public:
     explicit Random(unsigned seed) : engine_(seed) {}
-    int range(int low, int high) { return low + (int)(engine_() % (unsigned)(high - low + 1)); }
+    int range(int low, int high) { return low + static_cast<int>(engine_() % static_cast<unsigned>(high - low + 1)); }
     bool chance(int percent) { return range(0, 99) < percent; }
-    int32_t among(std::initializer_list<int32_t> values) { return values.begin()[range(0, (int)values.size() - 1)]; }
+    int32_t among(std::initializer_list<int32_t> values)
+    {
+        return values.begin()[range(0, static_cast<int>(values.size()) - 1)];
+    }
 
 private:
     std::mt19937 engine_;
@@ -50,7 +53,7 @@ hattn_problem random_problem(Random &r)
     p.per_head_kv_scales = r.chance(50);
     p.q.dtype = r.among({HATTN_F32, HATTN_F16, HATTN_BF16});
     p.k_cache.dtype = r.among({HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3});
-    p.out.dtype = r.chance(50) ? (int32_t)HATTN_F32 : p.q.dtype;
+    p.out.dtype = r.chance(50) ? static_cast<int32_t>(HATTN_F32) : p.q.dtype;
     if (r.chance(25)) {
         p.map_kind = HATTN_MAP_MLP;
         for (hattn_map *map : {&p.key_map, &p.query_map}) {
@@ -74,7 +77,7 @@ hattn_problem random_problem(Random &r)
 /* Ragged rows: any number of tokens, any length, some padding. */
 std::vector<int64_t> set_ragged_batch(Job &job, Random &r)
 {
-    auto *q_start = (int32_t *)job.q_start.data, *seq_len = (int32_t *)job.seq_len.data;
+    auto *q_start = static_cast<int32_t *>(job.q_start.data), *seq_len = static_cast<int32_t *>(job.seq_len.data);
     std::vector<int64_t> lengths(job.p.max_rows, 0);
     for (int b = 0; b < job.p.max_sequences; b++) {
         int tokens = r.range(0, job.p.max_q_len);
@@ -174,9 +177,9 @@ protected:
         const hattn_problem &p = job.p;
         const double eps = contract::sum_error(contract::sums_of(p.q.dtype)), lse_eps = 4 * eps;
         double largest = 0;
-        int64_t v_size = (int64_t)job.bytes(job.v_cache).size() / (p.v_cache.dtype == HATTN_F32       ? 4
-                                                                   : p.v_cache.dtype == HATTN_F8_E4M3 ? 1
-                                                                                                      : 2);
+        int64_t v_size = static_cast<int64_t>(job.bytes(job.v_cache).size()) / (p.v_cache.dtype == HATTN_F32       ? 4
+                                                                                : p.v_cache.dtype == HATTN_F8_E4M3 ? 1
+                                                                                                                   : 2);
         for (int64_t i = 0; i < v_size; i++)
             largest = std::max(largest, std::fabs(hattn_reference_load(job.v_cache.data, p.v_cache.dtype, i)));
         for_each_row(
@@ -199,7 +202,7 @@ protected:
     {
         const hattn_problem &p = job.p;
         int64_t s = h * p.num_selection_heads / p.num_q_heads;
-        return ((const int32_t *)job.counts.data)[row * p.counts.stride[0] + s * p.counts.stride[1]];
+        return static_cast<const int32_t *>(job.counts.data)[row * p.counts.stride[0] + s * p.counts.stride[1]];
     }
 
     Device device_{GetParam()};
@@ -221,7 +224,7 @@ class Barrier
 {
 public:
     explicit Barrier(int size) : size_(size) {}
-    static void wait(void *context) { ((Barrier *)context)->wait(); }
+    static void wait(void *context) { static_cast<Barrier *>(context)->wait(); }
 
 private:
     void wait()

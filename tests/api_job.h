@@ -90,7 +90,7 @@ class Job
 public:
     Job(const Device &device, const hattn_problem &problem, unsigned seed = 1)
         : p(problem), plan(make_plan(device, problem)), random_(seed), slots_(p.page_size ? p.page_size : p.max_length),
-          pages_(p.page_size ? (int64_t)p.max_sequences * pages_of_a_sequence() : p.max_sequences)
+          pages_(p.page_size ? static_cast<int64_t>(p.max_sequences) * pages_of_a_sequence() : p.max_sequences)
     {
         int64_t rows = p.max_rows, words = (p.code_bits + 31) / 32;
         q = make(p.q, {rows, p.num_q_heads, p.head_dim_qk}, true);
@@ -110,18 +110,20 @@ public:
         key_map = make_map(p.key_map, true);
         query_map = make_map(p.query_map, false);
         seq_len = integers(p.max_sequences, [&](int64_t) { return p.max_length; });
-        q_start = integers(p.max_sequences + 1, [&](int64_t b) { return (int32_t)std::min(b * p.max_q_len, rows); });
+        q_start = integers(p.max_sequences + 1,
+                           [&](int64_t b) { return static_cast<int32_t>(std::min(b * p.max_q_len, rows)); });
         slot_mapping = make({HATTN_I64, 0, {1}}, {num_tokens()});
         for (int64_t t = 0; t < num_tokens(); t++)
-            ((int64_t *)slot_mapping.data)[t] = t;
+            static_cast<int64_t *>(slot_mapping.data)[t] = t;
         block_table =
             !p.page_size
                 ? hattn_buffer{}
-                : integers((p.max_sequences - 1) * p.block_table.stride[0] + pages_of_a_sequence(),
-                           [&](int64_t i) { return (int32_t)(p.block_table.stride[0] ? std::min(i, pages_ - 1) : i); });
+                : integers((p.max_sequences - 1) * p.block_table.stride[0] + pages_of_a_sequence(), [&](int64_t i) {
+                      return static_cast<int32_t>(p.block_table.stride[0] ? std::min(i, pages_ - 1) : i);
+                  });
         budgets = integers((p.max_sequences - 1) * p.budgets.stride[0] +
                                (p.num_selection_heads - 1) * p.budgets.stride[1] + 1,
-                           [&](int64_t) { return (int32_t)(random_() % (unsigned)p.k); });
+                           [&](int64_t) { return static_cast<int32_t>(random_() % static_cast<unsigned>(p.k)); });
         scales = integers(p.num_kv_heads, [](int64_t) { return 0x3f800000; });
         sink_logits = integers(p.num_q_heads, [](int64_t) { return 0x3f000000; });
 
@@ -152,8 +154,14 @@ public:
     hattn_encode_keys_args encode_keys_args() const
     {
         hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {
-            sizeof(hattn_encode_keys_args), (int32_t)num_tokens(), k_new, scale, key_map, slot_mapping, codes, norms};
+        return {sizeof(hattn_encode_keys_args),
+                static_cast<int32_t>(num_tokens()),
+                k_new,
+                scale,
+                key_map,
+                slot_mapping,
+                codes,
+                norms};
     }
     hattn_encode_queries_args encode_queries_args() const
     {
@@ -228,14 +236,14 @@ public:
         std::vector<std::vector<uint8_t>> all;
         for (auto &block : blocks_)
             all.push_back(*block);
-        auto *workspace = (const uint8_t *)workspace_.get();
+        auto *workspace = static_cast<const uint8_t *>(workspace_.get());
         all.emplace_back(workspace, workspace + exec.workspace_size);
         return all;
     }
 
     bool workspace_guard_intact() const
     {
-        auto *guard = (const uint8_t *)workspace_.get() + exec.workspace_size;
+        auto *guard = static_cast<const uint8_t *>(workspace_.get()) + exec.workspace_size;
         return std::all_of(guard, guard + GUARD, [](uint8_t byte) { return byte == 0xaa; });
     }
 
@@ -262,7 +270,7 @@ private:
         std::vector<uint8_t> &block = *blocks_.back();
         for (int64_t i = 0; i < elements && input; i++) {
             if (t.dtype == HATTN_F8_E4M3)
-                block[i] = (uint8_t)((random_() & 0x80) | random_() % 0x40);
+                block[i] = static_cast<uint8_t>((random_() & 0x80) | random_() % 0x40);
             else
                 hattn_reference_store(block.data(), t.dtype, i, normal_(random_));
         }
@@ -274,7 +282,7 @@ private:
     {
         hattn_buffer b = make({HATTN_I32, 0, {1}}, {n});
         for (int64_t i = 0; i < n; i++)
-            ((int32_t *)b.data)[i] = value(i);
+            static_cast<int32_t *>(b.data)[i] = value(i);
         return b;
     }
 

@@ -39,7 +39,7 @@ public:
         void *space = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (file < 0 || space == MAP_FAILED || ftruncate(file, PERIOD))
             throw std::bad_alloc();
-        data_ = (uint8_t *)space;
+        data_ = static_cast<uint8_t *>(space);
         for (size_t at = 0; at < size_; at += PERIOD)
             if (mmap(data_ + at, PERIOD, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED)
                 throw std::bad_alloc();
@@ -65,7 +65,7 @@ auto normals(uint64_t seed)
         Rng rng(seed);
         std::vector<uint16_t> table(4096);
         for (size_t i = 0; i < table.size(); i++)
-            hattn_reference_store(table.data(), HATTN_F16, (int64_t)i, rng.normal());
+            hattn_reference_store(table.data(), HATTN_F16, static_cast<int64_t>(i), rng.normal());
         for (size_t i = 0; i < Repeated::PERIOD / 2; i++)
             memcpy(data + 2 * i, &table[rng.next() >> 52], 2);
     };
@@ -90,7 +90,7 @@ hattn_buffer at(std::vector<T> &elements)
 
 hattn_buffer moved(hattn_buffer buffer, int64_t elements, int32_t dtype)
 {
-    buffer.byte_offset += (uint64_t)elements * dtype_size(dtype);
+    buffer.byte_offset += static_cast<uint64_t>(elements) * dtype_size(dtype);
     return buffer;
 }
 
@@ -107,7 +107,8 @@ const int NUM_TOKENS = 512;
 /* A shape with all its tensors. */
 struct World {
     explicit World(const Problem &problem)
-        : p(make_shape(problem, (int)problem.lengths.size())), sequences((int)problem.lengths.size()),
+        : p(make_shape(problem, static_cast<int>(problem.lengths.size()))),
+          sequences(static_cast<int>(problem.lengths.size())),
           caches(span(p.k_cache, {sequences, p.max_length, p.num_kv_heads, p.head_dim_qk})), k(2 * caches, normals(1)),
           v(2 * caches, normals(2)),
           codes(4 * span(p.codes, {sequences, p.max_length, p.num_code_heads, p.code_bits / 32}), bits(3)),
@@ -301,7 +302,7 @@ public:
 private:
     int64_t first(const hattn_tensor &tensor) const
     {
-        return b_ * tensor.stride[0] + (int64_t)g_ * group_ * tensor.stride[1];
+        return b_ * tensor.stride[0] + static_cast<int64_t>(g_) * group_ * tensor.stride[1];
     }
     int64_t cache(const hattn_tensor &tensor) const { return b_ * tensor.stride[0] + g_ * tensor.stride[2]; }
     hattn_buffer q() const { return moved(world_.q.buffer(), first(p_.q), HATTN_F16); }
@@ -404,7 +405,8 @@ TEST_P(BenchShapes, AreWhatTheReferenceSays)
     Rng rng(7, found->name);
     std::vector<Part> parts;
     for (int i = 0; i < 2; i++)
-        parts.emplace_back(world, (int)rng.below(world.sequences), (int)rng.below(world.p.num_kv_heads));
+        parts.emplace_back(world, static_cast<int>(rng.below(world.sequences)),
+                           static_cast<int>(rng.below(world.p.num_kv_heads)));
     int done = 0;
     for (const Target &target : all_targets()) {
         if (target.backend != "cpu")

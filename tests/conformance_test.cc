@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "conformance/checks.h"
+#include "conformance/instance.h"
 #include "tools/verify_command.h"
 
 namespace conformance {
@@ -26,7 +27,7 @@ Session &session_of(const Target &target)
 std::string identifier(std::string text)
 {
     std::replace_if(
-        text.begin(), text.end(), [](char c) { return !isalnum((unsigned char)c); }, '_');
+        text.begin(), text.end(), [](char c) { return !isalnum(static_cast<unsigned char>(c)); }, '_');
     return text;
 }
 
@@ -102,6 +103,26 @@ TEST(ConformanceReference, BackendCallsReference)
     for (size_t i = 0; i < problems.size(); i += 8)
         for (const Outcome &outcome : check_problem(session, problems[i], 1, "", nullptr))
             EXPECT_EQ(outcome.status, Status::PASSED) << outcome.text(verify_command);
+}
+
+TEST(ConformanceInstance, PrefixesAreShared)
+{
+    int shared = 0;
+    for (const Problem &problem : tested_problems()) {
+        if (!problem.shared_prefix)
+            continue;
+        const Instance instance(problem, 1);
+        for (int b = 1; b < static_cast<int>(problem.lengths.size()); b++) {
+            const auto same = [&](int page) {
+                return instance.block_table.value<int32_t>({0, page}) == instance.block_table.value<int32_t>({b, page});
+            };
+            const int pages = (problem.lengths[b] + problem.page_size - 1) / problem.page_size;
+            shared += same(0);
+            /* New keys are nobody else's. */
+            EXPECT_FALSE(problem.append && query_lengths(problem)[b] && same(pages - 1)) << problem.name;
+        }
+    }
+    EXPECT_GE(shared, 10);
 }
 
 /* After the problems, as tests run in the order of their definition. */

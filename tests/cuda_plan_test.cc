@@ -126,7 +126,7 @@ TEST_F(CudaPlan, RowsOffSixteenBytesAreForThePlainEngine)
         }
     }
     hattn_problem far = shape_of(HATTN_F16, HATTN_F16, 128);
-    far.k_cache.stride[2] = (int64_t)1 << 36; /* 2^33 units of 16 bytes */
+    far.k_cache.stride[2] = static_cast<int64_t>(1) << 36; /* 2^33 units of 16 bytes */
     EXPECT_EQ(choose(far).engine, HATTN_CUDA_PLAIN);
 }
 
@@ -141,7 +141,7 @@ TEST_F(CudaPlan, WideNeedsSharedMemory)
 /* As kernels divide: device.cuh's divide. */
 uint32_t divide(uint32_t n, const hattn_cuda_divisor &d)
 {
-    const uint32_t high = (uint32_t)((uint64_t)n * d.magic >> 32);
+    const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(n) * d.magic >> 32);
     return (high + n) >> d.shift;
 }
 
@@ -153,10 +153,10 @@ TEST_F(CudaPlan, DivisorsDivide)
         p.page_size = page_size;
         const hattn_cuda_divisor d = choose(p).page_size;
         for (int i = 0; i < 1000; i++) {
-            const uint32_t n = (uint32_t)(rng.next() >> (34 + rng.below(30)));
-            const uint32_t multiple = n / (uint32_t)page_size * (uint32_t)page_size;
+            const uint32_t n = static_cast<uint32_t>(rng.next() >> (34 + rng.below(30)));
+            const uint32_t multiple = n / static_cast<uint32_t>(page_size) * static_cast<uint32_t>(page_size);
             for (uint32_t one : {n, multiple, multiple ? multiple - 1 : 0})
-                ASSERT_EQ(divide(one, d), one / (uint32_t)page_size) << one << " / " << page_size;
+                ASSERT_EQ(divide(one, d), one / static_cast<uint32_t>(page_size)) << one << " / " << page_size;
         }
     }
 }
@@ -181,9 +181,10 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         keyed += p.is_keyed;
         sampled += p.is_sampled;
         loose += p.has_loose_codes;
-        EXPECT_GE((int64_t)p.score_chunk * p.num_score_chunks, shape.max_length);
+        EXPECT_GE(static_cast<int64_t>(p.score_chunk) * p.num_score_chunks, shape.max_length);
         EXPECT_EQ(p.score_chunk % p.region, 0);
-        EXPECT_EQ((int64_t)p.num_regions * p.region, (int64_t)p.score_chunk * p.num_score_chunks);
+        EXPECT_EQ(static_cast<int64_t>(p.num_regions) * p.region,
+                  static_cast<int64_t>(p.score_chunk) * p.num_score_chunks);
         EXPECT_LE(p.wave_rows * p.wave_heads, HATTN_CUDA_HISTOGRAMS);
         EXPECT_GE(p.wave_rows * p.wave_heads, 1);
         EXPECT_LE(p.row_size, HATTN_CUDA_LEVELS);

@@ -31,7 +31,7 @@ struct FarTensor {
         &hattn_problem::name, dimension, stride, BUFFER(name), nullptr, AFTER(name) \
     }
 
-const int64_t FAR = ((int64_t)1 << 31) + 64;
+const int64_t FAR = (static_cast<int64_t>(1) << 31) + 64;
 /* Bytes around a row that must stay as they were. */
 const int64_t MARGIN = 64;
 
@@ -46,7 +46,7 @@ public:
         std::copy_n((shape.*far.field).stride, 3, strides_);
         int64_t last = 0;
         for_each_row([&](const Index &, int64_t offset) { last = std::max(last, offset); });
-        const size_t size = (size_t)(last + row_bytes_ + 2 * MARGIN);
+        const size_t size = static_cast<size_t>(last + row_bytes_ + 2 * MARGIN);
         bytes_ = devices::Buffer(*memory, size);
         memory->fill(bytes_.data(), size, 0, fill_ * 0x0101010101010101, 0);
         if (!far.before)
@@ -111,11 +111,11 @@ protected:
         const auto expected = job.results();
 
         hattn_problem shape = job.instance.shape;
-        size_t needed = (size_t)1 << 30;
+        size_t needed = static_cast<size_t>(1) << 30;
         for (const FarTensor &far : tensors) {
             const Tensor near = (far.after ? far.after : far.before)(job);
             (shape.*far.field).stride[far.dimension] = far.stride;
-            needed += (size_t)far.stride * (near.extent[far.dimension] - 1) * dtype_size(near.dtype);
+            needed += static_cast<size_t>(far.stride) * (near.extent[far.dimension] - 1) * dtype_size(near.dtype);
         }
         if (memory->properties().available < needed)
             GTEST_SKIP() << "needs " << (needed >> 30) << " GiB of the device's memory";
@@ -149,7 +149,7 @@ protected:
 };
 
 /* With 8 pages, 5 of which are used: one of these is past 2^31 elements. */
-const int64_t FAR_PAGE = ((int64_t)1 << 29) + 64;
+const int64_t FAR_PAGE = (static_cast<int64_t>(1) << 29) + 64;
 
 TEST_P(DeviceFar, PagesOfKeysAndValues)
 {
@@ -175,7 +175,7 @@ TEST_P(DeviceFar, SlotsOfKeysAndValues)
     problem.k = 100;
     problem.num_kv_heads = 1;
     /* Slots outermost. */
-    const int64_t stride = ((int64_t)1 << 24) + 64;
+    const int64_t stride = (static_cast<int64_t>(1) << 24) + 64;
     expect_same_bits("slots", problem, {INPUT(k_cache, 1, stride), INPUT(v_cache, 1, stride)});
 }
 

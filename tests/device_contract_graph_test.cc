@@ -87,13 +87,13 @@ public:
     void run(const hattn_decode_args &here)
     {
         std::map<Region *, int> slot_of;
-        std::vector<uintptr_t> key = {(uintptr_t)here.append, (uintptr_t)here.batch.num_rows};
+        std::vector<uintptr_t> key = {static_cast<uintptr_t>(here.append), static_cast<uintptr_t>(here.batch.num_rows)};
         int index = 0;
         hattn_decode_args there = here;
         for_each_buffer(there, [&](hattn_buffer &buffer) {
             if (buffer.data)
                 buffer = move(buffer, &slot_of, index);
-            key.push_back((uintptr_t)buffer.data);
+            key.push_back(reinterpret_cast<uintptr_t>(buffer.data));
             index++;
         });
         memory_->synchronize();
@@ -270,7 +270,7 @@ TEST_P(DeviceGraphs, ReplayReadsWhatTheDeviceHoldsThen)
         }
         /* With and without append, with and without optional outputs. */
         EXPECT_EQ(replayed.num_graphs(), 4u) << base.name;
-        EXPECT_GE(replayed.num_replays, 8 * (int)rounds.size()) << base.name;
+        EXPECT_GE(replayed.num_replays, 8 * static_cast<int>(rounds.size())) << base.name;
     }
 }
 

@@ -20,8 +20,8 @@ hattn_device_options options_for(const char *backend)
 void expect_refused(hattn_status status, const std::string &text, const hattn_device_options &options)
 {
     SCOPED_TRACE(text);
-    hattn_device *const untouched = (hattn_device *)&options, *device = untouched;
     hattn_error error = fresh_error();
+    hattn_device *const untouched = reinterpret_cast<hattn_device *>(&error), *device = untouched;
     EXPECT_EQ(status, hattn_device_open(&options, &device, &error));
     EXPECT_EQ(status, error.status);
     EXPECT_NE(std::string::npos, std::string(error.text).find(text)) << error.text;
@@ -70,7 +70,7 @@ private:
 TEST(Device, BackendsInOrder)
 {
     const std::vector<std::string> expected = {"cuda", "hip", "opencl", "cpu", "reference"};
-    ASSERT_EQ((int)expected.size(), hattn_backend_count());
+    ASSERT_EQ(static_cast<int>(expected.size()), hattn_backend_count());
     for (int i = 0; i < hattn_backend_count(); i++) {
         hattn_backend_info info = sized<hattn_backend_info>();
         ASSERT_EQ(HATTN_OK, hattn_backend_query(i, &info, nullptr));
@@ -236,10 +236,10 @@ TEST(Error, StatusesHaveNames)
     EXPECT_STREQ("invalid argument", hattn_status_string(HATTN_INVALID_ARGUMENT));
     std::set<std::string> names;
     for (int status = HATTN_OK; status <= HATTN_DEVICE_ERROR; status++)
-        names.insert(hattn_status_string((hattn_status)status));
-    EXPECT_EQ((size_t)HATTN_DEVICE_ERROR + 1, names.size());
+        names.insert(hattn_status_string(static_cast<hattn_status>(status)));
+    EXPECT_EQ(HATTN_DEVICE_ERROR + 1u, names.size());
     EXPECT_FALSE(names.count(""));
-    std::string unknown = hattn_status_string((hattn_status)(HATTN_DEVICE_ERROR + 1));
+    std::string unknown = hattn_status_string(static_cast<hattn_status>(HATTN_DEVICE_ERROR + 1));
     EXPECT_FALSE(names.count(unknown));
     EXPECT_EQ(HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MINOR * 100 + HATTN_VERSION_PATCH, hattn_version());
 }

@@ -18,7 +18,7 @@
 namespace conformance {
 namespace {
 
-const int64_t FAR = ((int64_t)1 << 31) + 64;
+const int64_t FAR = (static_cast<int64_t>(1) << 31) + 64;
 
 /* A tensor with one stride made long, in memory that is there only where it is touched. */
 class FarTensor
@@ -30,12 +30,12 @@ public:
         int64_t span = tensor_.extent[tensor_.rank - 1];
         for (int i = 0; i + 1 < tensor_.rank; i++)
             span += (tensor_.extent[i] - 1) * tensor_.stride[i];
-        size_ = (size_t)span * dtype_size(tensor_.dtype);
+        size_ = static_cast<size_t>(span) * dtype_size(tensor_.dtype);
         void *mapping =
             mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapping == MAP_FAILED)
             throw std::bad_alloc();
-        data_ = (uint8_t *)mapping;
+        data_ = static_cast<uint8_t *>(mapping);
         for_each_row([&](const Index &index, size_t bytes) { memcpy(at(index), near.at(index), bytes); });
     }
     ~FarTensor() { munmap(data_, size_); }
@@ -65,7 +65,10 @@ private:
                 fn(index, bytes);
         });
     }
-    uint8_t *at(const Index &index) const { return data_ + tensor_.offset(index) * (int64_t)dtype_size(tensor_.dtype); }
+    uint8_t *at(const Index &index) const
+    {
+        return data_ + tensor_.offset(index) * static_cast<int64_t>(dtype_size(tensor_.dtype));
+    }
 
     Tensor tensor_;
     size_t size_;
@@ -275,11 +278,11 @@ TEST_P(Far, ManyEqualRowsKeepTheContract)
     double logit = 0;
     Rng rng(3);
     for (int i = 0; i < dim; i++) {
-        q[i] = (float)rng.normal();
-        k[i] = (float)rng.normal();
-        v[i] = (float)rng.normal();
+        q[i] = static_cast<float>(rng.normal());
+        k[i] = static_cast<float>(rng.normal());
+        v[i] = static_cast<float>(rng.normal());
         largest = std::fmax(largest, std::fabs(v[i]));
-        logit += (double)q[i] * k[i] * p.scale;
+        logit += static_cast<double>(q[i]) * k[i] * p.scale;
     }
     std::vector<int32_t> all(n);
     for (int j = 0; j < n; j++)
@@ -306,7 +309,7 @@ TEST_P(Far, ManyEqualRowsKeepTheContract)
                   "");
         for (int i = 0; i < dim; i++)
             EXPECT_LE(std::fabs(out[i] - v[i]), contract::sum_error(contract::Sums::F32) * largest) << "element " << i;
-        EXPECT_LE(std::fabs(lse - (logit + std::log((double)n))),
+        EXPECT_LE(std::fabs(lse - (logit + std::log(n))),
                   4 * contract::sum_error(contract::Sums::F32) * std::fmax(1, std::fabs(logit)));
     }
     hattn_plan_destroy(plan);

@@ -34,18 +34,21 @@ public:
     Attention(const AttendCase &c, Place place, std::mt19937_64 &rng, float q_scale)
         : c_(c), row_k_(c.head_dim_qk), stride_q_((c.head_dim_qk + 15) / 16 * 16),
           stride_acc_((c.head_dim_v + 15) / 16 * 16 + 16),
-          k_(2 * (size_t)c.num_rows * (size_t)c.head_dim_qk * size_of(c.dtype), place),
-          v_(2 * (size_t)c.num_rows * (size_t)c.head_dim_v * size_of(c.dtype), place),
-          q((size_t)(c.group * stride_q_), place), logits((size_t)c.group * HATTN_ATTEND_BLOCK, place),
-          max((size_t)c.group, place), sum((size_t)c.group, place), acc((size_t)(c.group * stride_acc_), place)
+          k_(2 * static_cast<size_t>(c.num_rows) * static_cast<size_t>(c.head_dim_qk) * size_of(c.dtype), place),
+          v_(2 * static_cast<size_t>(c.num_rows) * static_cast<size_t>(c.head_dim_v) * size_of(c.dtype), place),
+          q(c.group * stride_q_, place), logits(static_cast<size_t>(c.group) * HATTN_ATTEND_BLOCK, place),
+          max(c.group, place), sum(c.group, place), acc(c.group * stride_acc_, place)
     {
         std::normal_distribution<float> normal;
         memset(k_.data(), 0xFF, k_.size()); /* NaN in every dtype */
         memset(v_.data(), 0xFF, v_.size());
         const int parity = place == Place::kBack; /* so that a selected row is next to the guard page */
         for (int j = 0; j < c.num_rows; j++) {
-            char *k = (char *)k_.data() + (size_t)((2 * j + parity) * c.head_dim_qk) * size_of(c.dtype);
-            char *v = c.aliased ? k : (char *)v_.data() + (size_t)((2 * j + parity) * c.head_dim_v) * size_of(c.dtype);
+            char *k = reinterpret_cast<char *>(k_.data()) +
+                      static_cast<size_t>((2 * j + parity) * c.head_dim_qk) * size_of(c.dtype);
+            char *v = c.aliased ? k
+                                : reinterpret_cast<char *>(v_.data()) +
+                                      static_cast<size_t>((2 * j + parity) * c.head_dim_v) * size_of(c.dtype);
             for (int i = 0; i < c.head_dim_qk; i++)
                 encode_near(k, c.dtype, i, normal(rng));
             for (int i = 0; i < c.head_dim_v && !c.aliased; i++)
@@ -55,11 +58,11 @@ public:
         }
         for (int g = 0; g < c.group; g++) {
             for (int i = 0; i < stride_q_; i++)
-                q[(size_t)(g * stride_q_ + i)] = i < c.head_dim_qk ? q_scale * normal(rng) : 0.0f;
-            max[(size_t)g] = -kInfinity;
-            sum[(size_t)g] = 0.0f;
+                q[g * stride_q_ + i] = i < c.head_dim_qk ? q_scale * normal(rng) : 0.0f;
+            max[g] = -kInfinity;
+            sum[g] = 0.0f;
             for (int i = 0; i < c.head_dim_v; i++)
-                acc[(size_t)(g * stride_acc_ + i)] = 0.0f;
+                acc[g * stride_acc_ + i] = 0.0f;
         }
     }
 
@@ -100,10 +103,10 @@ public:
     {
         double x = 0;
         for (int i = 0; i < row_k_; i++)
-            x += q[(size_t)(g * stride_q_ + i)] * decode(k_rows[(size_t)j], c_.dtype, i);
+            x += q[g * stride_q_ + i] * decode(k_rows[j], c_.dtype, i);
         return c_.soft_cap > 0 ? c_.soft_cap * std::tanh(x / c_.soft_cap) : x;
     }
-    float acc_at(int g, int i) const { return acc[(size_t)(g * stride_acc_ + i)]; }
+    float acc_at(int g, int i) const { return acc[g * stride_acc_ + i]; }
 
     /* By the numerics contract for sums in fp32. */
     void check(bool exact_logits = false) const
@@ -113,22 +116,22 @@ public:
             for (int j = 0; j < c_.num_rows; j++) {
                 double magnitude = 0;
                 for (int i = 0; i < row_k_; i++)
-                    magnitude += std::fabs(q[(size_t)(g * stride_q_ + i)] * decode(k_rows[(size_t)j], c_.dtype, i));
+                    magnitude += std::fabs(q[g * stride_q_ + i] * decode(k_rows[j], c_.dtype, i));
                 const double value = logit(g, j), capped = c_.soft_cap > 0 ? std::fabs(value) : 0;
                 x.push_back({value, exact_logits ? 0 : contract::logit_error(row_k_, magnitude, capped)});
             }
             const contract::Attention exact(x);
-            std::vector<double> v((size_t)c_.head_dim_v);
+            std::vector<double> v(c_.head_dim_v);
             const contract::Columns columns = exact.columns(c_.head_dim_v, [&](size_t j) {
                 for (int i = 0; i < c_.head_dim_v; i++)
-                    v[(size_t)i] = decode(v_rows[j], c_.dtype, i);
+                    v[i] = decode(v_rows[j], c_.dtype, i);
                 return v.data();
             });
-            const double lse = max[(size_t)g] + std::log((double)sum[(size_t)g]);
+            const double lse = max[g] + std::log(static_cast<double>(sum[g]));
             ASSERT_TRUE(contract::within(lse, exact.lse(), exact.lse_tolerance(contract::Sums::F32), HATTN_F32))
                 << c_ << " lse of query " << g << " got " << lse << " want " << exact.lse();
             for (int i = 0; i < c_.head_dim_v; i++) {
-                const double got = acc_at(g, i) / (double)sum[(size_t)g];
+                const double got = acc_at(g, i) / static_cast<double>(sum[g]);
                 ASSERT_TRUE(contract::within(got, columns.exact(i),
                                              columns.tolerance(i, contract::Sums::F32, HATTN_F32), HATTN_F32))
                     << c_ << " query " << g << " dim " << i << " got " << got << " want " << columns.exact(i);
@@ -211,12 +214,12 @@ TEST_P(Attend, LargeLogitsRiseAndFall)
             /* Exact logits: integers below 2^24, so that the bound is that of exp and the sums. */
             Attention attention({group, 32, 64, 300, HATTN_F32, 0, false}, Place::kFront, rng, 1.0f);
             for (int j = 0; j < 300; j++) {
-                float *k = (float *)attention.k_rows[(size_t)j];
+                float *k = static_cast<float *>(const_cast<void *>(attention.k_rows[j]));
                 for (int i = 0; i < 32; i++)
-                    k[i] = i == 0 ? (float)((j * 37 % 300 - 150) * (int)q_scale) : 0.0f;
+                    k[i] = i == 0 ? static_cast<float>((j * 37 % 300 - 150) * static_cast<int>(q_scale)) : 0.0f;
             }
             for (int g = 0; g < group; g++)
-                attention.q[(size_t)(g * 32)] = g % 2 ? -1.0f : 1.0f;
+                attention.q[g * 32] = g % 2 ? -1.0f : 1.0f;
             attention.run(kernel(), HATTN_ATTEND_BLOCK);
             ASSERT_NO_FATAL_FAILURE(attention.check(true));
         }
@@ -232,8 +235,8 @@ TEST_P(Attend, LargeLogitsOfManyKeys)
             for (int j = 1; j < 200; j++)
                 for (int i = 0; i < 128; i++) {
                     const double first = decode(attention.k_rows[0], dtype, i);
-                    encode_near(const_cast<void *>(attention.k_rows[(size_t)j]), dtype, i,
-                                (float)(first + normal() / 64));
+                    encode_near(const_cast<void *>(attention.k_rows[j]), dtype, i,
+                                static_cast<float>(first + normal() / 64));
                 }
             attention.run(kernel(), HATTN_ATTEND_BLOCK);
             ASSERT_NO_FATAL_FAILURE(attention.check());
@@ -267,11 +270,11 @@ TEST_P(Attend, PlusInfinityLeavesNaN)
         for (int infinite : {0, 5, 69}) { /* in either block */
             Attention attention({group, 32, 40, 70, HATTN_F32, 0, false}, Place::kBack, rng, 0.5f);
             for (int g = 0; g < group; g++)
-                attention.q[(size_t)(g * 32)] = 1.0f;
-            memcpy(const_cast<void *>(attention.k_rows[(size_t)infinite]), &kInfinity, sizeof kInfinity);
+                attention.q[g * 32] = 1.0f;
+            memcpy(const_cast<void *>(attention.k_rows[infinite]), &kInfinity, sizeof kInfinity);
             attention.run(kernel(), HATTN_ATTEND_BLOCK);
             for (int g = 0; g < group; g++)
-                EXPECT_TRUE(std::isnan(attention.acc_at(g, 7)) && std::isnan(attention.sum[(size_t)g]))
+                EXPECT_TRUE(std::isnan(attention.acc_at(g, 7)) && std::isnan(attention.sum[g]))
                     << "group " << group << " key " << infinite << " query " << g;
         }
     }
@@ -285,38 +288,27 @@ TEST_P(Attend, MinusInfinityCountsNothingAndNaNStays)
             Attention attention(c, Place::kBack, rng, 0.5f);
             const auto set_first = [&](int j, uint32_t f32, uint16_t f16, uint16_t bf16) {
                 const uint16_t half = dtype == HATTN_F16 ? f16 : bf16;
-                memcpy(const_cast<void *>(attention.k_rows[(size_t)j]), dtype == HATTN_F32 ? (const void *)&f32 : &half,
-                       size_of(dtype));
+                memcpy(const_cast<void *>(attention.k_rows[j]),
+                       dtype == HATTN_F32 ? static_cast<const void *>(&f32) : &half, size_of(dtype));
             };
             for (int g = 0; g < group; g++)
-                attention.q[(size_t)(g * 32)] = 1.0f;
+                attention.q[g * 32] = 1.0f;
             for (int j = 0; j < 64; j++)
                 set_first(j, 0xff800000, 0xfc00, 0xff80); /* a whole block of logits -inf */
             const hattn_attend_block block = attention.block(0, 64);
             kernel()(&block);
             for (int g = 0; g < group; g++) {
-                ASSERT_EQ(attention.max[(size_t)g], -kInfinity);
-                ASSERT_EQ(attention.sum[(size_t)g], 0.0f);
+                ASSERT_EQ(attention.max[g], -kInfinity);
+                ASSERT_EQ(attention.sum[g], 0.0f);
                 for (int i = 0; i < 40; i++)
                     ASSERT_EQ(attention.acc_at(g, i), 0.0f);
             }
             attention.run(kernel(), HATTN_ATTEND_BLOCK); /* the 64 again, then 6 finite ones */
-            for (int g = 0; g < group; g++) {
-                double total = 0, want = 0;
-                for (int j = 64; j < 70; j++) {
-                    total += std::exp(attention.logit(g, j));
-                    want += std::exp(attention.logit(g, j)) * decode(attention.v_rows[(size_t)j], dtype, 3);
-                }
-                ASSERT_LE(
-                    std::fabs(attention.max[(size_t)g] + std::log((double)attention.sum[(size_t)g]) - std::log(total)),
-                    0x1p-14)
-                    << c;
-                ASSERT_LE(std::fabs(attention.acc_at(g, 3) / attention.sum[(size_t)g] - want / total), 0x1p-16) << c;
-            }
+            ASSERT_NO_FATAL_FAILURE(attention.check());
             set_first(5, 0x7fc00000, 0x7e00, 0x7fc0);
             kernel()(&block);
             for (int g = 0; g < group; g++)
-                ASSERT_TRUE(std::isnan(attention.sum[(size_t)g]) && std::isnan(attention.acc_at(g, 39))) << c;
+                ASSERT_TRUE(std::isnan(attention.sum[g]) && std::isnan(attention.acc_at(g, 39))) << c;
         }
     }
 }
@@ -330,16 +322,15 @@ TEST_P(Attend, PlusInfinityIsNotANumber)
             Attention attention(c, Place::kFront, rng, 0.5f);
             const uint32_t f32 = 0x7f800000;
             const uint16_t half = dtype == HATTN_F16 ? 0x7c00 : 0x7f80;
-            memcpy(const_cast<void *>(attention.k_rows[(size_t)infinite]),
-                   dtype == HATTN_F32 ? (const void *)&f32 : &half, size_of(dtype));
+            memcpy(const_cast<void *>(attention.k_rows[infinite]),
+                   dtype == HATTN_F32 ? static_cast<const void *>(&f32) : &half, size_of(dtype));
             for (int g = 0; g < 3; g++)
-                attention.q[(size_t)(g * 32)] =
-                    g == 1 ? -1.0f : 1.0f; /* -inf for the second query: as if it were not there */
+                attention.q[g * 32] = g == 1 ? -1.0f : 1.0f; /* -inf for the second query: as if it were not there */
             attention.run(kernel(), HATTN_ATTEND_BLOCK);
             for (int g = 0; g < 3; g++)
                 for (int i = 0; i < 40; i++) {
                     ASSERT_EQ(std::isnan(attention.acc_at(g, i)), g != 1) << c << " query " << g;
-                    ASSERT_EQ(std::isnan(attention.sum[(size_t)g]), g != 1) << c << " query " << g;
+                    ASSERT_EQ(std::isnan(attention.sum[g]), g != 1) << c << " query " << g;
                 }
         }
     }
@@ -354,24 +345,24 @@ TEST_P(Merge, PartsInDouble)
         for (int num_parts : {1, 2, 3, 15, 16, 17, 33, 100}) {
             for (int n : {8, 16, 40, 128, 512, 576}) {
                 const int64_t stride_out = n + num_parts % 3, stride_lse = 1 + n % 5;
-                Guarded<float> outs((size_t)(stride_out * (num_parts - 1) + n), place),
-                    lses((size_t)(stride_lse * (num_parts - 1) + 1), place), out((size_t)n, place), lse(1, place);
+                Guarded<float> outs(stride_out * (num_parts - 1) + n, place),
+                    lses(stride_lse * (num_parts - 1) + 1, place), out(n, place), lse(1, place);
                 const float size = num_parts % 2 ? 1.0f : 3e38f; /* sums of so large parts would overflow */
                 std::vector<contract::Logit> parts;
                 std::vector<int> used;
                 for (int p = 0; p < num_parts; p++) {
                     const bool empty = num_parts > 1 && p % 3 == 0;
                     const float part = empty ? -kInfinity : 10.0f * normal() + (n == 40 ? 500.0f : 0.0f);
-                    lses[(size_t)(p * stride_lse)] = part;
+                    lses[p * stride_lse] = part;
                     for (int i = 0; i < n; i++)
-                        outs[(size_t)(p * stride_out + i)] = empty ? NAN : size * std::tanh(normal());
+                        outs[p * stride_out + i] = empty ? NAN : size * std::tanh(normal());
                     if (!empty) {
                         parts.push_back({part, 0});
                         used.push_back(p);
                     }
                 }
                 const contract::Attention exact(parts);
-                std::vector<double> v((size_t)n);
+                std::vector<double> v(n);
                 const contract::Columns columns = exact.columns(n, [&](size_t j) {
                     const float *values = outs.data() + used[j] * stride_out;
                     std::copy(values, values + n, v.begin());
@@ -381,9 +372,9 @@ TEST_P(Merge, PartsInDouble)
                 ASSERT_TRUE(contract::within(lse[0], exact.lse(), exact.lse_tolerance(contract::Sums::F32), HATTN_F32))
                     << num_parts << " parts, got " << lse[0] << " want " << exact.lse();
                 for (int i = 0; i < n; i++)
-                    ASSERT_TRUE(contract::within(out[(size_t)i], columns.exact(i),
+                    ASSERT_TRUE(contract::within(out[i], columns.exact(i),
                                                  columns.tolerance(i, contract::Sums::F32, HATTN_F32), HATTN_F32))
-                        << num_parts << " parts, n " << n << " i " << i << " got " << out[(size_t)i] << " want "
+                        << num_parts << " parts, n " << n << " i " << i << " got " << out[i] << " want "
                         << columns.exact(i);
                 ASSERT_TRUE(out.untouched_outside() && lse.untouched_outside());
             }

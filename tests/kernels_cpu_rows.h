@@ -93,10 +93,10 @@ class Guarded
 public:
     Guarded(size_t count, Place place) : count_(count)
     {
-        const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = count * sizeof(T);
+        const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), bytes = count * sizeof(T);
         inner_size_ = (bytes + page - 1) / page * page + (bytes == 0 ? page : 0);
         size_ = inner_size_ + 2 * page;
-        base_ = (unsigned char *)mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        base_ = static_cast<unsigned char *>(mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         if (base_ == MAP_FAILED)
             throw std::bad_alloc();
         inner_ = base_ + page;
@@ -109,8 +109,8 @@ public:
     Guarded &operator=(const Guarded &) = delete;
     ~Guarded() { munmap(base_, size_); }
 
-    T *data() { return (T *)(inner_ + offset_); }
-    const T *data() const { return (const T *)(inner_ + offset_); }
+    T *data() { return reinterpret_cast<T *>(inner_ + offset_); }
+    const T *data() const { return reinterpret_cast<const T *>(inner_ + offset_); }
     size_t size() const { return count_; }
     T &operator[](size_t i) { return data()[i]; }
     const T &operator[](size_t i) const { return data()[i]; }
@@ -159,17 +159,18 @@ inline double decode_float(uint32_t bits, int exponent_bits, int mantissa_bits, 
     if (!has_infinity && exponent == largest && mantissa == (1u << mantissa_bits) - 1)
         return NAN;
     if (exponent == 0)
-        return sign * std::ldexp((double)mantissa, 1 - bias - mantissa_bits);
-    return sign * std::ldexp((double)(mantissa | 1u << mantissa_bits), (int)exponent - bias - mantissa_bits);
+        return sign * std::ldexp(static_cast<double>(mantissa), 1 - bias - mantissa_bits);
+    return sign * std::ldexp(static_cast<double>(mantissa | 1u << mantissa_bits),
+                             static_cast<int>(exponent) - bias - mantissa_bits);
 }
 
 inline double decode(const void *data, int32_t dtype, int64_t i)
 {
     if (dtype == HATTN_F32)
-        return ((const float *)data)[i];
+        return static_cast<const float *>(data)[i];
     if (dtype == HATTN_F8_E4M3)
-        return decode_float(((const uint8_t *)data)[i], 4, 3, false);
-    const uint16_t half = ((const uint16_t *)data)[i];
+        return decode_float(static_cast<const uint8_t *>(data)[i], 4, 3, false);
+    const uint16_t half = static_cast<const uint16_t *>(data)[i];
     return dtype == HATTN_F16 ? decode_float(half, 5, 10, true) : decode_float(half, 8, 7, true);
 }
 
@@ -179,23 +180,23 @@ inline size_t size_of(int32_t dtype) { return dtype == HATTN_F32 ? 4 : dtype == 
 inline void encode_near(void *data, int32_t dtype, int64_t i, float value)
 {
     if (dtype == HATTN_F32) {
-        ((float *)data)[i] = value;
+        static_cast<float *>(data)[i] = value;
     } else if (dtype == HATTN_BF16) {
-        ((uint16_t *)data)[i] = (uint16_t)(bits_of(value) >> 16);
+        static_cast<uint16_t *>(data)[i] = static_cast<uint16_t>(bits_of(value) >> 16);
     } else {
         const int mantissa_bits = dtype == HATTN_F16 ? 10 : 3, exponent_bits = dtype == HATTN_F16 ? 5 : 4;
         const int bias = (1 << (exponent_bits - 1)) - 1;
         int exponent;
-        const double fraction = std::frexp(std::fabs((double)value), &exponent); /* 0.5..1 */
+        const double fraction = std::frexp(std::fabs(static_cast<double>(value)), &exponent); /* 0.5..1 */
         uint32_t bits = 0;
         if (value != 0.0f && exponent - 1 >= 1 - bias)
-            bits = (uint32_t)(exponent - 1 + bias) << mantissa_bits |
-                   (uint32_t)((fraction * 2 - 1) * (1 << mantissa_bits));
+            bits = static_cast<uint32_t>(exponent - 1 + bias) << mantissa_bits |
+                   static_cast<uint32_t>((fraction * 2 - 1) * (1 << mantissa_bits));
         bits |= std::signbit(value) ? 1u << (exponent_bits + mantissa_bits) : 0;
         if (dtype == HATTN_F16) {
-            ((uint16_t *)data)[i] = (uint16_t)bits;
+            static_cast<uint16_t *>(data)[i] = static_cast<uint16_t>(bits);
         } else {
-            ((uint8_t *)data)[i] = (uint8_t)bits;
+            static_cast<uint8_t *>(data)[i] = static_cast<uint8_t>(bits);
         }
     }
 }

@@ -20,8 +20,8 @@ TEST_P(Weights, Hamming)
         for (int group : {1, 2, 3, 4, 5, 7, 8, 16, 127, 128}) {
             for (int num_bits : {8, 32, 40, 64, 104, 128, 256, 512}) {
                 const int64_t stride = num_bits + group % 3;
-                Guarded<float> z((size_t)(stride * (group - 1) + num_bits), place);
-                Guarded<int8_t> weights((size_t)num_bits, place);
+                Guarded<float> z(stride * (group - 1) + num_bits, place);
+                Guarded<int8_t> weights(num_bits, place);
                 for (int pattern = 0; pattern < 3; pattern++) {
                     for (size_t i = 0; i < z.size(); i++)
                         z[i] = pattern == 0 ? 1.0f : pattern == 1 ? -0.0f : pick(0, 9) ? normal() : NAN;
@@ -29,7 +29,7 @@ TEST_P(Weights, Hamming)
                     for (int r = 0; r < num_bits; r++) {
                         int sum = 0;
                         for (int g = 0; g < group; g++)
-                            sum += z[(size_t)(g * stride + r)] > 0 ? 1 : -1;
+                            sum += z[g * stride + r] > 0 ? 1 : -1;
                         ASSERT_EQ(weights[r], group % 2 ? sum : sum / 2)
                             << "group " << group << " bits " << num_bits << " r " << r;
                     }
@@ -46,23 +46,23 @@ TEST_P(Weights, WeightedRoundsTiesToEven)
         for (int qmax : {1, 3, 7, 15, 31, 63, 127}) {
             for (int group : {1, 3, 4, 16}) {
                 for (int num_bits : {8, 64, 72, 128, 512}) {
-                    Guarded<float> z((size_t)(num_bits * group), place);
-                    Guarded<int8_t> weights((size_t)num_bits, place);
+                    Guarded<float> z(num_bits * group, place);
+                    Guarded<int8_t> weights(num_bits, place);
                     /* Integers with max|u| = 2 qmax: all sums are exact, and every odd one is a tie. */
-                    std::vector<int> sums((size_t)num_bits, 0);
+                    std::vector<int> sums(num_bits, 0);
                     for (int r = 0; r < num_bits; r++) {
-                        sums[(size_t)r] = r == 5 ? -2 * qmax : pick(-2 * qmax, 2 * qmax);
+                        sums[r] = r == 5 ? -2 * qmax : pick(-2 * qmax, 2 * qmax);
                         for (int g = 0; g < group; g++)
-                            z[(size_t)(g * num_bits + r)] = g ? (float)(g % 2 ? 100 * r : -100 * r)
-                                                              : (float)(sums[(size_t)r] - (group % 2 ? 0 : 100 * r));
+                            z[g * num_bits + r] = g ? static_cast<float>(g % 2 ? 100 * r : -100 * r)
+                                                    : static_cast<float>(sums[r] - (group % 2 ? 0 : 100 * r));
                     }
                     const float unit = std::ldexp(1.0f, pick(-100, 90)); /* far from 1: only the ratio matters */
                     for (size_t i = 0; i < z.size(); i++)
                         z[i] *= unit;
                     kernel()(z.data(), num_bits, group, num_bits, qmax, weights.data());
                     for (int r = 0; r < num_bits; r++)
-                        ASSERT_EQ(weights[r], (int)std::nearbyint(sums[(size_t)r] / 2.0))
-                            << "qmax " << qmax << " group " << group << " u " << sums[(size_t)r];
+                        ASSERT_EQ(weights[r], std::nearbyint(sums[r] / 2.0))
+                            << "qmax " << qmax << " group " << group << " u " << sums[r];
                     ASSERT_TRUE(weights.untouched_outside());
                 }
             }
@@ -78,7 +78,7 @@ TEST_P(Weights, ZeroAndNotFinite)
         for (size_t i = 0; i < z.size(); i++)
             z[i] = odd == 0.0f ? (i % 2 ? 0.0f : -0.0f) : normal();
         z[33] = z[40 + 33] = odd;
-        std::fill(weights.begin(), weights.end(), (int8_t)0x55);
+        std::fill(weights.begin(), weights.end(), static_cast<int8_t>(0x55));
         kernel()(z.data(), 40, 2, 40, 7, weights.data());
         for (int8_t w : weights)
             ASSERT_EQ(w, 0) << odd;
@@ -97,7 +97,7 @@ TEST_P(Weights, ZeroAndNotFinite)
 void random_weights(std::mt19937_64 &rng, int max, int8_t *weights, int num_bits)
 {
     for (int r = 0; r < num_bits; r++)
-        weights[r] = (int8_t)std::uniform_int_distribution<int>(-max, max)(rng);
+        weights[r] = static_cast<int8_t>(std::uniform_int_distribution<int>(-max, max)(rng));
 }
 
 using Split = KernelTest<hattn_split_fn>;
@@ -108,11 +108,12 @@ TEST_P(Split, SignAndMagnitude)
     for (Place place : kPlaces) {
         for (int num_bits = 8; num_bits <= 512; num_bits += 8) {
             for (int max : {0, 1, 2, 3, 4, 7, 8, 15, 31, 64, 127, 128}) {
-                Guarded<int8_t> weights((size_t)num_bits, place);
+                Guarded<int8_t> weights(num_bits, place);
                 Guarded<hattn_planes> out(1, place);
                 hattn_planes &planes = out[0];
                 if (max == 128) {
-                    std::fill(weights.data(), weights.data() + num_bits, (int8_t)-128); /* counts as -127 */
+                    std::fill(weights.data(), weights.data() + num_bits,
+                              static_cast<int8_t>(-128)); /* counts as -127 */
                 } else {
                     random_weights(rng, max, weights.data(), num_bits);
                 }
@@ -120,20 +121,19 @@ TEST_P(Split, SignAndMagnitude)
                 int largest = 0;
                 uint32_t sum = 0;
                 for (int r = 0; r < num_bits; r++) {
-                    const int magnitude = std::min(std::abs((int)weights[r]), 127);
+                    const int magnitude = std::min(std::abs(static_cast<int>(weights[r])), 127);
                     largest = std::max(largest, magnitude);
-                    sum += (uint32_t)magnitude;
+                    sum += static_cast<uint32_t>(magnitude);
                 }
                 ASSERT_EQ(planes.num_planes, largest ? std::ilogb(largest) + 1 : 0);
                 ASSERT_EQ(planes.num_words, (num_bits + 31) / 32);
                 ASSERT_EQ(planes.max_score, sum);
                 ASSERT_EQ(planes.reserved, 0u);
                 for (int r = 0; r < 32 * HATTN_MAX_WORDS; r++) {
-                    const int w = r < num_bits ? std::max((int)weights[r], -127) : 0;
-                    ASSERT_EQ(planes.sign[r / 32] >> r % 32 & 1, (uint32_t)(w < 0))
-                        << "bits " << num_bits << " r " << r;
+                    const int w = r < num_bits ? std::max(static_cast<int>(weights[r]), -127) : 0;
+                    ASSERT_EQ(planes.sign[r / 32] >> r % 32 & 1, w < 0 ? 1u : 0u) << "bits " << num_bits << " r " << r;
                     for (int p = 0; p < HATTN_MAX_PLANES; p++)
-                        ASSERT_EQ((int)(planes.plane[p][r / 32] >> r % 32 & 1), std::abs(w) >> p & 1)
+                        ASSERT_EQ(planes.plane[p][r / 32] >> r % 32 & 1, static_cast<unsigned>(std::abs(w)) >> p & 1)
                             << "bits " << num_bits << " r " << r << " plane " << p;
                 }
             }
@@ -154,35 +154,35 @@ void check_score(hattn_score_fn *kernel, std::mt19937_64 &rng, Place place, int 
     /* Runs of pages and odd ones, each between guards of its own; the last two are only ahead. */
     std::vector<int64_t> lengths;
     for (int64_t left = num_keys; left > 0; left -= lengths.back()) {
-        const int64_t lengths_of_runs[] = {left, 16, 32, 48, 64, 1 + (int64_t)(rng() % 40)};
+        const int64_t lengths_of_runs[] = {left, 16, 32, 48, 64, 1 + static_cast<int64_t>(rng() % 40)};
         lengths.push_back(std::min(left, lengths_of_runs[rng() % 6]));
     }
     if (lengths.empty())
         lengths.push_back(0);
-    const int num_runs = (int)lengths.size(), num_runs_ahead = (int)(rng() % 3);
-    lengths.insert(lengths.end(), (size_t)num_runs_ahead, 1 + (int64_t)(rng() % 40));
+    const int num_runs = static_cast<int>(lengths.size()), num_runs_ahead = static_cast<int>(rng() % 3);
+    lengths.insert(lengths.end(), static_cast<size_t>(num_runs_ahead), 1 + static_cast<int64_t>(rng() % 40));
     std::vector<std::unique_ptr<Guarded<uint32_t>>> pages;
     std::vector<hattn_score_run> runs;
     std::vector<const uint32_t *> code_of_key;
     for (int64_t length : lengths) {
-        pages.push_back(
-            std::make_unique<Guarded<uint32_t>>(length ? (size_t)(stride * (length - 1) + words) : 0, place));
+        pages.push_back(std::make_unique<Guarded<uint32_t>>(
+            length ? static_cast<size_t>(stride * (length - 1) + words) : 0, place));
         runs.push_back({pages.back()->data(), length});
         for (int64_t j = 0; j < length; j++)
             code_of_key.push_back(pages.back()->data() + j * stride);
     }
-    Guarded<uint16_t> scores((size_t)num_keys, place);
-    std::vector<int8_t> weights((size_t)num_bits);
+    Guarded<uint16_t> scores(num_keys, place);
+    std::vector<int8_t> weights(num_bits);
     random_weights(rng, max, weights.data(), num_bits);
     if (pattern == kOnes)
-        std::fill(weights.begin(), weights.end(), (int8_t)max); /* 512 bits of 127: 65024 */
+        std::fill(weights.begin(), weights.end(), static_cast<int8_t>(max)); /* 512 bits of 127: 65024 */
     for (auto &codes : pages)
         for (size_t i = 0; i < codes->size(); i++) {
             const uint32_t word = pattern == kZeros         ? 0
                                   : pattern == kOnes        ? 0xffffffff
                                   : pattern == kAlternating ? 0xaaaaaaaa
                                   : pattern == kEqual       ? 0x12345678
-                                                            : (uint32_t)rng();
+                                                            : static_cast<uint32_t>(rng());
             (*codes)[i] = word; /* bits past num_bits included: no plane has them */
         }
     hattn_planes planes;
@@ -190,13 +190,13 @@ void check_score(hattn_score_fn *kernel, std::mt19937_64 &rng, Place place, int 
     kernel(&planes, runs.data(), num_runs, num_runs_ahead, stride, scores.data());
     int negative = 0;
     for (int8_t w : weights)
-        negative -= std::min((int)w, 0);
+        negative -= std::min(static_cast<int>(w), 0);
     for (int64_t j = 0; j < num_keys; j++) {
         int want = negative;
         for (int r = 0; r < num_bits; r++)
-            want += (code_of_key[(size_t)j][r / 32] >> r % 32 & 1) ? weights[(size_t)r] : 0;
-        ASSERT_EQ(scores[(size_t)j], want) << "bits " << num_bits << " max " << max << " stride " << stride << " keys "
-                                           << num_keys << " key " << j << " pattern " << pattern;
+            want += (code_of_key[j][r / 32] >> r % 32 & 1) ? weights[r] : 0;
+        ASSERT_EQ(scores[j], want) << "bits " << num_bits << " max " << max << " stride " << stride << " keys "
+                                   << num_keys << " key " << j << " pattern " << pattern;
     }
     ASSERT_TRUE(scores.untouched_outside()) << "bits " << num_bits << " keys " << num_keys;
 }
@@ -236,21 +236,21 @@ TEST_P(Scale, OneRounding)
         for (int64_t num_keys : {0, 1, 15, 16, 17, 100}) {
             for (int64_t stride : {1, 3}) {
                 for (uint32_t max_score : {0u, 128u, 65024u}) {
-                    Guarded<uint16_t> scores((size_t)num_keys, place),
-                        norms(num_keys ? (size_t)(stride * (num_keys - 1) + 1) : 0, place);
-                    Guarded<float> keys((size_t)num_keys, place);
+                    Guarded<uint16_t> scores(num_keys, place),
+                        norms(num_keys ? static_cast<size_t>(stride * (num_keys - 1) + 1) : 0, place);
+                    Guarded<float> keys(num_keys, place);
                     for (int64_t j = 0; j < num_keys; j++) {
-                        scores[(size_t)j] = (uint16_t)pick(0, (int)max_score);
-                        norms[(size_t)(j * stride)] = (uint16_t)rng(); /* subnormals, infinities and NaNs too */
+                        scores[j] = static_cast<uint16_t>(pick(0, static_cast<int>(max_score)));
+                        norms[j * stride] = static_cast<uint16_t>(rng()); /* subnormals, infinities and NaNs too */
                     }
                     kernel()(scores.data(), max_score, norms.data(), stride, num_keys, keys.data());
                     for (int64_t j = 0; j < num_keys; j++) {
-                        const double centred = 2.0 * scores[(size_t)j] - max_score,
-                                     want = centred * decode_float(norms[(size_t)(j * stride)], 5, 10, true);
+                        const double centred = 2.0 * scores[j] - max_score,
+                                     want = centred * decode_float(norms[j * stride], 5, 10, true);
                         if (std::isnan(want)) {
-                            ASSERT_TRUE(std::isnan(keys[(size_t)j]));
+                            ASSERT_TRUE(std::isnan(keys[j]));
                         } else {
-                            ASSERT_EQ(keys[(size_t)j], (float)want) << centred;
+                            ASSERT_EQ(keys[j], static_cast<float>(want)) << centred;
                         }
                     }
                     ASSERT_TRUE(keys.untouched_outside());
@@ -264,22 +264,21 @@ TEST_P(Scale, OneRounding)
 template <class T, class Run, class Before>
 void check_topk(const Guarded<T> &keys, int n, Place place, int32_t first, const char *pattern, Run run, Before before)
 {
-    std::vector<int32_t> order((size_t)n);
+    std::vector<int32_t> order(n);
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int32_t a, int32_t b) { return before(keys[(size_t)a], keys[(size_t)b]); });
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return before(keys[a], keys[b]); });
     for (int k : {1, 2, n / 64, n / 7, n / 2, n - n / 64, n - 1}) {
         if (k < 1 || k >= n)
             continue;
         std::vector<int32_t> want(order.begin(), order.begin() + k);
         std::sort(want.begin(), want.end());
-        const size_t room = (size_t)hattn_topk_room(n, k);
+        const size_t room = static_cast<size_t>(hattn_topk_room(n, k));
         Guarded<uint32_t> histogram(HATTN_TOPK_BINS, place), scratch_keys(room, place);
-        Guarded<int32_t> positions(room, place), out((size_t)k + HATTN_TOPK_SLACK, place);
+        Guarded<int32_t> positions(room, place), out(k + HATTN_TOPK_SLACK, place);
         const hattn_topk_scratch scratch = {histogram.data(), positions.data(), scratch_keys.data()};
         run(keys.data(), k, out.data(), &scratch);
         for (int i = 0; i < k; i++)
-            ASSERT_EQ(out[(size_t)i], first + want[(size_t)i]) << pattern << " n " << n << " k " << k << " i " << i;
+            ASSERT_EQ(out[i], first + want[i]) << pattern << " n " << n << " k " << k << " i " << i;
         ASSERT_TRUE(out.untouched_outside() && histogram.untouched_outside() && positions.untouched_outside() &&
                     scratch_keys.untouched_outside());
     }
@@ -294,27 +293,36 @@ TEST_P(TopkU16, EqualsAStableSort)
 {
     using Fill = uint16_t (*)(int j, int n, uint32_t max, std::mt19937_64 &rng);
     const std::pair<const char *, Fill> fills[] = {
-        {"random", [](int, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(r() % (max + 1)); }},
-        {"all equal", [](int, int, uint32_t max, std::mt19937_64 &) { return (uint16_t)max; }},
-        {"all zero", [](int, int, uint32_t, std::mt19937_64 &) { return (uint16_t)0; }},
+        {"random", [](int, int, uint32_t max, std::mt19937_64 &r) { return static_cast<uint16_t>(r() % (max + 1)); }},
+        {"all equal", [](int, int, uint32_t max, std::mt19937_64 &) { return static_cast<uint16_t>(max); }},
+        {"all zero", [](int, int, uint32_t, std::mt19937_64 &) { return static_cast<uint16_t>(0); }},
         {"rising",
-         [](int j, int n, uint32_t max, std::mt19937_64 &) { return (uint16_t)((uint64_t)j * max / (uint64_t)n); }},
-        {"falling", [](int j, int n, uint32_t max,
-                       std::mt19937_64 &) { return (uint16_t)(max - (uint64_t)j * max / (uint64_t)n); }},
-        {"needles", [](int, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(r() % 500 ? 0 : max); }},
+         [](int j, int n, uint32_t max, std::mt19937_64 &) {
+             return static_cast<uint16_t>(static_cast<uint64_t>(j) * max / static_cast<uint64_t>(n));
+         }},
+        {"falling",
+         [](int j, int n, uint32_t max, std::mt19937_64 &) {
+             return static_cast<uint16_t>(max - static_cast<uint64_t>(j) * max / static_cast<uint64_t>(n));
+         }},
+        {"needles",
+         [](int, int, uint32_t max, std::mt19937_64 &r) { return static_cast<uint16_t>(r() % 500 ? 0 : max); }},
         {"one cluster",
          [](int j, int n, uint32_t max, std::mt19937_64 &r) {
-             return (uint16_t)(j > n / 3 && j < n / 3 + n / 40 ? max - r() % (max / 2 + 1) : 0);
+             return static_cast<uint16_t>(j > n / 3 && j < n / 3 + n / 40 ? max - r() % (max / 2 + 1) : 0);
          }},
         /* What a sample of runs sees is not what there is. */
         {"high at multiples of 64",
          [](int j, int, uint32_t max, std::mt19937_64 &r) {
-             return (uint16_t)(j % 64 < 8 ? max : r() % (max + 1) / 2);
+             return static_cast<uint16_t>(j % 64 < 8 ? max : r() % (max + 1) / 2);
          }},
         {"low at multiples of 64",
-         [](int j, int, uint32_t max, std::mt19937_64 &r) { return (uint16_t)(j % 64 < 8 ? 0 : r() % (max + 1)); }},
-        {"binomial", [](int, int, uint32_t max,
-                        std::mt19937_64 &r) { return (uint16_t)((uint64_t)__builtin_popcountll(r()) * max / 64); }},
+         [](int j, int, uint32_t max, std::mt19937_64 &r) {
+             return static_cast<uint16_t>(j % 64 < 8 ? 0 : r() % (max + 1));
+         }},
+        {"binomial",
+         [](int, int, uint32_t max, std::mt19937_64 &r) {
+             return static_cast<uint16_t>(static_cast<uint64_t>(__builtin_popcountll(r())) * max / 64);
+         }},
     };
     for (int n : kCounts) {
         for (uint32_t max_score : {0u, 1u, 64u, 896u, 8191u, 8192u, 65024u}) {
@@ -322,9 +330,9 @@ TEST_P(TopkU16, EqualsAStableSort)
                 continue;
             for (const auto &[name, fill] : fills) {
                 const Place place = kPlaces[pick(0, 1)];
-                Guarded<uint16_t> scores((size_t)n, place);
+                Guarded<uint16_t> scores(n, place);
                 for (int j = 0; j < n; j++)
-                    scores[(size_t)j] = fill(j, n, max_score, rng);
+                    scores[j] = fill(j, n, max_score, rng);
                 const int32_t first = pick(0, 1) ? 0 : pick(1, 1000000);
                 ASSERT_NO_FATAL_FAILURE(check_topk(
                     scores, n, place, first, name,
@@ -345,10 +353,10 @@ TEST_P(TopkF32, EqualsAStableSort)
     using Fill = float (*)(int j, int n, std::mt19937_64 &rng);
     const std::pair<const char *, Fill> fills[] = {
         {"normal", [](int, int, std::mt19937_64 &r) { return std::normal_distribution<float>()(r); }},
-        {"any bits", [](int, int, std::mt19937_64 &r) { return float_of((uint32_t)r()); }},
+        {"any bits", [](int, int, std::mt19937_64 &r) { return float_of(static_cast<uint32_t>(r())); }},
         {"zeros of both signs", [](int, int, std::mt19937_64 &r) { return r() % 2 ? 0.0f : -0.0f; }},
         {"zeros and neighbours",
-         [](int, int, std::mt19937_64 &r) { return float_of((uint32_t)(r() % 2 << 31 | r() % 3)); }},
+         [](int, int, std::mt19937_64 &r) { return float_of(static_cast<uint32_t>(r() % 2 << 31 | r() % 3)); }},
         {"all NaN", [](int, int, std::mt19937_64 &) { return NAN; }},
         {"mostly NaN",
          [](int, int, std::mt19937_64 &r) { return r() % 50 ? -NAN : std::normal_distribution<float>()(r); }},
@@ -358,8 +366,8 @@ TEST_P(TopkF32, EqualsAStableSort)
              return v[r() % 4];
          }},
         {"all equal", [](int, int, std::mt19937_64 &) { return -2.5f; }},
-        {"rising", [](int j, int n, std::mt19937_64 &) { return (float)j / (float)n; }},
-        {"falling", [](int j, int n, std::mt19937_64 &) { return -(float)j / (float)n; }},
+        {"rising", [](int j, int n, std::mt19937_64 &) { return static_cast<float>(j) / static_cast<float>(n); }},
+        {"falling", [](int j, int n, std::mt19937_64 &) { return -static_cast<float>(j) / static_cast<float>(n); }},
         {"high at multiples of 64",
          [](int j, int, std::mt19937_64 &r) {
              return (j % 64 < 8 ? 10.0f : 0.0f) + std::normal_distribution<float>()(r);
@@ -369,9 +377,9 @@ TEST_P(TopkF32, EqualsAStableSort)
     for (int n : kCounts) {
         for (const auto &[name, fill] : fills) {
             const Place place = kPlaces[pick(0, 1)];
-            Guarded<float> values((size_t)n, place);
+            Guarded<float> values(n, place);
             for (int j = 0; j < n; j++)
-                values[(size_t)j] = fill(j, n, rng);
+                values[j] = fill(j, n, rng);
             const int32_t first = pick(0, 1) ? 0 : pick(1, 1000000);
             ASSERT_NO_FATAL_FAILURE(check_topk(
                 values, n, place, first, name,

@@ -16,7 +16,7 @@ TEST(CpuFeatures, DisableListAndNames)
     const char *before = std::getenv("HATTN_CPU_DISABLE");
     const std::string kept = before ? before : "";
     ASSERT_EQ(unsetenv("HATTN_CPU_DISABLE"), 0);
-    const unsigned all = machine_isas(), no_avx512 = all & ~(unsigned)HATTN_ISA_AVX512;
+    const unsigned all = machine_isas(), no_avx512 = all & ~static_cast<unsigned>(HATTN_ISA_AVX512);
     EXPECT_TRUE(all & HATTN_ISA_SCALAR);
     for (const auto &[list, left] : std::vector<std::pair<const char *, unsigned>>{
              {"", all},
@@ -46,9 +46,9 @@ TEST(CpuFeatures, DisableListAndNames)
         setenv("HATTN_CPU_DISABLE", kept.c_str(), 1);
     }
     const unsigned x86 = HATTN_ISA_SCALAR | HATTN_ISA_AVX2 | HATTN_ISA_AVX512;
-    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "avx2"), (unsigned)(HATTN_ISA_SCALAR | HATTN_ISA_AVX2));
-    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "AVX2"), (unsigned)(HATTN_ISA_SCALAR | HATTN_ISA_AVX2));
-    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "scalar"), (unsigned)HATTN_ISA_SCALAR);
+    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "avx2"), HATTN_ISA_SCALAR | HATTN_ISA_AVX2);
+    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "AVX2"), HATTN_ISA_SCALAR | HATTN_ISA_AVX2);
+    EXPECT_EQ(hattn_cpu_isas_up_to(x86, "scalar"), HATTN_ISA_SCALAR);
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, "neon"), 0u);
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, "avx"), 0u);
     EXPECT_EQ(hattn_cpu_isas_up_to(x86, ""), 0u);
@@ -82,13 +82,13 @@ TEST_P(Load, EveryPattern)
 {
     for (int32_t dtype : {HATTN_F16, HATTN_BF16, HATTN_F8_E4M3}) {
         const int n = dtype == HATTN_F8_E4M3 ? 256 : 65536;
-        Guarded<uint8_t> src((size_t)n * size_of(dtype), Place::kBack);
+        Guarded<uint8_t> src(static_cast<size_t>(n) * size_of(dtype), Place::kBack);
         for (int i = 0; i < n; i++) {
-            const uint16_t half = (uint16_t)i;
-            memcpy(src.data() + (size_t)i * size_of(dtype), &half, size_of(dtype));
+            const uint16_t half = static_cast<uint16_t>(i);
+            memcpy(src.data() + static_cast<size_t>(i) * size_of(dtype), &half, size_of(dtype));
         }
         for (float scale : {1.0f, 0.37f}) {
-            Guarded<float> dst((size_t)n, Place::kFront), scalar((size_t)n, Place::kFront);
+            Guarded<float> dst(n, Place::kFront), scalar(n, Place::kFront);
             kernel()(src.data(), dtype, n, scale, dst.data());
             hattn_load_scalar(src.data(), dtype, n, scale, scalar.data());
             for (int i = 0; i < n; i++) {
@@ -96,7 +96,8 @@ TEST_P(Load, EveryPattern)
                 if (std::isnan(value)) {
                     ASSERT_TRUE(std::isnan(dst[i])) << name_of(dtype) << " pattern " << i;
                 } else {
-                    ASSERT_EQ(bits_of(dst[i]), bits_of((float)value * scale)) << name_of(dtype) << " pattern " << i;
+                    ASSERT_EQ(bits_of(dst[i]), bits_of(static_cast<float>(value) * scale))
+                        << name_of(dtype) << " pattern " << i;
                 }
                 ASSERT_EQ(bits_of(dst[i]), bits_of(scalar[i])) << name_of(dtype) << " pattern " << i;
             }
@@ -109,13 +110,13 @@ TEST_P(Load, SizesAndEdges)
     for (Place place : kPlaces) {
         for (int32_t dtype : kAllFloats) {
             for (int n : {0, 1, 7, 8, 15, 16, 17, 31, 33, 48, 100, 576}) {
-                Guarded<uint8_t> src((size_t)n * size_of(dtype), place);
-                Guarded<float> dst((size_t)n, place);
+                Guarded<uint8_t> src(static_cast<size_t>(n) * size_of(dtype), place);
+                Guarded<float> dst(n, place);
                 for (int i = 0; i < n; i++)
                     encode_near(src.data(), dtype, i, normal());
                 kernel()(src.data(), dtype, n, 1.5f, dst.data());
                 for (int i = 0; i < n; i++)
-                    ASSERT_EQ(dst[i], (float)decode(src.data(), dtype, i) * 1.5f)
+                    ASSERT_EQ(dst[i], static_cast<float>(decode(src.data(), dtype, i)) * 1.5f)
                         << name_of(dtype) << " n " << n << " i " << i;
                 ASSERT_TRUE(dst.untouched_outside()) << name_of(dtype) << " n " << n;
             }
@@ -134,7 +135,7 @@ double round_to(double value, int mantissa_bits, int min_exponent, double max)
     const int exponent = std::max(std::ilogb(value), min_exponent);
     const double rounded =
         std::ldexp(std::nearbyint(std::ldexp(value, mantissa_bits - exponent)), exponent - mantissa_bits);
-    return std::fabs(rounded) > max ? std::copysign((double)kInfinity, value) : rounded;
+    return std::fabs(rounded) > max ? std::copysign(static_cast<double>(kInfinity), value) : rounded;
 }
 
 TEST_P(Store, RoundsToNearestEven)
@@ -163,8 +164,8 @@ TEST_P(Store, RoundsToNearestEven)
                                  0x1.ffcp-15f,
                                  0x1.ffep-15f};
     for (uint32_t half = 0; half < 0x7c00; half += 7) { /* ties and their neighbours */
-        const float low = (float)decode_float(half, 5, 10, true), high = (float)decode_float(half + 1, 5, 10, true),
-                    tie = low + (high - low) / 2;
+        const float low = static_cast<float>(decode_float(half, 5, 10, true)),
+                    high = static_cast<float>(decode_float(half + 1, 5, 10, true)), tie = low + (high - low) / 2;
         values.insert(values.end(), {tie, -tie, std::nextafter(tie, 0.0f), std::nextafter(tie, kInfinity)});
     }
     for (uint32_t half = 0; half < 0x7f80; half += 13) {
@@ -172,8 +173,8 @@ TEST_P(Store, RoundsToNearestEven)
         values.insert(values.end(), {float_of(tie), -float_of(tie), float_of(tie - 1), float_of(tie + 1)});
     }
     for (int i = 0; i < 100000; i++)
-        values.push_back(float_of((uint32_t)rng()));
-    const int n = (int)values.size();
+        values.push_back(float_of(static_cast<uint32_t>(rng())));
+    const int n = static_cast<int>(values.size());
     Guarded<uint16_t> dst(values.size(), Place::kBack), scalar(values.size(), Place::kBack);
     for (int32_t dtype : {HATTN_F16, HATTN_BF16}) {
         kernel()(values.data(), n, dtype, dst.data());
@@ -198,10 +199,10 @@ TEST_P(Store, SizesAndEdges)
     for (Place place : kPlaces) {
         for (int32_t dtype : kFloats) {
             for (int n : {0, 1, 7, 8, 15, 16, 17, 33, 100, 576}) {
-                Guarded<float> src((size_t)n, place);
-                Guarded<uint8_t> dst((size_t)n * size_of(dtype), place);
+                Guarded<float> src(n, place);
+                Guarded<uint8_t> dst(static_cast<size_t>(n) * size_of(dtype), place);
                 for (int i = 0; i < n; i++)
-                    src[i] = (float)pick(-100, 100);
+                    src[i] = static_cast<float>(pick(-100, 100));
                 kernel()(src.data(), n, dtype, dst.data());
                 for (int i = 0; i < n; i++)
                     ASSERT_EQ(decode(dst.data(), dtype, i), src[i]) << name_of(dtype) << " n " << n << " i " << i;
@@ -235,14 +236,14 @@ TEST_P(Project, SumsWithinTheContract)
             const bool with_bias = index % 3 != 0, with_silu = index % 5 < 2;
             const int64_t stride_x = s.num_inputs + index % 4, stride_weight = s.num_outputs + index % 7,
                           stride_z = s.num_outputs + index % 3 * 5;
-            Guarded<float> x((size_t)(stride_x * (s.num_x - 1) + s.num_inputs), place),
-                z((size_t)(stride_z * (s.num_x - 1) + s.num_outputs), place);
-            Guarded<uint8_t> weight((size_t)(stride_weight * (s.num_inputs - 1) + s.num_outputs) * size_of(dtype),
-                                    place),
-                bias((size_t)s.num_outputs * size_of(dtype), place);
+            Guarded<float> x(stride_x * (s.num_x - 1) + s.num_inputs, place),
+                z(stride_z * (s.num_x - 1) + s.num_outputs, place);
+            Guarded<uint8_t> weight(
+                static_cast<size_t>(stride_weight * (s.num_inputs - 1) + s.num_outputs) * size_of(dtype), place),
+                bias(static_cast<size_t>(s.num_outputs) * size_of(dtype), place);
             for (size_t i = 0; i < x.size(); i++)
                 x[i] = normal();
-            for (int64_t i = 0; i < (int64_t)(weight.size() / size_of(dtype)); i++)
+            for (int64_t i = 0; i < static_cast<int64_t>(weight.size() / size_of(dtype)); i++)
                 encode_near(weight.data(), dtype, i, normal());
             for (int i = 0; i < s.num_outputs; i++)
                 encode_near(bias.data(), dtype, i, normal());
@@ -253,16 +254,16 @@ TEST_P(Project, SumsWithinTheContract)
             kernel()(&layer);
             ASSERT_TRUE(z.untouched_outside());
             for (int v = 0; v < s.num_x; v++) {
-                for (int o = 0; o < stride_z && v * stride_z + o < (int64_t)z.size(); o++) {
-                    const float got = z[(size_t)(v * stride_z + o)];
+                for (int o = 0; o < stride_z && v * stride_z + o < static_cast<int64_t>(z.size()); o++) {
+                    const float got = z[v * stride_z + o];
                     if (o >= s.num_outputs) {
                         ASSERT_EQ(bits_of(got), 0xAAAAAAAAu) << "padding of z written";
                         continue;
                     }
                     double sum = with_bias ? decode(bias.data(), dtype, o) : 0.0, magnitude = std::fabs(sum);
                     for (int i = 0; i < s.num_inputs; i++) {
-                        const double term =
-                            (double)x[(size_t)(v * stride_x + i)] * decode(weight.data(), dtype, i * stride_weight + o);
+                        const double term = static_cast<double>(x[v * stride_x + i]) *
+                                            decode(weight.data(), dtype, i * stride_weight + o);
                         sum += term;
                         magnitude += std::fabs(term);
                     }
@@ -284,8 +285,8 @@ TEST_P(Project, Silu)
     for (float z = -86.5f; z < 100.0f; z += 0.0137f)
         inputs.push_back(z);
     inputs.resize((inputs.size() + 7) / 8 * 8, 1.0f);
-    const int n = (int)inputs.size();
-    std::vector<float> x = {1, 0, 0, 0, 0, 0, 0, 0}, weight((size_t)(8 * n)), z((size_t)n);
+    const int n = static_cast<int>(inputs.size());
+    std::vector<float> x = {1, 0, 0, 0, 0, 0, 0, 0}, weight(8 * n), z(n);
     std::copy(inputs.begin(), inputs.end(), weight.begin());
     const hattn_layer layer = {x.data(), 8, 1, 8, n, 1, weight.data(), n, nullptr, HATTN_F32, z.data(), n};
     kernel()(&layer);
@@ -295,8 +296,9 @@ TEST_P(Project, Silu)
         unfused = 0x1p-24;
 #endif
     for (size_t i = 0; i < inputs.size(); i++) {
-        const double want = inputs[i] / (1 + std::exp(-(double)inputs[i])),
+        const double want = inputs[i] / (1 + std::exp(-static_cast<double>(inputs[i]))),
                      error = kSiluError + unfused * std::fabs(inputs[i]);
+        /* From z = -87 on e^z is subnormal and may be 0: |z e^z| is below 1e-36 there. */
         ASSERT_LE(std::fabs(z[i] - want), error * std::fabs(want) + 1e-36) << inputs[i] << " got " << z[i];
     }
     weight[0] = NAN;
@@ -312,14 +314,14 @@ TEST_P(Pack, BitsOfPositiveValues)
     const float special[] = {0.0f, -0.0f, NAN, -NAN, kInfinity, -kInfinity, 0x1p-149f, -0x1p-149f, 1.0f, -1.0f};
     for (Place place : kPlaces) {
         for (int num_bits = 8; num_bits <= 512; num_bits += 8) {
-            Guarded<float> z((size_t)num_bits, place);
-            Guarded<uint32_t> code((size_t)(num_bits + 31) / 32, place);
+            Guarded<float> z(num_bits, place);
+            Guarded<uint32_t> code(static_cast<size_t>(num_bits + 31) / 32, place);
             for (int pattern = 0; pattern < 4; pattern++) {
                 for (int r = 0; r < num_bits; r++)
                     z[r] = pattern == 0 ? 1.0f : pattern == 1 ? -1.0f : pattern == 2 ? special[pick(0, 9)] : normal();
                 kernel()(z.data(), num_bits, code.data());
-                for (int r = 0; r < (int)code.size() * 32; r++)
-                    ASSERT_EQ(code[r / 32] >> r % 32 & 1, (uint32_t)(r < num_bits && z[r] > 0))
+                for (int r = 0; r < static_cast<int>(code.size()) * 32; r++)
+                    ASSERT_EQ(code[r / 32] >> r % 32 & 1, r < num_bits && z[r] > 0 ? 1u : 0u)
                         << "bits " << num_bits << " r " << r;
                 ASSERT_TRUE(code.untouched_outside());
             }
@@ -334,12 +336,12 @@ TEST_P(Norm, WithinOneStepOfDouble)
 {
     for (Place place : kPlaces) {
         for (int n = 1; n <= 600; n += n < 70 ? 1 : 53) {
-            Guarded<float> x((size_t)n, place);
+            Guarded<float> x(n, place);
             double sum = 0;
             const float scale = std::ldexp(1.0f, pick(-18, 10));
             for (int i = 0; i < n; i++) {
                 x[i] = scale * normal();
-                sum += (double)x[i] * x[i];
+                sum += static_cast<double>(x[i]) * x[i];
             }
             const uint16_t got = kernel()(x.data(), n);
             const double value = decode_float(got, 5, 10, true), want = std::sqrt(sum);
@@ -348,7 +350,9 @@ TEST_P(Norm, WithinOneStepOfDouble)
             if (want >= 65520) {
                 EXPECT_EQ(value, kInfinity);
             } else {
-                EXPECT_TRUE(want >= (below + value) / 2 * (1 - 1e-4) && want <= (above + value) / 2 * (1 + 1e-4))
+                /* n roundings of products and sums in fp32, of which the root halves what they make, and its own. */
+                const double slack = (n / 2.0 + 2) * 0x1p-24;
+                EXPECT_TRUE(want >= (below + value) / 2 * (1 - slack) && want <= (above + value) / 2 * (1 + slack))
                     << n << " got " << value << " want " << want;
             }
         }

@@ -33,8 +33,8 @@ protected:
     {
         hattn_problem p = sized<hattn_problem>();
         p.num_q_heads = p.num_kv_heads = p.max_sequences = p.max_rows = 1;
-        p.head_dim_qk = (int32_t)k.size();
-        p.head_dim_v = (int32_t)v.size();
+        p.head_dim_qk = static_cast<int32_t>(k.size());
+        p.head_dim_v = static_cast<int32_t>(v.size());
         p.code_bits = 32;
         p.max_length = length;
         p.k = 1;
@@ -50,7 +50,7 @@ protected:
         exec.struct_size = sizeof(exec);
         exec.workspace_size = hattn_plan_workspace_size(plan.get());
         std::vector<uint8_t> memory(exec.workspace_size + 256);
-        exec.workspace.data = (void *)(((uintptr_t)memory.data() + 255) / 256 * 256);
+        exec.workspace.data = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(memory.data()) + 255) / 256 * 256);
         EXPECT_EQ(HATTN_OK, hattn_workspace_init(device_, exec.workspace, exec.workspace_size, nullptr, nullptr));
         hattn_attend_args args = {};
         args.struct_size = sizeof(args);
@@ -75,10 +75,10 @@ protected:
         for (float &value : v)
             value = largest * uniform(engine);
         const float lse = attend(length, q, k, v, &out);
-        const contract::Attention exact({{logit + std::log((double)length), 0}});
+        const contract::Attention exact({{logit + std::log(static_cast<double>(length)), 0}});
         EXPECT_NEAR(lse, exact.lse(), exact.lse_tolerance(contract::Sums::F32)) << length;
         for (size_t i = 0; i < v.size(); i++)
-            EXPECT_LE(std::fabs((double)out[i] - v[i]), contract::sum_error(contract::Sums::F32) * largest)
+            EXPECT_LE(std::fabs(static_cast<double>(out[i]) - v[i]), contract::sum_error(contract::Sums::F32) * largest)
                 << length << " keys, column " << i << " got " << out[i] << " want " << v[i];
     }
 

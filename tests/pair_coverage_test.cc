@@ -56,7 +56,7 @@ std::string pattern(const Problem &p)
 std::string strides(const Problem &p)
 {
     const char *names[] = {"compact", "padded", "odd", "token", "head", "broadcast"};
-    return names[(int)p.strides];
+    return names[static_cast<int>(p.strides)];
 }
 
 std::string dims(const Problem &p)
@@ -73,7 +73,7 @@ std::string forced(const Problem &p)
 std::string budgets(const Problem &p)
 {
     const char *names[] = {"none", "each", "sequence", "head", "one"};
-    return names[(int)p.budgets];
+    return names[static_cast<int>(p.budgets)];
 }
 
 std::string scores(const Problem &p)
@@ -143,7 +143,7 @@ using Pair = std::pair<Value, Value>;
 std::vector<Value> values_of(const Problem &problem)
 {
     std::vector<Value> values;
-    for (int f = 0; f < (int)features.size(); f++) {
+    for (int f = 0; f < static_cast<int>(features.size()); f++) {
         const std::string value = features[f].of(problem);
         const auto found = std::find(features[f].values.begin(), features[f].values.end(), value);
         if (found == features[f].values.end())
@@ -186,8 +186,8 @@ TEST(Coverage, EveryValueIsListed)
         for (const Value &value : values_of(problem))
             count[value]++;
     }
-    for (int f = 0; f < (int)features.size(); f++)
-        for (int v = 0; v < (int)features[f].values.size(); v++)
+    for (int f = 0; f < static_cast<int>(features.size()); f++)
+        for (int v = 0; v < static_cast<int>(features[f].values.size()); v++)
             EXPECT_GT(count[(Value{f, v})], 0) << text({f, v}) << " is in no problem of the list";
 }
 
@@ -207,10 +207,10 @@ TEST(Coverage, EveryPairIsThere)
     }
     int possible = 0;
     std::string missing;
-    for (int f = 0; f < (int)features.size(); f++)
-        for (int v = 0; v < (int)features[f].values.size(); v++)
-            for (int g = f + 1; g < (int)features.size(); g++)
-                for (int w = 0; w < (int)features[g].values.size(); w++) {
+    for (int f = 0; f < static_cast<int>(features.size()); f++)
+        for (int v = 0; v < static_cast<int>(features[f].values.size()); v++)
+            for (int g = f + 1; g < static_cast<int>(features.size()); g++)
+                for (int w = 0; w < static_cast<int>(features[g].values.size()); w++) {
                     const Pair pair = {{f, v}, {g, w}};
                     if (is_impossible(pair)) {
                         EXPECT_EQ(seen.count(pair), 0u) << text({f, v}) << " with " << text({g, w}) << " is possible";

@@ -17,7 +17,7 @@ struct Refusal {
     Change change;
 };
 
-constexpr int64_t FAR = ((int64_t)1 << 46) + 1;
+constexpr int64_t FAR = (static_cast<int64_t>(1) << 46) + 1;
 const float NaN = std::numeric_limits<float>::quiet_NaN(), INF = std::numeric_limits<float>::infinity();
 
 /* A change to a field whose other fields may depend on it is made before the defaults; all others after. */
@@ -160,7 +160,7 @@ protected:
     void expect_refused(const std::string &name, hattn_status status, const hattn_problem &problem)
     {
         SCOPED_TRACE(name);
-        hattn_plan *const untouched = (hattn_plan *)this, *plan = untouched;
+        hattn_plan *const untouched = reinterpret_cast<hattn_plan *>(this), *plan = untouched;
         hattn_error error = fresh_error();
         EXPECT_EQ(status, hattn_plan_create(device_.get(), &problem, &plan, &error));
         EXPECT_EQ(status, error.status);
@@ -205,7 +205,7 @@ TEST_P(PlanTest, RefusesTensors)
             change(p.*tensor.field);
             expect_refused(tensor.name + rule, HATTN_INVALID_ARGUMENT, p);
         };
-        for (int32_t dtype : {-1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, (int32_t)HATTN_I64})
+        for (int32_t dtype : {-1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, static_cast<int32_t>(HATTN_I64)})
             refuse(".dtype", [&](hattn_tensor &t) { t.dtype = dtype; });
         if (tensor.field != &hattn_problem::k_cache && tensor.field != &hattn_problem::v_cache)
             refuse(".memory", [&](hattn_tensor &t) { t.memory = HATTN_MEMORY_PINNED_HOST; });
@@ -252,7 +252,7 @@ TEST_P(PlanTest, RefusesSpans)
 {
     hattn_problem p = good_problem();
     p.max_rows = 1 << 20;
-    p.q.stride[0] = (int64_t)1 << 41;
+    p.q.stride[0] = static_cast<int64_t>(1) << 41;
     expect_refused("q.stride[0]", HATTN_INVALID_ARGUMENT, p);
 }
 
@@ -373,8 +373,22 @@ TEST_P(PlanTest, AcceptsBroadcastInputsAndLonelyStrides)
 TEST_P(PlanTest, NeverCrashes)
 {
     std::mt19937 random(11);
-    const int64_t values[] = {
-        0, 1, 2, 8, 64, 100, 255, 4096, -1, INT32_MAX, INT32_MIN, 1 << 30, (int64_t)1 << 46, FAR, INT64_MAX, INT64_MIN};
+    const int64_t values[] = {0,
+                              1,
+                              2,
+                              8,
+                              64,
+                              100,
+                              255,
+                              4096,
+                              -1,
+                              INT32_MAX,
+                              INT32_MIN,
+                              1 << 30,
+                              static_cast<int64_t>(1) << 46,
+                              FAR,
+                              INT64_MAX,
+                              INT64_MIN};
     int accepted = 0;
     for (int round = 0; round < 20000; round++) {
         hattn_problem p = round % 2 ? plain_problem() : good_problem();
@@ -382,7 +396,7 @@ TEST_P(PlanTest, NeverCrashes)
             int64_t value = values[random() % (sizeof(values) / sizeof(*values))];
             size_t size = random() % 2 ? 4 : 8, offset = random() % (sizeof(p) / size) * size;
             if (offset > 0)
-                std::memcpy((char *)&p + offset, &value, size);
+                std::memcpy(reinterpret_cast<char *>(&p) + offset, &value, size);
         }
         if (round % 2)
             p = completed(p);

@@ -81,16 +81,17 @@ void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t num
                 continue;
             num_checked++;
             for (const Outcome &outcome : check_trial(*session, trial, "", nullptr)) {
-                counts[(int)outcome.status]++;
+                counts[static_cast<int>(outcome.status)]++;
                 if (outcome.status != Status::PASSED) /* refusals too: the problems are all valid */
                     ADD_FAILURE() << outcome.text(verify_command);
             }
         }
     }
     printf("%llu problems from seed %llu: %llu operations passed, %llu failed, %llu refused\n",
-           (unsigned long long)number, (unsigned long long)first_seed, (unsigned long long)counts[0],
-           (unsigned long long)counts[1], (unsigned long long)counts[2]);
-    EXPECT_GE(counts[(int)Status::PASSED], num_checked * (operation_names().size() - 1));
+           static_cast<unsigned long long>(number), static_cast<unsigned long long>(first_seed),
+           static_cast<unsigned long long>(counts[0]), static_cast<unsigned long long>(counts[1]),
+           static_cast<unsigned long long>(counts[2]));
+    EXPECT_GE(counts[static_cast<int>(Status::PASSED)], num_checked * (operation_names().size() - 1));
     for (const auto &session : sessions)
         EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
 }

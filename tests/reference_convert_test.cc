@@ -17,7 +17,7 @@ double ieee(uint32_t bits, int exponent_bits, int mantissa_bits)
 {
     int bias = (1 << (exponent_bits - 1)) - 1;
     double mantissa = bits & ((1u << mantissa_bits) - 1);
-    int exponent = (int)(bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
+    int exponent = static_cast<int>(bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
     double sign = bits >> (mantissa_bits + exponent_bits) ? -1 : 1;
     if (exponent == (1 << exponent_bits) - 1)
         return mantissa != 0 ? std::numeric_limits<double>::quiet_NaN()
@@ -40,7 +40,7 @@ void expect_same(double expected, double got, unsigned pattern)
 TEST(ReferenceConvert, LoadsEveryF16)
 {
     for (unsigned bits = 0; bits < 65536; bits++) {
-        uint16_t pattern = (uint16_t)bits;
+        uint16_t pattern = static_cast<uint16_t>(bits);
         expect_same(ieee(bits, 5, 10), hattn_reference_load(&pattern, HATTN_F16, 0), bits);
     }
 }
@@ -48,7 +48,7 @@ TEST(ReferenceConvert, LoadsEveryF16)
 TEST(ReferenceConvert, LoadsEveryBf16)
 {
     for (unsigned bits = 0; bits < 65536; bits++) {
-        uint16_t pattern = (uint16_t)bits;
+        uint16_t pattern = static_cast<uint16_t>(bits);
         uint32_t wide = bits << 16;
         float value;
         std::memcpy(&value, &wide, sizeof(value));
@@ -59,7 +59,7 @@ TEST(ReferenceConvert, LoadsEveryBf16)
 TEST(ReferenceConvert, LoadsEveryF8E4m3)
 {
     for (unsigned bits = 0; bits < 256; bits++) {
-        uint8_t pattern = (uint8_t)bits;
+        uint8_t pattern = static_cast<uint8_t>(bits);
         double got = hattn_reference_load(&pattern, HATTN_F8_E4M3, 0);
         if ((bits & 0x7f) == 0x7f) {
             EXPECT_TRUE(std::isnan(got)) << bits;
@@ -79,7 +79,7 @@ TEST(ReferenceConvert, LoadsF32ByIndex)
 {
     const float values[] = {1.5f, -0.0f, 3e-45f, INFINITY};
     for (int i = 0; i < 4; i++)
-        expect_same(values[i], hattn_reference_load(values, HATTN_F32, i), (unsigned)i);
+        expect_same(values[i], hattn_reference_load(values, HATTN_F32, i), static_cast<unsigned>(i));
 }
 
 uint16_t stored(int dtype, double value)

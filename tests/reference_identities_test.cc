@@ -26,7 +26,7 @@ std::vector<bool> query_bits(World &w, int row, int h)
     for (int r = 0; r < w.p.code_bits; r++) {
         long double sum = 0;
         for (int i = 0; i < w.p.head_dim_qk; i++)
-            sum += (long double)x[i] *
+            sum += static_cast<long double>(x[i]) *
                    w.wq[head * w.p.query_map.weight_stride[0][0] + i * w.p.query_map.weight_stride[0][1] + r];
         bits.push_back(sum > 0);
     }
@@ -45,7 +45,7 @@ TEST(ReferenceIdentities, HammingScoreRanksBySummedDistance)
             s.selection_heads = heads >= 1 ? s.q_heads : 2;
             s.bits = 72;
             s.q_len = 2;
-            s.seed = (unsigned)(group * 3 + heads);
+            s.seed = static_cast<unsigned>(group * 3 + heads);
             World w(s);
             w.encode_all_keys();
             w.encode_queries();
@@ -61,8 +61,9 @@ TEST(ReferenceIdentities, HammingScoreRanksBySummedDistance)
                         int64_t distance = 0;
                         for (const auto &query : bits)
                             for (int r = 0; r < s.bits; r++)
-                                distance += query[r] != code_bit(w, row / s.q_len, j,
-                                                                 (int64_t)sel * s.code_heads / s.selection_heads, r);
+                                distance += query[r] !=
+                                            code_bit(w, row / s.q_len, j,
+                                                     static_cast<int64_t>(sel) * s.code_heads / s.selection_heads, r);
                         int64_t score =
                             w.get<uint16_t>(w.scores, row * w.p.scores.stride[0] + sel * w.p.scores.stride[1] + j);
                         if (j == 0)
@@ -93,8 +94,8 @@ TEST(ReferenceIdentities, ScoreIsPlanesIsSumPlusConstant)
             int qmax = (1 << (weight_bits - 1)) - 1;
             for (int row = 0; row < w.rows; row++) {
                 for (int sel = 0; sel < s.selection_heads; sel++) {
-                    const auto *weight =
-                        (const int8_t *)&w.weights[row * w.p.weights.stride[0] + sel * w.p.weights.stride[1]];
+                    const auto *weight = reinterpret_cast<const int8_t *>(
+                        &w.weights[row * w.p.weights.stride[0] + sel * w.p.weights.stride[1]]);
                     int largest = 0;
                     for (int r = 0; r < bits; r++)
                         largest = std::max(largest, std::abs(weight[r]));
@@ -123,32 +124,32 @@ TEST(ReferenceIdentities, TopkIsAStableSort)
     std::mt19937 random(7);
     for (int round = 0; round < 400; round++) {
         Shape s;
-        s.max_length = 1 + (int)(random() % 300);
-        s.k = 1 + (int)(random() % 120);
-        s.sink = (int)(random() % 3) * (int)(random() % (unsigned)(s.k + 1)) / 3;
-        s.recent = (int)(random() % (unsigned)(s.k - s.sink + 1)) / 2;
+        s.max_length = 1 + static_cast<int>(random() % 300);
+        s.k = 1 + static_cast<int>(random() % 120);
+        s.sink = static_cast<int>(random() % 3) * static_cast<int>(random() % static_cast<unsigned>(s.k + 1)) / 3;
+        s.recent = static_cast<int>(random() % static_cast<unsigned>(s.k - s.sink + 1)) / 2;
         s.norms = round % 2;
         s.q_len = 1 + round % 3;
         s.spread = round % 5 == 0;
-        s.seed = (unsigned)round;
+        s.seed = static_cast<unsigned>(round);
         World w(s);
         const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -NAN, 1e-42f, -1e-42f};
         unsigned levels = 1 + random() % 40;
-        for (int64_t i = 0; i < (int64_t)w.scores.size() / hattn_dtype_size(w.p.scores.dtype); i++) {
+        for (int64_t i = 0; i < static_cast<int64_t>(w.scores.size()) / hattn_dtype_size(w.p.scores.dtype); i++) {
             unsigned level = random() % levels;
             if (s.norms)
-                w.set<float>(w.scores, i, level < 8 ? special[level] : ((float)level - 20) * 1.5f);
+                w.set<float>(w.scores, i, level < 8 ? special[level] : (static_cast<float>(level) - 20) * 1.5f);
             else
-                w.set<uint16_t>(w.scores, i, (uint16_t)(level * 1700));
+                w.set<uint16_t>(w.scores, i, static_cast<uint16_t>(level * 1700));
         }
         std::vector<int32_t> budgets(s.sequences * s.selection_heads);
         for (int32_t &budget : budgets)
-            budget = (int32_t)(random() % (unsigned)(s.k + 20)) - 10;
+            budget = static_cast<int32_t>(random() % static_cast<unsigned>(s.k + 20)) - 10;
         w.topk(round % 4 ? buffer(budgets) : hattn_buffer{});
 
         for (int row = 0; row < w.rows; row++) {
             for (int sel = 0; sel < s.selection_heads; sel++) {
-                int n = (int)w.length(row), budget = s.k, forced = s.sink + s.recent;
+                int n = static_cast<int>(w.length(row)), budget = s.k, forced = s.sink + s.recent;
                 if (round % 4)
                     budget = std::clamp(budgets[row / s.q_len * s.selection_heads + sel], 0, s.k);
                 int kept = std::min(n, std::max(budget, forced));
@@ -157,7 +158,8 @@ TEST(ReferenceIdentities, TopkIsAStableSort)
                 auto tier = [&](int j) { return j < s.sink || j >= n - s.recent ? 0 : 1; };
                 auto score = [&](int j) {
                     int64_t at = row * w.p.scores.stride[0] + sel * w.p.scores.stride[1] + j;
-                    return s.norms ? (double)w.get<float>(w.scores, at) : (double)w.get<uint16_t>(w.scores, at);
+                    return s.norms ? static_cast<double>(w.get<float>(w.scores, at))
+                                   : static_cast<double>(w.get<uint16_t>(w.scores, at));
                 };
                 std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
                     if (tier(a) != tier(b))
@@ -193,7 +195,7 @@ TEST(ReferenceIdentities, TopkOfAMillion)
         std::mt19937 random(3);
         std::vector<float> best_first;
         for (int j = 0; j < s.max_length; j++) {
-            auto score = (uint16_t)(random() % 60000);
+            auto score = static_cast<uint16_t>(random() % 60000);
             norms ? w.set<float>(w.scores, j, score * 0.5f - 9000) : w.set<uint16_t>(w.scores, j, score);
             best_first.push_back(score);
         }
@@ -222,15 +224,15 @@ void check_attention(World &w, const Shape &s, bool dense, const std::vector<flo
             int64_t n = dense ? w.length(row)
                               : w.get<int32_t>(w.counts, row * w.p.counts.stride[0] + sel * w.p.counts.stride[1]);
             std::vector<long double> sum(s.dv, 0.0L);
-            long double denominator = sinks.empty() ? 0 : std::exp((long double)sinks[h]), largest_v = 0;
+            long double denominator = sinks.empty() ? 0 : std::exp(static_cast<long double>(sinks[h])), largest_v = 0;
             for (int64_t i = 0; i < n; i++) {
                 int64_t j =
                     dense ? i
                           : w.get<int32_t>(w.indices, row * w.p.indices.stride[0] + sel * w.p.indices.stride[1] + i);
                 long double x = 0;
                 for (int e = 0; e < s.d; e++)
-                    x += (long double)hattn_reference_load(w.q.data(), s.q_dtype,
-                                                           row * w.p.q.stride[0] + h * w.p.q.stride[1] + e) *
+                    x += static_cast<long double>(hattn_reference_load(
+                             w.q.data(), s.q_dtype, row * w.p.q.stride[0] + h * w.p.q.stride[1] + e)) *
                          hattn_reference_load(w.k.data(), s.kv_dtype, w.at(w.p.k_cache, b, j, g) + e);
                 x *= k_scale * w.p.scale;
                 if (s.soft_cap > 0)
@@ -246,11 +248,11 @@ void check_attention(World &w, const Shape &s, bool dense, const std::vector<flo
             for (int e = 0; e < s.dv; e++) {
                 double got = hattn_reference_load(w.out.data(), s.out_dtype,
                                                   row * w.p.out.stride[0] + h * w.p.out.stride[1] + e);
-                double expected = n > 0 ? (double)(sum[e] / denominator) : 0;
+                double expected = n > 0 ? static_cast<double>(sum[e] / denominator) : 0;
                 ASSERT_TRUE(std::fabs(got - expected) <= out_eps * largest_v) << got << " " << expected;
             }
             double lse = w.get<float>(w.lse, row * w.p.lse.stride[0] + h * w.p.lse.stride[1]);
-            double expected = (double)std::log(denominator);
+            double expected = static_cast<double>(std::log(denominator));
             if (denominator > 0)
                 ASSERT_TRUE(std::fabs(lse - expected) <= 0x1p-24 * std::fabs(expected) + 1e-13)
                     << lse << " " << expected;
@@ -276,7 +278,7 @@ TEST(ReferenceIdentities, AttentionIsALongDoubleSoftmax)
         s.dv = 24;
         s.q_len = 1 + variant % 3;
         s.per_head_kv_scales = variant / 4 % 2;
-        s.seed = (unsigned)variant;
+        s.seed = static_cast<unsigned>(variant);
         World w(s);
         std::vector<float> sinks = {-1, 0.5f, 2, 0, -30, 1};
         bool with_sinks = variant % 7 < 3;

@@ -55,7 +55,7 @@ TEST(ReferencePlacement, PagesAndStridesDoNotMatter)
         s.q_len = 1 + variant % 3;
         s.sink = variant % 3;
         s.recent = variant % 5;
-        s.seed = (unsigned)variant;
+        s.seed = static_cast<unsigned>(variant);
         World plain(s);
         decode(plain);
         for (int page_size : {0, 1, 7, 16, 64}) {
@@ -168,7 +168,7 @@ TEST(ReferencePlacement, MergedHalvesAreTheWhole)
         Shape s;
         s.seed = seed;
         World whole(s);
-        whole.seq_len = {50, 1, (int)seed};
+        whole.seq_len = {50, 1, static_cast<int>(seed)};
         whole.attend(true);
         /* Parts by selection: position j to part j % 3. Sequence 1 has one key, so two of its parts are empty. */
         std::vector<float> outs, lses;
@@ -230,7 +230,8 @@ TEST(ReferencePlacement, AppendIsEncodeKeys)
         std::vector<int64_t> slots;
         auto slot_of = [&](int64_t b, int64_t j) {
             const hattn_problem &p = w.p;
-            return p.page_size ? (int64_t)w.block_table[b * p.block_table.stride[0] + j / p.page_size] * p.page_size +
+            return p.page_size ? static_cast<int64_t>(w.block_table[b * p.block_table.stride[0] + j / p.page_size]) *
+                                         p.page_size +
                                      j % p.page_size
                                : b * p.max_length + j;
         };
@@ -249,7 +250,7 @@ TEST(ReferencePlacement, AppendIsEncodeKeys)
         }
         ASSERT_EQ(7u, slots.size());
         hattn_encode_keys_args encode = {};
-        encode.num_tokens = (int32_t)slots.size();
+        encode.num_tokens = static_cast<int32_t>(slots.size());
         encode.k_new = buffer(k_new);
         encode.k_scale = args.k_scale;
         encode.key_map = args.key_map;

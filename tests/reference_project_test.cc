@@ -66,6 +66,109 @@ TEST(ReferenceProject, MlpByHand)
     }
 }
 
+/* As the header has it, in long double and from the buffers of the caller: codes and bounds that the tests judge by come from
+ * hattn_reference_project, so that it is looked at from outside. `error`: of an fp32 evaluation, by docs/numerics.md. */
+struct Exact {
+    std::vector<long double> value, error;
+};
+
+Exact project_exactly(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers,
+                      const std::vector<double> &x, int64_t head)
+{
+    const bool mlp = p.map_kind == HATTN_MAP_MLP;
+    const std::vector<int> dims = mlp ? std::vector<int>{p.head_dim_qk, map.hidden[0], map.hidden[1], p.code_bits}
+                                      : std::vector<int>{p.head_dim_qk, p.code_bits};
+    const auto element = [&](const hattn_buffer &buffer, int64_t i) -> long double {
+        const char *data = static_cast<const char *>(buffer.data) + buffer.byte_offset;
+        float f32;
+        uint16_t half;
+        uint32_t bits;
+        if (map.dtype == HATTN_F32) {
+            memcpy(&f32, data + 4 * i, 4);
+            return f32;
+        }
+        memcpy(&half, data + 2 * i, 2);
+        bits = static_cast<uint32_t>(half) << 16; /* bf16 */
+        memcpy(&f32, &bits, 4);
+        if (map.dtype == HATTN_BF16)
+            return f32;
+        const int exponent = half >> 10 & 31, mantissa = half & 1023;
+        const long double size =
+            exponent ? std::ldexp(1024.0L + mantissa, exponent - 25) : std::ldexp(1.0L * mantissa, -24);
+        return half >> 15 ? -size : size;
+    };
+    Exact in = {{x.begin(), x.end()}, std::vector<long double>(x.size())};
+    for (size_t layer = 0; layer + 1 < dims.size(); layer++) {
+        Exact out;
+        for (int r = 0; r < dims[layer + 1]; r++) {
+            const bool biased = buffers.bias[layer].data;
+            long double sum = biased ? element(buffers.bias[layer], head * map.bias_stride[layer] + r) : 0;
+            long double magnitude = 0, carried = 0; /* the bias is among the 8 below */
+            for (int i = 0; i < dims[layer]; i++) {
+                const long double w = element(buffers.weight[layer],
+                                              head * map.weight_stride[layer][0] + i * map.weight_stride[layer][1] + r);
+                sum += w * in.value[i];
+                magnitude += std::fabs(w * in.value[i]);
+                carried += std::fabs(w) * in.error[i];
+            }
+            const bool last = layer + 2 == dims.size();
+            out.value.push_back(last ? sum : sum / (1 + std::exp(-sum)));
+            const long double error = carried + (dims[layer] + 8) * 0x1p-23L * magnitude;
+            out.error.push_back(last ? error : 1.1L * error);
+        }
+        in = out;
+    }
+    return in;
+}
+
+TEST(ReferenceProject, AgreesWithLongDouble)
+{
+    std::mt19937 random(11);
+    std::normal_distribution<float> normal;
+    for (int32_t dtype : {HATTN_F32, HATTN_F16, HATTN_BF16}) {
+        for (bool mlp : {false, true}) {
+            for (bool biased : {true, false}) {
+                if (mlp && !biased)
+                    continue;
+                hattn_problem p = {};
+                p.head_dim_qk = 72;
+                p.code_bits = 40;
+                p.map_kind = mlp ? HATTN_MAP_MLP : HATTN_MAP_LINEAR;
+                hattn_map map = {dtype, {24, 56}, 0, {}, {}};
+                const std::vector<int> dims = mlp ? std::vector<int>{72, 24, 56, 40} : std::vector<int>{72, 40};
+                std::vector<std::vector<uint8_t>> memory;
+                const auto numbers = [&](int64_t n) {
+                    memory.emplace_back(n * hattn_dtype_size(dtype));
+                    for (int64_t i = 0; i < n; i++) /* some of them subnormal as fp16 */
+                        hattn_reference_store(memory.back().data(), dtype, i, normal(random) * (i % 5 ? 0.2 : 1e-5));
+                    return hattn_buffer{memory.back().data(), 0};
+                };
+                hattn_map_buffers buffers = {};
+                for (size_t layer = 0; layer + 1 < dims.size(); layer++) {
+                    map.weight_stride[layer][1] = dims[layer + 1] + 5;
+                    map.weight_stride[layer][0] = dims[layer] * map.weight_stride[layer][1] + 3;
+                    map.bias_stride[layer] = dims[layer + 1] + 1;
+                    buffers.weight[layer] = numbers(3 * map.weight_stride[layer][0]);
+                    buffers.bias[layer] = biased ? numbers(3 * map.bias_stride[layer]) : hattn_buffer{};
+                }
+                for (int head = 0; head < 3; head++) {
+                    std::vector<double> x(72), z(40), bound(40);
+                    for (double &value : x)
+                        value = normal(random);
+                    hattn_reference_project(&p, &map, &buffers, x.data(), head, z.data(), bound.data());
+                    const Exact exact = project_exactly(p, map, buffers, x, head);
+                    for (int r = 0; r < 40; r++) {
+                        /* Sums of some hundred terms in double, 2^-29 of fp32's: a thousandth of what may flip a bit. */
+                        ASSERT_LE(std::fabs(z[r] - exact.value[r]), exact.error[r] / 1000)
+                            << "dtype " << dtype << (mlp ? " mlp" : "") << " head " << head << " bit " << r;
+                        ASSERT_LE(std::fabs(bound[r] - exact.error[r]), exact.error[r] * 1e-9L) << r;
+                    }
+                }
+            }
+        }
+    }
+}
+
 float silu(float x) { return x / (1 + std::exp(-x)); }
 
 /* The bound is one: an fp32 evaluation in either order stays within it; and it is not idle: within a factor of 2000. */
@@ -86,7 +189,7 @@ TEST(ReferenceProject, BoundHolds)
         for (size_t l = 0; l + 1 < dims.size(); l++) {
             map.weight_stride[l][1] = dims[l + 1] + 3;
             for (int i = 0; i < dims[l] * (dims[l + 1] + 3); i++)
-                weight[l].push_back(normal(random) / std::sqrt((float)dims[l]));
+                weight[l].push_back(normal(random) / std::sqrt(static_cast<float>(dims[l])));
             for (int i = 0; i < dims[l + 1]; i++)
                 bias[l].push_back(normal(random));
             buffers.weight[l] = buffer(weight[l]);

@@ -27,7 +27,7 @@ Shape tiny()
 std::vector<uint32_t> encode(World &w, std::vector<float> keys, std::vector<float> weight, std::vector<float> bias = {},
                              std::vector<uint16_t> *norms = nullptr)
 {
-    int n = (int)keys.size() / 2;
+    int n = static_cast<int>(keys.size()) / 2;
     std::vector<uint32_t> codes(n, 0xaaaaaaaa);
     hattn_encode_keys_args args = {};
     args.num_tokens = n;
@@ -310,7 +310,7 @@ Attention attend(World &w, std::vector<float> logits, std::vector<float> values,
     for (float x : logits)
         keys.insert(keys.end(), {x, 100});
     Attention a = {{-7, -7}, {-7}};
-    w.seq_len[0] = (int)logits.size();
+    w.seq_len[0] = static_cast<int>(logits.size());
     w.p.scale = 1;
     hattn_attend_args args = {};
     args.batch = w.batch;
@@ -380,8 +380,8 @@ Attention merge(std::vector<float> outs, std::vector<float> lses)
     w.p.partial_out = {HATTN_F32, 0, {2, 2, 2}};
     w.p.partial_lse = {HATTN_F32, 0, {1, 1, 1}};
     Attention a = {{-7, -7}, {-7}};
-    hattn_merge_args args = {sizeof(args),  (int)lses.size(), 1, 0, buffer(outs), buffer(lses),
-                             buffer(a.out), buffer(a.lse)};
+    hattn_merge_args args = {
+        sizeof(args), static_cast<int>(lses.size()), 1, 0, buffer(outs), buffer(lses), buffer(a.out), buffer(a.lse)};
     hattn_reference_merge(&w.p, &args);
     return a;
 }

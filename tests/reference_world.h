@@ -45,14 +45,15 @@ public:
     explicit World(const Shape &shape) : rows(shape.sequences * shape.q_len), shape_(shape), random_(shape.seed)
     {
         set_problem();
-        wk = normal((size_t)p.num_code_heads * p.head_dim_qk * p.code_bits);
+        wk = normal(static_cast<size_t>(p.num_code_heads) * p.head_dim_qk * p.code_bits);
         wq = normal(wk.size());
-        k_bias = normal((size_t)p.num_code_heads * p.code_bits);
+        k_bias = normal(static_cast<size_t>(p.num_code_heads) * p.code_bits);
         k_scale = {0.5f, 0.75f, 1.25f, 2.0f};
         v_scale = {2.0f, 0.5f, 1.5f, 0.25f};
         for (int b = 0; b < shape.sequences; b++)
-            seq_len.push_back(b == 0 ? shape.max_length : (int)(random_() % (unsigned)(shape.max_length + 1)));
-        q = filled((int64_t)rows * p.q.stride[0], shape.q_dtype);
+            seq_len.push_back(b == 0 ? shape.max_length
+                                     : static_cast<int>(random_() % static_cast<unsigned>(shape.max_length + 1)));
+        q = filled(static_cast<int64_t>(rows) * p.q.stride[0], shape.q_dtype);
         for (int x = 0; x < rows; x++)
             for (int h = 0; h < p.num_q_heads; h++)
                 for (int i = 0; i < p.head_dim_qk; i++)
@@ -207,7 +208,7 @@ private:
         p.soft_cap = s.soft_cap;
         p.per_head_kv_scales = s.per_head_kv_scales;
         p.key_map.dtype = p.query_map.dtype = HATTN_F32;
-        p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = (int64_t)s.d * s.bits;
+        p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = static_cast<int64_t>(s.d) * s.bits;
         p.key_map.weight_stride[0][1] = p.query_map.weight_stride[0][1] = s.bits;
         p.key_map.bias_stride[0] = s.bits;
         int words = (s.bits + 31) / 32;
@@ -260,7 +261,7 @@ private:
     {
         if (dtype == HATTN_F8_E4M3) {
             /* Up to 1.875, so that no key rules alone. */
-            bytes[index] = (uint8_t)((random_() & 0x80) | random_() % 0x40);
+            bytes[index] = static_cast<uint8_t>((random_() & 0x80) | random_() % 0x40);
             return;
         }
         hattn_reference_store(bytes.data(), dtype, index, normal_(random_));

@@ -72,7 +72,7 @@ protected:
         refuse_exec("exec.workspace is null", [](hattn_exec &e) { e.workspace.data = nullptr; });
         refuse_exec("exec.workspace is not aligned", [](hattn_exec &e) { e.workspace.byte_offset = 128; });
         refuse_exec("exec.workspace is not aligned",
-                    [](hattn_exec &e) { e.workspace.data = (char *)e.workspace.data + 1; });
+                    [](hattn_exec &e) { e.workspace.data = static_cast<char *>(e.workspace.data) + 1; });
         refuse_exec(
             "exec.workspace_size", [](hattn_exec &e) { e.workspace_size--; }, HATTN_WORKSPACE_TOO_SMALL);
         refuse_exec(

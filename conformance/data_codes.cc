@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What is counted in an instance: codes and weights, scores, budgets, selections, slots.
+ */
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "conformance/instance.h"
+
+namespace conformance {
+
+/* Codes of the caches, independent of the keys: so that ties, extremes and orders are there whatever the maps are. */
+void Instance::make_codes(Rng &rng)
+{
+    codes = make("codes", &hattn_problem::codes);
+    if (shape.key_norms)
+        norms = make("norms", &hattn_problem::norms);
+    int bits = shape.code_bits, words = (bits + 31) / 32;
+    std::vector<uint32_t> code(words), cluster(words);
+    auto random_code = [&](std::vector<uint32_t> *to) {
+        for (uint32_t &word : *to)
+            word = static_cast<uint32_t>(rng.next() >> 32);
+    };
+    auto low_bits = [&](int64_t n) {
+        for (int w = 0; w < words; w++)
+            code[w] = n >= 32 * (w + 1) ? ~0u : n > 32 * w ? (1u << (n - 32 * w)) - 1 : 0;
+    };
+    for (int b = 0; b < static_cast<int>(problem.lengths.size()); b++) {
+        int length = cached_length(b);
+        for (int c = 0; c < shape.num_code_heads; c++) {
+            for (int j = 0; j < length; j++) {
+                double norm = 1 + 0.01 * static_cast<double>(rng.below(1000));
+                switch (problem.pattern) {
+                case Pattern::RANDOM:
+                case Pattern::BIASED:
+                case Pattern::HUGE_VALUES:
+                case Pattern::INFINITE:
+                case Pattern::NOTHING:
+                case Pattern::LOWEST_WEIGHT:
+                case Pattern::SUBNORMAL: random_code(&code); break;
+                case Pattern::ZERO:
+                    low_bits(0);
+                    norm = 0;
+                    break;
+                case Pattern::EQUAL:
+                    low_bits(bits);
+                    norm = 1;
+                    break;
+                case Pattern::ALTERNATING:
+                    low_bits(j % 2 ? bits : 0);
+                    norm = j % 3;
+                    break;
+                case Pattern::CLUSTERED:
+                    if (j % 16 == 0)
+                        random_code(&cluster);
+                    code = cluster;
+                    code[rng.below(words)] ^= 1u << rng.below(32);
+                    break;
+                case Pattern::BY_TIME: low_bits(static_cast<int64_t>(j) * bits / length); break;
+                case Pattern::OVERFLOW:
+                    low_bits(j % 3 == 1 ? 0 : bits);
+                    norm = 65504;
+                    break;
+                case Pattern::NOT_A_NUMBER:
+                    random_code(&code);
+                    norm = j % 7 == 2 ? NAN : j % 7 == 4 ? INFINITY : norm;
+                    break;
+                }
+                if (bits % 32)
+                    code[words - 1] &= (1u << bits % 32) - 1;
+                memcpy(codes.at(cache_index(b, j, c)), code.data(), words * sizeof(code[0]));
+                if (norms)
+                    norms.store(cache_index(b, j, c), norm);
+            }
+        }
+    }
+}
+
+/* Only weights that hattn_encode_queries could give, and -128 for 8 bits. */
+void Instance::make_weights()
+{
+    Rng rng(seed, "weights");
+    weights = make("weights", &hattn_problem::weights);
+    int group = shape.num_q_heads / shape.num_selection_heads;
+    bool hamming = shape.score_kind == HATTN_SCORE_HAMMING;
+    int limit = !hamming ? (1 << (shape.weight_bits - 1)) - 1 : group % 2 ? group : group / 2;
+    int step = hamming && group % 2 ? 2 : 1;
+    weights.for_each([&](const Index &index) {
+        if (rows[index[0]].sequence < 0)
+            return;
+        int64_t positive = step == 2 ? rng.below((limit + 1) / 2) * 2 + 1 : rng.between(0, limit);
+        int64_t any = -limit + step * rng.below(2 * limit / step + 1), value = any;
+        if (problem.pattern == Pattern::ZERO)
+            value = hamming ? -limit : 0;
+        if (problem.pattern == Pattern::BY_TIME)
+            value = positive;
+        if (problem.pattern == Pattern::OVERFLOW)
+            value = limit;
+        if (problem.pattern == Pattern::LOWEST_WEIGHT && (index[1] == 0 || rng.chance(20)))
+            value = -128;
+        weights.value<int8_t>(index) = static_cast<int8_t>(value);
+    });
+}
+
+/* Scores for top-k; those of forced positions and past the length stay poisoned. */
+void Instance::make_scores()
+{
+    Rng rng(seed, "scores");
+    scores = make("scores", &hattn_problem::scores);
+    if (problem.budgets != Budgets::NONE) {
+        budgets = make("budgets", &hattn_problem::budgets);
+        size_t turn = 0;
+        budgets.for_each([&](const Index &index) {
+            budgets.value<int32_t>(index) = problem.budget_values[turn++ % problem.budget_values.size()];
+        });
+    }
+    int group = shape.num_q_heads / shape.num_selection_heads;
+    int limit = shape.score_kind == HATTN_SCORE_WEIGHTED ? (1 << (shape.weight_bits - 1)) - 1
+                : group % 2                              ? group
+                                                         : group / 2;
+    int64_t largest = static_cast<int64_t>(limit) * shape.code_bits;
+    const float specials[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-42f, -1e-42f, 3e38f, -1.0f, 1.0f};
+    for (int row = 0; row < static_cast<int>(rows.size()); row++) {
+        for (int s = 0; s < shape.num_selection_heads; s++) {
+            /* Every other selection is full of ties. */
+            int64_t span = (row + s) % 2 ? std::min<int64_t>(largest, 6) : largest;
+            for (int j = shape.num_sink; j < rows[row].length - shape.num_recent; j++) {
+                int64_t level = rng.between((largest - span) / 2, (largest + span) / 2);
+                switch (problem.pattern) {
+                case Pattern::RANDOM:
+                case Pattern::NOT_A_NUMBER:
+                case Pattern::BIASED:
+                case Pattern::HUGE_VALUES:
+                case Pattern::INFINITE:
+                case Pattern::NOTHING:
+                case Pattern::LOWEST_WEIGHT:
+                case Pattern::SUBNORMAL: break;
+                case Pattern::ZERO: level = 0; break;
+                case Pattern::EQUAL: level = largest / 2; break;
+                case Pattern::ALTERNATING: level = j % 2 ? largest : 0; break;
+                case Pattern::CLUSTERED: level = j / 16 % 2 ? level : level / 2; break;
+                case Pattern::BY_TIME: level = static_cast<int64_t>(j) * largest / rows[row].length; break;
+                case Pattern::OVERFLOW: level = j % 3 == 1 ? 0 : largest; break;
+                }
+                if (scores.dtype == HATTN_U16)
+                    scores.value<uint16_t>({row, s, j}) = static_cast<uint16_t>(level);
+                else if (problem.pattern == Pattern::NOT_A_NUMBER)
+                    scores.value<float>({row, s, j}) = rng.pick(specials);
+                else
+                    scores.value<float>({row, s, j}) = static_cast<float>(2 * level - largest) * 0.37f;
+            }
+        }
+    }
+}
+
+/* Any positions in any order, for attend; rows of even number in rising order. */
+void Instance::make_selection()
+{
+    Rng rng(seed, "selection");
+    indices = make("indices", &hattn_problem::indices);
+    counts = make("counts", &hattn_problem::counts);
+    for (int row = 0; row < static_cast<int>(rows.size()); row++) {
+        for (int s = 0; s < shape.num_selection_heads; s++) {
+            int length = rows[row].length, most = std::min(length, shape.k);
+            int count = rng.chance(70) ? most : static_cast<int>(rng.between(0, most));
+            counts.value<int32_t>({row, s}) = count;
+            std::vector<int> positions(length);
+            for (int j = 0; j < length; j++)
+                positions[j] = j;
+            for (int i = 0; i < count; i++)
+                std::swap(positions[i], positions[rng.between(i, length - 1)]);
+            if (row % 2 == 0)
+                std::sort(positions.begin(), positions.begin() + count);
+            for (int i = 0; i < count; i++)
+                indices.value<int32_t>({row, s, i}) = positions[i];
+        }
+    }
+}
+
+void Instance::make_slot_mapping()
+{
+    if (!problem.slot_mapping)
+        return;
+    Rng rng(seed, "slots");
+    slot_mapping = make_vector("slot_mapping", HATTN_I64, problem.num_tokens);
+    std::vector<int64_t> slots(static_cast<size_t>(num_pages) * slots_per_page());
+    for (size_t i = 0; i < slots.size(); i++)
+        slots[i] = static_cast<int64_t>(i);
+    for (int64_t t = 0; t < problem.num_tokens; t++) {
+        std::swap(slots[t], slots[rng.between(t, static_cast<int64_t>(slots.size()) - 1)]);
+        slot_mapping.value<int64_t>({t}) = t % 7 == 5 ? (t % 2 ? -1 : INT64_MIN) : slots[t];
+    }
+}
+
+} // namespace conformance
