@@ -143,17 +143,3 @@ void hattn_plan_destroy(hattn_plan *plan)
 }
 
 uint64_t hattn_plan_workspace_size(const hattn_plan *plan) { return plan ? plan->workspace_size : 0; }
-
-hattn_status hattn_plan_counter(const hattn_plan *plan, hattn_counter counter, uint64_t *byte_offset,
-                                hattn_error *error)
-{
-    INVALID_IF(!plan, "plan is null");
-    INVALID_IF(!byte_offset, "byte_offset is null");
-    if (counter != HATTN_COUNTER_RESCORED)
-        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "counter is %d: there is no such counter", (int)counter);
-    if (!plan->rescored_offset)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "%s: this plan's runs do not count what they score again",
-                          plan->backend->name);
-    *byte_offset = plan->rescored_offset;
-    return HATTN_OK;
-}

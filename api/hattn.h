@@ -247,20 +247,6 @@ HATTN_API void hattn_plan_destroy(hattn_plan *plan); /* NULL allowed; device wor
 /* Bytes of workspace a run of this plan needs; one size for all of its calls, > 0. */
 HATTN_API uint64_t hattn_plan_workspace_size(const hattn_plan *plan);
 
-/* What runs count in their workspace, for those who tune or watch. A counter is a uint64 that hattn_workspace_init
- * sets to 0 and runs of all plans that share the workspace add to; read it when the runs are done, with the means of
- * the device. */
-typedef enum hattn_counter {
-    /* Rows and selection heads of a decode whose scores were made twice, because a sample of the row had promised
-     * too much (docs/design.md): their results are the same, later. CUDA. */
-    HATTN_COUNTER_RESCORED = 0
-} hattn_counter;
-
-/* *byte_offset: where in a workspace of this plan the counter is, a multiple of 8. HATTN_INVALID_ARGUMENT: null, or
- * no such counter. HATTN_UNSUPPORTED: this plan's runs do not count it. */
-HATTN_API hattn_status hattn_plan_counter(const hattn_plan *plan, hattn_counter counter, uint64_t *byte_offset,
-                                          hattn_error *error);
-
 /* ---- Running --------------------------------------------------------------------------------------------------- */
 
 /* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone

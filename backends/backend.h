@@ -26,7 +26,6 @@ struct hattn_plan {
     hattn_problem problem;           /* validated copy */
     uint64_t workspace_size;         /* set by the backend's plan; grown for a composed decode */
     uint64_t backend_workspace_size; /* what the backend itself asked for */
-    uint64_t rescored_offset; /* of HATTN_COUNTER_RESCORED in a workspace; 0: not counted. Set by the backend's plan */
     int32_t
         is_composed; /* decode goes through backends/compose.c: set by the backend's plan, or because it has no decode */
 };

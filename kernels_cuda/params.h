@@ -28,7 +28,6 @@ typedef struct hattn_cuda_control {
     uint32_t arrived[HATTN_CUDA_COUNTERS];
     uint32_t histogram[HATTN_CUDA_HISTOGRAMS][HATTN_CUDA_BINS];
     uint32_t parts[HATTN_CUDA_PARTS];
-    uint64_t rescored; /* HATTN_COUNTER_RESCORED: the one that is not zero again after a run */
 } hattn_cuda_control;
 
 /* Words of a part of `heads` heads: values, and two that weigh each head. */

@@ -271,26 +271,6 @@ TEST_P(PlanTest, RefusesNulls)
     hattn_plan_destroy(nullptr);
 }
 
-TEST_P(PlanTest, CountersAreNamedOrRefused)
-{
-    hattn_problem p = good_problem();
-    hattn_plan *plan = nullptr;
-    uint64_t offset = 77;
-    hattn_error error = fresh_error();
-    ASSERT_EQ(HATTN_OK, hattn_plan_create(device_.get(), &p, &plan, &error)) << error.text;
-    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_counter(nullptr, HATTN_COUNTER_RESCORED, &offset, &error));
-    EXPECT_STREQ("plan is null", error.text);
-    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_counter(plan, HATTN_COUNTER_RESCORED, nullptr, &error));
-    EXPECT_STREQ("byte_offset is null", error.text);
-    EXPECT_EQ(HATTN_INVALID_ARGUMENT, hattn_plan_counter(plan, static_cast<hattn_counter>(9), &offset, &error));
-    EXPECT_STREQ("counter is 9: there is no such counter", error.text);
-    EXPECT_EQ(HATTN_UNSUPPORTED, hattn_plan_counter(plan, HATTN_COUNTER_RESCORED, &offset, &error));
-    EXPECT_STREQ((std::string(GetParam()) + ": this plan's runs do not count what they score again").c_str(),
-                 error.text);
-    EXPECT_EQ(77u, offset);
-    hattn_plan_destroy(plan);
-}
-
 TEST_P(PlanTest, AcceptsTheLimits)
 {
     const Change changes[] = {

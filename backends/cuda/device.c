@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The CUDA backend's table: devices, plans, and launches with the right device current.
  */
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -82,7 +81,6 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     }
     made->base.workspace_size = made->params.workspace_size;
     made->base.is_composed = !made->params.by_regions;
-    made->base.rescored_offset = made->params.by_regions ? offsetof(hattn_cuda_control, rescored) : 0;
     *plan = &made->base;
     return HATTN_OK;
 }
