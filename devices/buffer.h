@@ -24,7 +24,8 @@ public:
     }
     Buffer(const Memory &memory, const void *data, uint64_t size) : Buffer(memory, size)
     {
-        memory.write(data_.get(), data, size);
+        if (size)
+            memory.write(data_.get(), data, size);
     }
 
     hattn_buffer at(uint64_t byte_offset = 0) const
