@@ -138,7 +138,7 @@ TEST_F(CudaPlan, WideNeedsSharedMemory)
     EXPECT_FALSE(choose(shape_of(HATTN_F16, HATTN_F16, 128)).encodes_keys_by_mma);
 }
 
-/* As kernels divide: device.cuh's divide. */
+/* As kernels divide: divide of kernels_cuda/device/device.cuh. */
 uint32_t divide(uint32_t n, const hattn_cuda_divisor &d)
 {
     const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(n) * d.magic >> 32);

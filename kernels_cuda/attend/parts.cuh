@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Parts of an attention and how the blocks of a task join them: each some heads. A block does not wait for other blocks' memory fences: parts
- * are sent, in words that tell by themselves whether they are there (device_exchange.cuh). Nor does it wait for blocks that may have no place
+ * are sent, in words that tell by themselves whether they are there (device/exchange.cuh). Nor does it wait for blocks that may have no place
  * on the device yet: who is done before all have begun leaves its heads to the last one to begin.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_PARTS_CUH

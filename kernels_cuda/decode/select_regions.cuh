@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Exact top-k out of what score_regions.cu left (regions.cuh): the threshold from the task's histogram, the regions of a share of the
+ * Exact top-k out of what score_regions.cuh left (regions.cuh): the threshold from the task's histogram, the regions of a share of the
  * ranks from two entries of each row, and a warp a region to list positions in order.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH

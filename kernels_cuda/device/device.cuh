@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What all kernels are made of: warp and block steps, tensor cores, memory. Vendor intrinsics appear here, in device_exchange.cuh and nowhere
- * else.
+ * What all kernels are made of: warp and block steps, tensor cores, memory. PTX appears here, in exchange.cuh and nowhere
+ * else, beside plain twins.
  */
 #ifndef HATTN_KERNELS_CUDA_DEVICE_DEVICE_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_DEVICE_CUH
