@@ -14,35 +14,36 @@
 extern "C" {
 #endif
 
-#define HATTN_OPENCL_FUNCTIONS(F)  \
-    F(clGetPlatformIDs)            \
-    F(clGetDeviceIDs)              \
-    F(clGetDeviceInfo)             \
-    F(clCreateContext)             \
-    F(clRetainContext)             \
-    F(clReleaseContext)            \
-    F(clCreateCommandQueue)        \
-    F(clReleaseCommandQueue)       \
-    F(clCreateProgramWithSource)   \
-    F(clBuildProgram)              \
-    F(clGetProgramBuildInfo)       \
-    F(clReleaseProgram)            \
-    F(clCreateKernel)              \
-    F(clSetKernelArg)              \
-    F(clGetKernelWorkGroupInfo)    \
-    F(clReleaseKernel)             \
-    F(clEnqueueNDRangeKernel)      \
-    F(clCreateBuffer)              \
-    F(clReleaseMemObject)          \
-    F(clEnqueueReadBuffer)         \
-    F(clEnqueueWriteBuffer)        \
-    F(clEnqueueCopyBuffer)         \
-    F(clEnqueueMarkerWithWaitList) \
-    F(clCreateUserEvent)           \
-    F(clSetUserEventStatus)        \
-    F(clGetEventProfilingInfo)     \
-    F(clReleaseEvent)              \
-    F(clFlush)                     \
+#define HATTN_OPENCL_FUNCTIONS(F)       \
+    F(clGetPlatformIDs)                 \
+    F(clGetDeviceIDs)                   \
+    F(clGetDeviceInfo)                  \
+    F(clCreateContext)                  \
+    F(clRetainContext)                  \
+    F(clReleaseContext)                 \
+    F(clCreateCommandQueue)             \
+    F(clReleaseCommandQueue)            \
+    F(clCreateProgramWithSource)        \
+    F(clBuildProgram)                   \
+    F(clGetProgramBuildInfo)            \
+    F(clReleaseProgram)                 \
+    F(clCreateKernel)                   \
+    F(clSetKernelArg)                   \
+    F(clGetKernelWorkGroupInfo)         \
+    F(clReleaseKernel)                  \
+    F(clEnqueueNDRangeKernel)           \
+    F(clCreateBuffer)                   \
+    F(clSetMemObjectDestructorCallback) \
+    F(clReleaseMemObject)               \
+    F(clEnqueueReadBuffer)              \
+    F(clEnqueueWriteBuffer)             \
+    F(clEnqueueCopyBuffer)              \
+    F(clEnqueueMarkerWithWaitList)      \
+    F(clCreateUserEvent)                \
+    F(clSetUserEventStatus)             \
+    F(clGetEventProfilingInfo)          \
+    F(clReleaseEvent)                   \
+    F(clFlush)                          \
     F(clFinish)
 
 #define HATTN_OPENCL_FIELD(name) __typeof__(&name) name;

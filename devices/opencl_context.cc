@@ -27,6 +27,8 @@ const hattn_opencl_functions &functions()
 
 const size_t PAGE = 4096;
 
+void CL_CALLBACK release_own(cl_mem, void *own) { host_memory().release(own); }
+
 } // namespace
 
 void check(cl_int code, const char *what)
@@ -48,7 +50,7 @@ OpenclContext::OpenclContext() : cl(functions())
     cl_int code;
     context = cl.clCreateContext(nullptr, 1, &device, nullptr, nullptr, &code);
     check(code, "clCreateContext");
-    queue = cl.clCreateCommandQueue(context, device, 0, &code);
+    queue = cl.clCreateCommandQueue(context, device, CL_QUEUE_PROFILING_ENABLE, &code);
     check(code, "clCreateCommandQueue");
     is_cpu_ = info<cl_device_type>(CL_DEVICE_TYPE) & CL_DEVICE_TYPE_CPU;
 }
@@ -61,17 +63,19 @@ void *OpenclContext::allocate(size_t size, cl_mem_flags flags)
     cl_int code;
     const cl_mem memory = cl.clCreateBuffer(context, CL_MEM_READ_WRITE | (own ? CL_MEM_USE_HOST_PTR : flags),
                                             size ? size : 1, own, &code);
+    /* Runs that are queued keep the buffer when we have let it go: the last user frees what it lies in. */
+    if (own && (code || (code = cl.clSetMemObjectDestructorCallback(memory, release_own, own))))
+        host_memory().release(own);
     void *address =
         code ? MAP_FAILED : mmap(nullptr, rounded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) {
-        if (!code)
+        if (memory)
             cl.clReleaseMemObject(memory);
-        host_memory().release(own);
         check(code, "clCreateBuffer");
         throw std::bad_alloc();
     }
     const std::lock_guard<std::mutex> guard(lock_);
-    ranges_[uintptr_t(address)] = {rounded, memory, own};
+    ranges_[uintptr_t(address)] = {rounded, memory};
     return address;
 }
 
@@ -82,7 +86,6 @@ void OpenclContext::release(void *address)
     if (found == ranges_.end())
         return;
     cl.clReleaseMemObject(found->second.memory);
-    host_memory().release(found->second.own);
     munmap(address, found->second.size);
     ranges_.erase(found);
 }

@@ -45,14 +45,14 @@ public:
     const hattn_opencl_functions &cl;
     cl_device_id device = nullptr;
     cl_context context = nullptr;
-    cl_command_queue queue = nullptr; /* of copies, in order */
+    /* Of copies and of the stopwatch: one, so that they are in order. It measures. */
+    cl_command_queue queue = nullptr;
 
 private:
     OpenclContext();
     struct Range {
         size_t size;
         cl_mem memory;
-        void *own; /* where it lies, if that is the host's */
     };
     std::mutex lock_;
     std::map<uintptr_t, Range> ranges_; /* by their first address */

@@ -69,23 +69,11 @@ private:
 class OpenclStopwatch : public Stopwatch
 {
 public:
-    OpenclStopwatch()
-    {
-        cl_int code;
-        queue_ =
-            context().cl.clCreateCommandQueue(context().context, context().device, CL_QUEUE_PROFILING_ENABLE, &code);
-        check(code, "clCreateCommandQueue");
-    }
-    ~OpenclStopwatch() override { context().cl.clReleaseCommandQueue(queue_); }
-
-    void *stream() const override { return queue_; }
+    void *stream() const override { return context().queue; }
     std::unique_ptr<Recording> record(const std::function<void()> &calls) override
     {
-        return std::make_unique<OpenclRecording>(queue_, calls);
+        return std::make_unique<OpenclRecording>(context().queue, calls);
     }
-
-private:
-    cl_command_queue queue_;
 };
 
 } // namespace

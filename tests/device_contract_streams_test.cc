@@ -2,11 +2,14 @@
  * Streams, threads, workspaces and devices, as serving engines mix them.
  */
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <functional>
 #include <stdexcept>
 #include <thread>
 
 #include "core/sized.h"
+#include "devices/timing.h"
 #include "tests/device_contract.h"
 
 namespace conformance {
@@ -147,6 +150,36 @@ TEST_P(DeviceStreams, PlansShareAWorkspaceInOrder)
     EXPECT_TRUE(workspace.control_is_zero());
     for (size_t i = 0; i < jobs.size(); i++)
         EXPECT_TRUE(jobs[i]->results() == alone[i]) << jobs[i]->instance.problem.name;
+}
+
+/* As hattn decode and hattn bench rely on: no copy overtakes a run on the stopwatch's stream. */
+TEST_P(DeviceStreams, CopiesWaitForTheStopwatch)
+{
+    DeviceDecode job(memory, pinned, session->device, listed_problem("plain_append"), 50);
+    DeviceWorkspace workspace(memory, session->device, job.workspace_size());
+    const Results before = job.results();
+    ASSERT_EQ(job.enqueue(workspace.exec(nullptr)), "");
+    const Results expected = job.results();
+    const auto stopwatch = devices::stopwatch_of(GetParam());
+    /* The run begins when the copies have long been asked for. */
+    const auto with_held_run = [&](const std::function<void()> &copies) {
+        job.forget();
+        std::atomic<bool> open(false);
+        streams->hold(stopwatch->stream(), &open);
+        EXPECT_EQ(job.enqueue(workspace.exec(stopwatch->stream())), "");
+        std::thread opener([&open] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(100));
+            open = true;
+        });
+        copies();
+        opener.join();
+        streams->wait(stopwatch->stream());
+    };
+    Results read;
+    with_held_run([&] { read = job.results(); });
+    EXPECT_TRUE(read == expected) << "read before the run had written";
+    with_held_run([&] { job.forget(); });
+    EXPECT_TRUE(job.results() == before) << "written before the run had";
 }
 
 /* A thread that has never used the device. */
