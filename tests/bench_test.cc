@@ -312,13 +312,20 @@ void check_report(const std::string &backend)
 
 TEST(Bench, ReportsEveryStageInJson) { check_report("cpu"); }
 
-TEST(Bench, ReportsEveryStageOfCudaInJson)
+class BenchDevice : public testing::TestWithParam<std::string>
 {
-    const std::string why = why_no_device("cuda");
+};
+
+TEST_P(BenchDevice, ReportsEveryStageInJson)
+{
+    const std::string why = why_no_device(GetParam());
     if (!why.empty())
         GTEST_SKIP() << why;
-    check_report("cuda");
+    check_report(GetParam());
 }
+
+INSTANTIATE_TEST_SUITE_P(Backends, BenchDevice, testing::Values("cuda", "opencl"),
+                         [](const auto &info) { return info.param; });
 
 TEST(Bench, RefusesWhatItDoesNotKnow)
 {
