@@ -142,6 +142,19 @@ TEST(Cli, Info)
     std::remove(path.c_str());
 }
 
+/* OpenCL's driver PoCL can be told to be too small. */
+TEST(Cli, InfoOfADeviceThatIsRefused)
+{
+    if (run_hattn({"info"}).out.find("PoCL") == std::string::npos)
+        GTEST_SKIP() << "no PoCL";
+    setenv("POCL_MAX_WORK_GROUP_SIZE", "64", 1);
+    const Ran ran = run_hattn({"info"});
+    unsetenv("POCL_MAX_WORK_GROUP_SIZE");
+    EXPECT_EQ(ran.exit_code, 0) << ran.err;
+    EXPECT_NE(ran.out.find("groups of 64"), std::string::npos) << ran.out;
+    EXPECT_NE(ran.out.find("\ncpu "), std::string::npos) << ran.out;
+}
+
 /* What a person sees, and that options reach the step. */
 TEST(Cli, DecodeOfBothTraces)
 {

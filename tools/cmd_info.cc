@@ -28,8 +28,8 @@ Json backend_json(const hattn_backend_info &info, Table *table)
         std::unique_ptr<Device> device;
         try {
             device = std::make_unique<Device>(info.name, "", 0, i);
-        } catch (
-            const UsageError &refusal) { /* of a driver that computes wrongly, say: the others are there all the same */
+        } catch (const DeviceError &refusal) {
+            /* Of a driver that computes wrongly, say: the others are there all the same. */
             json_put(object, "text", json_text(refusal.what()));
             table->row({info.name, built, std::to_string(i), "", "", refusal.what()});
             continue;

@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <thread>
 
-#include "tools/args.h"
-
 int num_processors() { return std::max(1, int(std::thread::hardware_concurrency())); }
 
 void check(hattn_status status, const hattn_error &error, const std::string &what)
 {
-    if (status != HATTN_OK)
-        throw UsageError(what + ": " + hattn_status_string(status) + (error.text[0] ? ": " : "") + error.text);
+    if (status == HATTN_OK)
+        return;
+    const std::string text = what + ": " + hattn_status_string(status) + (error.text[0] ? ": " : "") + error.text;
+    if (status == HATTN_INVALID_ARGUMENT)
+        throw UsageError(text);
+    throw DeviceError(text);
 }
 
 std::vector<hattn_backend_info> query_backends()
