@@ -43,6 +43,8 @@ typedef struct hattn_opencl_selection {
     cl_int num_heads, num_code_heads, code_bits, k, num_sink, num_recent;
     cl_int num_chunks;  /* that the keys of a row and head are cut into */
     cl_int num_buckets; /* scores there can be; 0: too many to count each */
+    cl_int num_planes;  /* of weights, as score.cl counts them */
+    cl_int reserved;
 } hattn_opencl_selection;
 
 typedef struct hattn_opencl_attention {

@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Scores of a chunk of a row's keys, and for the narrow selection how many keys of the chunk have each of them. WORDS of a code,
- * PLANES of weights, IS_ALIGNED: codes start at 16 bytes, WITH_NORMS, WITH_COUNTS: there are histograms, HISTOGRAMS of a group in
- * local memory, either one for each work-item or few that are counted in by atomics.
+ * Scores of a chunk of a row's keys, and for the narrow selection how many keys of the chunk have each of them. WORDS of a code, 2 or
+ * whole pieces of 16 bytes that start at 16, and PLANES of weights; WORDS 0: any codes, and weights of up to PLANES. WITH_NORMS, WITH_COUNTS: there are
+ * histograms, HISTOGRAMS of a group in local memory, either one for each work-item or few that are counted in by atomics.
  */
-#if WORDS % 4
-#define PIECE 2
+#if WORDS
+#define PAIRS (WORDS / 2)
+#define NUM_PAIRS PAIRS
+#define NUM_PLANES PLANES
 #else
-#define PIECE 4
+#define PAIRS 8
+#define NUM_PAIRS ((s.code_bits + 63) / 64)
+#define NUM_PLANES s.num_planes
 #endif
 
-#define PAIRS ((WORDS + 1) / 2)
-
 /* Planes of two words at a time; the sign's are the first. */
-void make_planes(__global const char *weights, int code_bits, __local ulong *planes, __local int *totals)
+void make_planes(__global const char *weights, int code_bits, int num_pairs, int num_planes, __local ulong *planes,
+                 __local int *totals)
 {
-    for (int i = get_local_id(0); i < PAIRS * (PLANES + 1); i += LOCAL) {
-        const int pair = i / (PLANES + 1), plane = i % (PLANES + 1) - 1;
+    for (int i = get_local_id(0); i < num_pairs * (num_planes + 1); i += LOCAL) {
+        const int pair = i / (num_planes + 1), plane = i % (num_planes + 1) - 1;
         ulong bits = 0;
         int total = 0;
         for (int bit = 0; bit < 64 && pair * 64 + bit < code_bits; bit++) {
@@ -29,38 +32,41 @@ void make_planes(__global const char *weights, int code_bits, __local ulong *pla
     }
 }
 
-#if WORDS <= 4
+#if WORDS && WORDS <= 4
 #define PLANES_IN __private /* registers hold them */
 #else
 #define PLANES_IN __local
 #endif
 
-int score_words(ulong code, ulong sign, PLANES_IN const ulong *planes)
+int score_pair(ulong code, int num_planes, PLANES_IN const ulong *planes)
 {
-    const ulong turned = code ^ sign;
+    const ulong turned = code ^ planes[0];
     int score = 0;
 #pragma unroll
-    for (int p = 0; p < PLANES; p++)
-        score += (int)popcount(turned & planes[p]) << p;
+    for (int p = 0; p < num_planes; p++)
+        score += (int)popcount(turned & planes[p + 1]) << p;
     return score;
 }
 
-/* planes: of each two words the sign's and the others; a missing word's are 0. */
-int score_key(__global const uint *code, PLANES_IN const ulong *planes)
+/* planes: of each pair of words the sign's and the others. */
+int score_key(__global const uint *code, int num_words, int num_planes, PLANES_IN const ulong *planes)
 {
     int score = 0;
+#if WORDS >= 4
 #pragma unroll
-    for (int word = 0; word < WORDS; word += PIECE) {
+    for (int word = 0; word < WORDS; word += 4) {
         PLANES_IN const ulong *own = planes + word / 2 * (PLANES + 1);
-#if PIECE == 4
-        const uint4 piece = IS_ALIGNED ? *(__global const uint4 *)(code + word) : vload4(0, code + word);
-        score += score_words(as_ulong(piece.lo), own[0], own + 1);
-        score += score_words(as_ulong(piece.hi), own[PLANES + 1], own + PLANES + 2);
-#else
-        const ulong two = code[word] | (word + 1 < WORDS ? (ulong)code[word + 1] << 32 : 0);
-        score += score_words(two, own[0], own + 1);
-#endif
+        const uint4 piece = *(__global const uint4 *)(code + word);
+        score += score_pair(as_ulong(piece.lo), PLANES, own) + score_pair(as_ulong(piece.hi), PLANES, own + PLANES + 1);
     }
+#elif WORDS
+    score = score_pair(code[0] | (ulong)code[1] << 32, PLANES, planes);
+#else
+    for (int word = 0; word < num_words; word += 2) { /* a missing word's planes are 0 */
+        const ulong pair = code[word] | (word + 1 < num_words ? (ulong)code[word + 1] << 32 : 0);
+        score += score_pair(pair, num_planes, planes + word / 2 * (num_planes + 1));
+    }
+#endif
     return score;
 }
 
@@ -83,8 +89,8 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     const int size = chunk_size(place.length, s.num_chunks), begin = min((long)chunk * size, (long)place.length),
               end = min((long)begin + size, (long)place.length), item = get_local_id(0);
 
-    make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits,
-                shared_planes, totals);
+    make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits, NUM_PAIRS,
+                NUM_PLANES, shared_planes, totals);
 #if WITH_COUNTS
     for (int i = item; i < HISTOGRAMS * s.num_buckets; i += LOCAL)
         counts[i] = 0;
@@ -99,7 +105,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     __global float *score_at = AT(float, scores, scores_at) + to;
     __global const half *norm = AT(const half, norms, norms_at) + code_head * s.norms[2];
     int total = 0;
-    for (int pair = 0; pair < PAIRS; pair++)
+    for (int pair = 0; pair < NUM_PAIRS; pair++)
         total += totals[pair];
 #else
     __global ushort *score_at = AT(ushort, scores, scores_at) + to;
@@ -107,7 +113,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 #if WITH_COUNTS
     const int first = min(s.num_sink, place.length), past = max(first, place.length - s.num_recent);
 #endif
-#if WORDS <= 4
+#if WORDS && WORDS <= 4
     ulong planes[PAIRS * (PLANES + 1)];
 #pragma unroll
     for (int i = 0; i < PAIRS * (PLANES + 1); i++)
@@ -120,7 +126,8 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     for (int j = own; j < own_end; j += BY_RANGES ? 1 : LOCAL) {
         int slot;
         const long page = page_of(&rows, pages, place.sequence, j, &slot);
-        const int score = score_key(code + page * s.codes[0] + slot * s.codes[1], planes);
+        const int score = score_key(code + page * s.codes[0] + slot * s.codes[1], (s.code_bits + 31) / 32,
+                                    NUM_PLANES, planes);
 #if WITH_NORMS
         score_at[j] = (float)(2 * score - total) * vload_half(page * s.norms[0] + slot * s.norms[1], norm);
 #else

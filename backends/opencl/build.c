@@ -163,17 +163,13 @@ static void add_encoder(const hattn_opencl_encoder *encoder, const hattn_map *ma
              encoder->vectors, encoder->vectors < 4 ? encoder->vectors : 4);
 }
 
-/* Bits of the largest weight that the problem can give. */
-static int32_t num_planes(const hattn_problem *p)
+/* Words and planes that score.cl is compiled for: few, as a driver may take a second for each. Words 0: any, with up to 7 planes. */
+static void choose_scorer(const hattn_problem *p, int32_t most_planes, int32_t *words, int32_t *planes)
 {
-    const int32_t group = p->num_q_heads / p->num_selection_heads;
-    int32_t most = p->score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p->weight_bits - 1)) - 1
-                   : group % 2                           ? group
-                                                         : group / 2;
-    int32_t planes = 0;
-    for (; most && planes < 7; most >>= 1)
-        planes++;
-    return planes;
+    *words = (p->code_bits + 31) / 32;
+    if (*words != 2 && ((*words != 4 && *words != 8) || !is_aligned(p->codes.stride, 3, 4, 16)))
+        *words = 0;
+    *planes = !*words || most_planes > 4 ? 7 : most_planes > 1 ? most_planes : 1;
 }
 
 static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
@@ -210,10 +206,11 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     add_encoder(&plan->keys, &p->key_map, encode, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
     add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
     add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
+    int32_t words, planes;
+    choose_scorer(p, plan->selection.num_planes, &words, &planes);
     snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
-             " -DWORDS=%d -DPLANES=%d -DIS_ALIGNED=%d -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d",
-             (p->code_bits + 31) / 32, num_planes(p), is_aligned(p->codes.stride, 3, 4, 16), p->key_norms, is_narrow,
-             plan->histograms);
+             " -DWORDS=%d -DPLANES=%d -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", words, planes, p->key_norms,
+             is_narrow, plan->histograms);
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
                  " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", p->key_norms, is_narrow, is_cpu ? 8 : 4);

@@ -77,12 +77,13 @@ static void choose_encoding(const hattn_problem *p, hattn_opencl_plan *plan)
     e->weight_bits = p->score_kind == HATTN_SCORE_WEIGHTED ? p->weight_bits : 0;
 }
 
-/* The largest score that the problem's weights can give. */
-static int64_t max_score(const hattn_problem *p)
+/* The largest weight that the problem can give. */
+static int64_t max_weight(const hattn_problem *p)
 {
     const int64_t group = p->num_q_heads / p->num_selection_heads;
-    const int64_t hamming = group % 2 ? group : group / 2, weighted = (1 << (p->weight_bits - 1)) - 1;
-    return p->code_bits * (p->score_kind == HATTN_SCORE_WEIGHTED ? weighted : hamming);
+    if (p->score_kind == HATTN_SCORE_WEIGHTED)
+        return (1 << (p->weight_bits - 1)) - 1;
+    return group % 2 ? group : group / 2;
 }
 
 static void choose_selection(const hattn_problem *p, hattn_opencl_plan *plan)
@@ -101,10 +102,13 @@ static void choose_selection(const hattn_problem *p, hattn_opencl_plan *plan)
     s->k = p->k;
     s->num_sink = p->num_sink;
     s->num_recent = p->num_recent;
+    for (int64_t most = max_weight(p); most && s->num_planes < 7; most >>= 1)
+        s->num_planes++;
     /* Counters of 16 bits hold what one of a processor's eight work-items counts of a chunk. */
     plan->min_chunks = plan->is_cpu ? (int32_t)divide_up(p->max_length, 8 * SMALL_COUNTER) : 1;
-    const bool is_narrow = !p->key_norms && max_score(p) < MAX_BUCKETS && plan->min_chunks <= MAX_CHUNKS;
-    s->num_buckets = is_narrow ? (cl_int)max_score(p) + 1 : 0;
+    const int64_t max_score = p->code_bits * max_weight(p);
+    const bool is_narrow = !p->key_norms && max_score < MAX_BUCKETS && plan->min_chunks <= MAX_CHUNKS;
+    s->num_buckets = is_narrow ? (cl_int)max_score + 1 : 0;
     plan->histograms = plan->is_cpu ? 8 : is_narrow ? (int32_t)larger(1, smaller(8, 2048 / s->num_buckets)) : 1;
 }
 
