@@ -194,7 +194,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
             maxima[own_head * SHARE] = largest;
     }
     const float v_unit = v_scale ? AT(const float, v_scale, v_scale_at)[a.has_head_scales ? place.kv_head : 0] : 1;
+#ifndef IS_CPU /* registers have no index; a processor's driver takes seconds for HEADS bodies */
 #pragma unroll
+#else
+#pragma unroll 1
+#endif
     for (int h = 0; h < HEADS; h++) {
         barrier(CLK_LOCAL_MEM_FENCE);
         if (own_row < num_rows)

@@ -47,12 +47,13 @@ float output_of(__local const float *sums, int parts, int num_outputs, int vecto
         bytes_in weight_2, ulong weight_2_at, bytes_in bias_0, ulong bias_0_at, bytes_in bias_1, ulong bias_1_at,     \
         bytes_in bias_2, ulong bias_2_at
 
-#define MULTIPLY(layer, head, inputs)                                                                                 \
-    multiply(&e, x, sums, weight_##layer + weight_##layer##_at + (head) * map.weight[layer][0] * (long)MAP_SIZE,          \
-             map.weight[layer][1], inputs, map.num_outputs[layer])
-#define BIAS(layer) (bias_##layer ? bias_##layer + bias_##layer##_at : 0)
+#define OF_LAYER(name, layer)                                                                                         \
+    ((layer) == 0   ? name##_0 + name##_0_at                                                                          \
+     : (layer) == 1 ? name##_1 + name##_1_at                                                                          \
+                    : name##_2 + name##_2_at)
+#define HAS_BIAS(layer) ((layer) == 0 ? bias_0 != 0 : (layer) == 1 ? bias_1 != 0 : bias_2 != 0)
 
-/* From outputs to the inputs of the next layer. */
+/* From outputs to the inputs of the next layer; num_outputs 0: there is none. */
 void activate(const hattn_opencl_encoding *e, __local float *x, __local const float *sums, int parts, int num_outputs, bytes_in bias, long bias_at)
 {
     for (int i = get_local_id(0); i < VECTORS * num_outputs; i += LOCAL) {
@@ -63,18 +64,19 @@ void activate(const hattn_opencl_encoding *e, __local float *x, __local const fl
     barrier(CLK_LOCAL_MEM_FENCE);
 }
 
-/* All layers of x; leaves the last one's sums. Sets last (its index's outputs are code_bits) and its bias. */
+/* All layers of x; leaves the last one's sums. Sets last_bias of the last one, whose outputs are code_bits. One loop, not three bodies:
+ * drivers take long to compile them. */
 #define PROJECT(head)                                                                                                 \
-    int parts = MULTIPLY(0, head, e.head_dim);                                                                        \
-    bytes_in last_bias = BIAS(0);                                                                                     \
-    long last_bias_at = (head) * map.bias[0];                                                                         \
-    if (map.num_layers == 3) {                                                                                        \
-        activate(&e, x, sums, parts, map.num_outputs[0], last_bias, last_bias_at);                                        \
-        parts = MULTIPLY(1, head, map.num_outputs[0]);                                                                \
-        activate(&e, x, sums, parts, map.num_outputs[1], BIAS(1), (head) * map.bias[1]);                                  \
-        parts = MULTIPLY(2, head, map.num_outputs[1]);                                                                \
-        last_bias = BIAS(2);                                                                                          \
-        last_bias_at = (head) * map.bias[2];                                                                          \
+    int parts = 0;                                                                                                    \
+    bytes_in last_bias = 0;                                                                                           \
+    long last_bias_at = 0;                                                                                            \
+    for (int layer = 0, inputs = e.head_dim; layer < map.num_layers; inputs = map.num_outputs[layer++]) {             \
+        parts = multiply(&e, x, sums, OF_LAYER(weight, layer) + (head) * map.weight[layer][0] * (long)MAP_SIZE,       \
+                         map.weight[layer][1], inputs, map.num_outputs[layer]);                                       \
+        last_bias = HAS_BIAS(layer) ? OF_LAYER(bias, layer) : 0;                                                      \
+        last_bias_at = (head) * map.bias[layer];                                                                      \
+        activate(&e, x, sums, parts, layer + 1 < map.num_layers ? map.num_outputs[layer] : 0, last_bias,              \
+                 last_bias_at);                                                                                       \
     }
 
 /* Codes and norms of the vectors in x, of one code head, to the pages and slots in `places` (slot -1: none). */

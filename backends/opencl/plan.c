@@ -66,7 +66,7 @@ static void choose_encoder(const hattn_problem *p, const hattn_map *map, const h
 static void choose_encoding(const hattn_problem *p, hattn_opencl_plan *plan)
 {
     const int32_t group = p->num_q_heads / p->num_selection_heads;
-    const int32_t few = group >= 4 ? 4 : group >= 2 ? 2 : 1;
+    const int32_t few = group > 1 ? 4 : 1;
     choose_encoder(p, &p->key_map, &p->k_new, plan->is_cpu ? 4 : 16, &plan->keys);
     choose_encoder(p, &p->key_map, &p->k_cache, few, &plan->append);
     choose_encoder(p, &p->query_map, &p->q, few, &plan->queries);
