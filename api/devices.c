@@ -44,16 +44,23 @@ static const hattn_backend_row *find_row(const char *name)
     return NULL;
 }
 
-static hattn_status check_options(const hattn_device_options *options, const char *backend, hattn_error *error)
+/* For callers who name none. */
+static bool is_chosen(const hattn_backend *backend)
+{
+    char why[256];
+    return backend && (!backend->is_default || backend->is_default()) && backend->device_count(why, sizeof(why));
+}
+
+static hattn_status check_options(const hattn_device_options *options, const hattn_backend_row *row, hattn_error *error)
 {
     INVALID_IF(options->reserved, "options.reserved must be 0");
     INVALID_IF(options->index < 0, "options.index is %d: it must be 0 or more", options->index);
     INVALID_IF(options->max_threads < 0 || options->max_threads > HATTN_MAX_THREADS,
                "options.max_threads is %d: it must be 0 (the processors of the process) or 1..%d", options->max_threads,
                HATTN_MAX_THREADS);
-    INVALID_IF(options->native_context || options->native_device,
+    INVALID_IF(!row->backend->has_handles && (options->native_context || options->native_device),
                "options.native_%s is set: %s takes none, only opencl does",
-               options->native_context ? "context" : "device", backend);
+               options->native_context ? "context" : "device", row->name);
     return HATTN_OK;
 }
 
@@ -76,10 +83,10 @@ hattn_status hattn_device_open(const hattn_device_options *options, hattn_device
             return hattn_fail(error, HATTN_NO_DEVICE, "%s: not built into this library", row->name);
     } else {
         /* The last row, the reference, always has a device. */
-        for (row = hattn_backend_rows; !row->backend || !row->backend->device_count(why, sizeof(why)); row++)
+        for (row = hattn_backend_rows; !is_chosen(row->backend); row++)
             continue;
     }
-    if ((status = check_options(&ours, row->name, error)))
+    if ((status = check_options(&ours, row, error)))
         return status;
     int count = row->backend->device_count(why, sizeof(why));
     if (!count)

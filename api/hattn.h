@@ -102,9 +102,10 @@ typedef struct hattn_device_options {
     /* cpu: the most threads that work on one run, 1..1024; sizes the workspace. 0: as many as the calling thread's
      * affinity and the CPU quotas of the process's groups allow. Other backends ignore it */
     int32_t max_threads;
-    int32_t reserved;     /* 0 */
-    void *native_context; /* OpenCL: cl_context; others NULL (CUDA and HIP use the primary context) */
-    void *native_device;  /* OpenCL: cl_device_id; others NULL */
+    int32_t reserved; /* 0 */
+    /* OpenCL: the caller's cl_context, retained while the device is open, and the cl_device_id of it that is meant,
+     * instead of `index`; both NULL: a context of the device's own. Others NULL (CUDA and HIP use the primary context) */
+    void *native_context, *native_device;
 } hattn_device_options;
 
 /* Opens a device. options NULL: the defaults. *device is set only on HATTN_OK and closed by hattn_device_close.
@@ -113,7 +114,11 @@ typedef struct hattn_device_options {
  * with the device.
  * HATTN_INVALID_ARGUMENT: no such backend or isa name, or an option that means nothing to the backend.
  * HATTN_NO_DEVICE: not built, not present, or an ISA this machine lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR.
- * The current CUDA or HIP device of the calling thread is left as found. */
+ * The current CUDA or HIP device of the calling thread is left as found.
+ * OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something else is
+ * refused with HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it
+ * out). A driver that does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the
+ * build log from its first error. */
 HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,
                                          hattn_error *error);
 
@@ -126,7 +131,11 @@ typedef struct hattn_device_info {
     int32_t max_threads; /* cpu: as opened, or fewer where the system gave fewer; reference 1, others 0 */
     char backend[16];
     char name[128]; /* of the processor */
-    char isa[32];   /* "avx512", "sm_80", "gfx90a", ...: what kernels are chosen for */
+    char isa[32];   /* "avx512", "sm_80", "gfx90a", "OpenCL C 1.2 ...", ...: what kernels are chosen for */
+    /* OpenCL: the cl_context and cl_device_id of the device, where its buffers must be made, and the in-order
+     * cl_command_queue of runs whose exec.stream is null. The device's own, or the caller's context; they live as long as
+     * the device. Others NULL */
+    void *native_context, *native_device, *native_stream;
 } hattn_device_info;
 
 HATTN_API hattn_status hattn_device_query(const hattn_device *device, hattn_device_info *info, hattn_error *error);
@@ -254,7 +263,8 @@ HATTN_API hattn_status hattn_plan_counter(const hattn_plan *plan, hattn_counter 
 
 /* ---- Running --------------------------------------------------------------------------------------------------- */
 
-/* Memory of the device: an address on CPU, CUDA and HIP, a cl_mem on OpenCL. */
+/* Memory of the device: an address on CPU, CUDA and HIP; on OpenCL a cl_mem of the device's context, the offset alone
+ * aligned. */
 typedef struct hattn_buffer {
     void *data;
     uint64_t byte_offset;
@@ -278,7 +288,9 @@ typedef struct hattn_exec {
     int32_t num_threads;
     hattn_buffer workspace;  /* aligned to 256 bytes, offset included; initialised once by hattn_workspace_init */
     uint64_t workspace_size; /* bytes behind workspace */
-    void *stream; /* cudaStream_t, hipStream_t, in-order cl_command_queue; CPU: ignored, calls are synchronous */
+    /* cudaStream_t, hipStream_t, in-order cl_command_queue (which the caller flushes); NULL: CUDA's default stream,
+     * OpenCL's queue of hattn_device_info. CPU: ignored, calls are synchronous */
+    void *stream;
     const hattn_team *team; /* NULL: none */
 } hattn_exec;
 

@@ -26,9 +26,9 @@
 
 /* ---- Checks of a run ---- */
 
-static bool misaligned(hattn_buffer buffer, uint64_t alignment)
+static bool misaligned(const hattn_backend *backend, hattn_buffer buffer, uint64_t alignment)
 {
-    return ((uintptr_t)buffer.data + buffer.byte_offset) % alignment;
+    return (backend->has_handles ? buffer.byte_offset : (uintptr_t)buffer.data + buffer.byte_offset) % alignment;
 }
 
 static hattn_status check_optional(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element,
@@ -36,7 +36,7 @@ static hattn_status check_optional(const hattn_plan *plan, const char *name, hat
 {
     uint64_t alignment =
         (uint64_t)element > plan->backend->pointer_alignment ? (uint64_t)element : plan->backend->pointer_alignment;
-    INVALID_IF(buffer.data && misaligned(buffer, alignment), "%s is not aligned to %llu bytes", name,
+    INVALID_IF(buffer.data && misaligned(plan->backend, buffer, alignment), "%s is not aligned to %llu bytes", name,
                (unsigned long long)alignment);
     return HATTN_OK;
 }
@@ -61,7 +61,7 @@ static hattn_status check_exec(const hattn_plan *plan, const hattn_exec *exec, h
     INVALID_IF(!plan, "plan is null");
     INVALID_IF(exec->num_threads < 0, "exec.num_threads is %d: it must be 0 or more", exec->num_threads);
     INVALID_IF(!exec->workspace.data, "exec.workspace is null");
-    INVALID_IF(misaligned(exec->workspace, 256), "exec.workspace is not aligned to 256 bytes");
+    INVALID_IF(misaligned(plan->backend, exec->workspace, 256), "exec.workspace is not aligned to 256 bytes");
     if (exec->workspace_size < plan->workspace_size)
         return hattn_fail(error, HATTN_WORKSPACE_TOO_SMALL, "exec.workspace_size is %llu: the plan needs %llu",
                           (unsigned long long)exec->workspace_size, (unsigned long long)plan->workspace_size);
@@ -382,7 +382,7 @@ hattn_status hattn_workspace_init(hattn_device *device, hattn_buffer workspace, 
 {
     INVALID_IF(!device, "device is null");
     INVALID_IF(!workspace.data, "workspace is null");
-    INVALID_IF(misaligned(workspace, 256), "workspace is not aligned to 256 bytes");
+    INVALID_IF(misaligned(device->backend, workspace, 256), "workspace is not aligned to 256 bytes");
     INVALID_IF(!size, "size is 0");
     return device->backend->workspace_init(device, workspace, size, stream, error);
 }

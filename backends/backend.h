@@ -36,12 +36,15 @@ struct hattn_plan {
 struct hattn_backend {
     const char *name;
     uint32_t pointer_alignment; /* of tensors, in bytes; 1: that of the element */
+    bool has_handles;           /* hattn_buffer.data is a handle, not an address: only the offset is aligned */
     bool is_host; /* works on the calling thread, in host memory: workspaces start with a hattn_host_control */
     bool
         shares_runs; /* a team's ranks may all call a run; else, on hosts, api/ lets one of them in, without its team */
 
     /* 0 devices: why (NUL-terminated, `size` bytes) says the reason. Never prints, never fails. */
     int (*device_count)(char *why, size_t size);
+    /* Optional: whether callers who name no backend are given this one, if it has a device. NULL: yes. */
+    bool (*is_default)(void);
     hattn_status (*open)(const hattn_device_options *options, hattn_device **device, hattn_error *error);
     void (*close)(hattn_device *device);
 
@@ -49,32 +52,24 @@ struct hattn_backend {
      * On yes: a plan of the backend's own, workspace_size set; api/ fills the base. On no: status and text. */
     hattn_status (*plan)(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error);
     void (*plan_destroy)(hattn_plan *plan);
-    hattn_status (*workspace_init)(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
-                                   hattn_error *error);
+    __typeof__(hattn_workspace_init) *workspace_init;
 
-    hattn_status (*encode_keys)(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
-                                hattn_error *error);
-    hattn_status (*encode_queries)(const hattn_plan *plan, const hattn_encode_queries_args *args,
-                                   const hattn_exec *exec, hattn_error *error);
-    hattn_status (*score)(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
-                          hattn_error *error);
-    hattn_status (*topk)(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
-                         hattn_error *error);
-    hattn_status (*attend)(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
-                           hattn_error *error);
-    hattn_status (*merge)(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
-                          hattn_error *error);
+    /* Typed by the public functions, so that neither can change alone. */
+    __typeof__(hattn_encode_keys) *encode_keys;
+    __typeof__(hattn_encode_queries) *encode_queries;
+    __typeof__(hattn_score) *score;
+    __typeof__(hattn_topk) *topk;
+    __typeof__(hattn_attend) *attend;
+    __typeof__(hattn_merge) *merge;
 
     /* Optional: NULL, or a plan with is_composed, gives backends/compose.c, which calls append, encode_queries, score, topk and attend
      * of this table. */
-    hattn_status (*decode)(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
-                           hattn_error *error);
+    __typeof__(hattn_decode) *decode;
     /* Encode the rows' own keys out of the K cache; needed by the composed decode only. */
-    hattn_status (*append)(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
-                           hattn_error *error);
+    __typeof__(hattn_decode) *append;
 };
 
-extern const hattn_backend hattn_cuda_backend, hattn_cpu_backend, hattn_reference_backend;
+extern const hattn_backend hattn_cuda_backend, hattn_opencl_backend, hattn_cpu_backend, hattn_reference_backend;
 
 /* One row a known backend, in the order of preference; backend is NULL where it is not built. */
 typedef struct hattn_backend_row {

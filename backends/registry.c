@@ -8,11 +8,16 @@
 #else
 #define CUDA NULL
 #endif
+#ifdef HATTN_BUILD_OPENCL
+#define OPENCL &hattn_opencl_backend
+#else
+#define OPENCL NULL
+#endif
 
 const hattn_backend_row hattn_backend_rows[] = {
     {"cuda", CUDA},
     {"hip", NULL},
-    {"opencl", NULL},
+    {"opencl", OPENCL},
     {"cpu", &hattn_cpu_backend},
     {"reference", &hattn_reference_backend},
 };

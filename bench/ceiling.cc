@@ -83,12 +83,16 @@ DeviceCeiling::DeviceCeiling(const devices::Memory &memory, devices::Stopwatch &
     void *stream = stopwatch.stream();
     const auto record = [&](Recordings &recordings, int num_ways, auto enqueue) {
         for (int way = 0; way < num_ways; way++)
-            recordings.push_back(stopwatch.record([&] { enqueue(way); }));
+            recordings.push_back(stopwatch.record([enqueue, way] { enqueue(way); }));
     };
-    record(streams_, probe.num_read_ways(), [&](int way) { probe.read(way, data, stream_bytes_, stream); });
-    record(gathers_, probe.num_gather_ways(), [&](int way) {
-        probe.gather(way, data, row_bytes, reinterpret_cast<uint32_t *>(rows_.data()), int64_t(rows.size()), stream);
+    const uint32_t *list = reinterpret_cast<uint32_t *>(rows_.data());
+    uint8_t *copy_to = copy_to_.data();
+    const size_t streamed = stream_bytes_, copied = copy_to_.size(), num_rows = rows.size();
+    record(streams_, probe.num_read_ways(),
+           [&probe, data, streamed, stream](int way) { probe.read(way, data, streamed, stream); });
+    record(gathers_, probe.num_gather_ways(), [&probe, data, row_bytes, list, num_rows, stream](int way) {
+        probe.gather(way, data, row_bytes, list, int64_t(num_rows), stream);
     });
     record(copies_, probe.num_copy_ways(),
-           [&](int way) { probe.copy(way, copy_to_.data(), data, copy_to_.size(), stream); });
+           [&probe, copy_to, data, copied, stream](int way) { probe.copy(way, copy_to, data, copied, stream); });
 }

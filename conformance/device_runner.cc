@@ -50,7 +50,8 @@ Runner device_runner(const DeviceCalls &calls)
     runner.workspace_init = [calls](hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
                                     hattn_error *error) {
         Mirror mirror(*calls.memory, calls.pinned);
-        if (hattn_status status = hattn_workspace_init(device, mirror.there(workspace), size, stream, error))
+        if (hattn_status status = hattn_workspace_init(device, mirror.there(workspace), size,
+                                                       stream ? stream : calls.memory->stream(), error))
             return status;
         const std::string wrong = mirror.bring_back();
         return wrong.empty() ? HATTN_OK : fail(error, wrong);

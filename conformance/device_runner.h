@@ -14,7 +14,7 @@ struct DeviceCalls {
     const devices::Memory *memory, *pinned;
     /* Makes the call, which takes a stream, and lets it be done with once the device was waited for. */
     std::function<hattn_status(const std::function<hattn_status(void *stream)> &call)> launch =
-        [](const std::function<hattn_status(void *)> &call) { return call(nullptr); };
+        [memory = memory](const std::function<hattn_status(void *)> &call) { return call(memory->stream()); };
 };
 
 /* Every call's tensors travel to the device and back. A write to an input, or before the start of a tensor, comes back as

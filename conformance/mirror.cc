@@ -53,7 +53,8 @@ hattn_buffer Mirror::there(hattn_buffer here)
         send(*region, place->second);
     }
     /* The offset stays, so that ignoring it shows. */
-    return {place->second + GUARD + (static_cast<const uint8_t *>(here.data) - region->data()), here.byte_offset};
+    return memory_of(*region).buffer(place->second + GUARD + (static_cast<const uint8_t *>(here.data) - region->data()),
+                                     here.byte_offset);
 }
 
 void Mirror::refresh(hattn_buffer here) const

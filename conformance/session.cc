@@ -125,6 +125,9 @@ Session::Session(Target tested) : target(std::move(tested))
     options.backend = target.backend.c_str();
     options.isa = target.isa.empty() ? nullptr : target.isa.c_str();
     options.max_threads = MAX_THREADS;
+    const devices::Memory *memory = devices::memory_of(target.backend);
+    if (memory)
+        memory->choose(&options);
     hattn_error error = {};
     if (hattn_status status = hattn_device_open(&options, &device, &error)) {
         if (status != HATTN_NO_DEVICE)
@@ -132,7 +135,7 @@ Session::Session(Target tested) : target(std::move(tested))
         skipped = error.text;
         return;
     }
-    if (const devices::Memory *memory = devices::memory_of(target.backend))
+    if (memory)
         runner = device_runner({memory, devices::pinned_memory_of(target.backend), with_unread_error(target.backend)});
     info = sized<hattn_device_info>();
     hattn_device_query(device, &info, nullptr);

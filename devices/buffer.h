@@ -24,10 +24,14 @@ public:
     }
     Buffer(const Memory &memory, const void *data, uint64_t size) : Buffer(memory, size)
     {
-        memory.write(data_.get(), data, size);
+        if (size)
+            memory.write(data_.get(), data, size);
     }
 
-    hattn_buffer at(uint64_t byte_offset = 0) const { return {data_.get(), data_ ? byte_offset : 0}; }
+    hattn_buffer at(uint64_t byte_offset = 0) const
+    {
+        return data_ ? data_.get_deleter().memory->buffer(data_.get(), byte_offset) : hattn_buffer{};
+    }
     uint8_t *data() const { return static_cast<uint8_t *>(data_.get()); }
     uint64_t size() const { return size_; }
 

@@ -7,6 +7,7 @@
 
 #include "devices/cuda.h"
 #include "devices/model.h"
+#include "devices/opencl.h"
 #include "devices/probe.h"
 #include "devices/streams.h"
 #include "devices/timing.h"
@@ -48,6 +49,10 @@ const Memory *memory_of(const std::string &backend)
     if (backend == "cuda")
         return cuda_memory();
 #endif
+#ifdef HATTN_BUILD_OPENCL
+    if (backend == "opencl")
+        return opencl_memory();
+#endif
     (void)backend;
     return nullptr;
 }
@@ -57,6 +62,10 @@ const Probe *probe_of(const std::string &backend)
 #ifdef HATTN_BUILD_CUDA
     if (backend == "cuda")
         return cuda_probe();
+#endif
+#ifdef HATTN_BUILD_OPENCL
+    if (backend == "opencl")
+        return opencl_probe();
 #endif
     (void)backend;
     return nullptr;
@@ -78,6 +87,10 @@ const Streams *streams_of(const std::string &backend)
     if (backend == "cuda")
         return cuda_streams();
 #endif
+#ifdef HATTN_BUILD_OPENCL
+    if (backend == "opencl")
+        return opencl_streams();
+#endif
     (void)backend;
     return nullptr;
 }
@@ -88,6 +101,10 @@ const Memory *pinned_memory_of(const std::string &backend)
     if (backend == "cuda")
         return cuda_pinned_memory();
 #endif
+#ifdef HATTN_BUILD_OPENCL
+    if (backend == "opencl")
+        return opencl_pinned_memory();
+#endif
     (void)backend;
     return nullptr;
 }
@@ -97,6 +114,10 @@ std::unique_ptr<Stopwatch> stopwatch_of(const std::string &backend)
 #ifdef HATTN_BUILD_CUDA
     if (backend == "cuda")
         return cuda_stopwatch();
+#endif
+#ifdef HATTN_BUILD_OPENCL
+    if (backend == "opencl")
+        return opencl_stopwatch();
 #endif
     (void)backend;
     return std::make_unique<HostStopwatch>();

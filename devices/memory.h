@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <string>
 
+#include "api/hattn.h"
+
 namespace devices {
 
 struct Properties {
@@ -30,6 +32,13 @@ public:
     virtual void fill(void *data, size_t size, uint64_t keep, uint64_t set, uint64_t seed) const = 0;
     virtual void synchronize() const = 0; /* reports faults of kernels */
     virtual Properties properties() const = 0;
+
+    /* What the library is given for an address of this memory, which here may be in the middle of an allocation. */
+    virtual hattn_buffer buffer(void *address, uint64_t byte_offset) const { return {address, byte_offset}; }
+    /* For hattn_exec, in order with the calls above; NULL: the device's default. */
+    virtual void *stream() const { return nullptr; }
+    /* So that the device that is opened with the options works in this memory. */
+    virtual void choose(hattn_device_options *options) const { (void)options; }
 };
 
 /* NULL: the backend works on host memory. */

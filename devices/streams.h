@@ -30,6 +30,7 @@ public:
     virtual void wait(void *stream) const = 0;
     /* Whatever is enqueued next starts once `open` is true, or after 10 seconds. */
     virtual void hold(void *stream, const std::atomic<bool> *open) const = 0;
+    virtual bool has_graphs() const { return true; }
     /* In between, nothing that does more than enqueue on the stream works, in any thread. */
     virtual void begin_capture(void *stream) const = 0;
     virtual std::unique_ptr<Graph> end_capture(void *stream) const = 0;

@@ -25,7 +25,7 @@ public:
     virtual ~Stopwatch() = default;
     /* For hattn_exec; in order with the reads and writes of the device's memory. */
     virtual void *stream() const = 0;
-    /* `calls` enqueue on the stream. A device runs them now, once, and enqueues nothing; the host calls them at each replay.
+    /* `calls` enqueue on the stream. A device with graphs runs them now, once, and enqueues nothing; all others call them at each replay.
      * What they throw comes out of whichever it is. The stopwatch outlives its recordings. */
     virtual std::unique_ptr<Recording> record(const std::function<void()> &calls) = 0;
 };

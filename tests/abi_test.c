@@ -19,7 +19,7 @@
 FROZEN(sizeof(hattn_error) == 512);
 FROZEN(sizeof(hattn_backend_info) == 284);
 FROZEN(sizeof(hattn_device_options) == 48);
-FROZEN(sizeof(hattn_device_info) == 184);
+FROZEN(sizeof(hattn_device_info) == 208);
 FROZEN(sizeof(hattn_tensor) == 32);
 FROZEN(sizeof(hattn_map) == 88);
 FROZEN(sizeof(hattn_problem) == 792);

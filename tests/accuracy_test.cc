@@ -128,14 +128,14 @@ static void check_backends(const std::vector<Expected> &group, const std::vector
         }
 }
 
-TEST_P(Accuracy, AsPublished) { check_backends(GetParam(), {"cpu", "reference"}, "all"); }
-
-TEST_P(Accuracy, AsPublishedOnCuda)
+/* One run for all backends, as their devices, queues and memory meet in a user's. */
+TEST_P(Accuracy, AsPublished)
 {
-    const std::string why = why_no_device("cuda");
-    if (!why.empty())
-        GTEST_SKIP() << why;
-    check_backends(GetParam(), {"cuda"}, "cuda");
+    std::vector<std::string> backends = {"cpu", "reference"};
+    for (const char *name : {"cuda", "opencl"})
+        if (why_no_device(name).empty())
+            backends.push_back(name);
+    check_backends(GetParam(), backends, "all");
 }
 
 TEST(AccuracyFile, HasEveryMapAndBudget)

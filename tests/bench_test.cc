@@ -266,14 +266,6 @@ TEST(Bench, ReportsStepsInJson)
     check_steps("reference");
 }
 
-TEST(Bench, ReportsStepsOfCudaInJson)
-{
-    const std::string why = why_no_device("cuda");
-    if (!why.empty())
-        GTEST_SKIP() << why;
-    check_steps("cuda");
-}
-
 /* The map of the trace, which finds keys that are alike, and its keys: through the command, which reads the file. */
 TEST(Bench, TimesTracesKeys)
 {
@@ -282,13 +274,28 @@ TEST(Bench, TimesTracesKeys)
     EXPECT_NE(ran.out.find("S2_trace5"), std::string::npos);
 }
 
-TEST(Bench, ReportsEveryStageOfCudaInJson)
+class BenchDevice : public testing::TestWithParam<std::string>
 {
-    const std::string why = why_no_device("cuda");
+};
+
+TEST_P(BenchDevice, ReportsEveryStageInJson)
+{
+    const std::string why = why_no_device(GetParam());
     if (!why.empty())
         GTEST_SKIP() << why;
-    check_report("cuda");
+    check_report(GetParam());
 }
+
+TEST_P(BenchDevice, ReportsStepsInJson)
+{
+    const std::string why = why_no_device(GetParam());
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    check_steps(GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, BenchDevice, testing::Values("cuda", "opencl"),
+                         [](const auto &info) { return info.param; });
 
 TEST(Bench, RefusesWhatItDoesNotKnow)
 {

@@ -142,6 +142,19 @@ TEST(Cli, Info)
     std::remove(path.c_str());
 }
 
+/* OpenCL's driver PoCL can be told to be too small. */
+TEST(Cli, InfoOfADeviceThatIsRefused)
+{
+    if (run_hattn({"info"}).out.find("PoCL") == std::string::npos)
+        GTEST_SKIP() << "no PoCL";
+    setenv("POCL_MAX_WORK_GROUP_SIZE", "64", 1);
+    const Ran ran = run_hattn({"info"});
+    unsetenv("POCL_MAX_WORK_GROUP_SIZE");
+    EXPECT_EQ(ran.exit_code, 0) << ran.err;
+    EXPECT_NE(ran.out.find("groups of 64"), std::string::npos) << ran.out;
+    EXPECT_NE(ran.out.find("\ncpu "), std::string::npos) << ran.out;
+}
+
 /* What a person sees, and that options reach the step. */
 TEST(Cli, DecodeOfBothTraces)
 {
@@ -156,22 +169,30 @@ TEST(Cli, DecodeOfBothTraces)
 }
 
 /* A backend with memory of its own, or the reason why it is not there. */
-TEST(Cli, Cuda)
+class CliDevice : public testing::TestWithParam<std::string>
 {
-    const std::vector<std::string> decode = {"decode", "--trace", TRACE, "--backend", "cuda", "--maps", "weighted64"};
-    const std::vector<std::string> bench = {"bench", "--backend", "cuda", "--shape", "S1", "--rounds", "1"};
-    const std::string why = why_no_device("cuda");
+};
+
+TEST_P(CliDevice, DecodesAndIsTimed)
+{
+    const std::string backend = GetParam();
+    const std::vector<std::string> decode = {"decode", "--trace", TRACE, "--backend", backend, "--maps", "weighted64"};
+    const std::vector<std::string> bench = {"bench", "--backend", backend, "--shape", "S1", "--rounds", "1"};
+    const std::string why = why_no_device(backend);
     if (!why.empty()) {
-        expect_refusal(decode, "backend cuda has no device: " + why);
-        expect_refusal(bench, "backend cuda has no device: " + why);
+        expect_refusal(decode, "backend " + backend + " has no device: " + why);
+        expect_refusal(bench, "backend " + backend + " has no device: " + why);
         GTEST_SKIP() << why;
     }
     for (const auto &words : {decode, bench}) {
         const Ran ran = run_hattn(words);
         EXPECT_EQ(ran.exit_code, 0) << ran.err;
-        EXPECT_NE(ran.out.find("cuda "), std::string::npos) << ran.out;
+        EXPECT_NE(ran.out.find(backend + " "), std::string::npos) << ran.out;
     }
 }
+
+INSTANTIATE_TEST_SUITE_P(Backends, CliDevice, testing::Values("cuda", "opencl"),
+                         [](const auto &info) { return info.param; });
 
 TEST(Cli, DecodeOptionsReachTheStep)
 {

@@ -72,7 +72,7 @@ DeviceWorkspace::DeviceWorkspace(const devices::Memory *memory, hattn_device *de
 {
     memory->synchronize();
     hattn_error error = {};
-    check(hattn_workspace_init(device, bytes_.at(), size, nullptr, &error), error);
+    check(hattn_workspace_init(device, bytes_.at(), size, memory->stream(), &error), error);
     memory->synchronize();
     const std::vector<uint8_t> bytes = bytes_.contents<uint8_t>();
     while (control_size_ < size && bytes[control_size_] == 0)
@@ -84,7 +84,7 @@ hattn_exec DeviceWorkspace::exec(void *stream) const
     hattn_exec exec = sized<hattn_exec>();
     exec.workspace = bytes_.at();
     exec.workspace_size = bytes_.size();
-    exec.stream = stream;
+    exec.stream = stream ? stream : memory_->stream();
     return exec;
 }
 
@@ -98,7 +98,7 @@ bool DeviceWorkspace::control_is_zero() const
 
 DeviceDecode::DeviceDecode(const devices::Memory *memory, const devices::Memory *pinned, hattn_device *device,
                            const Problem &problem, uint64_t seed)
-    : instance(problem, seed), plan(make_plan(device, instance.shape)), memory_(memory), mirror_(*memory, pinned)
+    : instance(problem, seed), plan(make_plan(device, instance.given)), memory_(memory), mirror_(*memory, pinned)
 {
     const auto output = [&](const char *name, Field field) { return instance.output(name, field, 0xAA); };
     out = output("out", &hattn_problem::out);

@@ -16,6 +16,13 @@ namespace {
 class DeviceGraphs : public DeviceContract
 {
 protected:
+    void SetUp() override
+    {
+        DeviceContract::SetUp();
+        if (streams && !streams->has_graphs())
+            GTEST_SKIP() << GetParam() << " has no graphs";
+    }
+
     /* Each call is captured, and replayed twice. */
     void capture_calls()
     {

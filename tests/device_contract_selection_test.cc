@@ -47,6 +47,7 @@ protected:
         ASSERT_EQ(hattn_encode_queries(job.plan.get(), &encode, &exec, nullptr), HATTN_OK);
         ASSERT_EQ(hattn_score(job.plan.get(), &score, &exec, nullptr), HATTN_OK);
         ASSERT_EQ(hattn_topk(job.plan.get(), &topk, &exec, nullptr), HATTN_OK);
+        stream.wait();
         ASSERT_EQ(mirror.bring_back(), "");
         EXPECT_TRUE(same(job.weights, weights)) << problem.name << ": weights, seed " << seed;
         EXPECT_TRUE(same(job.counts, counts)) << problem.name << ": counts, seed " << seed;

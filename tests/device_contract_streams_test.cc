@@ -2,13 +2,16 @@
  * Streams, threads, workspaces and devices, as serving engines mix them.
  */
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <thread>
 
 #include "core/sized.h"
+#include "devices/timing.h"
 #include "tests/device_contract.h"
 
 namespace conformance {
@@ -73,7 +76,7 @@ TEST_P(DeviceStreams, ThreadsRunPlansAtOnce)
             try {
                 OwnStream stream(streams);
                 for (int round = 0; round < 20 && wrong[i].empty(); round++) {
-                    const Plan plan = make_plan(session->device, jobs[i]->instance.shape);
+                    const Plan plan = make_plan(session->device, jobs[i]->instance.given);
                     jobs[i]->forget();
                     for (int step = 0; step < 20 && wrong[i].empty(); step++)
                         wrong[i] = jobs[i]->enqueue(workspaces[i]->exec(stream.get()), plan.get());
@@ -151,6 +154,36 @@ TEST_P(DeviceStreams, PlansShareAWorkspaceInOrder)
         EXPECT_TRUE(jobs[i]->results() == alone[i]) << jobs[i]->instance.problem.name;
 }
 
+/* As hattn decode and hattn bench rely on: no copy overtakes a run on the stopwatch's stream. */
+TEST_P(DeviceStreams, CopiesWaitForTheStopwatch)
+{
+    DeviceDecode job(memory, pinned, session->device, listed_problem("plain_append"), 50);
+    DeviceWorkspace workspace(memory, session->device, job.workspace_size());
+    const Results before = job.results();
+    ASSERT_EQ(job.enqueue(workspace.exec(nullptr)), "");
+    const Results expected = job.results();
+    const auto stopwatch = devices::stopwatch_of(GetParam());
+    /* The run begins when the copies have long been asked for. */
+    const auto with_held_run = [&](const std::function<void()> &copies) {
+        job.forget();
+        std::atomic<bool> open(false);
+        streams->hold(stopwatch->stream(), &open);
+        EXPECT_EQ(job.enqueue(workspace.exec(stopwatch->stream())), "");
+        std::thread opener([&open] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(100));
+            open = true;
+        });
+        copies();
+        opener.join();
+        streams->wait(stopwatch->stream());
+    };
+    Results read;
+    with_held_run([&] { read = job.results(); });
+    EXPECT_TRUE(read == expected) << "read before the run had written";
+    with_held_run([&] { job.forget(); });
+    EXPECT_TRUE(job.results() == before) << "written before the run had";
+}
+
 /* A thread that has never used the device. */
 TEST_P(DeviceStreams, NewThreadsNeedNoSetup)
 {
@@ -185,7 +218,7 @@ TEST_P(DeviceStreams, CurrentDeviceIsLeftAsFound)
     EXPECT_EQ(hattn_device_open(&options, &device, nullptr), HATTN_OK);
     EXPECT_EQ(streams->current_device(), 1) << "device_open";
     {
-        const Plan plan = make_plan(device, job.instance.shape);
+        const Plan plan = make_plan(device, job.instance.given);
         EXPECT_EQ(streams->current_device(), 1) << "plan_create";
         const hattn_exec exec = workspace.exec(stream.get());
         EXPECT_EQ(hattn_workspace_init(device, exec.workspace, exec.workspace_size, exec.stream, nullptr), HATTN_OK);

@@ -3,7 +3,7 @@
 # tools/gpu_check.sh where there is no GPU to see: each part says why it is skipped, and nothing fails. Where something fails,
 # it is counted. Usage: gpu_check_test.sh HATTN CONTRACT LIBRARY
 set -eu
-all="verify memcheck racecheck bench peers"
+all="verify memcheck racecheck bench opencl peers"
 mkdir "$TEST_TMPDIR/binaries" "$TEST_TMPDIR/broken"
 for binary in "$@"; do
     ln -s "$PWD/$binary" "$TEST_TMPDIR/binaries/"
@@ -12,10 +12,10 @@ done
 chmod +x "$TEST_TMPDIR/broken/"*
 
 # shellcheck disable=SC2086
-CUDA_VISIBLE_DEVICES= tools/gpu_check.sh --binaries "$TEST_TMPDIR/binaries" --out "$TEST_TMPDIR/out" $all >"$TEST_TMPDIR/printed"
+CUDA_VISIBLE_DEVICES= OCL_ICD_VENDORS="$TEST_TMPDIR/none/" tools/gpu_check.sh --binaries "$TEST_TMPDIR/binaries" --out "$TEST_TMPDIR/out" $all >"$TEST_TMPDIR/printed"
 cat "$TEST_TMPDIR/printed"
-[ "$(tail -n 1 "$TEST_TMPDIR/printed")" = "0 passed, 0 failed, 5 skipped" ]
-[ "$(grep -c '^[a-z]*: skipped: cuda: .' "$TEST_TMPDIR/printed")" -eq 5 ]
+[ "$(tail -n 1 "$TEST_TMPDIR/printed")" = "0 passed, 0 failed, 6 skipped" ]
+[ "$(grep -c '^[a-z]*: skipped: [a-z]*: .' "$TEST_TMPDIR/printed")" -eq 6 ]
 
 if tools/gpu_check.sh --binaries "$TEST_TMPDIR/broken" --out "$TEST_TMPDIR/out_broken" verify >"$TEST_TMPDIR/printed"; then
     echo "broken binaries passed"

@@ -46,7 +46,9 @@ def main(layers_txt):
     for path in sources(root):
         for included in re.findall(r'^\s*#\s*include "([^"]*)"', open(os.path.join(root, path)).read(), re.MULTILINE):
             includes += 1
-            if os.path.exists(os.path.join(root, included)):
+            # NAME.inc may be made of NAME when the tree is built.
+            if os.path.exists(os.path.join(root, included)) or os.path.exists(
+                    os.path.join(root, re.sub(r"\.inc$", "", included))):
                 problem = wrong_include(layers, path, included)
             else:
                 problem = "%s includes %s, not from the root of the tree" % (path, included)

@@ -53,6 +53,12 @@ bool parse_arguments(int argc, char **argv)
     return true;
 }
 
+/* OpenCL's driver compiles kernels for nearly each problem, which takes seconds: one in 25 there. */
+bool is_checked(const conformance::Target &target, uint64_t seed)
+{
+    return target.backend != "opencl" || seed % 25 == 0;
+}
+
 void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t number)
 {
     using namespace conformance;
@@ -67,10 +73,13 @@ void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t num
             sessions.push_back(std::move(session));
     }
     ASSERT_FALSE(sessions.empty());
-    uint64_t counts[4] = {};
+    uint64_t counts[4] = {}, num_checked = 0;
     for (uint64_t seed = first_seed; seed < first_seed + number; seed++) {
         Trial trial(make(seed), seed);
         for (const auto &session : sessions) {
+            if (!is_checked(session->target, seed))
+                continue;
+            num_checked++;
             for (const Outcome &outcome : check_trial(*session, trial, "", nullptr)) {
                 counts[static_cast<int>(outcome.status)]++;
                 if (outcome.status != Status::PASSED) /* refusals too: the problems are all valid */
@@ -82,7 +91,7 @@ void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t num
            static_cast<unsigned long long>(number), static_cast<unsigned long long>(first_seed),
            static_cast<unsigned long long>(counts[0]), static_cast<unsigned long long>(counts[1]),
            static_cast<unsigned long long>(counts[2]));
-    EXPECT_GE(counts[static_cast<int>(Status::PASSED)], number * sessions.size() * (operation_names().size() - 1));
+    EXPECT_GE(counts[static_cast<int>(Status::PASSED)], num_checked * (operation_names().size() - 1));
     for (const auto &session : sessions)
         EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
 }

@@ -5,6 +5,7 @@ packages="
     googletest libjansson-dev libsimde-dev pkg-config python3
     g++-aarch64-linux-gnu qemu-user
     clang-format-14
+    opencl-headers ocl-icd-libopencl1 pocl-opencl-icd
 "
 missing=
 for package in $packages; do

@@ -1,5 +1,5 @@
-"""Finds the GPU compilers of this machine; @gpu//:cuda is a setting that holds where nvcc was found. And reads the rows of which
-kernels_cuda/instances.bzl makes files: only a repository can."""
+"""Finds what GPU backends are built with; @gpu//:cuda holds where nvcc was found, @gpu//:opencl where OpenCL's headers were. And reads the rows
+of which kernels_cuda/instances.bzl makes files: only a repository can."""
 
 _ON = "config_setting(name = '%s', constraint_values = ['@platforms//cpu:x86_64'], visibility = ['//visibility:public'])\n"
 _OFF = "config_setting(name = '%s', values = {'cpu': 'never'}, visibility = ['//visibility:public'])\n"
@@ -31,7 +31,8 @@ def _rows(ctx, file, macro):
 
 def _gpu_configure_impl(ctx):
     nvcc = _cuda(ctx)
-    ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + _REST)
+    opencl = ctx.os.environ.get("HATTN_OPENCL", "1") != "0" and ctx.path("/usr/include/CL/cl.h").exists
+    ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + (_ON if opencl else _OFF) % "opencl" + _REST)
     ctx.file("defs.bzl", "NVCC = %r\nENGINES = %r\nCODE_WIDTHS = %r\n" % (
         str(nvcc or ""),
         _rows(ctx, "engines.inc", "ENGINE"),
@@ -41,7 +42,7 @@ def _gpu_configure_impl(ctx):
 gpu_configure = repository_rule(
     implementation = _gpu_configure_impl,
     configure = True,
-    environ = ["HATTN_CUDA", "PATH"],
+    environ = ["HATTN_CUDA", "HATTN_OPENCL", "PATH"],
     local = True,
 )
 

@@ -22,11 +22,19 @@ Json backend_json(const hattn_backend_info &info, Table *table)
     if (!info.num_devices)
         table->row({info.name, built, "-", "", "", info.text});
     for (int32_t i = 0; i < info.num_devices; i++) {
-        const Device device(info.name, "", 0, i);
-        const hattn_device_info &have = device.info();
         json_t *object = json_object();
         json_array_append_new(devices, object);
         json_put(object, "index", json_integer(i));
+        std::unique_ptr<Device> device;
+        try {
+            device = std::make_unique<Device>(info.name, "", 0, i);
+        } catch (const DeviceError &refusal) {
+            /* Of a driver that computes wrongly, say: the others are there all the same. */
+            json_put(object, "text", json_text(refusal.what()));
+            table->row({info.name, built, std::to_string(i), "", "", refusal.what()});
+            continue;
+        }
+        const hattn_device_info &have = device->info();
         json_put(object, "name", json_text(have.name));
         json_put(object, "isa", json_text(have.isa));
         json_put(object, "max_threads", json_integer(have.max_threads));

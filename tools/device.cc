@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <thread>
 
-#include "tools/args.h"
-
 int num_processors() { return std::max(1, int(std::thread::hardware_concurrency())); }
 
 void check(hattn_status status, const hattn_error &error, const std::string &what)
 {
-    if (status != HATTN_OK)
-        throw UsageError(what + ": " + hattn_status_string(status) + (error.text[0] ? ": " : "") + error.text);
+    if (status == HATTN_OK)
+        return;
+    const std::string text = what + ": " + hattn_status_string(status) + (error.text[0] ? ": " : "") + error.text;
+    if (status == HATTN_INVALID_ARGUMENT)
+        throw UsageError(text);
+    throw DeviceError(text);
 }
 
 std::vector<hattn_backend_info> query_backends()
@@ -56,12 +58,14 @@ Device::Device(const std::string &backend, const std::string &isa, int32_t threa
     options.backend = backend.c_str();
     options.isa = backend == "cpu" && !isa.empty() ? isa.c_str() : nullptr;
     options.max_threads = backend == "cpu" ? threads : 0;
+    own_memory_ = devices::memory_of(backend);
+    if (own_memory_)
+        own_memory_->choose(&options);
     hattn_error error = {};
     hattn_device *device = nullptr;
     check(hattn_device_open(&options, &device, &error), error, "backend " + backend);
     device_.reset(device);
     check(hattn_device_query(device, &info_, &error), error, "backend " + backend);
-    own_memory_ = devices::memory_of(backend);
 }
 
 devices::Stopwatch &Device::stopwatch() const

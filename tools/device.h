@@ -13,11 +13,19 @@
 #include "core/sized.h"
 #include "devices/buffer.h"
 #include "devices/timing.h"
+#include "tools/args.h"
 
 /* At least 1: the most threads that a command asks for. */
 int num_processors();
 
-/* Throws UsageError "what: status: text" unless status is HATTN_OK. */
+/* A device that is there, and refuses or fails: nothing that other words of the user could change. */
+class DeviceError : public UsageError
+{
+public:
+    using UsageError::UsageError;
+};
+
+/* Throws UsageError "what: status: text" unless status is HATTN_OK, and a DeviceError unless it is HATTN_INVALID_ARGUMENT. */
 void check(hattn_status status, const hattn_error &error, const std::string &what);
 
 std::vector<hattn_backend_info> query_backends();

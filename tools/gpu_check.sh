@@ -1,16 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Proves the CUDA backend on a machine with a GPU: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
+# Proves the CUDA backend on a machine with a GPU, and the OpenCL backend on its first device: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
 #   verify     conformance list, random problems, golden files both ways, serving contract, the other builds of the kernels
 #   memcheck   the conformance list under compute-sanitizer's memcheck
 #   racecheck  a part of it under its racecheck
 #   bench      hattn bench on the GPU
+#   opencl     conformance list and hattn bench by OpenCL
 #   peers      hattn beside PyTorch (bench/peers_cuda.py)
 # The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
 # JSON, JUnit and logs go to the output folder (gpu_check); the last line counts. Without a GPU each part is skipped.
 set -u
 usage() {
-    echo "usage: gpu_check.sh [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|peers..." >&2
+    echo "usage: gpu_check.sh [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|opencl|peers..." >&2
     exit 2
 }
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --binaries) binaries=${2:?a folder} && shift ;;
     --out) out=${2:?a folder} && shift ;;
-    verify | memcheck | racecheck | bench | peers) parts="$parts $1" ;;
+    verify | memcheck | racecheck | bench | opencl | peers) parts="$parts $1" ;;
     *) usage ;;
     esac
     shift
@@ -154,6 +155,15 @@ part_bench() {
     cat "$out/bench.log"
 }
 
+part_opencl() {
+    for op in decode encode_keys attend_dense attend_sparse topk score encode_queries merge; do
+        verify "opencl_list_$op" "$hattn" --backend opencl --filter "/$op" &
+    done
+    wait
+    step opencl_bench "$hattn" bench --backend opencl --json "$out/opencl_bench.json"
+    cat "$out/opencl_bench.log"
+}
+
 part_peers() {
     if ! python3 -c 'import torch' 2>/dev/null; then
         report peers skipped "python3 has no torch"
@@ -169,9 +179,12 @@ for needed in "$hattn" "$contract" "$library"; do
         exit 2
     fi
 done
-# Why there is nothing to do here; empty where there is a GPU.
-why=$("$hattn" verify --backend cuda --filter no_tokens/encode_keys 2>&1 >/dev/null | sed -n 's/^hattn verify: nothing to verify; //p')
+# Why there is nothing to do here; empty where there is a device.
+why_none() { # BACKEND
+    "$hattn" verify --backend "$1" --filter no_tokens/encode_keys 2>&1 >/dev/null | sed -n 's/^hattn verify: nothing to verify; //p'
+}
 for part in $parts; do
+    case $part in opencl) why=$(why_none opencl) ;; *) why=$(why_none cuda) ;; esac
     if [ -n "$why" ]; then report "$part" skipped "$why"; else "part_$part"; fi
 done
 counts=$(python3 "$root/tests/summary.py" "$out"/*.xml)

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Programs from the .cl files inside this library, kept by the device, and a plan's kernels out of them.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/opencl/opencl.h"
+#include "core/dtype.h"
+#include "core/status.h"
+#include "kernels_opencl/sources.h"
+
+hattn_status hattn_opencl_from_code(cl_int code, const char *what, hattn_error *error)
+{
+    if (code == CL_SUCCESS)
+        return HATTN_OK;
+    return hattn_fail(error, code == CL_OUT_OF_HOST_MEMORY ? HATTN_OUT_OF_MEMORY : HATTN_DEVICE_ERROR,
+                      "opencl: %s: %s (%d)", what, hattn_opencl_error_text(code), code);
+}
+
+/* In one line, from where it first says "error", so that what a caller sees of it is the cause. */
+static hattn_status fail_build(const hattn_opencl_device *device, const hattn_opencl_program *made, cl_int code,
+                               hattn_error *error)
+{
+    char log[8192] = "";
+    size_t size = 0;
+    char *whole = NULL;
+    const hattn_opencl_functions *cl = device->cl;
+    const cl_program program = made->program;
+    if (!cl->clGetProgramBuildInfo(program, device->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &size) && size > sizeof(log))
+        whole = malloc(size + 1);
+    char *text = whole ? whole : log;
+    cl->clGetProgramBuildInfo(program, device->id, CL_PROGRAM_BUILD_LOG, whole ? size : sizeof(log) - 1, text, NULL);
+    text[whole ? size : sizeof(log) - 1] = '\0';
+    for (char *c = text; *c; c++)
+        if (*c < ' ')
+            *c = ' ';
+    const char *start = strstr(text, "error");
+    if (!start)
+        start = strlen(text) > 300 ? text + strlen(text) - 300 : text;
+    hattn_fail(error, HATTN_DEVICE_ERROR, "opencl: %s does not compile %s: %s: %s", device->base.info.name,
+               hattn_opencl_sources[made->source].name, hattn_opencl_error_text(code), start);
+    free(whole);
+    return HATTN_DEVICE_ERROR;
+}
+
+static hattn_status build_program(const hattn_opencl_device *device, hattn_opencl_program *made, hattn_error *error)
+{
+    const hattn_opencl_functions *cl = device->cl;
+    const int32_t parts[] = {HATTN_OPENCL_PARAMS_H, HATTN_OPENCL_ELEMENTS_CL, HATTN_OPENCL_CHUNKS_CL, made->source};
+    const char *texts[4];
+    size_t sizes[4];
+    for (int i = 0; i < 4; i++) {
+        texts[i] = hattn_opencl_sources[parts[i]].text;
+        sizes[i] = hattn_opencl_sources[parts[i]].size;
+    }
+    cl_int code;
+    made->program = cl->clCreateProgramWithSource(device->context, 4, texts, sizes, &code);
+    if (code)
+        return hattn_opencl_from_code(code, "clCreateProgramWithSource", error);
+    code = cl->clBuildProgram(made->program, 1, &device->id, made->options, NULL, NULL);
+    if (!code)
+        return HATTN_OK;
+    const hattn_status status = fail_build(device, made, code, error);
+    cl->clReleaseProgram(made->program);
+    return status;
+}
+
+/* Under the device's lock. */
+static hattn_status find_program(hattn_opencl_device *device, int32_t source, const char *options, cl_program *program,
+                                 hattn_error *error)
+{
+    hattn_opencl_program *p = device->programs;
+    while (p && (p->source != source || strcmp(p->options, options)))
+        p = p->next;
+    if (!p) {
+        p = calloc(1, sizeof(*p));
+        if (!p)
+            return hattn_fail(error, HATTN_OUT_OF_MEMORY, "opencl: no memory for a program");
+        p->source = source;
+        snprintf(p->options, sizeof(p->options), "%s", options);
+        const hattn_status status = build_program(device, p, error);
+        if (status) {
+            free(p);
+            return status;
+        }
+        p->next = device->programs;
+        device->programs = p;
+    }
+    *program = p->program;
+    return HATTN_OK;
+}
+
+void hattn_opencl_release_programs(hattn_opencl_device *device)
+{
+    while (device->programs) {
+        hattn_opencl_program *p = device->programs;
+        device->programs = p->next;
+        device->cl->clReleaseProgram(p->program);
+        free(p);
+    }
+}
+
+/* A kernel's file, its name there, its work-items, and the file's definitions. */
+typedef struct recipe {
+    int32_t kernel, source;
+    const char *name;
+    int32_t local;
+    char definitions[160];
+} recipe;
+
+static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r,
+                                hattn_error *error)
+{
+    char options[256];
+    snprintf(options, sizeof(options),
+             "-cl-std=CL1.2 -w -DLOCAL=%d -DHATTN_F32=%d -DHATTN_F16=%d -DHATTN_BF16=%d -DHATTN_F8_E4M3=%d%s%s",
+             r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3,
+             !device->is_cpu                         ? ""
+             : strstr(device->base.info.isa, "PoCL") ? " -DIS_CPU -DIS_POCL"
+                                                     : " -DIS_CPU",
+             r->definitions);
+    cl_program program = NULL;
+    pthread_mutex_lock(&device->lock);
+    const hattn_status status = find_program(device, r->source, options, &program, error);
+    pthread_mutex_unlock(&device->lock);
+    if (status)
+        return status;
+    cl_int code;
+    hattn_opencl_kernel *made = &plan->kernels[r->kernel];
+    made->local = r->local;
+    made->kernel = device->cl->clCreateKernel(program, r->name, &code);
+    if (code)
+        return hattn_opencl_from_code(code, r->name, error);
+    size_t most = 0;
+    code = device->cl->clGetKernelWorkGroupInfo(made->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof(most),
+                                                &most, NULL);
+    if (!code && most < (size_t)r->local)
+        return hattn_fail(error, HATTN_DEVICE_ERROR, "opencl: %s runs %s in groups of %zu, %d are needed",
+                          device->base.info.name, r->name, most, r->local);
+    return hattn_opencl_from_code(code, r->name, error);
+}
+
+/* Whether all steps are of whole pieces of so many bytes. */
+static bool is_aligned(const int64_t *strides, int count, int64_t element, int64_t piece)
+{
+    for (int i = 0; i < count; i++)
+        if (strides[i] * element % piece)
+            return false;
+    return true;
+}
+
+static void add_encoder(const hattn_opencl_encoder *encoder, const hattn_map *map, int32_t local, recipe *r)
+{
+    const int64_t size = hattn_dtype_size(map->dtype);
+    bool aligned = true;
+    for (int layer = 0; layer < encoder->map.num_layers; layer++)
+        aligned = aligned && is_aligned(map->weight_stride[layer], 2, size, 16);
+    r->source = HATTN_OPENCL_ENCODE_CL;
+    r->local = local;
+    snprintf(r->definitions, sizeof(r->definitions),
+             " -DMAP_DTYPE=%d -DMAP_SIZE=%d -DIS_ALIGNED=%d -DVECTORS=%d -DTOGETHER=%d", map->dtype, (int)size, aligned,
+             encoder->vectors, encoder->vectors < 4 ? encoder->vectors : 4);
+}
+
+/* Words and planes that score.cl is compiled for: few, as a driver may take a second for each. Words 0: any, with up to 7 planes. */
+static void choose_scorer(const hattn_problem *p, int32_t most_planes, int32_t *words, int32_t *planes)
+{
+    *words = (p->code_bits + 31) / 32;
+    if (*words != 2 && ((*words != 4 && *words != 8) || !is_aligned(p->codes.stride, 3, 4, 16)))
+        *words = 0;
+    *planes = !*words || most_planes > 4 ? 7 : most_planes > 1 ? most_planes : 1;
+}
+
+static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
+                         int32_t local, recipe *r)
+{
+    const int64_t size = hattn_dtype_size(p->k_cache.dtype), piece = size * 8 < 16 ? size * 8 : 16;
+    const bool aligned = is_aligned(p->k_cache.stride, 3, size, piece) && is_aligned(p->v_cache.stride, 3, size, piece);
+    r->source = HATTN_OPENCL_ATTEND_CL;
+    r->local = local;
+    snprintf(r->definitions, sizeof(r->definitions),
+             " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d -DMAX_SPLITS=64", p->k_cache.dtype, aligned,
+             attender->heads, plan->is_cpu ? 1 : 4);
+}
+
+hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem *p, hattn_opencl_plan *plan,
+                                hattn_error *error)
+{
+    const bool is_cpu = device->is_cpu;
+    const int32_t wide = device->max_local < 256 ? 128 : 256, encode = is_cpu ? 16 : wide, select = is_cpu ? 8 : wide;
+    const int32_t attend = is_cpu && p->head_dim_v <= 512 ? 64 : 128, join = is_cpu ? 16 : 128;
+    const bool is_narrow = plan->selection.num_buckets > 0;
+    recipe recipes[HATTN_OPENCL_NUM_KERNELS] = {
+        {HATTN_OPENCL_ENCODE_KEYS, 0, "encode_keys", 0, ""},
+        {HATTN_OPENCL_APPEND_KEYS, 0, "append_keys", 0, ""},
+        {HATTN_OPENCL_ENCODE_QUERIES, 0, "encode_queries", 0, ""},
+        {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", select, ""},
+        {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, select, ""},
+        {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
+        {HATTN_OPENCL_ATTEND_SPARSE, 0, "attend", 0, ""},
+        {HATTN_OPENCL_ATTEND_DENSE, 0, "attend", 0, ""},
+        {HATTN_OPENCL_JOIN, 0, "join_splits", 0, ""},
+        {HATTN_OPENCL_MERGE, HATTN_OPENCL_MERGE_CL, "merge", join, ""},
+    };
+    add_encoder(&plan->keys, &p->key_map, encode, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
+    add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
+    add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
+    int32_t words, planes;
+    choose_scorer(p, plan->selection.num_planes, &words, &planes);
+    snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
+             " -DWORDS=%d -DPLANES=%d -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", words, planes, p->key_norms,
+             is_narrow, plan->histograms);
+    for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
+        snprintf(recipes[i].definitions, sizeof(recipes->definitions),
+                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", p->key_norms, is_narrow, is_cpu ? 8 : 4);
+    add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
+    add_attender(p, plan, &plan->dense, attend, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
+    add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_JOIN]);
+    for (int i = 0; i < HATTN_OPENCL_NUM_KERNELS; i++) {
+        const hattn_status status = recipes[i].name ? make_kernel(device, plan, &recipes[i], error) : HATTN_OK;
+        if (status)
+            return status;
+    }
+    return HATTN_OK;
+}
+
+void hattn_opencl_release_kernels(const hattn_opencl_functions *cl, hattn_opencl_plan *plan)
+{
+    for (int i = 0; i < HATTN_OPENCL_NUM_KERNELS; i++)
+        if (plan->kernels[i].kernel)
+            cl->clReleaseKernel(plan->kernels[i].kernel);
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Softmax attention, over tiles of TILE keys with running maxima. A group serves HEADS query heads that share rows of K and V, and
+ * one split of the row's positions. LANES neighbouring work-items share a key's products; then each has eight columns of V of every
+ * few rows. DTYPE of K and V; IS_ALIGNED: their rows start at 16 bytes (fp8: 8).
+ */
+#define TILE (LOCAL / LANES)
+/* Work-items that share a head's softmax. */
+#define SHARE (LOCAL / HEADS < 16 ? LOCAL / HEADS : 16)
+#define SCRATCH (LOCAL * 8)
+
+/* Sums of values near the largest number of their type stay finite: fp16 and fp8 values cannot overflow them. */
+#define WEIGHT_UNIT (DTYPE == HATTN_F32 || DTYPE == HATTN_BF16 ? 0x1p-30f : 1.0f)
+
+typedef struct head_place {
+    int row, kv_head, first_head, num_heads, selection_head, split;
+} head_place;
+
+head_place place_heads(const hattn_opencl_attention *a, int group)
+{
+    head_place place;
+    place.split = group % a->num_splits;
+    group /= a->num_splits;
+    const int block = group % a->num_blocks;
+    group /= a->num_blocks;
+    const int num_groups = a->num_q_heads / a->group;
+    place.selection_head = group % num_groups;
+    place.row = group / num_groups;
+    place.first_head = place.selection_head * a->group + block * HEADS;
+    place.num_heads = min(HEADS, a->group - block * HEADS);
+    place.kv_head = (long)place.first_head * a->num_kv_heads / a->num_q_heads;
+    return place;
+}
+
+#define SIZE (DTYPE == HATTN_F32 ? 4 : DTYPE == HATTN_F8_E4M3 ? 1 : 2)
+
+/* A tile ahead: K and V of a position. */
+void fetch_rows(const hattn_opencl_attention *a, const hattn_opencl_rows *rows, __global const int *pages, int sequence,
+                int kv_head, bytes_in keys, bytes_in values, int position)
+{
+#ifdef IS_CPU
+    int slot;
+    const long page = page_of(rows, pages, sequence, position, &slot);
+    FETCH(keys + (page * a->k_cache[0] + slot * a->k_cache[1] + kv_head * a->k_cache[2]) * SIZE, a->head_dim_qk * SIZE);
+    FETCH(values + (page * a->v_cache[0] + slot * a->v_cache[1] + kv_head * a->v_cache[2]) * SIZE, a->head_dim_v * SIZE);
+#endif
+}
+
+float cap(float logit, float soft_cap) { return soft_cap > 0 ? soft_cap * tanh(logit / soft_cap) : logit; }
+
+/* What a group has of a head: largest logit, sum of weights in WEIGHT_UNIT, and of weighted values. */
+#define PART_FLOATS(head_dim_v) ((head_dim_v) + 2)
+
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
+    attend(const hattn_opencl_attention a, const hattn_opencl_rows rows, bytes_in q_start, ulong q_start_at,
+           bytes_in seq_len, ulong seq_len_at, bytes_in table, ulong table_at, bytes_in q, ulong q_at, bytes_in k_cache,
+           ulong k_cache_at, bytes_in v_cache, ulong v_cache_at, bytes_in k_scale, ulong k_scale_at, bytes_in v_scale,
+           ulong v_scale_at, bytes_in sinks, ulong sinks_at, bytes_in indices, ulong indices_at, bytes_in counts,
+           ulong counts_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at, bytes_out parts, ulong parts_at,
+           __local float *queries)
+{
+    __local float scratch[SCRATCH], weights[HEADS * TILE], maxima[HEADS * SHARE],
+        decay[HEADS], sums[HEADS * SHARE];
+    __local long values_at[2][TILE];
+    const head_place place = place_heads(&a, get_group_id(0));
+    const row_place owner =
+        place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), place.row);
+    const int item = get_local_id(0), d = a.head_dim_qk, dv = a.head_dim_v;
+    __global const int *list = 0;
+    int count = owner.length;
+    if (indices) {
+        list = AT(const int, indices, indices_at) + place.row * a.indices[0] + place.selection_head * a.indices[1];
+        count = owner.length ? AT(const int, counts, counts_at)[place.row * a.counts[0] +
+                                                                place.selection_head * a.counts[1]]
+                             : 0;
+    }
+    const int begin = (long)count * place.split / a.num_splits, end = (long)count * (place.split + 1) / a.num_splits;
+
+    for (int i = item; i < HEADS * d; i += LOCAL) {
+        const int h = i / d;
+        queries[i] = h < place.num_heads ? load_element(q + q_at, a.q_dtype,
+                                                        place.row * a.q[0] + (place.first_head + h) * a.q[1] + i % d)
+                                         : 0;
+    }
+    const float scale =
+        a.scale * (k_scale ? AT(const float, k_scale, k_scale_at)[a.has_head_scales ? place.kv_head : 0] : 1);
+    bytes_in keys = k_cache + k_cache_at, values = v_cache + v_cache_at;
+    __global const int *pages = AT(const int, table, table_at);
+
+    /* This work-item's part of the products, of the softmax, and of the values. */
+    const int own_key = item / LANES, lane = item % LANES;
+    const int own_head = item / SHARE, share = item % SHARE;
+    const int columns = dv / 8, num_rows = LOCAL / columns, own_row = item / columns, column = item % columns;
+    float largest = -INFINITY, sum = 0;
+    float8 values_sum[HEADS];
+#pragma unroll
+    for (int h = 0; h < HEADS; h++)
+        values_sum[h] = 0;
+    if (list && begin + own_key < end)
+        fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[begin + own_key]);
+    barrier(CLK_LOCAL_MEM_FENCE);
+
+    for (int tile = begin, turn = 0; tile < end; tile += TILE, turn ^= 1) {
+        const int num_keys = min(TILE, end - tile);
+        if (list && tile + TILE + own_key < end)
+            fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[tile + TILE + own_key]);
+        if (own_key < num_keys) {
+            const int position = list ? list[tile + own_key] : tile + own_key;
+            int slot;
+            const long page = page_of(&rows, pages, owner.sequence, position, &slot);
+            const long key = page * a.k_cache[0] + slot * a.k_cache[1] + place.kv_head * a.k_cache[2];
+            if (lane == 0)
+                values_at[turn][own_key] =
+                    page * a.v_cache[0] + slot * a.v_cache[1] + place.kv_head * a.v_cache[2];
+            float8 product[HEADS];
+#pragma unroll
+            for (int h = 0; h < HEADS; h++)
+                product[h] = 0;
+            for (int i = lane * 8; i < d; i += LANES * 8) {
+                const float8 piece = load8(keys, DTYPE, IS_ALIGNED, key + i);
+#pragma unroll
+                for (int h = 0; h < HEADS; h++)
+                    product[h] += piece * vload8(0, queries + h * d + i);
+            }
+#pragma unroll
+            for (int h = 0; h < HEADS; h++)
+                scratch[h * LOCAL + item] = sum8(product[h]);
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+
+        if (own_head < HEADS) {
+            float own = -INFINITY;
+            for (int i = share; i < TILE; i += SHARE) {
+                float logit = 0;
+                for (int l = 0; l < LANES && i < num_keys; l++)
+                    logit += scratch[own_head * LOCAL + i * LANES + l];
+                logit = i < num_keys ? cap(logit * scale, a.soft_cap) : -INFINITY;
+                weights[own_head * TILE + i] = logit;
+                own = larger(own, logit);
+            }
+            maxima[own_head * SHARE + share] = own;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+
+        if (own_head < HEADS) {
+            float next = largest;
+            for (int i = 0; i < SHARE; i++)
+                next = larger(next, maxima[own_head * SHARE + i]);
+            /* A largest logit of -inf: no weight yet, and nothing to decay. */
+            const float kept = largest == -INFINITY ? 0 : largest == next ? 1 : exp(largest - next);
+            float added = 0;
+#ifdef IS_CPU
+            for (int i = share; i < TILE / 8; i += SHARE) { /* a vector's exponentials cost as much as one */
+                const float8 logit = vload8(i, weights + own_head * TILE);
+                const float8 weight =
+                    select(exp(logit - next) * WEIGHT_UNIT, (float8)(0), as_int8(logit == -INFINITY));
+                vstore8(weight, i, weights + own_head * TILE);
+                added += sum8(weight);
+            }
+#else
+            for (int i = share; i < num_keys; i += SHARE) {
+                const float logit = weights[own_head * TILE + i];
+                const float weight = logit == -INFINITY ? 0 : exp(logit - next) * WEIGHT_UNIT;
+                weights[own_head * TILE + i] = weight;
+                added += weight;
+            }
+#endif
+            sum = sum * kept + added;
+            largest = next;
+            if (share == 0)
+                decay[own_head] = kept;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+
+        if (own_row < num_rows) {
+            float8 added[HEADS];
+#pragma unroll
+            for (int h = 0; h < HEADS; h++)
+                added[h] = 0;
+            for (int i = own_row; i < num_keys; i += num_rows) {
+                const float8 piece = load8(values, DTYPE, IS_ALIGNED, values_at[turn][i] + column * 8);
+#pragma unroll
+                for (int h = 0; h < HEADS; h++)
+                    added[h] += weights[h * TILE + i] * piece;
+            }
+#pragma unroll
+            for (int h = 0; h < HEADS; h++)
+                values_sum[h] = values_sum[h] * decay[h] + added[h];
+        }
+    }
+
+    if (own_head < HEADS) {
+        sums[own_head * SHARE + share] = sum;
+        if (share == 0)
+            maxima[own_head * SHARE] = largest;
+    }
+    const float v_unit = v_scale ? AT(const float, v_scale, v_scale_at)[a.has_head_scales ? place.kv_head : 0] : 1;
+#ifndef IS_CPU /* registers have no index; a processor's driver takes seconds for HEADS bodies */
+#pragma unroll
+#else
+#pragma unroll 1
+#endif
+    for (int h = 0; h < HEADS; h++) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (own_row < num_rows)
+            vstore8(values_sum[h], item, scratch);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (h < place.num_heads) {
+            const int head = place.first_head + h;
+            float weight = 0;
+            const float top = maxima[h * SHARE];
+            for (int i = 0; i < SHARE; i++)
+                weight += sums[h * SHARE + i];
+            if (a.num_splits == 1) {
+                const float sink = sinks ? AT(const float, sinks, sinks_at)[head] : -INFINITY;
+                const head_end end = end_head(top, weight, sink, WEIGHT_UNIT);
+                for (int i = item; i < dv; i += LOCAL) {
+                    float value = 0;
+                    for (int r = 0; r < num_rows; r++)
+                        value += scratch[r * dv + i];
+                    store_element(out + out_at, a.out_dtype, place.row * a.out[0] + head * a.out[1] + i,
+                                  end.is_empty ? 0 : value * end.decay / end.sum * v_unit);
+                }
+                if (lse && item == 0)
+                    AT(float, lse, lse_at)[place.row * a.lse[0] + head * a.lse[1]] = end.lse;
+            } else {
+                __global float *part =
+                    AT(float, parts, parts_at) +
+                    (((long)place.row * a.num_q_heads + head) * a.num_splits + place.split) * PART_FLOATS(dv);
+                for (int i = item; i < dv; i += LOCAL) {
+                    float value = 0;
+                    for (int r = 0; r < num_rows; r++)
+                        value += scratch[r * dv + i];
+                    part[i + 2] = value;
+                }
+                if (item == 0) {
+                    part[0] = top;
+                    part[1] = weight;
+                }
+            }
+        }
+    }
+}
+
+/* Splits of a row and head, a group for each. */
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
+    join_splits(const hattn_opencl_attention a, bytes_in parts, ulong parts_at, bytes_in v_scale, ulong v_scale_at,
+                bytes_in sinks, ulong sinks_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at)
+{
+    __local float decay[MAX_SPLITS];
+    const int head = get_group_id(0) % a.num_q_heads, row = get_group_id(0) / a.num_q_heads, item = get_local_id(0),
+              kv_head = (long)head * a.num_kv_heads / a.num_q_heads, dv = a.head_dim_v;
+    __global const float *part =
+        AT(const float, parts, parts_at) + ((long)row * a.num_q_heads + head) * a.num_splits * PART_FLOATS(dv);
+    float top = -INFINITY, weight = 0;
+    for (int s = 0; s < a.num_splits; s++)
+        top = larger(top, part[s * PART_FLOATS(dv)]);
+    for (int s = item; s < a.num_splits; s += LOCAL) {
+        const float largest = part[s * PART_FLOATS(dv)];
+        decay[s] = largest == -INFINITY ? 0 : exp(largest - top);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int s = 0; s < a.num_splits; s++)
+        weight += decay[s] * part[s * PART_FLOATS(dv) + 1];
+    const float v_unit = v_scale ? AT(const float, v_scale, v_scale_at)[a.has_head_scales ? kv_head : 0] : 1;
+    const head_end end =
+        end_head(top, weight, sinks ? AT(const float, sinks, sinks_at)[head] : -INFINITY, WEIGHT_UNIT);
+    for (int i = item; i < dv; i += LOCAL) {
+        float value = 0;
+        for (int s = 0; s < a.num_splits; s++)
+            if (decay[s] != 0) /* of an empty part nothing counts, whatever V holds; NaN does */
+                value += decay[s] * part[s * PART_FLOATS(dv) + 2 + i];
+        store_element(out + out_at, a.out_dtype, row * a.out[0] + head * a.out[1] + i,
+                      end.is_empty ? 0 : value * end.decay / end.sum * v_unit);
+    }
+    if (lse && item == 0)
+        AT(float, lse, lse_at)[row * a.lse[0] + head * a.lse[1]] = end.lse;
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Scores of a chunk of a row's keys, and for the narrow selection how many keys of the chunk have each of them. WORDS of a code, 2 or
+ * whole pieces of 16 bytes that start at 16, and PLANES of weights; WORDS 0: any codes, and weights of up to PLANES. WITH_NORMS, WITH_COUNTS: there are
+ * histograms, HISTOGRAMS of a group in local memory, either one for each work-item or few that are counted in by atomics.
+ */
+#if WORDS
+#define PAIRS (WORDS / 2)
+#define NUM_PAIRS PAIRS
+#define NUM_PLANES PLANES
+#else
+#define PAIRS 8
+#define NUM_PAIRS ((s.code_bits + 63) / 64)
+#define NUM_PLANES s.num_planes
+#endif
+
+/* Planes of two words at a time; the sign's are the first. */
+void make_planes(__global const char *weights, int code_bits, int num_pairs, int num_planes, __local ulong *planes,
+                 __local int *totals)
+{
+    for (int i = get_local_id(0); i < num_pairs * (num_planes + 1); i += LOCAL) {
+        const int pair = i / (num_planes + 1), plane = i % (num_planes + 1) - 1;
+        ulong bits = 0;
+        int total = 0;
+        for (int bit = 0; bit < 64 && pair * 64 + bit < code_bits; bit++) {
+            const int weight = max((int)weights[pair * 64 + bit], -127), magnitude = abs(weight);
+            bits |= (ulong)(plane < 0 ? weight < 0 : magnitude >> plane & 1) << bit;
+            total += magnitude;
+        }
+        planes[i] = bits;
+        if (plane < 0)
+            totals[pair] = total;
+    }
+}
+
+#if WORDS && WORDS <= 4
+#define PLANES_IN __private /* registers hold them */
+#else
+#define PLANES_IN __local
+#endif
+
+int score_pair(ulong code, int num_planes, PLANES_IN const ulong *planes)
+{
+    const ulong turned = code ^ planes[0];
+    int score = 0;
+#pragma unroll
+    for (int p = 0; p < num_planes; p++)
+        score += (int)popcount(turned & planes[p + 1]) << p;
+    return score;
+}
+
+/* planes: of each pair of words the sign's and the others. */
+int score_key(__global const uint *code, int num_words, int num_planes, PLANES_IN const ulong *planes)
+{
+    int score = 0;
+#if WORDS >= 4
+#pragma unroll
+    for (int word = 0; word < WORDS; word += 4) {
+        PLANES_IN const ulong *own = planes + word / 2 * (PLANES + 1);
+        const uint4 piece = *(__global const uint4 *)(code + word);
+        score += score_pair(as_ulong(piece.lo), PLANES, own) + score_pair(as_ulong(piece.hi), PLANES, own + PLANES + 1);
+    }
+#elif WORDS
+    score = score_pair(code[0] | (ulong)code[1] << 32, PLANES, planes);
+#else
+    for (int word = 0; word < num_words; word += 2) { /* a missing word's planes are 0 */
+        const ulong pair = code[word] | (word + 1 < num_words ? (ulong)code[word + 1] << 32 : 0);
+        score += score_pair(pair, num_planes, planes + word / 2 * (num_planes + 1));
+    }
+#endif
+    return score;
+}
+
+#if HISTOGRAMS == LOCAL
+#define COUNT(counts, score) counts[get_local_id(0) * s.num_buckets + score]++
+#else
+#define COUNT(counts, score) atomic_inc(&counts[get_local_id(0) % HISTOGRAMS * s.num_buckets + score])
+#endif
+
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
+    score_chunk(const hattn_opencl_selection s, const hattn_opencl_rows rows, bytes_in q_start, ulong q_start_at,
+                bytes_in seq_len, ulong seq_len_at, bytes_in table, ulong table_at, bytes_in weights, ulong weights_at,
+                bytes_in codes, ulong codes_at, bytes_in norms, ulong norms_at, bytes_out scores, ulong scores_at,
+                bytes_out histograms, ulong histograms_at, __local counter *counts)
+{
+    __local ulong shared_planes[PAIRS * (PLANES + 1)];
+    __local int totals[PAIRS];
+    const int chunk = get_group_id(0) % s.num_chunks, task = get_group_id(0) / s.num_chunks, row = task / s.num_heads, head = task % s.num_heads;
+    const row_place place = place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);
+    const int size = chunk_size(place.length, s.num_chunks), begin = min((long)chunk * size, (long)place.length),
+              end = min((long)begin + size, (long)place.length), item = get_local_id(0);
+
+    make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits, NUM_PAIRS,
+                NUM_PLANES, shared_planes, totals);
+#if WITH_COUNTS
+    for (int i = item; i < HISTOGRAMS * s.num_buckets; i += LOCAL)
+        counts[i] = 0;
+#endif
+    barrier(CLK_LOCAL_MEM_FENCE);
+
+    const long code_head = (long)head * s.num_code_heads / s.num_heads;
+    __global const uint *code = AT(const uint, codes, codes_at) + code_head * s.codes[2];
+    __global const int *pages = AT(const int, table, table_at);
+    const long to = row * s.scores[0] + head * s.scores[1];
+#if WITH_NORMS
+    __global float *score_at = AT(float, scores, scores_at) + to;
+    __global const half *norm = AT(const half, norms, norms_at) + code_head * s.norms[2];
+    int total = 0;
+    for (int pair = 0; pair < NUM_PAIRS; pair++)
+        total += totals[pair];
+#else
+    __global ushort *score_at = AT(ushort, scores, scores_at) + to;
+#endif
+#if WITH_COUNTS
+    const int first = min(s.num_sink, place.length), past = max(first, place.length - s.num_recent);
+#endif
+#if WORDS && WORDS <= 4
+    ulong planes[PAIRS * (PLANES + 1)];
+#pragma unroll
+    for (int i = 0; i < PAIRS * (PLANES + 1); i++)
+        planes[i] = shared_planes[i];
+#else
+    __local const ulong *planes = shared_planes;
+#endif
+    const int share = (end - begin + LOCAL - 1) / LOCAL, own = BY_RANGES ? begin + item * share : begin + item,
+              own_end = BY_RANGES ? min(own + share, end) : end;
+    for (int j = own; j < own_end; j += BY_RANGES ? 1 : LOCAL) {
+        int slot;
+        const long page = page_of(&rows, pages, place.sequence, j, &slot);
+        const int score = score_key(code + page * s.codes[0] + slot * s.codes[1], (s.code_bits + 31) / 32,
+                                    NUM_PLANES, planes);
+#if WITH_NORMS
+        score_at[j] = (float)(2 * score - total) * vload_half(page * s.norms[0] + slot * s.norms[1], norm);
+#else
+        score_at[j] = (ushort)score;
+#endif
+#if WITH_COUNTS
+        if (j >= first && j < past)
+            COUNT(counts, min(score, s.num_buckets - 1));
+#endif
+    }
+#if WITH_COUNTS
+    barrier(CLK_LOCAL_MEM_FENCE);
+    __global uint *histogram = AT(uint, histograms, histograms_at) + ((long)task * s.num_chunks + chunk) * s.num_buckets;
+    for (int b = item; b < s.num_buckets; b += LOCAL) {
+        uint sum = 0;
+        for (int h = 0; h < HISTOGRAMS; h++)
+            sum += counts[h * s.num_buckets + b];
+        histogram[b] = sum;
+    }
+#endif
+}

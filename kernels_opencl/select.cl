@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Exact top-k. Narrow: a group for each chunk, from the histograms that score.cl left. Wide: a group for each row and selection
+ * head, by digits of 8 bits, whatever the scores. Both write positions in ascending order, and -1 behind them.
+ */
+#define DIGITS 256
+
+/* An integer that orders as scores do: NaN lowest, -0 equal to +0. */
+#if WITH_NORMS
+typedef float score_type;
+#define NUM_DIGITS 4
+uint order(float score)
+{
+    if (isnan(score))
+        return 0;
+    const uint bits = score == 0 ? 0 : as_uint(score);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+#else
+typedef ushort score_type;
+#define NUM_DIGITS 2
+uint order(ushort score) { return score; }
+#endif
+
+/* The sum of what the work-items before this one give; *total: of all. Twice LOCAL sums. */
+uint sum_before(__local uint *sums, uint value, uint *total)
+{
+    const int item = get_local_id(0);
+    int from = 0;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    sums[item] = value;
+    for (int step = 1; step < LOCAL; step *= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        sums[(LOCAL - from) + item] = sums[from + item] + (item >= step ? sums[from + item - step] : 0);
+        from = LOCAL - from;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    *total = sums[from + LOCAL - 1];
+    return sums[from + item] - value;
+}
+
+/* What a row and selection head asks for. */
+typedef struct wish {
+    int length, first, past; /* first <= j < past: ranked by score; the others are kept in any case */
+    int kept, wanted;        /* positions; of those that are ranked */
+} wish;
+
+wish make_wish(const hattn_opencl_selection *s, row_place place, __global const int *budgets, int head)
+{
+    wish w;
+    int budget = s->k;
+    if (budgets && place.length)
+        budget = clamp(budgets[place.sequence * s->budgets[0] + head * s->budgets[1]], 0, s->k);
+    w.length = place.length;
+    w.first = min(s->num_sink, w.length);
+    w.past = max(w.first, w.length - s->num_recent);
+    w.kept = min(max(budget, s->num_sink + s->num_recent), w.length);
+    w.wanted = w.kept - (w.length - (w.past - w.first));
+    return w;
+}
+
+/* Where the wanted-th largest is: its bin, and how many are in higher ones. */
+typedef struct bound {
+    int bin;
+    uint above;
+} bound;
+
+/* Every work-item has the counts of `each` neighbouring bins, the first one those of the highest. wanted >= 1. */
+bound find_bin(__local const uint *counts, int num_bins, uint wanted, __local uint *sums, __local bound *found)
+{
+    const int each = (num_bins + LOCAL - 1) / LOCAL, high = num_bins - 1 - (int)get_local_id(0) * each;
+    uint sum = 0, total;
+    for (int i = 0; i < each && high - i >= 0; i++)
+        sum += counts[high - i];
+    const uint before = sum_before(sums, sum, &total);
+    if (before < wanted && wanted <= before + sum) {
+        uint above = before;
+        int bin = high;
+        while (above + counts[bin] < wanted)
+            above += counts[bin--];
+        found->bin = bin;
+        found->above = above;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    return *found;
+}
+
+/* What is kept: ranked keys above the threshold, and `ties` of those that equal it. */
+typedef struct threshold {
+    uint key, ties;
+    int is_any; /* 0: nothing that is ranked */
+} threshold;
+
+/* Positions begin..end-1, before which `above` and `equal` of the ranked ones are above the threshold or equal it. */
+void write_positions(wish w, threshold t, __global const score_type *scores, int begin, int end, uint above, uint equal,
+                     __local uint *sums, __global int *indices)
+{
+    const int size = (end - begin + LOCAL - 1) / LOCAL, own = min(begin + (int)get_local_id(0) * size, end),
+              own_end = min(own + size, end), ranked = clamp(w.first, own, own_end),
+              ranked_end = clamp(w.past, own, own_end);
+    uint num_above = 0, num_equal = 0, total;
+    if (t.is_any) {
+        for (int j = ranked; j < ranked_end; j++) {
+            const uint key = order(scores[j]);
+            num_above += key > t.key;
+            num_equal += key == t.key;
+        }
+    }
+    above += sum_before(sums, num_above, &total);
+    equal += sum_before(sums, num_equal, &total);
+    /* Forced positions before `own`. */
+    uint to = above + min(equal, t.ties) + min(own, w.first) + max(own - w.past, 0);
+    for (int j = own; j < ranked; j++)
+        indices[to++] = j;
+    if (t.is_any && (num_above || (num_equal && equal < t.ties))) {
+        for (int j = ranked; j < ranked_end; j++) {
+#if defined(IS_CPU) && !WITH_NORMS
+            if (j + 8 <= ranked_end && !any(vload8(0, scores + j) >= (ushort8)(t.key))) {
+                j += 7; /* most are far below */
+                continue;
+            }
+#endif
+            const uint key = order(scores[j]);
+            if (key > t.key || (key == t.key && equal++ < t.ties))
+                indices[to++] = j;
+        }
+    }
+    for (int j = ranked_end; j < own_end; j++)
+        indices[to++] = j;
+}
+
+#define SELECT_ARGUMENTS                                                                                          \
+    const hattn_opencl_selection s, const hattn_opencl_rows rows, bytes_in q_start, ulong q_start_at,             \
+        bytes_in seq_len, ulong seq_len_at, bytes_in budgets, ulong budgets_at, bytes_in scores, ulong scores_at, \
+        bytes_out indices, ulong indices_at, bytes_out counts, ulong counts_at
+
+#define TASK(task)                                                                                        \
+    const int row = (task) / s.num_heads, head = (task) % s.num_heads, item = get_local_id(0);            \
+    const row_place place =                                                                               \
+        place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);    \
+    const wish w = make_wish(&s, place, AT(const int, budgets, budgets_at), head);                        \
+    __global const score_type *keys =                                                                     \
+        AT(const score_type, scores, scores_at) + row * s.scores[0] + head * s.scores[1];                 \
+    __global int *list = AT(int, indices, indices_at) + row * s.indices[0] + head * s.indices[1]
+
+#if WITH_COUNTS
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(SELECT_ARGUMENTS, bytes_in histograms,
+                                                                               ulong histograms_at, __local uint *total)
+{
+    __local uint sums[2 * LOCAL];
+    __local bound found;
+    const int chunk = get_group_id(0) % s.num_chunks, task = get_group_id(0) / s.num_chunks;
+    TASK(task);
+    const int size = chunk_size(w.length, s.num_chunks), buckets = s.num_buckets, begin = min((long)chunk * size, (long)w.length),
+              end = min((long)begin + size, (long)w.length), num_used = w.length ? (w.length - 1) / size + 1 : 0;
+
+    __global const uint *histogram = AT(const uint, histograms, histograms_at) + (long)task * s.num_chunks * buckets;
+    for (int b = item; b < buckets; b += LOCAL) {
+        uint sum = 0;
+        for (int c = 0; c < num_used; c++)
+            sum += histogram[c * buckets + b];
+        total[b] = sum;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    threshold t = {0, 0, w.wanted > 0};
+    uint above = 0, equal = 0;
+    if (t.is_any) {
+        const bound b = find_bin(total, buckets, w.wanted, sums, &found);
+        t.key = b.bin;
+        t.ties = w.wanted - b.above;
+        uint own = 0;
+        for (int i = item + b.bin + 1; i < buckets; i += LOCAL)
+            for (int c = 0; c < chunk; c++)
+                own += histogram[c * buckets + i];
+        sum_before(sums, own, &above);
+        for (int c = 0; c < chunk && c < num_used; c++)
+            equal += histogram[c * buckets + b.bin];
+    }
+    write_positions(w, t, keys, begin, end, above, equal, sums, list);
+    for (int i = w.kept + chunk * LOCAL + item; i < s.k; i += s.num_chunks * LOCAL)
+        list[i] = -1;
+    if (chunk == 0 && item == 0)
+        AT(int, counts, counts_at)[row * s.counts[0] + head * s.counts[1]] = w.kept;
+}
+#endif
+
+#if HISTOGRAMS == LOCAL
+#define COUNT(counts, bin) counts[item * DIGITS + bin]++
+#else
+#define COUNT(counts, bin) atomic_inc(&counts[item % HISTOGRAMS * DIGITS + bin])
+#endif
+
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SELECT_ARGUMENTS)
+{
+    __local uint counted[HISTOGRAMS * DIGITS], sums[2 * LOCAL];
+    __local bound found;
+    TASK(get_group_id(0));
+    threshold t = {0, w.wanted, w.wanted > 0};
+    for (int digit = NUM_DIGITS - 1; digit >= 0; digit--) {
+        if (!t.is_any)
+            break;
+        for (int i = item; i < HISTOGRAMS * DIGITS; i += LOCAL)
+            counted[i] = 0;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (int j = w.first + item; j < w.past; j += LOCAL) {
+            const uint key = order(keys[j]);
+            if (digit == NUM_DIGITS - 1 || key >> (8 * digit + 8) == t.key >> (8 * digit + 8))
+                COUNT(counted, (key >> 8 * digit & (DIGITS - 1)));
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (int b = item; b < DIGITS; b += LOCAL)
+            for (int h = 1; h < HISTOGRAMS; h++)
+                counted[b] += counted[h * DIGITS + b];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        const bound b = find_bin(counted, DIGITS, t.ties, sums, &found);
+        t.key |= (uint)b.bin << 8 * digit;
+        t.ties -= b.above;
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    write_positions(w, t, keys, 0, w.length, 0, 0, sums, list);
+    for (int i = w.kept + item; i < s.k; i += LOCAL)
+        list[i] = -1;
+    if (item == 0)
+        AT(int, counts, counts_at)[row * s.counts[0] + head * s.counts[1]] = w.kept;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels_opencl/sources.h"
+
+static const char params[] = {
+#include "kernels_opencl/params.h.inc"
+};
+static const char elements[] = {
+#include "kernels_opencl/elements.cl.inc"
+};
+static const char chunks[] = {
+#include "kernels_opencl/chunks.cl.inc"
+};
+static const char encode[] = {
+#include "kernels_opencl/encode.cl.inc"
+};
+static const char score[] = {
+#include "kernels_opencl/score.cl.inc"
+};
+static const char select[] = {
+#include "kernels_opencl/select.cl.inc"
+};
+static const char attend[] = {
+#include "kernels_opencl/attend.cl.inc"
+};
+static const char merge[] = {
+#include "kernels_opencl/merge.cl.inc"
+};
+
+const hattn_opencl_source hattn_opencl_sources[HATTN_OPENCL_NUM_SOURCES] = {
+    {"params.h", params, sizeof(params)},  {"elements.cl", elements, sizeof(elements)},
+    {"chunks.cl", chunks, sizeof(chunks)}, {"encode.cl", encode, sizeof(encode)},
+    {"score.cl", score, sizeof(score)},    {"select.cl", select, sizeof(select)},
+    {"attend.cl", attend, sizeof(attend)}, {"merge.cl", merge, sizeof(merge)},
+};
