@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The tests of the Python package, in a virtual environment of their own: tests/python/run.py [--install] [PYTEST'S...]
+
+That is $HATTN_PYTHON_VENV or ~/.cache/hattn-python, with what requirements.txt names. --install makes it, which takes
+5 GB and minutes. Where it is missing or incomplete, or cannot be made (without a network), all tests are one that is
+skipped, for a reason that is said. --junit FILE: a report. Everything else goes to pytest.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import xml.sax.saxutils
+
+sys.dont_write_bytecode = True  # nothing is left in the tree
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+import venv_setup  # noqa: E402
+
+VENV = os.environ.get("HATTN_PYTHON_VENV") or os.path.join(os.path.expanduser("~"), ".cache", "hattn-python")
+
+
+def why_not(install):
+    """"" or why the tests cannot run."""
+    wanted = venv_setup.requirements(os.path.join(HERE, "requirements.txt"))
+    python = os.path.join(VENV, "bin", "python3")
+    if not install and not os.path.exists(python):
+        return "no %s: ./test.sh --python makes it" % VENV
+    try:
+        missing = venv_setup.install(VENV, wanted) if install else venv_setup.not_installed(VENV, wanted)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return "%s: %s" % (VENV, error)
+    return "; ".join("%s is missing in %s: %s" % (package, VENV, why) for package, why in missing.items())
+
+
+def skip(why, junit):
+    print("the Python tests are skipped: " + why, file=sys.stderr)
+    if junit:
+        with open(junit, "w") as file:
+            file.write('<testsuite name="python"><testcase classname="python" name="all"><skipped message=%s/>'
+                       "</testcase></testsuite>" % xml.sax.saxutils.quoteattr(why))
+
+
+def keep_wheels():
+    """numpy's wheel, for the environment that wheel_test.py makes without a network."""
+    folder = os.path.join(VENV, "wheels")
+    if not os.path.isdir(folder):
+        command = [os.path.join(VENV, "bin", "python3"), "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder,
+                   venv_setup.requirements(os.path.join(HERE, "requirements.txt"))["numpy"]]
+        if subprocess.run(command).returncode:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--install", action="store_true", help="make the virtual environment first")
+    parser.add_argument("--junit", help="write a report to this file")
+    args, others = parser.parse_known_args()
+    why = why_not(args.install)
+    if why:
+        skip(why, args.junit)
+        return 0
+    if args.install:
+        keep_wheels()
+    config = os.path.join(ROOT, "python", "pyproject.toml")
+    command = [os.path.join(VENV, "bin", "python3"), "-m", "pytest", "-q", "-c", config,
+               "--rootdir", ROOT, "-p", "no:cacheprovider"] + (["--junit-xml=" + args.junit] if args.junit else [])
+    env = dict(os.environ, HATTN_LIBRARY=venv_setup.library_path(os.environ.get("HATTN_LIBRARY")),
+               PYTHONPATH=os.path.join(ROOT, "python"), PYTHONDONTWRITEBYTECODE="1")
+    return subprocess.run(command + (others or [HERE]), cwd=ROOT, env=env).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
