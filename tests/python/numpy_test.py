@@ -89,7 +89,8 @@ def test_stages_are_decodes():
     indices, counts = plan.topk(scores, world.seq_len)
     out = plan.attend(world.q, world.k, world.v, world.seq_len, indices=indices, counts=counts)
     looked = {name: plan.empty(name, rows=2) for name in ("weights", "indices", "counts")}
-    np.testing.assert_array_equal(out, plan.decode(world.q, world.k, world.v, codes, world.map, world.seq_len, **looked))
+    expected = plan.decode(world.q, world.k, world.v, codes, world.map, world.seq_len, **looked)
+    np.testing.assert_array_equal(out, expected)
     for name, array in (("weights", weights), ("indices", indices), ("counts", counts)):
         np.testing.assert_array_equal(looked[name], array)
 

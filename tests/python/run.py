@@ -20,19 +20,26 @@ sys.path.insert(0, os.path.join(ROOT, "bench"))
 import venv_setup  # noqa: E402
 
 VENV = os.environ.get("HATTN_PYTHON_VENV") or os.path.join(os.path.expanduser("~"), ".cache", "hattn-python")
+PYTHON = os.path.join(VENV, "bin", "python3")
 
 
 def why_not(install):
     """"" or why the tests cannot run."""
     wanted = venv_setup.requirements(os.path.join(HERE, "requirements.txt"))
-    python = os.path.join(VENV, "bin", "python3")
-    if not install and not os.path.exists(python):
+    if not install and not os.path.exists(PYTHON):
         return "no %s: ./test.sh --python makes it" % VENV
     try:
-        missing = venv_setup.install(VENV, wanted) if install else venv_setup.not_installed(VENV, wanted)
+        if os.path.exists(PYTHON):
+            wanted = venv_setup.not_installed(VENV, wanted)
+        if not install:
+            return "%s is without %s: ./test.sh --python" % (VENV, " ".join(wanted)) if wanted else ""
+        for package, requirement in wanted.items():
+            why = venv_setup.install(VENV, {package: requirement})
+            if why:  # of the network, and the same for all others
+                return "%s cannot be installed: %s" % (requirement, why[package])
     except (OSError, subprocess.CalledProcessError) as error:
         return "%s: %s" % (VENV, error)
-    return "; ".join("%s is missing in %s: %s" % (package, VENV, why) for package, why in missing.items())
+    return ""
 
 
 def skip(why, junit):
@@ -47,8 +54,8 @@ def keep_wheels():
     """numpy's wheel, for the environment that wheel_test.py makes without a network."""
     folder = os.path.join(VENV, "wheels")
     if not os.path.isdir(folder):
-        command = [os.path.join(VENV, "bin", "python3"), "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder,
-                   venv_setup.requirements(os.path.join(HERE, "requirements.txt"))["numpy"]]
+        numpy = venv_setup.requirements(os.path.join(HERE, "requirements.txt"))["numpy"]
+        command = [PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, numpy]
         if subprocess.run(command).returncode:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -64,9 +71,8 @@ def main():
         return 0
     if args.install:
         keep_wheels()
-    config = os.path.join(ROOT, "python", "pyproject.toml")
-    command = [os.path.join(VENV, "bin", "python3"), "-m", "pytest", "-q", "-c", config,
-               "--rootdir", ROOT, "-p", "no:cacheprovider"] + (["--junit-xml=" + args.junit] if args.junit else [])
+    command = [PYTHON, "-m", "pytest", "-q", "-c", os.path.join(ROOT, "python", "pyproject.toml"), "--rootdir", ROOT,
+               "-p", "no:cacheprovider"] + (["--junit-xml=" + args.junit] if args.junit else [])
     env = dict(os.environ, HATTN_LIBRARY=venv_setup.library_path(os.environ.get("HATTN_LIBRARY")),
                PYTHONPATH=os.path.join(ROOT, "python"), PYTHONDONTWRITEBYTECODE="1")
     return subprocess.run(command + (others or [HERE]), cwd=ROOT, env=env).returncode
