@@ -38,7 +38,7 @@ class Device:
     """A device of a backend ("cpu", "cuda", "reference"; None: $HATTN_BACKEND, else the best that has a device).
 
     max_threads: the most of a run on the CPU, 0: all that the process may use. isa: nothing above it on the CPU.
-    Closed when the last plan and reference are gone.
+    Closed when the last plan and reference are gone, or by close(), before which its plans must be destroyed.
     """
 
     def __init__(self, backend: str | None = None, index: int = 0, *, max_threads: int = 0, isa: str | None = None,
@@ -49,7 +49,7 @@ class Device:
         options.backend, options.index = backend and backend.encode(), index
         options.isa, options.max_threads = isa and isa.encode(), max_threads
         check(self.library.hattn_device_open(C.byref(options), C.byref(self.handle), C.byref(error)), error)
-        weakref.finalize(self, self.library.hattn_device_close, self.handle)
+        self.close = weakref.finalize(self, self.library.hattn_device_close, self.handle)
         check(self.library.hattn_device_query(self.handle, C.byref(info), C.byref(error)), error)
         self.backend, self.name, self.isa = (text.decode() for text in (info.backend, info.name, info.isa))
         self.max_threads: int = info.max_threads
