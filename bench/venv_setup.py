@@ -83,9 +83,13 @@ def _bazel(command, *targets):
     return subprocess.run(["sh", "-ec", script], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def built(*targets):
+    """The paths of this tree's targets, "//tools:hattn" ..., built."""
+    _bazel("build", *targets)
+    folder = _bazel("info", "bazel-bin")
+    return [os.path.join(folder, target.replace(":", "/").lstrip("/")) for target in targets]
+
+
 def library_path(path):
     """`path`, or without one the library of this tree, built."""
-    if path:
-        return os.path.abspath(path)
-    _bazel("build", "//:libhattn.so.0")
-    return os.path.join(_bazel("info", "bazel-bin"), "libhattn.so.0")
+    return os.path.abspath(path) if path else built("//:libhattn.so.0")[0]

@@ -44,18 +44,21 @@ def tag(binary):
     return "py3-none-manylinux_2_%d_%s" % (newest, platform.machine())
 
 
-def project():
-    """{key: value} of the strings and lists in pyproject.toml's [project], which Python 3.10 has no reader for."""
+def section(name):
+    """{key: value} of the strings and lists of a section in pyproject.toml, which Python 3.10 has no reader for."""
     with open(os.path.join(HERE, "pyproject.toml")) as file:
-        section = re.search(r"^\[project\]\n(.*?)\n\n", file.read(), re.M | re.S)[1]
-    return {key: re.findall(r'"([^"]*)"', value) for key, value in re.findall(r"^([\w-]+) = (.*)$", section, re.M)}
+        text = re.search(r"^\[%s\]\n(.*?)\n\n" % re.escape(name), file.read(), re.M | re.S)[1]
+    return {key: re.findall(r'"([^"]*)"', value) for key, value in re.findall(r"^([\w-]+) = (.*)$", text, re.M)}
 
 
 def metadata():
-    fields = project()
+    fields = section("project")
     lines = ["Metadata-Version: 2.4", "Name: hattn", "Version: " + version(), "Summary: " + fields["description"][0],
              "License-Expression: " + fields["license"][0], "Requires-Python: " + fields["requires-python"][0]]
-    return "\n".join(lines + ["Requires-Dist: " + need for need in fields["dependencies"]]) + "\n"
+    lines += ["Requires-Dist: " + need for need in fields["dependencies"]]
+    for extra, needs in section("project.optional-dependencies").items():
+        lines += ["Provides-Extra: " + extra] + ['Requires-Dist: %s; extra == "%s"' % (need, extra) for need in needs]
+    return "\n".join(lines) + "\n"
 
 
 def package():

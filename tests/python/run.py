@@ -4,7 +4,8 @@
 
 That is $HATTN_PYTHON_VENV or ~/.cache/hattn-python, with what requirements.txt names. --install makes it, which takes
 5 GB and minutes. Where it is missing or incomplete, or cannot be made (without a network), all tests are one that is
-skipped, for a reason that is said. --junit FILE: a report. Everything else goes to pytest.
+skipped, for a reason that is said. --junit FILE: a report. Everything else goes to pytest. The library and the command
+are built, or $HATTN_LIBRARY and $HATTN_COMMAND.
 """
 import argparse
 import os
@@ -73,8 +74,9 @@ def main():
         keep_wheels()
     command = [PYTHON, "-m", "pytest", "-q", "-c", os.path.join(ROOT, "python", "pyproject.toml"), "--rootdir", ROOT,
                "-p", "no:cacheprovider"] + (["--junit-xml=" + args.junit] if args.junit else [])
-    env = dict(os.environ, HATTN_LIBRARY=venv_setup.library_path(os.environ.get("HATTN_LIBRARY")),
-               PYTHONPATH=os.path.join(ROOT, "python"), PYTHONDONTWRITEBYTECODE="1")
+    env = dict(os.environ, PYTHONPATH=os.path.join(ROOT, "python"), PYTHONDONTWRITEBYTECODE="1")
+    if "HATTN_LIBRARY" not in env:
+        env["HATTN_LIBRARY"], env["HATTN_COMMAND"] = venv_setup.built("//:libhattn.so.0", "//tools:hattn")
     return subprocess.run(command + (others or [HERE]), cwd=ROOT, env=env).returncode
 
 
