@@ -148,7 +148,9 @@ def expect(name: str, tensor: Tensor | None, shape: Sequence[int | None], device
 
 
 def flat(given: MapLike) -> list[Tensor]:
-    """A map as an operator takes it: weight; weight, bias; or three of each in turns."""
+    """A map as an operator takes it, which may be given too: weight; weight, bias; or three of each in turns."""
+    if isinstance(given, list):
+        return given
     given = given if isinstance(given, HashMap) else HashMap(given)
     if len(given.weights) == 1:
         return [given.weight] if given.bias is None else [given.weight, given.bias]
@@ -184,9 +186,11 @@ def cache_fields(k_cache: Tensor, v_cache: Tensor, q: Tensor, seq_len: Tensor, q
     if block_table is None and k_cache.shape[0] < sequences:
         raise InvalidArgument("k_cache has %d sequences, the batch %d" % (k_cache.shape[0], sequences))
     q_len = MAX_Q_LEN if q_start is not None else max(1, rows // max(1, sequences))
+    # Codes whose outermost dimension is the head have room for the sequences that are there, and no more.
+    room = _room(sequences) if block_table is not None else min(_room(sequences), k_cache.shape[0])
     fields = dict(num_q_heads=q.shape[1], num_kv_heads=k_cache.shape[2], head_dim_qk=q.shape[2],
-                  head_dim_v=v_cache.shape[3], max_sequences=_room(sequences), max_q_len=q_len,
-                  max_rows=_room(max(rows, sequences * q_len)), q=layout(q), k_cache=layout(k_cache),
+                  head_dim_v=v_cache.shape[3], max_sequences=room, max_q_len=q_len,
+                  max_rows=_room(max(rows, room * q_len)), q=layout(q), k_cache=layout(k_cache),
                   v_cache=layout(v_cache), max_length=k_cache.shape[1])
     if block_table is not None:
         fields.update(page_size=k_cache.shape[1], max_length=k_cache.shape[1] * block_table.shape[1],
