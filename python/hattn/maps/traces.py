@@ -44,7 +44,9 @@ class LayerMap:
         if self.is_mlp:
             return {"%s.%s.%s%d" % (self.name, side, kind, layer): flat[i]
                     for side, flat in (("k", self.key), ("q", self.query)) for i, (kind, layer) in enumerate(_MLP)}
-        names = dict(wk=self.key[0], wq=self.query[0])
+        names = dict(wk=self.key[0])
+        if self.query[0].data_ptr() != self.key[0].data_ptr():
+            names["wq"] = self.query[0]  # without it wk serves both
         if len(self.key) == 2:
             names["bias"] = self.key[1]
         return {"%s.%s" % (self.name, part): tensor for part, tensor in names.items()}
