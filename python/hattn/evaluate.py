@@ -57,7 +57,7 @@ def _window(model: Any, maps: Any, prompt: Tensor, text: Tensor, budgets: Sequen
 
 def evaluate(model_name: str, maps: str, texts: Sequence[str], budgets: Sequence[int], window: int = 32768,
              windows: int = 2, tokens: int = 256, device: str = "cpu", **more: Any) -> list[dict[str, Any]]:
-    """Rows {text, budget (None: sdpa), nll, kl, kl_error (one standard error), tokens_per_second}. more: HashCache's."""
+    """Rows {text, budget (None: sdpa), nll, kl, kl_error (standard), tokens_per_second}. more: of HashCache."""
     from transformers import AutoModelForCausalLM
     numbers = tokens_of(model_name, texts)
     windows = min(windows, len(numbers) // window)
@@ -111,7 +111,7 @@ def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(prog="python -m hattn.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="a name or folder that transformers loads")
@@ -125,7 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default=device, help="of torch (%s)" % device)
     parser.add_argument("--json", help="write the rows to this file")
     parser.add_argument("--plot", help="write a figure to this file (matplotlib)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     try:
         rows = evaluate(args.model, args.maps, args.text, [int(budget) for budget in args.budgets.split(",")],
                         args.window, args.windows, args.tokens, args.device, first_layer=args.first_layer)

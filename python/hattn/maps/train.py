@@ -123,7 +123,7 @@ def _batches(traces: Sequence[Trace], recipe: Recipe, heads: int) -> Iterator[tu
     while True:
         trace = traces[int(torch.randint(len(traces), (), generator=generator))]
         rows = torch.randperm(trace.q.shape[0], generator=generator)[:recipe.queries].sort().values.to(trace.q.device)
-        part = Trace(trace.path, trace.q[rows], trace.q_pos[rows], trace.k, trace.v, trace.scale, [])
+        part = _rows(trace, rows)
         with torch.no_grad():
             softmax, visible = softmax_of(part, slice(None))
             target, k = softmax.unflatten(1, (heads, -1)).mean(2), trace.k
@@ -158,15 +158,18 @@ def fit_alpha(trace: Trace, by: LayerMap, max_rows: int = 64) -> list[float]:
     return [float(a) for a in alpha]
 
 
+def _rows(trace: Trace, rows: Tensor | slice) -> Trace:
+    """Some of its queries."""
+    return Trace(trace.path, trace.q[rows], trace.q_pos[rows], trace.k, trace.v, trace.scale, [])
+
+
 def _held_out(traces: Sequence[Trace]) -> tuple[list[Trace], Trace]:
-    """The last window decides when to stop; every fourth query of a single one."""
+    """The last window decides when to stop; every fourth query of a single one. Some 32 queries are enough for that."""
     if len(traces) > 1:
-        return list(traces[:-1]), traces[-1]
+        return list(traces[:-1]), _rows(traces[-1], slice(0, None, max(1, traces[-1].q.shape[0] // 32)))
     (trace,) = traces
     rows = torch.arange(trace.q.shape[0], device=trace.q.device) % 4 == 3
-    parts = [Trace(trace.path, trace.q[keep], trace.q_pos[keep], trace.k, trace.v, trace.scale, [])
-             for keep in (~rows, rows)]
-    return [parts[0]], parts[1]
+    return [_rows(trace, ~rows)], _rows(trace, rows)
 
 
 def train(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
