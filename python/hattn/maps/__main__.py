@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m hattn.maps: capture traces of a model, train maps on them, check maps on others."""
+"""python -m hattn.maps: capture traces of a model, train maps on them, check maps on others; convert maps of others."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from hattn.maps.check import check, plot, table
+from hattn.maps.convert import convert
 from hattn.maps.traces import files_by_layer, load_trace, save
 from hattn.maps.train import KINDS, Recipe, train
 
@@ -59,20 +60,28 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if result["worse"] else 0
 
 
+def _convert(args: argparse.Namespace) -> int:
+    os.makedirs(args.out, exist_ok=True)
+    for layer, by in convert(args.source, args.kv_heads).items():
+        save(os.path.join(args.out, "layer%d.safetensors" % layer), {}, [by])
+        print("layer %d: %s" % (layer, by.name), file=sys.stderr)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     top = argparse.ArgumentParser(prog="python -m hattn.maps", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="capture|train|check")
+    commands = top.add_subparsers(required=True, metavar="capture|train|check|convert")
 
-    one = commands.add_parser("capture", help="a model's queries, keys and values on text, as attention has them")
-    one.set_defaults(run=_capture)
-    one.add_argument("model", help="a name or folder that transformers loads")
-    one.add_argument("--text", nargs="+", required=True, help="text files, or .npy files of token numbers")
-    one.add_argument("--out", required=True, help="the folder for traces; those that are there are left")
-    one.add_argument("--layers", type=_numbers, help="2,3,5-7; default: all")
-    one.add_argument("--window", type=int, default=32768, help="tokens of a forward pass (32768)")
-    one.add_argument("--windows", type=int, default=12, help="at most, spread over the text (12)")
-    one.add_argument("--queries", type=int, default=128, help="positions of a window whose queries are kept (128)")
+    captured = commands.add_parser("capture", help="a model's queries, keys and values on text, as attention has them")
+    captured.set_defaults(run=_capture)
+    captured.add_argument("model", help="a name or folder that transformers loads")
+    captured.add_argument("--text", nargs="+", required=True, help="text files, or .npy files of token numbers")
+    captured.add_argument("--out", required=True, help="the folder for traces; those that are there are left")
+    captured.add_argument("--layers", type=_numbers, help="2,3,5-7; default: all")
+    captured.add_argument("--window", type=int, default=32768, help="tokens of a forward pass (32768)")
+    captured.add_argument("--windows", type=int, default=12, help="at most, spread over the text (12)")
+    captured.add_argument("--queries", type=int, default=128, help="positions of a window whose queries are kept (128)")
 
     one = commands.add_parser("train", help="maps for each layer of a folder of traces")
     one.set_defaults(run=_train)
@@ -96,10 +105,16 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument("--json", help="write all figures, of each head too, to this file")
     other.add_argument("--plot", help="write a figure to this file (matplotlib)")
 
-    for command in commands.choices.values():
+    foreign = commands.add_parser("convert", help="maps that HATA or HashAttention trained")
+    foreign.set_defaults(run=_convert)
+    foreign.add_argument("source", help="a folder of HATA's hash_weight_layer_*.pt, or a .pt file of HashAttention's")
+    foreign.add_argument("--out", required=True, help="the folder for maps")
+    foreign.add_argument("--kv-heads", type=int, help="of HATA's weights that all heads share")
+
+    for command in (one, other, captured):
         command.add_argument("--device", default=device, help="of torch (%s)" % device)
-        if command is not other:
-            command.add_argument("--seed", type=int, default=0)
+    for command in (one, captured):
+        command.add_argument("--seed", type=int, default=0)
     return top
 
 
