@@ -80,7 +80,7 @@ def query_positions(length: int, count: int, seed: int) -> Tensor:
 
 
 def capture(model: str, texts: Sequence[str], out: str, layers: Sequence[int] | None = None, window: int = 32768,
-            windows: int = 12, queries: int = 128, seed: int = 0, device: str = "cpu") -> list[str]:
+            windows: int = 12, queries: int = 1024, seed: int = 0, device: str = "cpu") -> list[str]:
     """Writes WINDOW.layerL.safetensors into `out`, and returns them. Windows that are there already are left: a run
     that was stopped goes on with the next."""
     global _sink
