@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     captured.add_argument("--layers", type=_numbers, help="2,3,5-7; default: all")
     captured.add_argument("--window", type=int, default=32768, help="tokens of a forward pass (32768)")
     captured.add_argument("--windows", type=int, default=12, help="at most, spread over the text (12)")
-    captured.add_argument("--queries", type=int, default=1024, help="positions of a window whose queries are kept (1024)")
+    captured.add_argument("--queries", type=int, default=1024, help="positions whose queries are kept (1024)")
 
     one = commands.add_parser("train", help="maps for each layer of a folder of traces")
     one.set_defaults(run=_train)
