@@ -1,16 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs what is missing, runs every test, and puts three of the bugs of tests/mutants into a copy of the tree, which the tests must
-# find: other ones each day. With --sanitizers, the tests under gcc's address, undefined behaviour and thread sanitizers instead; with
-# --mutants, all bugs instead, which takes an hour. The last line counts test cases and bugs.
+# find: other ones each day. The Python tests run where their virtual environment is; --python makes it first. With --sanitizers, the tests
+# under gcc's address, undefined behaviour and thread sanitizers instead; with --mutants, all bugs instead, which takes an hour. The last
+# line counts test cases and bugs.
 set -eu
 cd "$(dirname "$0")"
 case "$*" in
-"") configs=opt ;;
+"") configs=opt python= ;;
+--python) configs=opt python=--install ;;
 --sanitizers) configs="asan ubsan tsan" ;;
 --mutants) configs= ;;
 *)
-    echo "usage: ./test.sh [--sanitizers | --mutants]" >&2
+    echo "usage: ./test.sh [--python | --sanitizers | --mutants]" >&2
     exit 2
     ;;
 esac
@@ -31,6 +33,9 @@ for config in $configs; do
 done
 if [ $status -eq 0 ] && [ "$configs" = opt ]; then
     tests/mutants/run.py --few 3 --seed "$(date +%Y%m%d)" --junit "$events/mutants.xml" || status=$?
+fi
+if [ "$configs" = opt ]; then
+    tests/python/run.py $python --junit "$events/python.xml" || status=$?
 fi
 python3 tests/summary.py "$events"/*
 exit $status

@@ -4,7 +4,6 @@
 Only ratios out of the same rounds mean anything on a shared machine. Every call finds K, V, codes and maps in DRAM, as
 a step of a real model does: each takes the next piece of memory that is larger than the caches many times over.
 """
-import ctypes as C
 import os
 import random
 import statistics
@@ -12,8 +11,11 @@ import time
 
 import numpy as np
 
-from hattn_ctypes import (AttendArgs, Batch, Buffer, DecodeArgs, EncodeQueriesArgs, HAMMING, Plan, ScoreArgs, TopkArgs,
-                          WEIGHTED, aligned, sized)
+from hattn import Plan, Problem
+from hattn.abi import (AttendArgs, Batch, Buffer, DecodeArgs, EncodeQueriesArgs, SCORE_HAMMING, SCORE_WEIGHTED, ScoreArgs,
+                       TopkArgs)
+from hattn.library import sized
+from hattn.plan import aligned
 
 D = 128
 NUM_SETS = 4  # weights and selections for the stages that start from them
@@ -76,10 +78,11 @@ class Hattn:
     def __init__(self, device, shape, bits, score, kv, codes, maps, q, scores):
         """score: "hamming" or "weighted"; q: fp16 [Hq, D]; scores: uint16, room for [Hkv, n], may be shared."""
         self.shape, self.bits, self.kv, self.codes, self.maps = shape, bits, kv, codes, maps
-        self.plan = Plan(device, device.library.problem(
-            num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim_qk=D, code_bits=bits,
-            score_kind=HAMMING if score == "hamming" else WEIGHTED, weight_bits=4, max_sequences=1, max_rows=1,
-            max_length=shape.n, k=shape.k))
+        problem = Problem(
+            num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim_qk=D, code_bits=bits, q="float16",
+            k_cache="float16", score_kind=SCORE_HAMMING if score == "hamming" else SCORE_WEIGHTED, weight_bits=4,
+            max_sequences=1, max_rows=1, max_length=shape.n, k=shape.k, library=device.library)
+        self.plan = Plan(device, problem, num_threads=device.max_threads)
         heads = shape.num_kv_heads
         self.q, self.set = q, 0
         self.scores = scores[:heads * shape.n].reshape(heads, shape.n)
@@ -233,5 +236,5 @@ def processor():
 
 
 def machine_text(device):
-    return "%s, %d processors, %s kernels, %s" % (processor(), os.cpu_count(), device.info.isa.decode(),
+    return "%s, %d processors, %s kernels, %s" % (processor(), os.cpu_count(), device.isa,
                                                   time.strftime("%Y-%m-%d", time.gmtime()))

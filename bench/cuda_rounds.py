@@ -3,14 +3,14 @@
 
 Every step works on the next of several layers, so that none finds its memory in L2: a model's other layers empty it too.
 """
-import ctypes as C
 import random
 import statistics
 
 import torch
 
-from hattn_ctypes import (AttendArgs, Batch, Buffer, DecodeArgs, EncodeKeysArgs, HAMMING, PINNED_HOST, Plan, WEIGHTED,
-                          sized)
+from hattn import Layout, Plan, Problem
+from hattn.abi import AttendArgs, Batch, Buffer, DecodeArgs, EncodeKeysArgs, SCORE_HAMMING, SCORE_WEIGHTED
+from hattn.library import sized
 
 D = 128
 COLD_BYTES = 256 << 20  # touched between two uses of a layer: several L2 caches
@@ -57,8 +57,7 @@ def buffer(tensor):
 
 
 def allocate(size):
-    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
-    return memory, memory.data_ptr()
+    return torch.empty(size, dtype=torch.uint8, device="cuda")
 
 
 class Hattn:
@@ -67,12 +66,12 @@ class Hattn:
     def __init__(self, device, layers, bits=128, kind="hamming", page_size=0, stream=None):
         self.layers, self.bits, self.page_size = layers, bits, page_size
         shape = self.shape = layers.shape
-        problem = device.library.problem(
-            num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim_qk=D, code_bits=bits,
-            score_kind=HAMMING if kind == "hamming" else WEIGHTED, weight_bits=4, max_sequences=shape.batch,
-            max_rows=shape.batch, max_length=shape.n, k=shape.k, page_size=page_size)
-        if not layers.k.is_cuda:
-            problem.k_cache.memory = problem.v_cache.memory = PINNED_HOST
+        kv = Layout("float16", pinned=not layers.k.is_cuda)
+        problem = Problem(
+            num_q_heads=shape.num_q_heads, num_kv_heads=shape.num_kv_heads, head_dim_qk=D, code_bits=bits, q="float16",
+            k_cache=kv, v_cache=kv, score_kind=SCORE_HAMMING if kind == "hamming" else SCORE_WEIGHTED, weight_bits=4,
+            max_sequences=shape.batch, max_rows=shape.batch, max_length=shape.n, k=shape.k, page_size=page_size,
+            library=device.library)
         self.plan = Plan(device, problem, allocate, stream)
         self.out = torch.empty((shape.batch, shape.num_q_heads, D), dtype=torch.float16, device="cuda")
         selections = (shape.batch, shape.num_kv_heads)
@@ -158,9 +157,9 @@ def differs(out, expected):
 
 def encode_keys(device, num_heads, n, bits, stream):
     """A call that encodes n keys of each head, its output, and its inputs, which it keeps alive."""
-    plan = Plan(device, device.library.problem(num_q_heads=num_heads, num_kv_heads=num_heads, head_dim_qk=D,
-                                               code_bits=bits, max_sequences=1, max_rows=1, max_length=n, k=1),
-                allocate, stream)
+    problem = Problem(num_q_heads=num_heads, num_kv_heads=num_heads, head_dim_qk=D, code_bits=bits, q="float16",
+                      k_cache="float16", max_sequences=1, max_rows=1, max_length=n, k=1, library=device.library)
+    plan = Plan(device, problem, allocate, stream)
     keys = torch.randn((n, num_heads, D), dtype=torch.float16, device="cuda")
     weights = torch.randn((num_heads, D, bits), dtype=torch.float16, device="cuda")
     codes = torch.zeros((num_heads, n, bits // 32), dtype=torch.int32, device="cuda")

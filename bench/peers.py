@@ -62,11 +62,11 @@ class Contest:
         self.rounds, self.rows, self.plans = Rounds(warm=True), [], []
 
     def add(self, name, to, call, note=""):
-        self.rows.append(Row(self.shape.name, self.device.threads, name, to, note))
+        self.rows.append(Row(self.shape.name, self.device.max_threads, name, to, note))
         self.rounds.add(name, call)
 
     def miss(self, name, why):
-        self.rows.append(Row(self.shape.name, self.device.threads, name, "", why))
+        self.rows.append(Row(self.shape.name, self.device.max_threads, name, "", why))
 
     def add_checked(self, name, to, call, out, expected, note=""):
         """out() is what the last call made, on the layer at the start of the ring as `expected`."""
@@ -89,7 +89,6 @@ class Contest:
                 row.ratio = row.us / samples[row.to].median
         for plan in self.plans:
             plan.destroy()
-        self.device.close()
         return self.rows
 
 
@@ -127,7 +126,7 @@ def add_hattn(contest):
 def check_score(hattn):
     """The first head's scores, as api/hattn.h defines them, in numpy."""
     import numpy as np
-    from hattn_ctypes import HattnError
+    from hattn import HattnError
     hattn.codes.next = 0
     hattn.score()
     codes = hattn.codes.bytes[:hattn.shape.n * BITS // 8].reshape(hattn.shape.n, BITS // 8)
@@ -143,7 +142,7 @@ def add_torch(contest, hattn, dense):
     import torch.nn.functional as F
     from cold_rounds import D
     torch.set_grad_enabled(False)
-    torch.set_num_threads(contest.device.threads)
+    torch.set_num_threads(contest.device.max_threads)
     shape, memory = contest.shape, contest.memory
     for name, dtype, ring in (("fp16", torch.float16, memory.kv), ("bf16", torch.bfloat16, memory.bf16)):
         layers = torch.from_numpy(ring.bytes).view(dtype).view(-1, 2, 1, shape.num_kv_heads, shape.n, D)
@@ -182,7 +181,7 @@ def add_ggml(contest, dense, sparse, selection):
     import numpy as np
     from ggml_ctypes import FlashAttention, Ggml
     shape, memory, ggml = contest.shape, contest.memory, Ggml()
-    ggml.set_threads(contest.device.threads)
+    ggml.set_threads(contest.device.max_threads)
     q = memory.q[:shape.num_q_heads].astype(np.float32)
 
     def add(name, expected, note="", **options):
@@ -216,7 +215,7 @@ def code_layers(contest):
 def add_faiss(contest):
     import faiss
     import numpy as np
-    faiss.omp_set_num_threads(contest.device.threads)
+    faiss.omp_set_num_threads(contest.device.max_threads)
     layers, queries, truth = code_layers(contest)
     shape, indexes, state = contest.shape, [], [0]
     for layer in layers:
@@ -242,13 +241,13 @@ def add_numkong(contest):
     import numpy as np
     layers, queries, truth = code_layers(contest)
     packed = [[numkong.hammings_pack(codes, dtype="uint1") for codes in layer] for layer in layers]
-    pool, state = ThreadPoolExecutor(contest.device.threads), [0]
+    pool, state = ThreadPoolExecutor(contest.device.max_threads), [0]
 
     def distances(head):
         return numkong.hammings_packed(queries[head], packed[state[0]][head])
 
     def all_heads():
-        for _ in pool.map(distances, range(contest.shape.num_kv_heads)) if contest.device.threads > 1 else \
+        for _ in pool.map(distances, range(contest.shape.num_kv_heads)) if contest.device.max_threads > 1 else \
                 map(distances, range(contest.shape.num_kv_heads)):
             pass
         state[0] = (state[0] + 1) % len(packed)
@@ -308,7 +307,7 @@ def main():
     missing.update((peer, "left out by --skip") for peer in args.skip)
 
     from cold_rounds import Shape, busy_text, machine_text
-    from hattn_ctypes import Device, Library
+    from hattn import Device, Library
     library = Library(venv_setup.library_path(args.library))
     memory = Memory(with_bf16="torch" not in missing)
     rounds = args.rounds or (3 if args.quick else 11)
@@ -316,11 +315,11 @@ def main():
     for shape in [Shape(*numbers) for numbers in SHAPES[:1 if args.quick else None]]:
         for threads in sorted({1, min(2, os.cpu_count())}):
             print("%s, %d threads" % (shape.name, threads), file=sys.stderr)
-            device = Device(library, threads)
+            device = Device("cpu", max_threads=threads, library=library)
             contest_rows, contest_others = run_contest(device, shape, memory, missing, rounds)
             rows, others = rows + contest_rows, max(others, contest_others)
 
-    machine = machine_text(Device(library, 1))
+    machine = machine_text(Device("cpu", max_threads=1, library=library))
     caption = ("One decode step of one sequence, %s. %s. %s\n"
                "us are medians of %d rounds in which all contenders of a shape and thread count took turns, each\n"
                "with an untimed call before the timed one; K, V and codes come from DRAM. ratio: us over those of the\n"

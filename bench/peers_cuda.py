@@ -172,8 +172,8 @@ def run(args):
     import peers_flashinfer
     import torch
     from cuda_rounds import Shape
-    from hattn_ctypes import Device, Library
-    device = Device(Library(venv_setup.library_path(args.library)), 0, "cuda")
+    from hattn import Device, Library
+    device = Device("cuda", library=Library(venv_setup.library_path(args.library)))
     shapes = [Shape(*numbers) for numbers in SHAPES if args.shape in (None, numbers[0])]
     stream, rows = torch.cuda.Stream(), []
     with torch.no_grad(), torch.cuda.stream(stream):

@@ -43,8 +43,8 @@ class Sweep:
     def __init__(self, library, rounds):
         import numpy as np
         from cold_rounds import D, Hattn, Ring, Rounds, Shape, fill_bits, fill_halves
-        from hattn_ctypes import Device
-        self.device = Device(library, 1)
+        from hattn import Device
+        self.device = Device("cpu", max_threads=1, library=library)
         shapes = [Shape(Q_HEADS, KV_HEADS, n, LENGTHS_K) for n in LENGTHS]
         shapes += [Shape(Q_HEADS, KV_HEADS, BUDGETS_N, k) for k in BUDGETS if (BUDGETS_N, k) not in
                    [(s.n, s.k) for s in shapes]]
@@ -186,7 +186,7 @@ def main():
     missing = venv_setup.enter(os.path.abspath(args.venv), ("numpy", "matplotlib"))
     if "numpy" in missing:
         raise SystemExit("numpy: " + missing["numpy"])
-    from hattn_ctypes import Library
+    from hattn import Library
     sweep = Sweep(Library(venv_setup.library_path(args.library)), args.rounds)
     text = document(sweep, args.rounds)
     with open(os.path.join(args.docs, "cpu_cost.md"), "w") as out:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What maps keep of traces that they were not trained on, beside exact selection and orthogonal maps."""
+
+from typing import Any
+
+import torch
+
+from hattn.maps.scores import keep
+from hattn.maps.traces import LayerMap, files_by_layer, load_maps, load_trace
+from hattn.maps.train import Recipe, train
+
+_HEAD = ["layer", "map", "recall", "mass", "error", "of heads: mass"]
+
+
+def _row(layer: int, name: str, columns: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Means over the queries of all windows; also of each query head."""
+    row: dict[str, Any] = {"layer": layer, "map": name}
+    for metric, values in columns.items():
+        row[metric] = float(values.double().mean())
+        row[metric + "_of_heads"] = [float(x) for x in values.double().mean(0)]
+    return row
+
+
+def check(maps: str, traces: str, budget: int = 512, from_position: int = 0, device: str = "cpu") -> dict[str, Any]:
+    """maps and traces: folders, or a file of each. {"budget", "rows": [...], "worse": [...]}: rows of exact selection,
+    of each map, and of orthogonal maps with as many bits and the same scores; worse: maps that keep less than those."""
+    map_files, trace_files = files_by_layer(maps), files_by_layer(traces)
+    missing = map_files.keys() - trace_files.keys()
+    if missing:
+        raise ValueError("%s has no traces of layers %s" % (traces, sorted(missing)))
+    rows: list[dict[str, Any]] = []
+    worse: list[str] = []
+    for layer, paths in map_files.items():
+        loaded = [load_trace(path).to(device) for path in trace_files[layer]]
+        mine = [one.to(device) for path in paths for one in load_maps(path)]
+
+        def measure(name: str, by: LayerMap | None, layer: int = layer, loaded: Any = loaded) -> dict[str, Any]:
+            kept = [vars(keep(trace, by, budget, bool(by and by.is_mlp), from_position)) for trace in loaded]
+            rows.append(_row(layer, name, {metric: torch.cat([one[metric] for one in kept]) for metric in kept[0]}))
+            return rows[-1]
+
+        measure("exact", None)
+        plain: dict[tuple[int, str], float] = {}
+        for one in mine:
+            key = (one.bits, one.score)
+            if key not in plain and not one.is_mlp:
+                ours = train(loaded[:1], Recipe("orthogonal", one.bits)).to(device)
+                ours.score = one.score
+                plain[key] = measure("orthogonal%d, %s" % key, ours)["mass"]
+            mass = measure(one.name, one)["mass"]
+            if mass < plain.get(key, 0):
+                worse.append("layer %d: %s keeps %.4f, orthogonal maps %.4f" % (layer, one.name, mass, plain[key]))
+    return {"budget": budget, "from_position": from_position, "rows": rows, "worse": worse}
+
+
+def table(result: dict[str, Any]) -> str:
+    """For a terminal."""
+    cells = [_HEAD] + [[str(row["layer"]), row["map"]] + ["%.4f" % row[name] for name in ("recall", "mass", "error")] +
+                       [" ".join("%.3f" % x for x in row["mass_of_heads"])] for row in result["rows"]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_HEAD))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in cells)
+
+
+def plot(result: dict[str, Any], path: str) -> None:
+    """Mass by layer, a line for each map."""
+    import matplotlib
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "hattn", "svg.fonttype": "none", "font.size": 9})
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    for name in dict.fromkeys(row["map"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["map"] == name]
+        axes.plot([row["layer"] for row in rows], [row["mass"] for row in rows], marker="o", markersize=3, label=name)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("softmax kept by %d keys" % result["budget"])
+    axes.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the maps of a layer on its traces.
+
+Codes are learned so that a softmax of scores is near the exact one: the loss is the cross entropy, from the exact
+softmax (its mean over the query heads that select together) to that of alpha times the score over all keys. Signs are
+tanh at first, which grows steeper, then signs whose gradient is tanh's (straight through). All heads of a layer are
+trained at once.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from hattn.maps.scores import WEIGHT_BITS, Ranking, keep, project, signs, softmax_of
+from hattn.maps.traces import LayerMap, Trace
+
+Tensor = torch.Tensor
+KINDS = ("orthogonal", "hamming", "weighted", "hashattention")
+HIDDEN = 128  # of hashattention's MLPs, as published
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. keys: of a step; 0: all of a window, else a sample of half any, half those that matter."""
+
+    kind: str
+    bits: int = 128
+    steps: int = 2000
+    queries: int = 24
+    keys: int = 0
+    rate: float = 3e-3
+    seed: int = 0
+    budget: int = 512  # of the selections that decide when to stop
+    checks: int = 10
+    patience: int = 3  # checks without a better result
+
+
+def orthogonal(heads: int, d: int, bits: int, generator: torch.Generator) -> Tensor:
+    """[heads, d, bits] with orthonormal columns; above d bits, blocks of them."""
+    blocks = []
+    for _ in range(math.ceil(bits / d)):
+        q, r = torch.linalg.qr(torch.randn((heads, d, d), generator=generator, dtype=torch.float64))
+        blocks.append(q * torch.sign(torch.diagonal(r, dim1=1, dim2=2))[:, None])
+    return torch.cat(blocks, 2)[:, :, :bits].float()
+
+
+def _mlp(heads: int, d: int, bits: int, generator: torch.Generator) -> list[Tensor]:
+    """Weights whose outputs are about as large as their inputs, in turns with biases of 0."""
+    flat: list[Tensor] = []
+    for rows, columns in ((d, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, bits)):
+        flat += [torch.randn((heads, rows, columns), generator=generator) * math.sqrt(2 / rows),
+                 torch.zeros(heads, columns)]
+    return flat
+
+
+class _Codes:
+    """The parameters of one layer and the scores that they give."""
+
+    def __init__(self, recipe: Recipe, trace: Trace, traces: Sequence[Trace]) -> None:
+        generator = torch.Generator().manual_seed(recipe.seed)
+        device, d = trace.q.device, trace.q.shape[2]
+        self.recipe, self.num_kv_heads = recipe, trace.k.shape[1]
+        self.heads = trace.q.shape[1] if recipe.kind == "hashattention" else self.num_kv_heads
+        if recipe.kind == "hashattention":
+            self.key = [x.to(device) for x in _mlp(self.heads, d, recipe.bits, generator)]
+            self.query = [x.to(device) for x in _mlp(self.heads, d, recipe.bits, generator)]
+        else:
+            weight = orthogonal(self.heads, d, recipe.bits, generator).to(device)
+            mean = torch.stack([one.k.mean(0) for one in traces]).mean(0)
+            # Hyperplanes through the middle of the keys.
+            self.key, self.query = [weight, -torch.einsum("hd,hdr->hr", mean, weight)], [weight.clone()]
+        with torch.no_grad():
+            self.spread = [project(self.key, self._keys(trace.k[:4096])).std().item(),
+                           project(self.query, self._queries(trace.q)).std().item()]
+            self.log_alpha = torch.zeros(self.heads, device=device)
+            # Scores that spread by a nat and a half: what trained ones end near.
+            spread = self.scores(trace.q[-8:], trace.k[:4096], 1, True).std((0, 2))
+            self.log_alpha = (1.5 / spread).log()
+
+    def parameters(self) -> list[Tensor]:
+        return [*self.key, *self.query, self.log_alpha]
+
+    def _keys(self, k: Tensor) -> Tensor:
+        return k.transpose(0, 1).repeat_interleave(self.heads // self.num_kv_heads, 0)
+
+    def _queries(self, q: Tensor) -> Tensor:
+        """[code head, rows times query heads of it, d]"""
+        grouped: Tensor = q.transpose(0, 1).unflatten(0, (self.heads, -1)).flatten(1, 2)
+        return grouped
+
+    def scores(self, q: Tensor, k: Tensor, steepness: float, hard: bool) -> Tensor:
+        """[rows, heads, keys] in nats, with a gradient."""
+        def bits(z: Tensor) -> Tensor:
+            soft = torch.tanh(z * steepness)
+            return soft + (signs(z) - soft).detach() if hard else soft
+
+        codes = bits(project(self.key, self._keys(k)) / self.spread[0])
+        u = (project(self.query, self._queries(q)) / self.spread[1]).unflatten(1, (-1, q.shape[0]))
+        weights = u.sum(1) if self.recipe.kind == "weighted" else bits(u).sum(1)
+        return torch.einsum("hpr,hnr->phn", weights, codes) * self.log_alpha.exp()[:, None]
+
+    def map(self, about: dict[str, object]) -> LayerMap:
+        """As it will be stored, in float16."""
+        name = "%s%d" % (self.recipe.kind, self.recipe.bits)
+        score = "weighted" if self.recipe.kind == "weighted" else "hamming"
+        key, query = ([x.detach().to(torch.float16) for x in flat] for flat in (self.key, self.query))
+        return LayerMap(name, key, query, score, dict(about))
+
+
+def _sample_keys(target: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Which of the keys a step sees, [count] at most."""
+    weight = target.sum((0, 1))
+    weight = weight / weight.sum() + 1 / weight.numel()
+    return torch.multinomial(weight.cpu(), count, generator=generator).to(target.device)
+
+
+def _batches(traces: Sequence[Trace], recipe: Recipe, heads: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """q [rows, Hq, d], k [keys, Hkv, d], the softmax to be met [rows, heads, keys], what is visible [rows, 1, keys]."""
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    while True:
+        trace = traces[int(torch.randint(len(traces), (), generator=generator))]
+        rows = torch.randperm(trace.q.shape[0], generator=generator)[:recipe.queries].sort().values.to(trace.q.device)
+        part = _rows(trace, rows)
+        with torch.no_grad():
+            softmax, visible = softmax_of(part, slice(None))
+            target, k = softmax.unflatten(1, (heads, -1)).mean(2), trace.k
+            if 0 < recipe.keys < k.shape[0]:
+                chosen = _sample_keys(target, recipe.keys, generator)
+                target, visible, k = target[..., chosen], visible[..., chosen], k[chosen]
+                target = target / target.sum(-1, keepdim=True).clamp_min(1e-30)
+        yield part.q, k, target, visible
+
+
+def cross_entropy(scores: Tensor, target: Tensor, visible: Tensor) -> Tensor:
+    """[rows, heads]"""
+    logs = scores.masked_fill(~visible, float("-inf")).log_softmax(-1)
+    return -(target * logs.masked_fill(~visible, 0)).sum(-1)
+
+
+def fit_alpha(trace: Trace, by: LayerMap, max_rows: int = 64) -> list[float]:
+    """Of each selection head: what one unit of its score is worth in nats, by least cross entropy (Newton)."""
+    ranking = Ranking(trace, by, by.is_mlp)
+    step = max(1, trace.q.shape[0] // max_rows)
+    rows = slice(0, step * max_rows, step)
+    softmax, visible = softmax_of(trace, rows)
+    target, x = softmax.unflatten(1, (ranking.heads, -1)).mean(2), ranking.scores(rows, softmax)
+    if by.score == "weighted":  # weights are quantised, row by row; scores are in units of the largest projection
+        x = x / (2 ** (WEIGHT_BITS - 1) - 1)
+    alpha = 1.5 / x.std((0, 2))
+    for _ in range(30):
+        p = (x * alpha[:, None]).masked_fill(~visible, float("-inf")).softmax(-1)
+        mean = (p * x).sum(-1)
+        slope, curve = (mean - (target * x).sum(-1)).sum(0), ((p * x * x).sum(-1) - mean**2).sum(0)
+        alpha = torch.clamp(alpha - slope / curve.clamp_min(1e-9), alpha / 3, alpha * 3)
+    return [float(a) for a in alpha]
+
+
+def _rows(trace: Trace, rows: Tensor | slice) -> Trace:
+    """Some of its queries."""
+    return Trace(trace.path, trace.q[rows], trace.q_pos[rows], trace.k, trace.v, trace.scale, [])
+
+
+def _held_out(traces: Sequence[Trace]) -> tuple[list[Trace], Trace]:
+    """The last window decides when to stop; every fourth query of a single one. Some 32 queries are enough for that."""
+    if len(traces) > 1:
+        return list(traces[:-1]), _rows(traces[-1], slice(0, None, max(1, traces[-1].q.shape[0] // 32)))
+    (trace,) = traces
+    rows = torch.arange(trace.q.shape[0], device=trace.q.device) % 4 == 3
+    return [_rows(trace, ~rows)], _rows(trace, rows)
+
+
+def train(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
+    """The maps of one layer, out of windows of it. The best at any check is what comes back."""
+    if recipe.kind not in KINDS:
+        raise ValueError("%r is no kind of map: %s" % (recipe.kind, ", ".join(KINDS)))
+    learn, held_out = _held_out(traces)
+    codes = _Codes(recipe, held_out, learn)
+    if recipe.kind == "orthogonal":
+        codes.key, codes.query = codes.query, codes.query
+        best = codes.map(asdict(recipe))
+        best.about["alpha"] = fit_alpha(held_out, best.to(held_out.q.device))
+        return best
+    for parameter in codes.parameters():
+        parameter.requires_grad_()
+    optimizer = torch.optim.Adam(codes.parameters(), recipe.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    every, stale = max(1, recipe.steps // recipe.checks), 0
+
+    def look(step: int, loss: float) -> tuple[LayerMap, float]:
+        now = codes.map(asdict(recipe) | {"trained_steps": step})
+        mass = keep(held_out, now.to(held_out.q.device), recipe.budget, now.is_mlp).means()["mass"]
+        print("  step %d: loss %.3f, held-out mass %.4f" % (step, loss, mass), file=sys.stderr)
+        return now, mass
+
+    best, best_mass = look(0, math.nan)
+    for step, (q, k, target, visible) in enumerate(_batches(learn, recipe, codes.heads), 1):
+        done = step / recipe.steps
+        loss = cross_entropy(codes.scores(q, k, 1 + 4 * done, done > 1 / 3), target, visible).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % every == 0 or step == recipe.steps:
+            now, mass = look(step, loss.item())
+            best, best_mass, stale = (now, mass, 0) if mass > best_mass else (best, best_mass, stale + 1)
+        if step == recipe.steps or stale >= recipe.patience and done > 0.5:
+            break
+    best.about |= {"held_out_mass": best_mass, "alpha": fit_alpha(held_out, best.to(held_out.q.device))}
+    return best

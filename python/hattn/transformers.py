@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hattn as an attention implementation of transformers: decode steps attend to the keys that codes select.
+
+    model = AutoModelForCausalLM.from_pretrained(NAME, attn_implementation=hattn.transformers.NAME)
+    cache = hattn.transformers.HashCache(model.config, "maps", budget=512)
+    model.generate(**inputs, past_key_values=cache)
+
+Prompts are attended to as by sdpa, and so are steps of layers without maps and of sequences no longer than the budget.
+Codes stand beside keys and values in the cache; padding, beams, cropping and offloading move all three.
+"""
+
+import os
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+import hattn.torch as ops
+from hattn.maps.traces import LayerMap, files_by_layer, load_maps
+
+Tensor = torch.Tensor
+NAME = "hattn"
+
+
+class _Padding:
+    """What a mask says of a step, once for all its layers: where each sequence's keys are, as pages of one token."""
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None
+        self.capacity, self.table, self.lengths = -1, torch.empty(0), torch.empty(0)
+
+    def of(self, mask: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+        """table int32 [sequences, capacity], lengths int32 [sequences] of a mask [sequences, 1, 1, keys]."""
+        if mask is not self.mask or capacity != self.capacity:
+            seen = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
+            order = torch.argsort(~seen, dim=1, stable=True).to(torch.int32)
+            starts = torch.arange(len(seen), dtype=torch.int32, device=mask.device)[:, None] * capacity
+            self.table = torch.zeros((len(seen), capacity), dtype=torch.int32, device=mask.device)
+            self.table[:, :seen.shape[1]] = order + starts
+            self.lengths, self.mask, self.capacity = seen.sum(1, dtype=torch.int32), mask, capacity
+        return self.table, self.lengths
+
+
+class HashLayer(DynamicLayer):
+    """One layer's keys and values [sequences, capacity, Hkv, d] in memory that grows by doubling, and codes [Hc,
+    sequences, capacity, words] where it has a map: a head's codes are neighbours."""
+
+    def __init__(self, by: LayerMap | None, cache: "HashCache") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.by, self.cache, self.length = by, cache, 0
+        self.key_map: list[Tensor] = []
+        self.query_map: list[Tensor] = []
+        self.codes_buffer: Tensor | None = None
+
+    # transformers asks for these by name, [sequences, Hkv, length, d].
+    @property
+    def keys(self) -> Any:
+        return self._view(self.key_buffer) if self.is_initialized else None
+
+    @keys.setter
+    def keys(self, value: Any) -> None:
+        if value is not None:
+            raise AttributeError("the keys of a HashLayer are changed by update, which encodes them")
+
+    @property
+    def values(self) -> Any:
+        return self._view(self.value_buffer) if self.is_initialized else None
+
+    @values.setter
+    def values(self, value: Any) -> None:
+        if value is not None:
+            raise AttributeError("the values of a HashLayer are changed by update")
+
+    def _view(self, buffer: Tensor) -> Tensor:
+        return buffer[:, :self.length].transpose(1, 2)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        sequences, heads, _, d = key_states.shape
+        self.key_buffer = key_states.new_empty((sequences, 0, heads, d))
+        self.value_buffer = value_states.new_empty((sequences, 0, heads, value_states.shape[3]))
+        if self.by is not None:
+            if self.by.key[0].shape[0] % heads or self.by.key[0].shape[1] != d:
+                raise ValueError("map %s is of %d heads and %d dimensions, the layer of %d and %d" %
+                                 (self.by.name, *self.by.key[0].shape[:2], heads, d))
+            self.key_map, self.query_map = ([x.to(self.device, self.dtype).contiguous() for x in flat]
+                                            for flat in (self.by.key, self.by.query))
+            self.codes_buffer = torch.empty((self.by.key[0].shape[0], sequences, 0, (self.by.bits + 31) // 32),
+                                            dtype=torch.int32, device=self.device)
+        self.is_initialized = True
+
+    def _grow(self, length: int) -> None:
+        capacity = self.key_buffer.shape[1]
+        if length <= capacity:
+            return
+        capacity = self.cache.capacity if length <= self.cache.capacity else max(length + 256, 2 * capacity)
+
+        def grown(old: Tensor, dim: int) -> Tensor:
+            new = old.new_zeros([capacity if i == dim else size for i, size in enumerate(old.shape)])
+            new.narrow(dim, 0, self.length).copy_(old.narrow(dim, 0, self.length))
+            return new
+
+        self.key_buffer, self.value_buffer = grown(self.key_buffer, 1), grown(self.value_buffer, 1)
+        if self.codes_buffer is not None:
+            self.codes_buffer = grown(self.codes_buffer, 2)
+
+    @property
+    def codes(self) -> Tensor:
+        """[sequences, capacity, Hc, words]"""
+        assert self.codes_buffer is not None
+        return self.codes_buffer.permute(1, 2, 0, 3)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        sequences, _, new, _ = key_states.shape
+        start, end = self.length, self.length + new
+        self._grow(end)
+        self.key_buffer[:, start:end] = key_states.transpose(1, 2)
+        self.value_buffer[:, start:end] = value_states.transpose(1, 2)
+        self.length = end
+        if self.codes_buffer is not None:
+            fresh = self.key_buffer[:, start:end].reshape(sequences * new, *self.key_buffer.shape[2:])
+            slots = self.cache.slots(sequences, start, new, self.key_buffer.shape[1], self.device)
+            ops.encode_keys(fresh, self.key_map, self.codes, slots)
+        keys, values = self.keys, self.values
+        keys.hattn_layer = self  # how attention finds what belongs to these keys
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Negative: so many of the last tokens; positive: all but so many of the first."""
+        self.length = min(self.length, tokens_to_remove) if tokens_to_remove > 0 else self.length + tokens_to_remove
+
+    def reset(self) -> None:
+        self.length = 0
+
+    def _each(self, change: Any) -> None:
+        """change(buffer, its dimension of sequences) for all of them."""
+        if self.is_initialized:
+            self.key_buffer, self.value_buffer = change(self.key_buffer, 0), change(self.value_buffer, 0)
+            if self.codes_buffer is not None:
+                self.codes_buffer = change(self.codes_buffer, 1)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._each(lambda buffer, dim: buffer.index_select(dim, indices.to(buffer.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._each(lambda buffer, dim: buffer.repeat_interleave(repeats, dim=dim))
+
+    def offload(self) -> None:
+        self._each(lambda buffer, dim: buffer.to("cpu", non_blocking=True))
+
+    def prefetch(self) -> None:
+        if self.is_initialized:
+            self._each(lambda buffer, dim: buffer.to(self.device, non_blocking=True))
+
+
+class HashCache(DynamicCache):
+    """Keys, values and codes of a model. maps: a folder that hattn.maps wrote, or {layer: LayerMap}; layers that are
+    not in it, and all below first_layer, stay dense. budget: keys that a selection head keeps, num_sink of the first
+    and num_recent of the last among them. capacity: tokens to have room for from the start."""
+
+    def __init__(self, config: Any, maps: str | os.PathLike[str] | dict[int, LayerMap], budget: int = 512,
+                 num_sink: int = 0, num_recent: int = 0, first_layer: int = 0, capacity: int = 0,
+                 offloading: bool = False) -> None:
+        super().__init__(config=config, offloading=offloading)
+        if not isinstance(maps, dict):
+            loaded = {layer: load_maps(paths[0]) for layer, paths in files_by_layer(os.fspath(maps)).items()}
+            for layer, found in loaded.items():
+                if len(found) != 1:
+                    raise ValueError("%s has %d maps for layer %d, not one" % (maps, len(found), layer))
+            maps = {layer: found[0] for layer, found in loaded.items()}
+        if any(not 0 <= layer < len(self.layers) for layer in maps):
+            raise ValueError("maps are of layers %s, the model has %d" % (sorted(maps), len(self.layers)))
+        self.budget, self.num_sink, self.num_recent, self.capacity = budget, num_sink, num_recent, capacity
+        self.padding, self._slots, self._lengths = _Padding(), (None, torch.empty(0)), (None, torch.empty(0))
+        for i, plain in enumerate(self.layers):
+            if type(plain) is DynamicLayer:  # sliding windows are short already
+                self.layers[i] = HashLayer(maps.get(i) if i >= first_layer else None, self)
+
+    def slots(self, sequences: int, start: int, new: int, capacity: int, device: torch.device) -> Tensor:
+        """int64 [sequences * new], of tokens start..start+new of each sequence; the same for all layers of a pass."""
+        key: Any = (sequences, start, new, capacity, device)
+        if key != self._slots[0]:
+            first = torch.arange(sequences, device=device)[:, None] * capacity
+            self._slots = key, (first + torch.arange(start, start + new, device=device)).reshape(-1)
+        return self._slots[1]
+
+    def lengths(self, sequences: int, length: int, device: torch.device) -> Tensor:
+        """int32 [sequences] of the same length, the same tensor for all layers of a step."""
+        key: Any = (sequences, length, device)
+        if key != self._lengths[0]:
+            self._lengths = key, torch.full((sequences,), length, dtype=torch.int32, device=device)
+        return self._lengths[1]
+
+
+def _decode(layer: HashLayer, query: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """[sequences, 1, Hq, d] of a query [sequences, Hq, 1, d]."""
+    cache, q = layer.cache, query[:, :, 0]
+    k, v, table, codes = layer.key_buffer, layer.value_buffer, None, None
+    if layer.codes_buffer is not None:
+        codes = layer.codes
+    if mask is None:
+        lengths = cache.lengths(q.shape[0], layer.length, q.device)
+    else:
+        table, lengths = cache.padding.of(mask, k.shape[1])
+        k, v = k.flatten(0, 1)[:, None], v.flatten(0, 1)[:, None]
+        if layer.codes_buffer is not None:
+            codes = layer.codes_buffer.flatten(1, 2).permute(1, 0, 2)[:, None]
+    if codes is None or layer.length <= cache.budget or layer.by is None:
+        return ops.attend(q, k, v, lengths, block_table=table, scale=scaling or 0.0)[0][:, None]
+    heads = q.shape[1] if layer.by.is_mlp else 0
+    return ops.decode(q, k, v, codes, layer.query_map, lengths, cache.budget, block_table=table, score=layer.by.score,
+                      num_sink=cache.num_sink, num_recent=cache.num_recent, num_selection_heads=heads,
+                      scale=scaling or 0.0)[:, None]
+
+
+def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+              scaling: float | None = None, dropout: float = 0.0, **more: Any) -> tuple[Tensor, Tensor | None]:
+    """As transformers calls it. More than one token, and caches that are not HashCache's: sdpa."""
+    layer = getattr(key, "hattn_layer", None)
+    if layer is None or query.shape[2] != 1:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
+        return out, None
+    return _decode(layer, query, attention_mask, scaling), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
