@@ -6,7 +6,8 @@ Its kernels are compiled when they are first called, for which nvcc and ninja mu
 import torch
 
 from cuda_rounds import Contender, buffer, differs
-from hattn_ctypes import ScoreArgs, TopkArgs, sized
+from hattn.abi import ScoreArgs, TopkArgs
+from hattn.library import sized
 
 PAGE_SIZE = 64
 WORKSPACE = 256 << 20  # what its documentation asks for is 128 MiB
