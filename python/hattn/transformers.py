@@ -10,7 +10,7 @@ Codes stand beside keys and values in the cache; padding, beams, cropping and of
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface
@@ -42,6 +42,15 @@ class _Padding:
             self.table[:, :seen.shape[1]] = order + starts
             self.lengths, self.mask, self.capacity = seen.sum(1, dtype=torch.int32), mask, capacity
         return self.table, self.lengths
+
+
+class _Step(NamedTuple):
+    """What attention finds at the keys that it is given: an offloaded layer is on its way to the host by then."""
+
+    layer: "HashLayer"
+    keys: Tensor
+    values: Tensor
+    codes: Tensor | None
 
 
 class HashLayer(DynamicLayer):
@@ -127,7 +136,7 @@ class HashLayer(DynamicLayer):
             slots = self.cache.slots(sequences, start, new, self.key_buffer.shape[1], self.device)
             ops.encode_keys(fresh, self.key_map, self.codes, slots)
         keys, values = self.keys, self.values
-        keys.hattn_layer = self  # how attention finds what belongs to these keys
+        keys.hattn_step = _Step(self, self.key_buffer, self.value_buffer, self.codes_buffer)
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -203,19 +212,17 @@ class HashCache(DynamicCache):
         return self._lengths[1]
 
 
-def _decode(layer: HashLayer, query: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+def _decode(step: _Step, query: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
     """[sequences, 1, Hq, d] of a query [sequences, Hq, 1, d]."""
-    cache, q = layer.cache, query[:, :, 0]
-    k, v, table, codes = layer.key_buffer, layer.value_buffer, None, None
-    if layer.codes_buffer is not None:
-        codes = layer.codes
+    layer, k, v, codes = step
+    cache, q, table = layer.cache, query[:, :, 0], None
     if mask is None:
         lengths = cache.lengths(q.shape[0], layer.length, q.device)
+        codes = None if codes is None else codes.permute(1, 2, 0, 3)
     else:
         table, lengths = cache.padding.of(mask, k.shape[1])
         k, v = k.flatten(0, 1)[:, None], v.flatten(0, 1)[:, None]
-        if layer.codes_buffer is not None:
-            codes = layer.codes_buffer.flatten(1, 2).permute(1, 0, 2)[:, None]
+        codes = None if codes is None else codes.flatten(1, 2).permute(1, 0, 2)[:, None]
     if codes is None or layer.length <= cache.budget or layer.by is None:
         return ops.attend(q, k, v, lengths, block_table=table, scale=scaling or 0.0)[0][:, None]
     heads = q.shape[1] if layer.by.is_mlp else 0
@@ -227,11 +234,11 @@ def _decode(layer: HashLayer, query: Tensor, mask: Tensor | None, scaling: float
 def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
               scaling: float | None = None, dropout: float = 0.0, **more: Any) -> tuple[Tensor, Tensor | None]:
     """As transformers calls it. More than one token, and caches that are not HashCache's: sdpa."""
-    layer = getattr(key, "hattn_layer", None)
-    if layer is None or query.shape[2] != 1:
+    step = getattr(key, "hattn_step", None)
+    if step is None or query.shape[2] != 1:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
         return out, None
-    return _decode(layer, query, attention_mask, scaling), None
+    return _decode(step, query, attention_mask, scaling), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -76,8 +76,8 @@ def test_trained_maps_are_the_commands(kind, tmp_path):
 @pytest.mark.parametrize("kind,gain", [("hamming", 0.05), ("weighted", 0.1)])
 def test_training_finds_what_is_planted(kind, gain, folder, tmp_path, capsys):
     learn, held, maps = str(folder / "learn"), str(folder / "held"), str(tmp_path / "maps")
-    assert main(["train", learn, "--kind", kind, "--bits", "64", "--steps", "150", "--keys", "512", "--budget",
-                 str(BUDGET), "--out", maps, "--device", "cpu"]) == 0
+    assert main(["train", learn, "--kind", kind, "--bits", "64", "--steps", "150", "--rate", "0.003", "--keys", "512",
+                 "--budget", str(BUDGET), "--out", maps, "--device", "cpu"]) == 0
     report, figure = str(tmp_path / "report.json"), str(tmp_path / "figure.svg")
     assert main(["check", maps, held, "--budget", str(BUDGET), "--json", report, "--plot", figure, "--device",
                  "cpu"]) == 0

@@ -102,6 +102,26 @@ def test_transformers_layout_and_dense_attention():
     torch.testing.assert_close(everything, dense, rtol=0, atol=1e-5)
 
 
+def test_rows_of_several_tokens():
+    """Three tokens of each sequence, and one and four of them by q_start, are rows of their own lengths."""
+    world, q = World(), torch.randn(6, HQ, D)
+    alone = {}
+    for t in range(4):  # of lengths that end t tokens early
+        for b in range(2):
+            for row in range(6):
+                lengths = world.seq_len[b:b + 1] - t
+                caches = (x[b:b + 1] for x in (world.k, world.v, world.codes))
+                alone[row, b, t] = ops.decode(q[row:row + 1], *caches, world.map, lengths, K)[0]
+    out = ops.decode(q, world.k, world.v, world.codes, world.map, world.seq_len, K)
+    for row in range(6):
+        assert torch.equal(out[row], alone[row, row // 3, 2 - row % 3]), row
+    ragged = ops.decode(q, world.k, world.v, world.codes, world.map, world.seq_len, K,
+                        q_start=torch.tensor([0, 1, 5], dtype=torch.int32))
+    for row, (b, t) in enumerate([(0, 0), (1, 3), (1, 2), (1, 1), (1, 0)]):
+        assert torch.equal(ragged[row], alone[row, b, t]), row
+    assert not ragged[5].any()  # padding
+
+
 def arguments(world):
     """What each operator is checked with."""
     indices = torch.arange(K, dtype=torch.int32).expand(2, HKV, K).contiguous()

@@ -144,6 +144,26 @@ def test_layers_below_the_first_stay_dense_and_room_is_made_once():
     assert torch.equal(grown.layers[2].codes[:, :400], roomy.layers[2].codes[:, :400])
 
 
+def test_a_layer_may_leave_between_update_and_attention(monkeypatch):
+    """As offloading does it, which needs a device; here other memory stands for the host's."""
+    model, ids = model_of(), prompt(length=60)
+    expected, update = steps(model, ids, cache_of(model, 8), 30), integration.HashCache.update
+
+    away, names = {}, ("key_buffer", "value_buffer", "codes_buffer")
+
+    def leaving(cache, key, value, number, *arguments, **more):
+        layer = cache.layers[number]
+        for name, buffer in away.pop(number, {}).items():
+            setattr(layer, name, buffer)
+        found = update(cache, key, value, number, *arguments, **more)
+        away[number] = {name: getattr(layer, name) for name in names}
+        layer._each(lambda buffer, dim: torch.zeros_like(buffer))
+        return found
+
+    monkeypatch.setattr(integration.HashCache, "update", leaving)
+    torch.testing.assert_close(steps(model, ids, cache_of(model, 8), 30), expected, rtol=0, atol=0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 def test_offloading():
     model, ids = model_of(device="cuda"), prompt(length=60, device="cuda")

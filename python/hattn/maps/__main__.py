@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--steps", type=int, default=2000, help="at most (2000); stops early where nothing gets better")
     one.add_argument("--queries", type=int, default=24, help="of a step (24)")
     one.add_argument("--keys", type=int, default=0 if device == "cuda" else 4096, help="of a step; 0: all of a window")
-    one.add_argument("--rate", type=float, default=3e-3, help="of Adam (0.003)")
+    one.add_argument("--rate", type=float, default=1e-3, help="of Adam (0.001)")
     one.add_argument("--budget", type=int, default=512, help="selected keys, by which a stop is decided (512)")
 
     other = commands.add_parser("check", help="what maps keep; exit code 1 where orthogonal maps keep more")

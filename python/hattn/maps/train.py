@@ -31,7 +31,7 @@ class Recipe:
     steps: int = 2000
     queries: int = 24
     keys: int = 0
-    rate: float = 3e-3
+    rate: float = 1e-3
     seed: int = 0
     budget: int = 512  # of the selections that decide when to stop
     checks: int = 10
