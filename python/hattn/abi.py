@@ -29,6 +29,7 @@ MAP_MLP = 2
 SCORE_HAMMING = 1
 SCORE_WEIGHTED = 2
 CODE_LAYOUT_KEY_MAJOR = 0
+COUNTER_RESCORED = 0
 
 
 class Error(C.Structure):
@@ -76,6 +77,9 @@ class DeviceInfo(C.Structure):
         ("backend", C.c_char * 16),
         ("name", C.c_char * 128),
         ("isa", C.c_char * 32),
+        ("native_context", C.c_void_p),
+        ("native_device", C.c_void_p),
+        ("native_stream", C.c_void_p),
     ]
 
 
@@ -369,6 +373,10 @@ FUNCTIONS = {
     "hattn_plan_workspace_size": (
         C.c_uint64,
         [C.c_void_p],
+    ),
+    "hattn_plan_counter": (
+        C.c_int,
+        [C.c_void_p, C.c_int, C.POINTER(C.c_uint64), C.POINTER(Error)],
     ),
     "hattn_workspace_init": (
         C.c_int,
