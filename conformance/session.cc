@@ -55,9 +55,10 @@ std::string run_team(int size, const hattn_exec &exec, const Call &call)
 std::function<hattn_status(const std::function<hattn_status(void *)> &)> with_unread_error(const std::string &backend)
 {
     const devices::Streams *streams = devices::streams_of(backend);
-    return [streams](const std::function<hattn_status(void *)> &call) {
+    const devices::Memory *memory = devices::memory_of(backend);
+    return [streams, memory](const std::function<hattn_status(void *)> &call) {
         streams->leave_error();
-        const hattn_status status = call(nullptr);
+        const hattn_status status = call(memory->stream());
         if (!streams->take_error())
             throw std::runtime_error("the caller's own error, which it had not read yet, is gone");
         return status;

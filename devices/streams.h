@@ -37,9 +37,10 @@ public:
     virtual int num_devices() const = 0;
     virtual int current_device() const = 0; /* of the calling thread */
     virtual void set_current_device(int index) const = 0;
-    /* A call that fails, whose error is then there to be read, as that of an engine's own; and whether it still is, which reads it. */
-    virtual void leave_error() const = 0;
-    virtual bool take_error() const = 0;
+    /* A call that fails, whose error is then there to be read, as that of an engine's own; and whether it still is, which reads it. Where errors are
+     * what calls return, none can be left. */
+    virtual void leave_error() const {}
+    virtual bool take_error() const { return true; }
 };
 
 /* NULL: the backend has none. */
