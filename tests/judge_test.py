@@ -83,7 +83,7 @@ def check_what_is_told():
     expect(told([3, 1]) == ("", {"order": "score", "ties": "others"}), str(told([3, 1])))
     expect(told([0, 1, 2, 3]) == ("", {"order": "position", "ties": "lowest positions"}), str(told([0, 1, 2, 3])))
     expect(told([3, 0, 2, 1])[1]["order"] == "none", str(told([3, 0, 2, 1])))
-    expect("1 dropped that are above the threshold, the first at 3" in told([0, 1, 2, 4])[0], "the next above the threshold")
+    expect("above the threshold, the first at 3" in told([0, 1, 2, 4])[0], "the next above the threshold")
     expect(told([5], "largest")[0] == "" and "below the threshold" in told([5])[0], "NaN is where it is said to be")
 
 
