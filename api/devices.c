@@ -21,46 +21,46 @@ int hattn_version(void) { return HATTN_VERSION_MAJOR * 10000 + HATTN_VERSION_MIN
 
 /* ---- Backends and devices ---- */
 
-int hattn_backend_count(void) { return hattn_num_backend_rows; }
+int hattn_backend_count(void) { return hattn_num_backends; }
 
 hattn_status hattn_backend_query(int index, hattn_backend_info *info, hattn_error *error)
 {
-    INVALID_IF(index < 0 || index >= hattn_num_backend_rows, "backend %d: there are %d", index, hattn_num_backend_rows);
-    const hattn_backend_row *row = &hattn_backend_rows[index];
-    hattn_backend_info made = {.built = row->backend != NULL};
-    strncpy(made.name, row->name, sizeof(made.name) - 1);
-    if (row->backend)
-        made.num_devices = row->backend->device_count(made.text, sizeof(made.text));
-    else
-        strncpy(made.text, "not built into this library", sizeof(made.text) - 1);
+    INVALID_IF(index < 0 || index >= hattn_num_backends, "backend %d: there are %d", index, hattn_num_backends);
+    const hattn_backend *backend = hattn_backends[index];
+    hattn_backend_info made = {.built = backend->open != NULL};
+    strncpy(made.name, backend->name, sizeof(made.name) - 1);
+    made.num_devices = backend->device_count(made.text, sizeof(made.text));
     return HATTN_GIVE(info, made);
 }
 
-static const hattn_backend_row *find_row(const char *name)
+static const hattn_backend *find_backend(const char *name)
 {
-    for (int i = 0; i < hattn_num_backend_rows; i++)
-        if (!strcmp(hattn_backend_rows[i].name, name))
-            return &hattn_backend_rows[i];
+    for (int i = 0; i < hattn_num_backends; i++)
+        if (!strcmp(hattn_backends[i]->name, name))
+            return hattn_backends[i];
     return NULL;
 }
 
 /* For callers who name none. */
-static bool is_chosen(const hattn_backend *backend)
+static const hattn_backend *choose_backend(void)
 {
     char why[256];
-    return backend && (!backend->is_default || backend->is_default()) && backend->device_count(why, sizeof(why));
+    const hattn_backend *const *backend = hattn_backends; /* the last one, the reference, always has a device */
+    while (((*backend)->is_default && !(*backend)->is_default()) || !(*backend)->device_count(why, sizeof(why)))
+        backend++;
+    return *backend;
 }
 
-static hattn_status check_options(const hattn_device_options *options, const hattn_backend_row *row, hattn_error *error)
+static hattn_status check_options(const hattn_device_options *options, const hattn_backend *backend, hattn_error *error)
 {
     INVALID_IF(options->reserved, "options.reserved must be 0");
     INVALID_IF(options->index < 0, "options.index is %d: it must be 0 or more", options->index);
     INVALID_IF(options->max_threads < 0 || options->max_threads > HATTN_MAX_THREADS,
                "options.max_threads is %d: it must be 0 (the processors of the process) or 1..%d", options->max_threads,
                HATTN_MAX_THREADS);
-    INVALID_IF(!row->backend->has_handles && (options->native_context || options->native_device),
+    INVALID_IF(!backend->has_handles && (options->native_context || options->native_device),
                "options.native_%s is set: %s takes none, only opencl does",
-               options->native_context ? "context" : "device", row->name);
+               options->native_context ? "context" : "device", backend->name);
     return HATTN_OK;
 }
 
@@ -74,26 +74,19 @@ hattn_status hattn_device_open(const hattn_device_options *options, hattn_device
     const char *name = ours.backend;
     if (!name && getenv("HATTN_BACKEND") && *getenv("HATTN_BACKEND"))
         name = getenv("HATTN_BACKEND");
+    const hattn_backend *backend = name ? find_backend(name) : choose_backend();
+    INVALID_IF(!backend, "no backend is called '%s'", name);
     char why[256] = "";
-    const hattn_backend_row *row = NULL;
-    if (name) {
-        row = find_row(name);
-        INVALID_IF(!row, "no backend is called '%s'", name);
-        if (!row->backend)
-            return hattn_fail(error, HATTN_NO_DEVICE, "%s: not built into this library", row->name);
-    } else {
-        /* The last row, the reference, always has a device. */
-        for (row = hattn_backend_rows; !is_chosen(row->backend); row++)
-            continue;
-    }
-    if ((status = check_options(&ours, row, error)))
+    const int count = backend->device_count(why, sizeof(why));
+    if (!backend->open)
+        return hattn_fail(error, HATTN_NO_DEVICE, "%s: %s", backend->name, why);
+    if ((status = check_options(&ours, backend, error)))
         return status;
-    int count = row->backend->device_count(why, sizeof(why));
     if (!count)
-        return hattn_fail(error, HATTN_NO_DEVICE, "%s: %s", row->name, why);
+        return hattn_fail(error, HATTN_NO_DEVICE, "%s: %s", backend->name, why);
     if (ours.index >= count)
-        return hattn_fail(error, HATTN_NO_DEVICE, "%s: no device %d, there are %d", row->name, ours.index, count);
-    return row->backend->open(&ours, device, error);
+        return hattn_fail(error, HATTN_NO_DEVICE, "%s: no device %d, there are %d", backend->name, ours.index, count);
+    return backend->open(&ours, device, error);
 }
 
 void hattn_device_close(hattn_device *device)

@@ -45,6 +45,7 @@ struct hattn_backend {
     int (*device_count)(char *why, size_t size);
     /* Optional: whether callers who name no backend are given this one, if it has a device. NULL: yes. */
     bool (*is_default)(void);
+    /* NULL: not built; device_count says so, and no other slot is there. */
     hattn_status (*open)(const hattn_device_options *options, hattn_device **device, hattn_error *error);
     void (*close)(hattn_device *device);
 
@@ -69,15 +70,13 @@ struct hattn_backend {
     __typeof__(hattn_decode) *append;
 };
 
-extern const hattn_backend hattn_cuda_backend, hattn_opencl_backend, hattn_cpu_backend, hattn_reference_backend;
+/* Always there: where one is not built, its table is that of backends/absent/, which has no device. */
+extern const hattn_backend hattn_cuda_backend, hattn_hip_backend, hattn_opencl_backend, hattn_cpu_backend,
+    hattn_reference_backend;
 
-/* One row a known backend, in the order of preference; backend is NULL where it is not built. */
-typedef struct hattn_backend_row {
-    const char *name;
-    const hattn_backend *backend;
-} hattn_backend_row;
-extern const hattn_backend_row hattn_backend_rows[];
-extern const int hattn_num_backend_rows;
+/* Every known backend, in the order of preference. */
+extern const hattn_backend *const hattn_backends[];
+extern const int hattn_num_backends;
 
 /* The default decode, and the workspace that it needs beyond the backend's own. */
 uint64_t hattn_compose_workspace_size(const hattn_problem *problem);

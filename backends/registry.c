@@ -3,22 +3,7 @@
  */
 #include "backends/backend.h"
 
-#ifdef HATTN_BUILD_CUDA
-#define CUDA &hattn_cuda_backend
-#else
-#define CUDA NULL
-#endif
-#ifdef HATTN_BUILD_OPENCL
-#define OPENCL &hattn_opencl_backend
-#else
-#define OPENCL NULL
-#endif
-
-const hattn_backend_row hattn_backend_rows[] = {
-    {"cuda", CUDA},
-    {"hip", NULL},
-    {"opencl", OPENCL},
-    {"cpu", &hattn_cpu_backend},
-    {"reference", &hattn_reference_backend},
+const hattn_backend *const hattn_backends[] = {
+    &hattn_cuda_backend, &hattn_hip_backend, &hattn_opencl_backend, &hattn_cpu_backend, &hattn_reference_backend,
 };
-const int hattn_num_backend_rows = sizeof(hattn_backend_rows) / sizeof(*hattn_backend_rows);
+const int hattn_num_backends = sizeof(hattn_backends) / sizeof(*hattn_backends);

@@ -41,86 +41,46 @@ public:
     }
 };
 
+const Model *no_model() { return nullptr; }
+
+/* Of a backend that is not built, each gives null (absent_NAME.cc). */
+const struct Backend {
+    const char *name;
+    const Memory *(*memory)(), *(*pinned_memory)();
+    const Probe *(*probe)();
+    const Model *(*model)();
+    const Streams *(*streams)();
+    std::unique_ptr<Stopwatch> (*stopwatch)();
+} BACKENDS[] = {
+    {"cuda", cuda_memory, cuda_pinned_memory, cuda_probe, cuda_model, cuda_streams, cuda_stopwatch},
+    {"opencl", opencl_memory, opencl_pinned_memory, opencl_probe, no_model, opencl_streams, opencl_stopwatch},
+};
+
+template <typename Thing>
+Thing of(const std::string &backend, Thing (*Backend::*make)())
+{
+    for (const Backend &one : BACKENDS)
+        if (backend == one.name)
+            return (one.*make)();
+    return nullptr;
+}
+
 } // namespace
 
-const Memory *memory_of(const std::string &backend)
-{
-#ifdef HATTN_BUILD_CUDA
-    if (backend == "cuda")
-        return cuda_memory();
-#endif
-#ifdef HATTN_BUILD_OPENCL
-    if (backend == "opencl")
-        return opencl_memory();
-#endif
-    (void)backend;
-    return nullptr;
-}
+const Memory *memory_of(const std::string &backend) { return of(backend, &Backend::memory); }
 
-const Probe *probe_of(const std::string &backend)
-{
-#ifdef HATTN_BUILD_CUDA
-    if (backend == "cuda")
-        return cuda_probe();
-#endif
-#ifdef HATTN_BUILD_OPENCL
-    if (backend == "opencl")
-        return opencl_probe();
-#endif
-    (void)backend;
-    return nullptr;
-}
+const Probe *probe_of(const std::string &backend) { return of(backend, &Backend::probe); }
 
-const Model *model_of(const std::string &backend)
-{
-#ifdef HATTN_BUILD_CUDA
-    if (backend == "cuda")
-        return cuda_model();
-#endif
-    (void)backend;
-    return nullptr;
-}
+const Model *model_of(const std::string &backend) { return of(backend, &Backend::model); }
 
-const Streams *streams_of(const std::string &backend)
-{
-#ifdef HATTN_BUILD_CUDA
-    if (backend == "cuda")
-        return cuda_streams();
-#endif
-#ifdef HATTN_BUILD_OPENCL
-    if (backend == "opencl")
-        return opencl_streams();
-#endif
-    (void)backend;
-    return nullptr;
-}
+const Streams *streams_of(const std::string &backend) { return of(backend, &Backend::streams); }
 
-const Memory *pinned_memory_of(const std::string &backend)
-{
-#ifdef HATTN_BUILD_CUDA
-    if (backend == "cuda")
-        return cuda_pinned_memory();
-#endif
-#ifdef HATTN_BUILD_OPENCL
-    if (backend == "opencl")
-        return opencl_pinned_memory();
-#endif
-    (void)backend;
-    return nullptr;
-}
+const Memory *pinned_memory_of(const std::string &backend) { return of(backend, &Backend::pinned_memory); }
 
 std::unique_ptr<Stopwatch> stopwatch_of(const std::string &backend)
 {
-#ifdef HATTN_BUILD_CUDA
-    if (backend == "cuda")
-        return cuda_stopwatch();
-#endif
-#ifdef HATTN_BUILD_OPENCL
-    if (backend == "opencl")
-        return opencl_stopwatch();
-#endif
-    (void)backend;
-    return std::make_unique<HostStopwatch>();
+    std::unique_ptr<Stopwatch> own = of(backend, &Backend::stopwatch);
+    return own ? std::move(own) : std::make_unique<HostStopwatch>();
 }
 
 } // namespace devices

@@ -1,0 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/absent/absent.h"
+
+const hattn_backend hattn_hip_backend = HATTN_ABSENT_BACKEND("hip");
