@@ -2,7 +2,7 @@
 # Sourced by the scripts at the root: installs those of Debian 12's packages that are missing, and nothing else.
 packages="
     bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms
-    googletest libjansson-dev libsimde-dev pkg-config python3 python3-venv
+    googletest libjansson-dev libsimde-dev pkg-config python3 python3-numpy python3-venv
     g++-aarch64-linux-gnu qemu-user
     clang-format-14
     opencl-headers ocl-icd-libopencl1 pocl-opencl-icd
