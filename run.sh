@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 . third_party/apt.sh
 . third_party/bazel.sh
 [ -e bazel-bin/tools/hattn ] ||
-    tell_build "the hattn command" "the first time takes about a minute on two cores, with CUDA about four"
+    tell_build "the hattn command" "the first time takes about a minute on two cores, with CUDA about fifteen"
 quiet_bazel build -c opt //tools:hattn
 mkdir -p bin
 install -m 755 bazel-bin/tools/hattn bin/hattn
