@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <unistd.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static hattn_opencl_functions functions;
@@ -23,6 +24,11 @@ static void load(void)
 {
     if (!getauxval(AT_BASE)) { /* what a static program opens has a C library of its own, and crashes */
         missing = "a dynamic linker, in a static program,";
+        return;
+    }
+    /* PoCL looks there for processors and memory, and ends a process that has no /sys. */
+    if (access("/sys/devices/system/cpu", F_OK)) {
+        missing = "/sys/devices/system/cpu, which drivers read,";
         return;
     }
     void *library = dlopen("libOpenCL.so.1", RTLD_NOW | RTLD_LOCAL);

@@ -116,6 +116,21 @@ TEST(Outside, AnUnknownInstructionSetIsRefusedByEveryCommand)
         unsetenv("HATTN_CPU_DISABLE");
 }
 
+/* A driver of processors reads /sys when it is asked for devices, and ends the process where there is none: it is not asked. */
+TEST(Outside, WithoutSysThereIsNoOpenclDevice)
+{
+    if (why_no_device("opencl").find("not built") != std::string::npos)
+        GTEST_SKIP() << "opencl is not built";
+    const Directory directory;
+    const std::string without = "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /sys && exec ";
+    if (system((without + "true' 2>" + directory.at("err")).c_str()))
+        GTEST_SKIP() << "no mounts of one's own: " << read_file(directory.at("err"));
+    EXPECT_EQ(system((without + "tools/hattn info' >" + directory.at("out")).c_str()), 0);
+    const std::string out = read_file(directory.at("out"));
+    EXPECT_NE(out.find("/sys/devices/system/cpu"), std::string::npos) << out;
+    EXPECT_NE(out.find("scalar C"), std::string::npos) << out;
+}
+
 TEST(Text, Utf8)
 {
     const std::string good = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80";
