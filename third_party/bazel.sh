@@ -5,8 +5,7 @@ if [ -z "${USER:-}" ]; then
     USER=$(id -un 2>/dev/null || id -u)
     export USER
 fi
-bazel_cache=${HOME:-/nonexistent}/.cache
-if mkdir -p "$bazel_cache" 2>/dev/null && [ -w "$bazel_cache" ]; then
+if [ -n "${HOME:-}" ] && mkdir -p "$HOME/.cache" 2>/dev/null && [ -w "$HOME/.cache" ]; then
     bazel_root=
 else
     bazel_root=--output_user_root=${TMPDIR:-/tmp}/bazel-$(id -u)
