@@ -64,8 +64,9 @@ public:
         return {static_cast<uint32_t>(first + lane_id() * S::kPerLoad), 32 * S::kPerLoad};
     }
 
-    /* A warp's part of a sample of kThreads * S::kSampleKeys keys of first..last: runs of few keys, one somewhere in each of as many equal parts of the row,
-     * so that neither clusters of keys nor what comes again at even distances are in it much more often or seldom than they are in the row. */
+    /* A warp's part of a sample of kThreads * S::kSampleKeys keys of first..last: runs of few keys, one somewhere in each
+     * of as many equal parts of the row, so that neither clusters of keys nor what comes again at even distances are in
+     * it much more often or seldom than they are in the row. */
     __device__ Units sample(int32_t first) const
     {
         constexpr int kRuns = 32 / kRunLanes;                                                       /* of a load */

@@ -48,7 +48,7 @@ struct RegionRun {
     hattn_cuda_divisor heads;             /* wave.num_heads */
     int32_t first_sequence, end_sequence; /* that may have rows in the wave */
     int32_t num_blocks;                   /* that are resident together */
-    /* How an even batch is cut. Alone: one sequence, which is one. */
+    /* How the rows that are launched are cut. Alone: they are of one sequence, and none is padding. */
     int32_t is_alone;
     hattn_cuda_divisor tasks, pieces, splits, q_len; /* in all; of each task; of its selection */
     uint32_t even_units, room;                       /* of the largest piece; of a range's list */
