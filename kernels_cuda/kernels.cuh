@@ -64,12 +64,14 @@ struct DecodeKernel {
                           hattn_buffer workspace, DeviceStream stream);
 };
 
+/* Functions, not objects: clang would look for an object's functions on the device, too. */
 #define ENGINE(number, types, accepts, attend, decode, keyed) \
-    extern const AttendKernel attend;                         \
-    extern const DecodeKernel decode, keyed;
+    AttendKernel attend();                                    \
+    DecodeKernel decode();                                    \
+    DecodeKernel keyed();
 #include "kernels_cuda/engines.inc"
 #undef ENGINE
-#define CODE_WIDTH(words, is_loose, kernel) extern const DecodeKernel kernel;
+#define CODE_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
 
