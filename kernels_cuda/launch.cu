@@ -55,7 +55,7 @@ DeviceError load_decode(const hattn_cuda_params &params)
 } // namespace
 } // namespace hattn
 
-int hattn_cuda_load(hattn_cuda_params *params)
+int hattn::load_plan(hattn_cuda_params *params)
 {
     using namespace hattn;
     return first_error({
@@ -72,7 +72,7 @@ int hattn_cuda_load(hattn_cuda_params *params)
     });
 }
 
-int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace,
+int hattn::run_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace,
                       void *opaque_stream)
 {
     using namespace hattn;
@@ -81,12 +81,12 @@ int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *
     return error ? error : attentions[params->engine].attend().launch(*params, *args, workspace, stream);
 }
 
-int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
+int hattn::run_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
 {
     return hattn::launch_append(*params, *args, static_cast<hattn::DeviceStream>(stream));
 }
 
-int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
+int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
                       void *opaque_stream)
 {
     using namespace hattn;
@@ -122,4 +122,13 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
                 error = decode.attend.launch(*params, *args, wave, workspace, stream);
         }
     return error;
+}
+
+const hattn_cuda_kernels *hattn::kernels()
+{
+    static const hattn_cuda_kernels table = {
+        vendor::kTargets, error_text, device_count,    get_properties,     enter,     leave,    zero,
+        load_plan,        run_append, run_encode_keys, run_encode_queries, run_score, run_topk, run_attend,
+        run_merge,        run_decode};
+    return &table;
 }

@@ -89,6 +89,10 @@ struct dim3 {
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+/* Clang's stubs of kernels would launch by it, but nothing calls a stub. */
+extern "C" int hipLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+                               void *stream);
+
 /* ---- functions ---- */
 
 template <class X, class Y>
