@@ -271,4 +271,6 @@ void hattn_hip_register_kernel(void *file, const void *handle, const char *name,
 void hattn_hip_forget_file(void *file) { (void)file; }
 
 /* Of stubs, which nothing calls. */
-int hattn_hip_no_stub(void) { return HATTN_HIP_NO_SUCH_KERNEL; }
+int hattn_hip_pop_configuration(void) { return HATTN_HIP_NO_SUCH_KERNEL; }
+
+int hattn_hip_launch_stub(void) { return HATTN_HIP_NO_SUCH_KERNEL; }
