@@ -58,7 +58,9 @@ run verify --backend cpu
 rm -r bazel-bin
 HATTN_CUDA=0 HATTN_HIP=0 run info
 says 'building the hattn command without CUDA (HATTN_CUDA is 0)'
-! grep 'with HIP' err
+if grep 'with HIP' err; then
+    exit 1
+fi
 
 rm bazel.log
 script -qec './run.sh info >out' /dev/null >terminal
