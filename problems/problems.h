@@ -23,6 +23,7 @@ enum class Pattern {
     BY_TIME,       /* scores rise with the position */
     OVERFLOW,      /* all weights at their maximum against codes of all ones: the largest score there is */
     NOT_A_NUMBER,  /* among the random keys, queries and norms */
+    LAST_IS_NONE,  /* each sequence's last key and value are no numbers: tokens before it may not notice */
     BIASED,        /* keys near one, as large biases make them: logits are large and close to each other */
     HUGE_VALUES,   /* equal keys, values and parts whose sums overflow where their means do not */
     INFINITE,      /* infinities of either sign among the random keys, one in a query */
@@ -91,8 +92,9 @@ struct Problem {
     bool odd_scales = false;    /* 0, negative and large ones among them */
     bool k_scale_alone = false; /* no v_scale */
     bool v_inside_k = false;
-    int v_offset = 0;        /* where V's row starts inside K's, in elements */
-    bool kv_on_host = false; /* K and V are HATTN_MEMORY_PINNED_HOST */
+    int v_offset = 0;         /* where V's row starts inside K's, in elements */
+    bool kv_on_host = false;  /* K and V are HATTN_MEMORY_PINNED_HOST */
+    bool v_on_device = false; /* then K alone is */
 
     bool append = false;
     int num_tokens = 37;      /* of hattn_encode_keys */
