@@ -99,10 +99,7 @@ public:
         go_on(lane.wave->lanes[next], lane.fiber);
     }
 
-    void to_conductor(Lane &lane)
-    {
-        conductor_.go_on(lane.fiber);
-    }
+    void to_conductor(Lane &lane) { conductor_.go_on(lane.fiber); }
 
     uint64_t random()
     {
@@ -134,10 +131,7 @@ public:
                std::to_string(place.line);
     }
 
-    static bool is_same(Place x, Place y)
-    {
-        return x.line == y.line && (x.file == y.file || !strcmp(x.file, y.file));
-    }
+    static bool is_same(Place x, Place y) { return x.line == y.line && (x.file == y.file || !strcmp(x.file, y.file)); }
 
     void store_all(Block &block)
     {
@@ -408,8 +402,10 @@ void block_barrier(Place place)
     Lane &lane = running();
     Wave &wave = *lane.wave;
     if (wave.at_barrier && !Engine::is_same(wave.barrier, place))
-        engine.stop(lane, "lanes of a wave wait for their block at different places, the first at " +
-                              Engine::text(wave.barrier), place);
+        engine.stop(lane,
+                    "lanes of a wave wait for their block at different places, the first at " +
+                        Engine::text(wave.barrier),
+                    place);
     const uint64_t bit = uint64_t(1) << lane.number;
     wave.barrier = place;
     wave.at_barrier |= bit;
@@ -426,8 +422,10 @@ const Brought *meet(const char *kind, const void *brought, size_t size, Place pl
     Warp &warp = wave.warps[lane.number / kWarp];
     const int number = lane.number % kWarp;
     if (warp.here && (!Engine::is_same(warp.place, place) || strcmp(warp.kind, kind)))
-        engine.stop(lane, std::string("lanes of a warp meet at different places, the first for ") + warp.kind + " at " +
-                              Engine::text(warp.place) + ", lane " + std::to_string(number) + " for " + kind, place);
+        engine.stop(lane,
+                    std::string("lanes of a warp meet at different places, the first for ") + warp.kind + " at " +
+                        Engine::text(warp.place) + ", lane " + std::to_string(number) + " for " + kind,
+                    place);
     Brought *all = warp.brought[lane.meetings++ & 1];
     memcpy(all[number].bytes, brought, size);
     warp.kind = kind;

@@ -18,8 +18,8 @@
 namespace simt {
 
 struct Config {
-    int wave = 32;         /* lanes: 32 or 64 */
-    int resident = 0;      /* blocks that run at once; 0: the seed's choice for each launch */
+    int wave = 32;    /* lanes: 32 or 64 */
+    int resident = 0; /* blocks that run at once; 0: the seed's choice for each launch */
     uint64_t seed = 0;
 };
 /* Of the launches from now on. */

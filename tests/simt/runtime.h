@@ -28,8 +28,8 @@ template <class... Parameters>
 int launch(Size grid, int threads, size_t shared_bytes, void (*kernel)(Parameters...),
            const std::remove_cv_t<Parameters> &...arguments)
 {
-    const std::string wrong = run(grid, threads, shared_bytes, reinterpret_cast<const void *>(kernel),
-                                  [&] { kernel(arguments...); });
+    const std::string wrong =
+        run(grid, threads, shared_bytes, reinterpret_cast<const void *>(kernel), [&] { kernel(arguments...); });
     if (wrong.empty())
         return SUCCESS;
     keep_error(wrong);

@@ -129,8 +129,7 @@ inline auto together(const char *kind, const T &x, simt::Place place, F f)
 template <class T>
 inline T from_lane(T x, int lane, simt::Place place = SIMT_HERE)
 {
-    return together("from_lane", x, place,
-                    [lane](auto of, unsigned) { return of(static_cast<unsigned>(lane) & 31); });
+    return together("from_lane", x, place, [lane](auto of, unsigned) { return of(static_cast<unsigned>(lane) & 31); });
 }
 
 template <class T>

@@ -109,7 +109,8 @@ int64_t work_of(const Problem &problem)
         keys += problem.lengths[b];
         rows += problem.q_lens.empty() ? problem.q_len : problem.q_lens[b];
     }
-    return keys * problem.num_kv_heads * problem.group * std::max<int64_t>(1, rows / std::max<int64_t>(1, problem.lengths.size()));
+    return keys * problem.num_kv_heads * problem.group *
+           std::max<int64_t>(1, rows / std::max<int64_t>(1, problem.lengths.size()));
 }
 
 std::vector<Problem> tested_problems()
@@ -149,10 +150,7 @@ std::vector<Param> all_params()
     return params;
 }
 
-std::string repeat_command(const Outcome &outcome)
-{
-    return "simt_test --gtest_filter='*/" + outcome.problem + "_*'";
-}
+std::string repeat_command(const Outcome &outcome) { return "simt_test --gtest_filter='*/" + outcome.problem + "_*'"; }
 
 class Simt : public testing::TestWithParam<Param>
 {
