@@ -33,7 +33,7 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     const bool has_error = LastError::is_there();
     memset(properties, 0, sizeof(*properties));
     const DeviceError error = vendor::with_properties(index, [&](const vendor::Properties &found) {
-        strncpy(properties->name, found.name, sizeof(properties->name) - 1);
+        memcpy(properties->name, found.name, std::min(strlen(found.name), sizeof(properties->name) - 1));
         properties->major = found.major;
         properties->minor = found.minor;
         properties->num_multiprocessors = found.num_multiprocessors;
