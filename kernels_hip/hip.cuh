@@ -39,6 +39,8 @@ inline Error current_device(int *device) { return hattn_hip_current_device(devic
 
 inline Error use_device(int device) { return hattn_hip_use_device(device); }
 
+constexpr char kTargets[] = HATTN_HIP_TARGETS;
+
 using Properties = hattn_hip_properties;
 
 template <class F>

@@ -373,16 +373,18 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 
-hattn_status hattn_cuda_check(const hattn_cuda_params *params, hattn_error *error)
+hattn_status hattn_cuda_check(const char *name, const hattn_cuda_properties *device, const hattn_cuda_params *params,
+                              hattn_error *error)
 {
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_q_heads;
     if (p->num_q_heads > 65535)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: num_q_heads is %d: a grid has at most 65535",
+        return hattn_fail(error, HATTN_UNSUPPORTED, "%s: num_q_heads is %d: a grid has at most 65535", name,
                           p->num_q_heads);
-    if (tasks * larger(params->num_score_chunks, larger(params->num_splits, params->num_dense_splits)) > INT32_MAX)
+    if (tasks * larger(params->num_score_chunks, larger(params->num_splits, params->num_dense_splits)) >
+        device->most_blocks)
         return hattn_fail(error, HATTN_UNSUPPORTED,
-                          "cuda: max_rows %d * num_q_heads %d * max_length %d needs more than 2^31 blocks", p->max_rows,
-                          p->num_q_heads, p->max_length);
+                          "%s: max_rows %d * num_q_heads %d * max_length %d needs more than %lld blocks", name,
+                          p->max_rows, p->num_q_heads, p->max_length, (long long)device->most_blocks);
     return HATTN_OK;
 }

@@ -7,6 +7,7 @@
 #define HATTN_KERNELS_CUDA_DEVICE_CUDA_CUH
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <type_traits>
 
@@ -40,11 +41,14 @@ inline Error current_device(int *device) { return cudaGetDevice(device); }
 
 inline Error use_device(int device) { return cudaSetDevice(device); }
 
-/* most_blocks_shared: of all blocks of a multiprocessor; reserved: the system's own of a block. */
+constexpr char kTargets[] = "sm_80 or later";
+
 struct Properties {
-    const char *name;
-    int major, minor, num_multiprocessors;
+    const char *name, *isa;
+    bool has_kernels;
+    int num_multiprocessors;
     size_t block_shared, multiprocessor_shared, reserved_shared;
+    int64_t most_blocks;
 };
 
 /* Calls f with them: their name lives no longer. */
@@ -53,10 +57,13 @@ inline Error with_properties(int device, F f)
 {
     cudaDeviceProp found;
     const Error error = cudaGetDeviceProperties(&found, device);
-    if (!error)
-        f(Properties{found.name, found.major, found.minor, found.multiProcessorCount, found.sharedMemPerBlockOptin,
-                     found.sharedMemPerMultiprocessor, found.reservedSharedMemPerBlock});
-    return error;
+    if (error)
+        return error;
+    char isa[32];
+    snprintf(isa, sizeof(isa), "sm_%d%d", found.major, found.minor);
+    f(Properties{found.name, isa, found.major >= 8, found.multiProcessorCount, found.sharedMemPerBlockOptin,
+                 found.sharedMemPerMultiprocessor, found.reservedSharedMemPerBlock, INT32_MAX});
+    return kSuccess;
 }
 
 inline Error zero(void *address, uint64_t bytes, Stream stream) { return cudaMemsetAsync(address, 0, bytes, stream); }

@@ -174,6 +174,7 @@ __device__ __noinline__ void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, 
                                        uint32_t b1)
 {
     const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
+#pragma unroll 1
     for (int k = 0; k < 4; k++) { /* the quarter of the inner dimension that lane 4x + k holds */
         const uint32_t r0 = from_lane(a0, 4 * g + k), r1 = from_lane(a1, 4 * g + k);
         const uint32_t r2 = from_lane(a2, 4 * g + k), r3 = from_lane(a3, 4 * g + k);

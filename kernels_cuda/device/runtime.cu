@@ -12,13 +12,16 @@ namespace {
 /* Its attributes tell what all kernels were compiled for. */
 __global__ void compiled_kernel() {}
 
+/* As much as there is room for; the rest is 0. */
+void copy_text(char *to, size_t size, const char *from) { memcpy(to, from, std::min(strlen(from), size - 1)); }
+
 } // namespace
 
 using namespace hattn;
 
-const char *hattn_cuda_error_text(int code) { return vendor::error_text(static_cast<DeviceError>(code)); }
+const char *hattn::error_text(int code) { return vendor::error_text(static_cast<DeviceError>(code)); }
 
-int hattn_cuda_device_count(int *count)
+int hattn::device_count(int *count)
 {
     const bool has_error = LastError::is_there();
     const DeviceError error = vendor::count_devices(count);
@@ -28,18 +31,19 @@ int hattn_cuda_device_count(int *count)
     return error;
 }
 
-int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
+int hattn::get_properties(int index, hattn_cuda_properties *properties)
 {
     const bool has_error = LastError::is_there();
     memset(properties, 0, sizeof(*properties));
     const DeviceError error = vendor::with_properties(index, [&](const vendor::Properties &found) {
-        memcpy(properties->name, found.name, std::min(strlen(found.name), sizeof(properties->name) - 1));
-        properties->major = found.major;
-        properties->minor = found.minor;
+        copy_text(properties->name, sizeof(properties->name), found.name);
+        copy_text(properties->isa, sizeof(properties->isa), found.isa);
+        properties->has_kernels = found.has_kernels;
         properties->num_multiprocessors = found.num_multiprocessors;
         properties->block_shared = static_cast<int32_t>(found.block_shared);
         properties->multiprocessor_shared = static_cast<int32_t>(found.multiprocessor_shared);
         properties->reserved_shared = static_cast<int32_t>(found.reserved_shared);
+        properties->most_blocks = found.most_blocks;
         properties->is_checked = kIsChecked;
     });
     LastError::leave(has_error);
@@ -50,7 +54,7 @@ int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
     return error;
 }
 
-int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
+int hattn::enter(int index, hattn_cuda_caller *caller)
 {
     caller->has_error = LastError::is_there();
     DeviceError error = vendor::current_device(&caller->device);
@@ -61,7 +65,7 @@ int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
     return error;
 }
 
-void hattn_cuda_leave(const hattn_cuda_caller *caller)
+void hattn::leave(const hattn_cuda_caller *caller)
 {
     int current;
     if (vendor::current_device(&current) == kSuccess && current != caller->device)
@@ -69,7 +73,7 @@ void hattn_cuda_leave(const hattn_cuda_caller *caller)
     LastError::leave(caller->has_error);
 }
 
-int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
+int hattn::zero(void *address, uint64_t bytes, void *stream)
 {
     return vendor::zero(address, bytes, static_cast<DeviceStream>(stream));
 }

@@ -211,7 +211,7 @@ DeviceError load_topk(const hattn_cuda_params &params)
 
 } // namespace hattn
 
-int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace,
+int hattn::run_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace,
                     void *opaque_stream)
 {
     using namespace hattn;
