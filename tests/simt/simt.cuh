@@ -47,10 +47,14 @@ inline Error current_device(int *device)
 
 inline Error use_device(int device) { return device ? simt::INVALID_DEVICE : kSuccess; }
 
+constexpr char kTargets[] = "lanes as fibers";
+
 struct Properties {
-    const char *name;
-    int major, minor, num_multiprocessors;
+    const char *name, *isa;
+    bool has_kernels;
+    int num_multiprocessors;
     size_t block_shared, multiprocessor_shared, reserved_shared;
+    int64_t most_blocks;
 };
 
 template <class F>
@@ -58,8 +62,8 @@ inline Error with_properties(int device, F f)
 {
     if (device)
         return simt::INVALID_DEVICE;
-    f(Properties{"lanes as fibers", 8, 0, simt::kNumMultiprocessors, simt::kBlockShared, simt::kMultiprocessorShared,
-                 simt::kReservedShared});
+    f(Properties{"a processor", kTargets, true, simt::kNumMultiprocessors, simt::kBlockShared,
+                 simt::kMultiprocessorShared, simt::kReservedShared, INT32_MAX});
     return kSuccess;
 }
 
