@@ -111,9 +111,9 @@ public:
 
     bool one_in(unsigned n) { return random() % n == 0; }
 
-    [[noreturn]] void stop(Lane &lane, const std::string &what, Place place)
+    /* Of a lane that has failed: what is on its stack stays there. */
+    [[noreturn]] void abandon(Lane &lane)
     {
-        fail(what, place);
         for (;;)
             to_conductor(lane);
     }
@@ -133,25 +133,22 @@ public:
 
     static bool is_same(Place x, Place y) { return x.line == y.line && (x.file == y.file || !strcmp(x.file, y.file)); }
 
-    void store_all(Block &block)
+    static void store_all(std::vector<Later> &stores)
     {
-        for (const Later &later : block.later)
-            __atomic_store_n(later.to, later.word, __ATOMIC_RELAXED);
-        block.later.clear();
+        for (const Later &store : stores)
+            __atomic_store_n(store.to, store.word, __ATOMIC_RELAXED);
+        stores.clear();
     }
 
-    /* Some of them, but no later one to the same place first. */
-    void store_some(Block &block)
+    /* At times, one of them; but of those to one place the first. */
+    void store_some(std::vector<Later> &stores)
     {
-        if (block.later.empty() || !one_in(2))
+        if (stores.empty() || !one_in(4))
             return;
-        const size_t i = random() % block.later.size();
-        const Later later = block.later[i];
-        for (size_t j = 0; j < i; j++)
-            if (block.later[j].to == later.to)
-                return;
-        __atomic_store_n(later.to, later.word, __ATOMIC_RELAXED);
-        block.later.erase(block.later.begin() + static_cast<long>(i));
+        auto store = stores.begin() + static_cast<long>(random() % stores.size());
+        store = std::find_if(stores.begin(), store, [&](const Later &other) { return other.to == store->to; });
+        __atomic_store_n(store->to, store->word, __ATOMIC_RELAXED);
+        stores.erase(store);
     }
 
 private:
@@ -172,6 +169,7 @@ private:
 
     Fiber conductor_;
     std::vector<std::unique_ptr<Block>> blocks_;
+    std::vector<Later> late_; /* stores of blocks that are done */
     Block *loaded_ = nullptr; /* whose shared memory is in place */
     SharedMemory shared_;
     const std::function<void()> *lane_ = nullptr;
@@ -305,7 +303,7 @@ bool Engine::run_wave(Block &block, Wave &wave)
         go_on(wave.lanes[first], conductor_);
         if (!error_.empty())
             return true;
-        store_some(block);
+        store_some(block.later);
     } while (!wave.ready && settle(wave) && !one_in(16));
     return true;
 }
@@ -323,7 +321,7 @@ bool Engine::step(Block &block)
         fail("nobody of a block can go on", {"block", static_cast<int>(block.lanes[0].block.x)});
         return true;
     }
-    store_all(block);
+    store_all(block.later);
     block.num_at_barrier = 0;
     for (Wave &wave : block.waves) {
         wave.ready |= wave.at_barrier;
@@ -364,6 +362,7 @@ std::string Engine::run(Size grid, int threads, size_t shared_bytes, const void 
     while (error_.empty() && (next < num_blocks || num_running)) {
         if (!one_in(4)) /* else the same again */
             turn = random() % resident;
+        store_some(late_);
         Block &block = *blocks_[turn];
         if (!block.is_running) {
             if (next < num_blocks) {
@@ -376,13 +375,14 @@ std::string Engine::run(Size grid, int threads, size_t shared_bytes, const void 
         if (step(block))
             continue;
         make_current(&block);
-        store_all(block);
+        late_.insert(late_.end(), block.later.begin(), block.later.end());
         if (!shared_.is_whole())
             fail("wrote behind the dynamic shared memory", {shared_.name.c_str(), 0});
         loaded_ = nullptr;
         block.is_running = false;
         num_running--;
     }
+    store_all(late_);
     return error_.empty() ? "" : error_ + ", in " + shared_.name;
 }
 
@@ -401,11 +401,12 @@ void block_barrier(Place place)
 {
     Lane &lane = running();
     Wave &wave = *lane.wave;
-    if (wave.at_barrier && !Engine::is_same(wave.barrier, place))
-        engine.stop(lane,
-                    "lanes of a wave wait for their block at different places, the first at " +
+    if (wave.at_barrier && !Engine::is_same(wave.barrier, place)) {
+        engine.fail("lanes of a wave wait for their block at different places, the first at " +
                         Engine::text(wave.barrier),
                     place);
+        engine.abandon(lane);
+    }
     const uint64_t bit = uint64_t(1) << lane.number;
     wave.barrier = place;
     wave.at_barrier |= bit;
@@ -421,11 +422,12 @@ const Brought *meet(const char *kind, const void *brought, size_t size, Place pl
     Wave &wave = *lane.wave;
     Warp &warp = wave.warps[lane.number / kWarp];
     const int number = lane.number % kWarp;
-    if (warp.here && (!Engine::is_same(warp.place, place) || strcmp(warp.kind, kind)))
-        engine.stop(lane,
-                    std::string("lanes of a warp meet at different places, the first for ") + warp.kind + " at " +
+    if (warp.here && (!Engine::is_same(warp.place, place) || strcmp(warp.kind, kind))) {
+        engine.fail(std::string("lanes of a warp meet at different places, the first for ") + warp.kind + " at " +
                         Engine::text(warp.place) + ", lane " + std::to_string(number) + " for " + kind,
                     place);
+        engine.abandon(lane);
+    }
     Brought *all = warp.brought[lane.meetings++ & 1];
     memcpy(all[number].bytes, brought, size);
     warp.kind = kind;
@@ -434,7 +436,7 @@ const Brought *meet(const char *kind, const void *brought, size_t size, Place pl
     wave.ready &= ~(uint64_t(1) << lane.number);
     lane.looks = 0;
     if (!lane.home->later.empty())
-        engine.store_all(*lane.home);
+        engine.store_all(lane.home->later);
     engine.leave(lane);
     return all;
 }
@@ -448,9 +450,9 @@ void maybe_switch()
 void look(Place place)
 {
     Lane &lane = running();
-    engine.store_all(*lane.home);
+    engine.store_all(lane.home->later);
     if (++lane.looks > kMostLooks)
-        engine.stop(lane, "waits for what nobody writes", place);
+        stop("waits for what nobody writes", place);
     if (engine.one_in(4))
         engine.to_conductor(lane);
 }
@@ -459,11 +461,11 @@ void store_later(uint32_t *to, uint32_t x)
 {
     Lane &lane = running();
     lane.home->later.push_back({to, x});
-    engine.store_some(*lane.home);
+    engine.store_some(lane.home->later);
     maybe_switch();
 }
 
-void fence() { engine.store_all(*running().home); }
+void fence() { engine.store_all(running().home->later); }
 
 void copy_later(void *to, const void *from, size_t size)
 {
@@ -488,6 +490,10 @@ void copy_wait(int pending)
     lane.copies.resize(kept);
 }
 
-void stop(const std::string &what, Place place) { engine.stop(running(), what, place); }
+void stop(const char *what, Place place)
+{
+    engine.fail(what, place);
+    engine.abandon(running());
+}
 
 } // namespace simt

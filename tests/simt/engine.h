@@ -46,9 +46,11 @@ struct Place {
     int line;
 };
 
-/* What the dialect's functions have as their last parameter's default: the kernel's line. */
-#define SIMT_HERE \
-    ::simt::Place { __builtin_FILE(), __builtin_LINE() }
+inline Place here(const char *file, int line) { return {file, line}; }
+
+/* What the dialect's functions have as their last parameter's default: the kernel's line. In a call: gcc takes the builtins of an aggregate for
+ * those of the declaration. */
+#define SIMT_HERE ::simt::here(__builtin_FILE(), __builtin_LINE())
 
 struct Indices {
     Size thread, block, grid;
@@ -88,7 +90,7 @@ void copy_commit();
 void copy_wait(int pending);
 
 /* The error of this launch, which ends here. */
-[[noreturn]] void stop(const std::string &what, Place place);
+[[noreturn]] void stop(const char *what, Place place);
 
 } // namespace simt
 

@@ -83,7 +83,7 @@ inline float warp_max_magnitude(float x, simt::Place place = SIMT_HERE)
 inline void check_aligned(const void *address, size_t size, simt::Place place)
 {
     if (reinterpret_cast<uintptr_t>(address) % size)
-        simt::stop("an address that is no multiple of " + std::to_string(size), place);
+        simt::stop("an address that is no multiple of the size of what is there", place);
 }
 
 /* As one access, which the compiler does not move. */

@@ -3,11 +3,10 @@
 def _simt_sources_impl(ctx):
     texts = {src.basename: '#include "%s"\n' % src.short_path for src in ctx.files.srcs}
     texts.update(ctx.attr.instances)
-    head = '#pragma GCC diagnostic ignored "-Wextra"\n'  # of enumerators and numbers in one expression
     made = []
     for name, text in texts.items():
         made.append(ctx.actions.declare_file("%s/%s.cc" % (ctx.label.name, name)))
-        ctx.actions.write(made[-1], head + text)
+        ctx.actions.write(made[-1], text)
     return [DefaultInfo(files = depset(made))]
 
 simt_sources = rule(
