@@ -27,7 +27,8 @@ auto mirrored(const DeviceCalls &calls,
             Mirror mirror(*calls.memory, calls.pinned);
             const Args there = mirror.there_all(*args);
             hattn_exec exec_there = *exec;
-            exec_there.workspace = mirror.there(exec->workspace);
+            if (!calls.leaves_workspaces)
+                exec_there.workspace = mirror.there(exec->workspace);
             const hattn_status status = calls.launch([&](void *stream) {
                 exec_there.stream = stream;
                 return call(plan, &there, &exec_there, error);
@@ -50,8 +51,9 @@ Runner device_runner(const DeviceCalls &calls)
     runner.workspace_init = [calls](hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
                                     hattn_error *error) {
         Mirror mirror(*calls.memory, calls.pinned);
-        if (hattn_status status = hattn_workspace_init(device, mirror.there(workspace), size,
-                                                       stream ? stream : calls.memory->stream(), error))
+        const hattn_buffer place = calls.leaves_workspaces ? workspace : mirror.there(workspace);
+        if (hattn_status status =
+                hattn_workspace_init(device, place, size, stream ? stream : calls.memory->stream(), error))
             return status;
         const std::string wrong = mirror.bring_back();
         return wrong.empty() ? HATTN_OK : fail(error, wrong);

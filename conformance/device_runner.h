@@ -15,6 +15,8 @@ struct DeviceCalls {
     /* Makes the call, which takes a stream, and lets it be done with once the device was waited for. */
     std::function<hattn_status(const std::function<hattn_status(void *stream)> &call)> launch =
         [memory = memory](const std::function<hattn_status(void *)> &call) { return call(memory->stream()); };
+    /* The device works in the host's memory too: workspaces, which are large, stay where they are. */
+    bool leaves_workspaces = false;
 };
 
 /* Every call's tensors travel to the device and back. A write to an input, or before the start of a tensor, comes back as

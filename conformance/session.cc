@@ -2,6 +2,7 @@
 #include "conformance/session.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <thread>
 
@@ -91,7 +92,10 @@ Workspace::Workspace(const Session &session, uint64_t size) : memory_("workspace
 
 std::string Workspace::check() const
 {
-    for (size_t i = 0; i < control_size_; i++)
+    /* Megabytes of zeros, by the library's compare. */
+    const bool is_zero =
+        !control_size_ || (!memory_.data()[0] && !memcmp(memory_.data(), memory_.data() + 1, control_size_ - 1));
+    for (size_t i = 0; i < control_size_ && !is_zero; i++)
         if (memory_.data()[i])
             return "the workspace's control region is not zero at byte " + std::to_string(i);
     for (const uint8_t *p = memory_.data() + memory_.size(); p < memory_.end(); p++)
