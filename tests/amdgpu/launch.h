@@ -20,7 +20,7 @@ typedef struct Launch {
     const char *const *names, *const *refusals; /* of functions; why opcodes are not known */
     const MemoryRange *ranges; /* ascending */
     size_t num_ranges;
-    uint64_t entry, kernel_arguments;
+    uint64_t entry, kernel_arguments, dispatch; /* addresses */
     uint32_t grid[3], threads[3];
     uint32_t lds_size, scratch_size;
     uint32_t rsrc1, rsrc2, properties;

@@ -737,10 +737,10 @@ class Translator:
             return Value("in->literal", "u", 32)
         if text == "INF":
             return Value("(double)INFINITY", "f", 64, None, True)
-        if text == "UNDERFLOW_F32":
-            return Value("0x1p-149f", "f", 32)
+        if text == "UNDERFLOW_F32":  # to nearest: it is used below half of the least number
+            return Value("0.0f", "f", 32)
         if text == "OVERFLOW_F32":
-            return Value("0x1.fffffep127f", "f", 32)
+            return Value("INFINITY", "f", 32)
         if text in ("OFFSET", "OFFSET0", "OFFSET1"):
             return Value({"OFFSET": "((uint32_t)in->offset & 0xffff)", "OFFSET0": "((uint32_t)in->offset & 255)",
                           "OFFSET1": "((uint32_t)in->offset >> 8 & 255)"}[text], "u", 32)

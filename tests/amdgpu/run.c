@@ -63,9 +63,10 @@ static void start_registers(Wave *w, const uint32_t *block, uint32_t first_threa
     for (size_t i = 0; i < sizeof(user) / sizeof(user[0]); i++) {
         if (!(launch->properties >> user[i].bit & 1))
             continue;
-        if (user[i].bit == 3) {
-            w->s[s] = (uint32_t)launch->kernel_arguments;
-            w->s[s + 1] = (uint32_t)(launch->kernel_arguments >> 32);
+        const uint64_t address = user[i].bit == 1 ? launch->dispatch : launch->kernel_arguments;
+        if (user[i].bit == 1 || user[i].bit == 3) {
+            w->s[s] = (uint32_t)address;
+            w->s[s + 1] = (uint32_t)(address >> 32);
         } else if (user[i].bit == 6) {
             w->s[s] = launch->scratch_size;
         }
