@@ -124,6 +124,11 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
         if (j % 11 == 7)
             tensor.store(index, NOT_A_NUMBER);
         break;
+    case Pattern::LAST_IS_NONE:
+        normals->fill(tensor.at(index), d);
+        if (j == n - 1)
+            tensor.store(index, NOT_A_NUMBER);
+        break;
     case Pattern::INFINITE:
         normals->fill(tensor.at(index), d);
         if (j % 11 == 7 && (index[2] == 0 || j % 5 == 2)) /* the other heads see one sign */
@@ -137,14 +142,17 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
     }
 }
 
-/* Value number j. */
-void fill_value(const Tensor &tensor, Index index, Pattern pattern, int64_t j, Normals *normals)
+/* Value number j of n. */
+void fill_value(const Tensor &tensor, Index index, Pattern pattern, int64_t j, int64_t n, Normals *normals)
 {
     const double largest = tensor.dtype == HATTN_F16 ? 60000 : tensor.dtype == HATTN_F8_E4M3 ? 448 : 3e38;
     normals->fill(tensor.at(index), tensor.extent[3]);
     if (pattern == Pattern::NOTHING)
         for (int64_t i = j % 3; i < tensor.extent[3]; i += 3)
             tensor.store({index[0], index[1], index[2], i}, i % 2 ? INFINITY : NOT_A_NUMBER);
+    if (pattern == Pattern::LAST_IS_NONE && j == n - 1)
+        for (int64_t i = 0; i < tensor.extent[3]; i++)
+            tensor.store({index[0], index[1], index[2], i}, NOT_A_NUMBER);
     if (pattern == Pattern::SUBNORMAL)
         fill_subnormal(tensor, index, -1, Rng(64 * j + index[2], "subnormal"));
     if (pattern == Pattern::HUGE_VALUES)
@@ -194,7 +202,7 @@ void Instance::make_caches()
             for (int g = 0; g < shape.num_kv_heads; g++) {
                 fill_key(k_cache, cache_index(b, j, g), problem.pattern, j, cached_length(b), seed + 64 * g, &normals);
                 if (!problem.v_inside_k)
-                    fill_value(v_cache, cache_index(b, j, g), problem.pattern, j, &normals);
+                    fill_value(v_cache, cache_index(b, j, g), problem.pattern, j, cached_length(b), &normals);
             }
         }
     }

@@ -36,6 +36,7 @@ void Instance::make_codes(Rng &rng)
                 case Pattern::HUGE_VALUES:
                 case Pattern::INFINITE:
                 case Pattern::NOTHING:
+                case Pattern::LAST_IS_NONE:
                 case Pattern::LOWEST_WEIGHT:
                 case Pattern::SUBNORMAL: random_code(&code); break;
                 case Pattern::ZERO:
@@ -133,6 +134,7 @@ void Instance::make_scores()
                 case Pattern::HUGE_VALUES:
                 case Pattern::INFINITE:
                 case Pattern::NOTHING:
+                case Pattern::LAST_IS_NONE:
                 case Pattern::LOWEST_WEIGHT:
                 case Pattern::SUBNORMAL: break;
                 case Pattern::ZERO: level = 0; break;

@@ -8,6 +8,8 @@
 
 #ifdef __CUDACC__
 #define HATTN_HOST_DEVICE __host__ __device__
+#elif defined(__HIP__)
+#define HATTN_HOST_DEVICE __attribute__((host)) __attribute__((device))
 #else
 #define HATTN_HOST_DEVICE
 #endif

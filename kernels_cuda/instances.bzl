@@ -18,18 +18,18 @@ def instances():
     for _, types, _, attend, decode, keyed in ENGINES:
         files[attend] = _FILE % (
             "attend/attend_kernel.cuh",
-            "const AttendKernel %s = {load_attend<%s>, launch_attend<%s>};" % (attend, types, types),
+            "AttendKernel %s() { return {load_attend<%s>, launch_attend<%s>}; }" % (attend, types, types),
         )
         for name, is_keyed in [(decode, "false"), (keyed, "true")]:
             files[name] = _FILE % (
                 "decode/decode_attend.cuh",
-                "const DecodeKernel %s = {load_decode_attend<%s, %s>, launch_decode_attend<%s, %s>};" %
+                "DecodeKernel %s() { return {load_decode_attend<%s, %s>, launch_decode_attend<%s, %s>}; }" %
                 (name, types, is_keyed, types, is_keyed),
             )
     for words, is_loose, name in CODE_WIDTHS:
         files[name] = _FILE % (
             "decode/score_regions.cuh",
-            "const DecodeKernel %s = {load_score_regions<%s, %s>, launch_score_regions<%s, %s>};" %
+            "DecodeKernel %s() { return {load_score_regions<%s, %s>, launch_score_regions<%s, %s>}; }" %
             (name, words, is_loose, words, is_loose),
         )
     return files

@@ -12,6 +12,25 @@
 
 namespace hattn {
 
+/* What the table holds. */
+const char *error_text(int code);
+int device_count(int *count);
+int get_properties(int index, hattn_cuda_properties *properties);
+int enter(int index, hattn_cuda_caller *caller);
+void leave(const hattn_cuda_caller *caller);
+int zero(void *address, uint64_t bytes, void *stream);
+int load_plan(hattn_cuda_params *params);
+int run_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream);
+int run_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream);
+int run_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream);
+int run_score(const hattn_cuda_params *params, const hattn_score_args *args, void *stream);
+int run_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
+int run_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
+int run_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
+int run_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
+
+const hattn_cuda_kernels *kernels();
+
 struct Wave; /* regions.cuh */
 
 /* The element type behind with_dtype's pointer. */
@@ -64,12 +83,14 @@ struct DecodeKernel {
                           hattn_buffer workspace, DeviceStream stream);
 };
 
+/* Functions, not objects: clang would look for an object's functions on the device, too. */
 #define ENGINE(number, types, accepts, attend, decode, keyed) \
-    extern const AttendKernel attend;                         \
-    extern const DecodeKernel decode, keyed;
+    AttendKernel attend();                                    \
+    DecodeKernel decode();                                    \
+    DecodeKernel keyed();
 #include "kernels_cuda/engines.inc"
 #undef ENGINE
-#define CODE_WIDTH(words, is_loose, kernel) extern const DecodeKernel kernel;
+#define CODE_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
 

@@ -12,10 +12,10 @@ namespace {
 
 /* By hattn_cuda_params.engine. */
 const struct Attention {
-    const AttendKernel *attend;
-    const DecodeKernel *decode[2]; /* without, with keys */
+    AttendKernel (*attend)();
+    DecodeKernel (*decode[2])(); /* without, with keys */
 } attentions[] = {
-#define ENGINE(number, types, accepts, attend, decode, keyed) {&attend, {&decode, &keyed}},
+#define ENGINE(number, types, accepts, attend, decode, keyed) {attend, {decode, keyed}},
 #include "kernels_cuda/engines.inc"
 #undef ENGINE
 };
@@ -23,39 +23,39 @@ const struct Attention {
 const struct Scoring {
     int words;
     bool is_loose;
-    const DecodeKernel *score;
+    DecodeKernel (*score)();
 } scorings[] = {
-#define CODE_WIDTH(words, is_loose, kernel) {words, is_loose, &kernel},
+#define CODE_WIDTH(words, is_loose, kernel) {words, is_loose, kernel},
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
 };
 
 /* A decode's kernels, in order. */
 struct Decode {
-    const DecodeKernel *score, *attend;
+    DecodeKernel score, attend;
 };
 
-/* score: NULL where no row has the width. */
+/* score: NULLs where no row has the width. */
 Decode decode_of(const hattn_cuda_params &params)
 {
-    const DecodeKernel *attend = attentions[params.engine].decode[params.is_keyed];
+    const DecodeKernel attend = attentions[params.engine].decode[params.is_keyed]();
     for (const Scoring &row : scorings)
         if (row.words == params.code_words && row.is_loose == (params.has_loose_codes != 0))
-            return {row.score, attend};
-    return {nullptr, attend};
+            return {row.score(), attend};
+    return {{}, attend};
 }
 
 /* Of a plan by regions. */
 DeviceError load_decode(const hattn_cuda_params &params)
 {
     const Decode decode = decode_of(params);
-    return decode.score ? first_error({decode.score->load(params), decode.attend->load(params)}) : kNoSuchKernel;
+    return decode.score.load ? first_error({decode.score.load(params), decode.attend.load(params)}) : kNoSuchKernel;
 }
 
 } // namespace
 } // namespace hattn
 
-int hattn_cuda_load(hattn_cuda_params *params)
+int hattn::load_plan(hattn_cuda_params *params)
 {
     using namespace hattn;
     return first_error({
@@ -66,27 +66,27 @@ int hattn_cuda_load(hattn_cuda_params *params)
                                                     : load_encode_keys_mma(*params),
         load_score(*params),
         load_topk(*params),
-        attentions[params->engine].attend->load(*params),
+        attentions[params->engine].attend().load(*params),
         params->by_regions ? load_decode(*params) : kSuccess,
         load_merge(),
     });
 }
 
-int hattn_cuda_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace,
+int hattn::run_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace,
                       void *opaque_stream)
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
     const DeviceError error = check_workspace(workspace, stream);
-    return error ? error : attentions[params->engine].attend->launch(*params, *args, workspace, stream);
+    return error ? error : attentions[params->engine].attend().launch(*params, *args, workspace, stream);
 }
 
-int hattn_cuda_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
+int hattn::run_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
 {
     return hattn::launch_append(*params, *args, static_cast<hattn::DeviceStream>(stream));
 }
 
-int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
+int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace,
                       void *opaque_stream)
 {
     using namespace hattn;
@@ -117,9 +117,18 @@ int hattn_cuda_decode(const hattn_cuda_params *params, const hattn_decode_args *
             const Wave wave = {row, std::min(params->wave_rows, num_rows - row), head,
                                std::min(params->wave_heads, num_heads - head)};
             if (!error)
-                error = decode.score->launch(*params, *args, wave, workspace, stream);
+                error = decode.score.launch(*params, *args, wave, workspace, stream);
             if (!error)
-                error = decode.attend->launch(*params, *args, wave, workspace, stream);
+                error = decode.attend.launch(*params, *args, wave, workspace, stream);
         }
     return error;
+}
+
+const hattn_cuda_kernels *hattn::kernels()
+{
+    static const hattn_cuda_kernels table = {
+        vendor::kTargets, error_text, device_count,    get_properties,     enter,     leave,    zero,
+        load_plan,        run_append, run_encode_keys, run_encode_queries, run_score, run_topk, run_attend,
+        run_merge,        run_decode};
+    return &table;
 }

@@ -30,6 +30,8 @@ enum {
     HATTN_CUDA_FLAGS = 8
 };
 
+enum { HATTN_CUDA_TOKEN_HEADS = 8 }; /* query heads, of several tokens, of one block of dense attention */
+
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
 
 /* Attention's engines: attend_mma.cuh (of 16-bit caches and of bytes), attend_wide.cuh, attend.cuh. */
@@ -89,10 +91,11 @@ typedef struct hattn_cuda_params {
     int32_t group, dense_group;        /* query heads that share a selection, or K and V */
     int32_t digit_shift; /* of the first digit of a u16 score: 0 if all scores are below HATTN_CUDA_BINS */
     int32_t num_bins;    /* of that digit */
-    int32_t score_chunk, num_score_chunks; /* keys of one score block, of the call of its own */
-    int32_t topk_chunk, num_topk_chunks;   /* of one row over blocks of the stand-alone top-k; 0: a block a row */
-    int32_t num_topk_passes;               /* digits of a key there */
-    int32_t num_splits, num_dense_splits;  /* of one selection over blocks of the attend call; of all rows */
+    int32_t score_chunk, num_score_chunks;  /* keys of one score block, of the call of its own */
+    int32_t topk_chunk, num_topk_chunks;    /* of one row over blocks of the stand-alone top-k; 0: a block a row */
+    int32_t num_topk_passes;                /* digits of a key there */
+    int32_t num_splits, num_dense_splits;   /* of one selection over blocks of the attend call; of all rows */
+    int32_t dense_tokens, num_token_splits; /* rows of a sequence that a block of dense attention takes; splits then */
     int32_t encodes_by_mma; /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t encodes_keys_by_mma; /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
     int32_t key_encoder;         /* the row of key_encoders.inc for that; of MLP maps, the stages */
@@ -116,7 +119,7 @@ typedef struct hattn_cuda_params {
     uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     uint64_t workspace_size;
-    hattn_cuda_divisor splits, dense_splits;
+    hattn_cuda_divisor splits, dense_splits, token_splits, dense_heads /* dense_group */;
     int32_t most_splits, most_parts;   /* shares of a selection; shares in all that there is room for */
     uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, but for the plain engine */
     hattn_wide_layout wide;            /* of the wide engine; a launch's own */

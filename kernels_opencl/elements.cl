@@ -54,14 +54,14 @@ void store_element(bytes_out base, int dtype, long i, float value)
 #endif
 
 #if defined(IS_POCL) && defined(__F16C__)
-float8 half8(bytes_in base, const int is_aligned, long i)
+float8 halves8(bytes_in base, const int is_aligned, long i)
 {
     __global const ushort *from = (__global const ushort *)base + i;
     return __builtin_ia32_vcvtph2ps256(as_short8(is_aligned ? *(__global const ushort8 *)from : vload8(0, from)));
 }
 #elif defined(IS_CPU)
 /* For drivers of CPUs whose vload_half is a call for each element; these have subnormal numbers. */
-float8 half8(bytes_in base, const int is_aligned, long i)
+float8 halves8(bytes_in base, const int is_aligned, long i)
 {
     __global const ushort *from = (__global const ushort *)base + i;
     const uint8 bits = convert_uint8(is_aligned ? *(__global const ushort8 *)from : vload8(0, from));
@@ -71,7 +71,7 @@ float8 half8(bytes_in base, const int is_aligned, long i)
     return as_float8(select(as_uint8(value), special, magnitude >= (uint8)(0x7c00u << 13)) | (bits & 0x8000) << 16);
 }
 #else
-float8 half8(bytes_in base, const int is_aligned, long i)
+float8 halves8(bytes_in base, const int is_aligned, long i)
 {
     __global const half *from = (__global const half *)base + i;
     return is_aligned ? vloada_half8(0, from) : vload_half8(0, from);
@@ -90,7 +90,7 @@ float8 load8(bytes_in base, const int dtype, const int is_aligned, long i)
     if (dtype == HATTN_F8_E4M3)
         return f8_values(is_aligned ? *(__global const uchar8 *)(base + i) : vload8(0, base + i));
     if (dtype == HATTN_F16)
-        return half8(base, is_aligned, i);
+        return halves8(base, is_aligned, i);
     __global const ushort *from = (__global const ushort *)base + i;
     return as_float8(convert_uint8(is_aligned ? *(__global const ushort8 *)from : vload8(0, from)) << 16);
 }

@@ -50,6 +50,21 @@ void add_lengths(ProblemList &list)
             p.lengths = {70, 129, 5};
             p.append = true;
         });
+    const struct {
+        const char *name;
+        int32_t dtype;
+        int group;
+    } late[] = {{"f16_group_4", HATTN_F16, 4}, {"bf16_group_3", HATTN_BF16, 3}, {"f8_group_1", HATTN_F8_E4M3, 1}};
+    for (const auto &row : late)
+        list.add(std::string("last_is_none_") + row.name, [&](Problem &p) {
+            p.pattern = Pattern::LAST_IS_NONE;
+            p.q_dtype = row.dtype == HATTN_BF16 ? HATTN_BF16 : HATTN_F16;
+            p.kv_dtype = row.dtype;
+            p.group = row.group;
+            p.lengths = {140, 600, 3, 33};
+            p.q_lens = {4, 7, 5, 2};
+            p.head_dim_qk = p.head_dim_v = 128;
+        });
     list.add("q_ragged", [](Problem &p) {
         p.lengths = {70, 129, 5, 40};
         p.q_lens = {1, 8, 0, 3};

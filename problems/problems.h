@@ -23,6 +23,7 @@ enum class Pattern {
     BY_TIME,       /* scores rise with the position */
     OVERFLOW,      /* all weights at their maximum against codes of all ones: the largest score there is */
     NOT_A_NUMBER,  /* among the random keys, queries and norms */
+    LAST_IS_NONE,  /* each sequence's last key and value are no numbers: tokens before it may not notice */
     BIASED,        /* keys near one, as large biases make them: logits are large and close to each other */
     HUGE_VALUES,   /* equal keys, values and parts whose sums overflow where their means do not */
     INFINITE,      /* infinities of either sign among the random keys, one in a query */

@@ -22,7 +22,7 @@ namespace {
 /* What the played runtime does and saw. */
 struct Runtime {
     int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1;
-    hattn_cuda_properties properties = {"made up", 9, 0, 132, 232448, 233472, 1024, 0};
+    hattn_cuda_properties properties = {"made up", "sm_90", 1, 132, 232448, 233472, 1024, INT32_MAX, 0};
     uint64_t zeroed = 0;
 };
 Runtime runtime;
@@ -36,42 +36,41 @@ int launch()
 
 } // namespace
 
-extern "C" {
-
-const char *hattn_cuda_error_text(int code) { return code == 7 ? "out of luck" : "another error"; }
-int hattn_cuda_device_count(int *count)
+extern "C" const hattn_cuda_kernels *hattn_cuda_kernels_by_nvcc()
 {
-    *count = runtime.count;
-    return 0;
+    static const hattn_cuda_kernels kernels = {
+        "sm_80 or later",
+        [](int code) { return code == 7 ? "out of luck" : "another error"; },
+        [](int *count) {
+            *count = runtime.count;
+            return 0;
+        },
+        [](int, hattn_cuda_properties *properties) {
+            *properties = runtime.properties;
+            return 0;
+        },
+        [](int index, hattn_cuda_caller *caller) {
+            *caller = {runtime.current, 0};
+            runtime.current = index;
+            return 0;
+        },
+        [](const hattn_cuda_caller *caller) { runtime.current = caller->device; },
+        [](void *, uint64_t bytes, void *) {
+            runtime.zeroed += bytes;
+            return launch();
+        },
+        [](hattn_cuda_params *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_decode_args *, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_encode_keys_args *, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_encode_queries_args *, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_score_args *, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_topk_args *, hattn_buffer, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_attend_args *, hattn_buffer, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_merge_args *, void *) { return launch(); },
+        [](const hattn_cuda_params *, const hattn_decode_args *, hattn_buffer, void *) { return launch(); },
+    };
+    return &kernels;
 }
-int hattn_cuda_get_properties(int, hattn_cuda_properties *properties)
-{
-    *properties = runtime.properties;
-    return 0;
-}
-int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
-{
-    *caller = {runtime.current, 0};
-    runtime.current = index;
-    return 0;
-}
-void hattn_cuda_leave(const hattn_cuda_caller *caller) { runtime.current = caller->device; }
-int hattn_cuda_zero(void *, uint64_t bytes, void *)
-{
-    runtime.zeroed += bytes;
-    return launch();
-}
-int hattn_cuda_load(hattn_cuda_params *) { return launch(); }
-int hattn_cuda_append(const hattn_cuda_params *, const hattn_decode_args *, void *) { return launch(); }
-int hattn_cuda_encode_keys(const hattn_cuda_params *, const hattn_encode_keys_args *, void *) { return launch(); }
-int hattn_cuda_encode_queries(const hattn_cuda_params *, const hattn_encode_queries_args *, void *) { return launch(); }
-int hattn_cuda_score(const hattn_cuda_params *, const hattn_score_args *, void *) { return launch(); }
-int hattn_cuda_topk(const hattn_cuda_params *, const hattn_topk_args *, hattn_buffer, void *) { return launch(); }
-int hattn_cuda_attend(const hattn_cuda_params *, const hattn_attend_args *, hattn_buffer, void *) { return launch(); }
-int hattn_cuda_merge(const hattn_cuda_params *, const hattn_merge_args *, void *) { return launch(); }
-int hattn_cuda_decode(const hattn_cuda_params *, const hattn_decode_args *, hattn_buffer, void *) { return launch(); }
-
-} // extern "C"
 
 namespace {
 
@@ -140,26 +139,23 @@ TEST_F(CudaPlan, WideNeedsSharedMemory)
     EXPECT_FALSE(choose(shape_of(HATTN_F16, HATTN_F16, 128)).encodes_keys_by_mma);
 }
 
-const struct Card {
-    const char *name;
-    hattn_cuda_properties properties;
-} cards[] = {
-    {"sm_80", {"A100", 8, 0, 108, 166912, 167936, 1024, 0}},
-    {"sm_86", {"RTX A6000", 8, 6, 84, 101376, 102400, 1024, 0}},
-    {"sm_89", {"L40S", 8, 9, 142, 101376, 102400, 1024, 0}},
-    {"sm_90", {"H200", 9, 0, 132, 232448, 233472, 1024, 0}},
-    {"sm_100", {"B200", 10, 0, 148, 232448, 233472, 1024, 0}},
-    {"sm_120", {"RTX 5090", 12, 0, 170, 101376, 102400, 1024, 0}},
+const hattn_cuda_properties cards[] = {
+    {"A100", "sm_80", 1, 108, 166912, 167936, 1024, INT32_MAX, 0},
+    {"RTX A6000", "sm_86", 1, 84, 101376, 102400, 1024, INT32_MAX, 0},
+    {"L40S", "sm_89", 1, 142, 101376, 102400, 1024, INT32_MAX, 0},
+    {"H200", "sm_90", 1, 132, 232448, 233472, 1024, INT32_MAX, 0},
+    {"B200", "sm_100", 1, 148, 232448, 233472, 1024, INT32_MAX, 0},
+    {"RTX 5090", "sm_120", 1, 170, 101376, 102400, 1024, INT32_MAX, 0},
 };
 
 /* Every shape that benchmarks report has tensor cores on every card, but for fp32: for attention, and for many keys. */
 TEST_F(CudaPlan, EveryCardHasTensorCoresForBenchShapes)
 {
     int seen[4] = {};
-    for (const Card &card : cards)
+    for (const hattn_cuda_properties &card : cards)
         for (const problems::Problem &problem : problems::bench_problems()) {
-            SCOPED_TRACE(std::string(card.name) + " " + problem.name);
-            runtime.properties = card.properties;
+            SCOPED_TRACE(std::string(card.isa) + " " + problem.name);
+            runtime.properties = card;
             const hattn_problem shape = problems::make_shape(problem, 4096);
             const hattn_cuda_params p = choose(shape);
             const int32_t type = shape.k_cache.dtype, dim = shape.head_dim_qk == shape.head_dim_v && p.group <= 16
@@ -171,8 +167,7 @@ TEST_F(CudaPlan, EveryCardHasTensorCoresForBenchShapes)
                                                                                         : HATTN_CUDA_WIDE;
             EXPECT_EQ(p.engine, engine);
             EXPECT_EQ(p.encodes_keys_by_mma, type != HATTN_F32);
-            EXPECT_LE(p.attend_shared + (engine == HATTN_CUDA_WIDE ? HATTN_WIDE_STATIC : 0),
-                      card.properties.block_shared);
+            EXPECT_LE(p.attend_shared + (engine == HATTN_CUDA_WIDE ? HATTN_WIDE_STATIC : 0), card.block_shared);
             seen[p.engine]++;
         }
     for (int count : seen)
@@ -182,10 +177,10 @@ TEST_F(CudaPlan, EveryCardHasTensorCoresForBenchShapes)
 /* Where a block has 99 KiB: one tile less of V outside of K, and of keys two stages instead of three. */
 TEST_F(CudaPlan, SmallSharedMemoryIsEnough)
 {
-    for (const Card &card : cards) {
+    for (const hattn_cuda_properties &card : cards) {
         SCOPED_TRACE(card.name);
-        runtime.properties = card.properties;
-        const bool is_small = card.properties.block_shared < 100 << 10;
+        runtime.properties = card;
+        const bool is_small = card.block_shared < 100 << 10;
         problems::Problem mla;
         mla.q_dtype = mla.kv_dtype = HATTN_F16;
         mla.num_kv_heads = 1;
@@ -209,14 +204,13 @@ TEST_F(CudaPlan, SmallSharedMemoryIsEnough)
                 keys.head_dim_qk = dim;
                 keys.lengths = {1000};
                 const hattn_problem linear = problems::make_shape(keys, 70);
-                const int32_t row = hattn_choose_key_encoder(&linear, card.properties.block_shared,
-                                                             card.properties.multiprocessor_shared);
+                const int32_t row = hattn_choose_key_encoder(&linear, card.block_shared, card.multiprocessor_shared);
                 const int large = dim > 256 ? 6 : dim > 192 ? 4 : dim > 128 ? 3 : dim > 64 ? 1 : 0;
                 EXPECT_GE(row, large);
                 EXPECT_LE(row, large + (large != 0 && large != 3));
                 EXPECT_TRUE(row == large || is_small || dim == 128) << row;
             }
-        EXPECT_EQ(hattn_choose_mlp_stages(card.properties.block_shared), is_small ? 2 : 3);
+        EXPECT_EQ(hattn_choose_mlp_stages(card.block_shared), is_small ? 2 : 3);
     }
 }
 
@@ -251,7 +245,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         SCOPED_TRACE(problem.name);
         const hattn_problem shape = problems::make_shape(problem, 1000);
         const hattn_cuda_params p = choose(shape);
-        EXPECT_EQ(hattn_cuda_check(&p, nullptr), HATTN_OK);
+        EXPECT_EQ(hattn_cuda_check("cuda", &runtime.properties, &p, nullptr), HATTN_OK);
         EXPECT_GE(p.workspace_size, sizeof(hattn_cuda_head));
         EXPECT_GE(p.num_splits, 1);
         EXPECT_GE(p.num_dense_splits, 1);
@@ -308,13 +302,13 @@ TEST_F(CudaPlan, RefusesWhatNoGridHolds)
     p.num_kv_heads = p.num_selection_heads = p.num_code_heads = 1024;
     hattn_cuda_params params = choose(p);
     hattn_error error = {};
-    EXPECT_EQ(hattn_cuda_check(&params, &error), HATTN_UNSUPPORTED);
+    EXPECT_EQ(hattn_cuda_check("cuda", &runtime.properties, &params, &error), HATTN_UNSUPPORTED);
     EXPECT_NE(std::strstr(error.text, "num_q_heads is 131072"), nullptr) << error.text;
     p = shape_of(HATTN_F16, HATTN_F16, 128);
     p.max_rows = 1 << 28;
     params = choose(p);
-    EXPECT_EQ(hattn_cuda_check(&params, &error), HATTN_UNSUPPORTED);
-    EXPECT_NE(std::strstr(error.text, "2^31 blocks"), nullptr) << error.text;
+    EXPECT_EQ(hattn_cuda_check("cuda", &runtime.properties, &params, &error), HATTN_UNSUPPORTED);
+    EXPECT_NE(std::strstr(error.text, "more than 2147483647 blocks"), nullptr) << error.text;
 }
 
 TEST_F(CudaPlan, CallsRunOnThePlansDeviceAndLeaveTheCallersCurrent)
@@ -393,9 +387,9 @@ TEST_F(CudaPlan, OldDevicesAndForeignOptionsAreRefused)
 {
     hattn_device_options options = {};
     hattn_device *device = nullptr;
-    runtime.properties.major = 7;
+    runtime.properties.has_kernels = 0;
     EXPECT_EQ(hattn_cuda_backend.open(&options, &device, nullptr), HATTN_NO_DEVICE);
-    runtime.properties.major = 8;
+    runtime.properties.has_kernels = 1;
     options.isa = "avx2";
     EXPECT_EQ(hattn_cuda_backend.open(&options, &device, nullptr), HATTN_INVALID_ARGUMENT);
     char why[64] = "";

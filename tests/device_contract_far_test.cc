@@ -56,7 +56,7 @@ public:
             [&](const Index &index, int64_t offset) { memory_->write(at(offset), before.at(index), row_bytes_); });
     }
 
-    hattn_buffer buffer() const { return {at(0), 0}; }
+    hattn_buffer buffer() const { return memory_->buffer(at(0), 0); }
 
     /* "" or where it differs from the tensor. */
     std::string compare() const

@@ -42,15 +42,26 @@ protected:
         };
         session->runner = device_runner(calls);
     }
+
+    /* The operation of every small problem. */
+    void expect_captured(const std::string &op)
+    {
+        capture_calls();
+        for (const Problem &problem : all_problems())
+            if (problem.tag == Tag::SMALL)
+                expect_passes(problem, 3, "/" + op);
+    }
 };
 
-TEST_P(DeviceGraphs, EveryCallIsCaptured)
-{
-    capture_calls();
-    for (const Problem &problem : all_problems())
-        if (problem.tag == Tag::SMALL)
-            expect_passes(problem, 3, "");
-}
+/* Apart, for each takes minutes of a processor. */
+TEST_P(DeviceGraphs, EveryEncodeKeysIsCaptured) { expect_captured("encode_keys"); }
+TEST_P(DeviceGraphs, EveryEncodeQueriesIsCaptured) { expect_captured("encode_queries"); }
+TEST_P(DeviceGraphs, EveryScoreIsCaptured) { expect_captured("score"); }
+TEST_P(DeviceGraphs, EveryTopkIsCaptured) { expect_captured("topk"); }
+TEST_P(DeviceGraphs, EveryAttendSparseIsCaptured) { expect_captured("attend_sparse"); }
+TEST_P(DeviceGraphs, EveryAttendDenseIsCaptured) { expect_captured("attend_dense"); }
+TEST_P(DeviceGraphs, EveryDecodeIsCaptured) { expect_captured("decode"); }
+TEST_P(DeviceGraphs, EveryMergeIsCaptured) { expect_captured("merge"); }
 
 /* Each in a process of its own, which has loaded no kernel before. */
 TEST_P(DeviceGraphs, FirstRunOfAProcessIsCaptured)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels name no intrinsic, instruction or call of a vendor's: kernels_cuda/device/ has them all, beside plain twins.
+"""Kernels name no intrinsic, instruction or call of a vendor's: the headers of dialects have them all.
 Usage: vendor_test.py LAYERS_TXT, in a checkout or in a test's runfiles, whose links lead to one."""
 import os
 import re
@@ -12,8 +12,9 @@ DIALECT = set("""__device__ __global__ __host__ __shared__ __syncthreads __launc
     __noinline__ __align__ __builtin_assume_aligned""".split())
 INTRINSIC = re.compile(r"\b(__\w+|atomic[A-Z]\w*|asm|volatile|cu(?:da)?[A-Z]\w*)\b|(<<<|#include <cu\w*)")
 COMMENT = re.compile(r"/\*.*?\*/", re.S)
-# In device/, what one file alone may name.
-LAUNCHES = re.compile(r"\b(cudaLaunch\w*|cudaGetLastError|cudaPeekAtLastError)\b|<<<")
+# The CUDA dialect, which may name anything, and the twins that are every dialect's.
+DIALECTS = ("device/cuda.cuh", "device/cuda_fast.cuh")
+TWINS = ("device/plain.cuh", {"volatile"})
 
 
 def named(path, text):
@@ -22,12 +23,7 @@ def named(path, text):
     for number, line in enumerate(text.split("\n"), 1):
         words = [word for match in INTRINSIC.finditer(line) for word in match.groups() if word]
         for word in words:
-            if path.startswith("device/"):
-                owner = "device/vendor.cuh" if word.startswith("#include") else "device/launch.cuh"
-                bad = (word.startswith("#include") or LAUNCHES.search(word)) and path != owner
-            else:
-                bad = word not in DIALECT
-            if bad:
+            if path not in DIALECTS and word not in DIALECT and not (path == TWINS[0] and word in TWINS[1]):
                 yield number, word
 
 
@@ -37,9 +33,11 @@ def check_the_check():
         assert list(named("select/x.cuh", line)), line
     for line in ("__device__ int f() { __syncthreads(); }", "/* __shfl_sync in\n words */", "atomic_add(p, 1);"):
         assert not list(named("select/x.cuh", line)), line
-    for line in ("cudaGetLastError();", "#include <cuda_fp16.h>"):
-        assert list(named("device/memory.cuh", line)), line
-    assert not list(named("device/memory.cuh", "__ldcg(p);"))
+    for path in ("device/memory.cuh", "device/plain.cuh"):
+        for line in ("cudaGetLastError();", "#include <cuda_fp16.h>", "__ldcg(p);"):
+            assert list(named(path, line)), (path, line)
+    assert not list(named("device/plain.cuh", "*(volatile int *)p = 0;"))
+    assert not list(named("device/cuda.cuh", "__ldcg(p);"))
 
 
 def main(layers):
@@ -48,7 +46,7 @@ def main(layers):
     files = sorted(os.path.relpath(os.path.join(folder, name), root)
                    for folder, _, names in os.walk(root) for name in names if name.endswith(SOURCES))
     assert len(files) > 30, "only %d files in %s" % (len(files), root)
-    wrong = ["kernels_cuda/%s:%d: %s is for kernels_cuda/device" % (path, number, word)
+    wrong = ["kernels_cuda/%s:%d: %s is for a dialect (kernels_cuda/device/cuda.cuh)" % (path, number, word)
              for path in files for number, word in named(path, open(os.path.join(root, path)).read())]
     print("\n".join(wrong) or "%d files" % len(files))
     return bool(wrong)

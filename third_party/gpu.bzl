@@ -1,4 +1,5 @@
-"""Finds what GPU backends are built with; @gpu//:cuda holds where nvcc was found, @gpu//:opencl where OpenCL's headers were. And reads the rows
+"""Finds what GPU backends are built with; @gpu//:cuda holds where nvcc was found, @gpu//:hip where clang 19 was with what it needs
+for AMD's GPUs, @gpu//:opencl where OpenCL's headers were. And reads the rows
 of which kernels_cuda/instances.bzl makes files: only a repository can."""
 
 _ON = "config_setting(name = '%s', constraint_values = ['@platforms//cpu:x86_64'], visibility = ['//visibility:public'])\n"
@@ -20,6 +21,15 @@ def _cuda(ctx):
     ctx.symlink("%s/lib64/libcudart_static.a" % nvcc.dirname.dirname, "libcudart_static.a")
     return nvcc
 
+def _hip(ctx):
+    """Clang, if its linker and its bundler are there: it finds them beside itself."""
+    clang = ctx.which("clang-19")
+    if ctx.os.environ.get("HATTN_HIP", "1") == "0" or not clang:
+        return None
+    tools = clang.realpath.dirname
+    needed = [tools.get_child(name) for name in ["lld", "clang-offload-bundler", "llvm-objcopy"]]
+    return clang if not [tool for tool in needed if not tool.exists] else None
+
 def _rows(ctx, file, macro):
     """The arguments of each `macro(...)`, a line each, in a file of rows."""
     lines = ctx.read(ctx.path(Label("@//kernels_cuda:" + file))).split("\n")
@@ -31,10 +41,12 @@ def _rows(ctx, file, macro):
 
 def _gpu_configure_impl(ctx):
     nvcc = _cuda(ctx)
+    hip = _hip(ctx)
     opencl = ctx.os.environ.get("HATTN_OPENCL", "1") != "0" and ctx.path("/usr/include/CL/cl.h").exists
-    ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + (_ON if opencl else _OFF) % "opencl" + _REST)
-    ctx.file("defs.bzl", "NVCC = %r\nENGINES = %r\nCODE_WIDTHS = %r\n" % (
+    ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + (_ON if hip else _OFF) % "hip" + (_ON if opencl else _OFF) % "opencl" + _REST)
+    ctx.file("defs.bzl", "NVCC = %r\nHIP_CLANG = %r\nENGINES = %r\nCODE_WIDTHS = %r\n" % (
         str(nvcc or ""),
+        str(hip or ""),
         _rows(ctx, "engines.inc", "ENGINE"),
         _rows(ctx, "code_widths.inc", "CODE_WIDTH"),
     ))
@@ -42,7 +54,7 @@ def _gpu_configure_impl(ctx):
 gpu_configure = repository_rule(
     implementation = _gpu_configure_impl,
     configure = True,
-    environ = ["HATTN_CUDA", "HATTN_OPENCL", "PATH"],
+    environ = ["HATTN_CUDA", "HATTN_HIP", "HATTN_OPENCL", "PATH"],
     local = True,
 )
 

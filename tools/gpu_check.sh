@@ -87,10 +87,10 @@ part_verify() {
     done
     verify verify_random "$hattn" --backend cuda --filter random- --random 100 &
     {
-        verify golden_reference "$hattn" --backend reference --filter bits --write "$out/reference.safetensors"
-        verify golden_cuda_against_reference "$hattn" --backend cuda --against "$out/reference.safetensors" --filter bits
-        verify golden_cuda "$hattn" --backend cuda --filter bits --write "$out/cuda.safetensors"
-        verify golden_reference_against_cuda "$hattn" --backend reference --against "$out/cuda.safetensors" --filter bits
+        verify golden_reference "$hattn" --backend reference --filter bits_1 --write "$out/reference.safetensors"
+        verify golden_cuda_against_reference "$hattn" --backend cuda --against "$out/reference.safetensors" --filter bits_1
+        verify golden_cuda "$hattn" --backend cuda --filter bits_1 --write "$out/cuda.safetensors"
+        verify golden_reference_against_cuda "$hattn" --backend reference --against "$out/cuda.safetensors" --filter bits_1
         rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
     } &
     for shard in 0 1 2 3 4 5; do
@@ -124,6 +124,8 @@ sanitize() {
         return
     fi
     under="$sanitizer --tool $tool --error-exitcode 9 --print-limit 20"
+    # The list's runs leave an error of the caller's unread on purpose, which the tool would count.
+    [ "$tool" != memcheck ] || under="$under --report-api-errors no"
     running=0
     # shellcheck disable=SC2086
     for filter in "$@"; do

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CUDA backend's table: devices, plans, and launches with the right device current.
+ * Devices, plans, and launches with the right device current, of whichever vendor's kernels.
  */
 #include <stddef.h>
 #include <stdio.h>
@@ -11,6 +11,7 @@
 
 typedef struct cuda_device {
     hattn_device base;
+    const hattn_cuda_kernels *kernels;
     int32_t index;
     hattn_cuda_properties properties;
 } cuda_device;
@@ -20,62 +21,67 @@ typedef struct cuda_plan {
     hattn_cuda_params params;
 } cuda_plan;
 
-static int device_count(char *why, size_t size)
+int hattn_cuda_count(const hattn_cuda_kernels *kernels, char *why, size_t size)
 {
     int count;
-    const int code = hattn_cuda_device_count(&count);
+    const int code = kernels->device_count(&count);
     if (code)
-        snprintf(why, size, "%s", hattn_cuda_error_text(code));
+        snprintf(why, size, "%s", kernels->error_text(code));
     else if (!count)
         snprintf(why, size, "the driver reports no device");
     return count;
 }
 
-static hattn_status open_device(const hattn_device_options *options, hattn_device **device, hattn_error *error)
+hattn_status hattn_cuda_open(const hattn_cuda_kernels *kernels, const hattn_backend *backend,
+                             const hattn_device_options *options, hattn_device **device, hattn_error *error)
 {
+    const char *name = backend->name;
     if (options->isa)
-        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "cuda: options.isa is '%s', only the cpu backend has a choice",
-                          options->isa);
+        return hattn_fail(error, HATTN_INVALID_ARGUMENT, "%s: options.isa is '%s', only the cpu backend has a choice",
+                          name, options->isa);
     hattn_cuda_properties properties;
-    const int code = hattn_cuda_get_properties(options->index, &properties);
+    const int code = kernels->get_properties(options->index, &properties);
     if (code)
-        return hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code));
-    if (properties.major < 8)
-        return hattn_fail(error, HATTN_NO_DEVICE, "cuda: %s is sm_%d%d, the kernels need sm_80 or later",
-                          properties.name, properties.major, properties.minor);
+        return hattn_fail(error, HATTN_DEVICE_ERROR, "%s: %s", name, kernels->error_text(code));
+    if (!properties.has_kernels)
+        return hattn_fail(error, HATTN_NO_DEVICE, "%s: %s is %s, the kernels need %s", name, properties.name,
+                          properties.isa, kernels->targets);
     cuda_device *made = calloc(1, sizeof(*made));
     if (!made)
-        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a device");
+        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "%s: no memory for a device", name);
+    made->kernels = kernels;
     made->index = options->index;
     made->properties = properties;
-    made->base.backend = &hattn_cuda_backend;
-    snprintf(made->base.info.backend, sizeof(made->base.info.backend), "cuda");
+    made->base.backend = backend;
+    snprintf(made->base.info.backend, sizeof(made->base.info.backend), "%s", name);
     snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
-    snprintf(made->base.info.isa, sizeof(made->base.info.isa), "sm_%d%d%s", properties.major, properties.minor,
+    snprintf(made->base.info.isa, sizeof(made->base.info.isa), "%s%s", properties.isa,
              properties.is_checked ? " checked" : "");
     *device = &made->base;
     return HATTN_OK;
 }
 
-static void close_device(hattn_device *device) { free(device); }
+void hattn_cuda_close(hattn_device *device) { free(device); }
 
-static hattn_status from_code(int code, hattn_error *error)
+static hattn_status from_code(const hattn_device *device, int code, hattn_error *error)
 {
-    return code ? hattn_fail(error, HATTN_DEVICE_ERROR, "cuda: %s", hattn_cuda_error_text(code)) : HATTN_OK;
+    return code ? hattn_fail(error, HATTN_DEVICE_ERROR, "%s: %s", device->backend->name,
+                             ((const cuda_device *)device)->kernels->error_text(code))
+                : HATTN_OK;
 }
 
-static hattn_status make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
+hattn_status hattn_cuda_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
     cuda_plan *made = calloc(1, sizeof(*made));
     if (!made)
-        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "cuda: no memory for a plan");
+        return hattn_fail(error, HATTN_OUT_OF_MEMORY, "%s: no memory for a plan", device->backend->name);
     const cuda_device *cuda = (const cuda_device *)device;
     hattn_cuda_choose(&cuda->properties, problem, &made->params);
-    hattn_status status = hattn_cuda_check(&made->params, error);
+    hattn_status status = hattn_cuda_check(device->backend->name, &cuda->properties, &made->params, error);
     hattn_cuda_caller caller;
-    if (!status && !(status = from_code(hattn_cuda_enter(cuda->index, &caller), error))) {
-        status = from_code(hattn_cuda_load(&made->params), error);
-        hattn_cuda_leave(&caller);
+    if (!status && !(status = from_code(device, cuda->kernels->enter(cuda->index, &caller), error))) {
+        status = from_code(device, cuda->kernels->load(&made->params), error);
+        cuda->kernels->leave(&caller);
     }
     if (status) {
         free(made);
@@ -88,100 +94,83 @@ static hattn_status make_plan(hattn_device *device, const hattn_problem *problem
     return HATTN_OK;
 }
 
-static void destroy_plan(hattn_plan *plan) { free(plan); }
+void hattn_cuda_plan_destroy(hattn_plan *plan) { free(plan); }
 
-static hattn_status init_workspace(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
-                                   hattn_error *error)
+hattn_status hattn_cuda_workspace_init(hattn_device *device, hattn_buffer workspace, uint64_t size, void *stream,
+                                       hattn_error *error)
 {
     const uint64_t control = sizeof(hattn_cuda_control), counter = offsetof(hattn_cuda_head, rescored);
     hattn_cuda_caller caller;
-    int code = hattn_cuda_enter(((const cuda_device *)device)->index, &caller);
+    const cuda_device *cuda = (const cuda_device *)device;
+    int code = cuda->kernels->enter(cuda->index, &caller);
     if (!code) {
         char *address = hattn_address(workspace);
-        code = hattn_cuda_zero(address, control < size ? control : size, stream);
+        code = cuda->kernels->zero(address, control < size ? control : size, stream);
         if (!code && size >= sizeof(hattn_cuda_head))
-            code = hattn_cuda_zero(address + counter, sizeof(uint64_t), stream);
-        hattn_cuda_leave(&caller);
+            code = cuda->kernels->zero(address + counter, sizeof(uint64_t), stream);
+        cuda->kernels->leave(&caller);
     }
-    return from_code(code, error);
+    return from_code(device, code, error);
 }
 
 /* One call with the plan's device current, and the caller's again afterwards. */
-#define ON_DEVICE(call)                                                                   \
-    do {                                                                                  \
-        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params;             \
-        hattn_cuda_caller caller;                                                         \
-        int code = hattn_cuda_enter(((const cuda_device *)plan->device)->index, &caller); \
-        if (!code) {                                                                      \
-            code = (call);                                                                \
-            hattn_cuda_leave(&caller);                                                    \
-        }                                                                                 \
-        return from_code(code, error);                                                    \
+#define ON_DEVICE(call)                                                       \
+    do {                                                                      \
+        const hattn_cuda_params *params = &((const cuda_plan *)plan)->params; \
+        const cuda_device *cuda = (const cuda_device *)plan->device;          \
+        hattn_cuda_caller caller;                                             \
+        int code = cuda->kernels->enter(cuda->index, &caller);                \
+        if (!code) {                                                          \
+            code = cuda->kernels->call;                                       \
+            cuda->kernels->leave(&caller);                                    \
+        }                                                                     \
+        return from_code(plan->device, code, error);                          \
     } while (0)
 
-static hattn_status encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
-                                hattn_error *error)
+hattn_status hattn_cuda_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
+                                    hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_encode_keys(params, args, exec->stream));
+    ON_DEVICE(encode_keys(params, args, exec->stream));
 }
 
-static hattn_status encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
-                                   const hattn_exec *exec, hattn_error *error)
+hattn_status hattn_cuda_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
+                                       const hattn_exec *exec, hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_encode_queries(params, args, exec->stream));
+    ON_DEVICE(encode_queries(params, args, exec->stream));
 }
 
-static hattn_status score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
-                          hattn_error *error)
+hattn_status hattn_cuda_score(const hattn_plan *plan, const hattn_score_args *args, const hattn_exec *exec,
+                              hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_score(params, args, exec->stream));
+    ON_DEVICE(score(params, args, exec->stream));
 }
 
-static hattn_status topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
-                         hattn_error *error)
+hattn_status hattn_cuda_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
+                             hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_topk(params, args, exec->workspace, exec->stream));
+    ON_DEVICE(topk(params, args, exec->workspace, exec->stream));
 }
 
-static hattn_status attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
-                           hattn_error *error)
+hattn_status hattn_cuda_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
+                               hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_attend(params, args, exec->workspace, exec->stream));
+    ON_DEVICE(attend(params, args, exec->workspace, exec->stream));
 }
 
-static hattn_status merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
-                          hattn_error *error)
+hattn_status hattn_cuda_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
+                              hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_merge(params, args, exec->stream));
+    ON_DEVICE(merge(params, args, exec->stream));
 }
 
-static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
-                           hattn_error *error)
+hattn_status hattn_cuda_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                               hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_append(params, args, exec->stream));
+    ON_DEVICE(append(params, args, exec->stream));
 }
 
-static hattn_status decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
-                           hattn_error *error)
+hattn_status hattn_cuda_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                               hattn_error *error)
 {
-    ON_DEVICE(hattn_cuda_decode(params, args, exec->workspace, exec->stream));
+    ON_DEVICE(decode(params, args, exec->workspace, exec->stream));
 }
-
-const hattn_backend hattn_cuda_backend = {
-    .name = "cuda",
-    .pointer_alignment = 16,
-    .device_count = device_count,
-    .open = open_device,
-    .close = close_device,
-    .plan = make_plan,
-    .plan_destroy = destroy_plan,
-    .workspace_init = init_workspace,
-    .encode_keys = encode_keys,
-    .encode_queries = encode_queries,
-    .score = score,
-    .topk = topk,
-    .attend = attend,
-    .merge = merge,
-    .decode = decode,
-    .append = append,
-};

@@ -272,6 +272,26 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
                                                 (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
 }
 
+/* Tokens of a sequence that share K and V in dense attention, where a block of tensor cores has places for more heads
+ * than one token has. */
+static void choose_tokens(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
+{
+    const int is_mma = params->engine == HATTN_CUDA_MMA || params->engine == HATTN_CUDA_MMA_BYTES;
+    params->dense_tokens = is_mma && p->max_rows > p->max_sequences && params->dense_group <= HATTN_CUDA_TOKEN_HEADS / 2
+                               ? HATTN_CUDA_TOKEN_HEADS / params->dense_group
+                               : 1;
+    params->dense_heads = hattn_cuda_make_divisor((uint32_t)params->dense_group);
+    /* A part has a place for each row: sequences may have one. */
+    const int64_t rows = (int64_t)p->max_rows * p->num_kv_heads,
+                  tasks = divide_up(p->max_rows, params->dense_tokens) * p->num_kv_heads;
+    const int32_t heads = params->dense_tokens * params->dense_group;
+    const int64_t room = HATTN_CUDA_PARTS / (rows * hattn_cuda_part_words(heads, p->head_dim_v));
+    params->num_token_splits = rows >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS
+                                   ? 1
+                                   : num_splits(device, p, tasks, heads, p->max_length, smaller(64, room));
+    params->token_splits = hattn_cuda_make_divisor((uint32_t)params->num_token_splits);
+}
+
 void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
@@ -340,6 +360,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->num_dense_splits =
         num_splits(device, p, rows * p->num_kv_heads * divide_up(params->dense_group, dense_heads), dense_heads,
                    p->max_length, 64);
+    choose_tokens(device, p, params);
     params->splits = hattn_cuda_make_divisor((uint32_t)params->num_splits);
     params->most_splits = heads * p->head_dim_v > LARGE_PART ? 16 : 32;
     params->most_splits = (int32_t)larger(1, smaller(params->most_splits, smaller(p->k, p->max_length) / 32));
@@ -352,16 +373,18 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 
-hattn_status hattn_cuda_check(const hattn_cuda_params *params, hattn_error *error)
+hattn_status hattn_cuda_check(const char *name, const hattn_cuda_properties *device, const hattn_cuda_params *params,
+                              hattn_error *error)
 {
     const hattn_problem *p = &params->problem;
     const int64_t tasks = (int64_t)p->max_rows * p->num_q_heads;
     if (p->num_q_heads > 65535)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "cuda: num_q_heads is %d: a grid has at most 65535",
+        return hattn_fail(error, HATTN_UNSUPPORTED, "%s: num_q_heads is %d: a grid has at most 65535", name,
                           p->num_q_heads);
-    if (tasks * larger(params->num_score_chunks, larger(params->num_splits, params->num_dense_splits)) > INT32_MAX)
+    if (tasks * larger(params->num_score_chunks, larger(params->num_splits, params->num_dense_splits)) >
+        device->most_blocks)
         return hattn_fail(error, HATTN_UNSUPPORTED,
-                          "cuda: max_rows %d * num_q_heads %d * max_length %d needs more than 2^31 blocks", p->max_rows,
-                          p->num_q_heads, p->max_length);
+                          "%s: max_rows %d * num_q_heads %d * max_length %d needs more than %lld blocks", name,
+                          p->max_rows, p->num_q_heads, p->max_length, (long long)device->most_blocks);
     return HATTN_OK;
 }

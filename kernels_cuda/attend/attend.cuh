@@ -60,7 +60,7 @@ class PlainEngine
 {
 public:
     static constexpr int kHeads = kGroup;
-    static constexpr bool kNeedsSpaceLate = false;
+    static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = 48 * 1024; /* of a block, at most, without dynamic memory */
     static constexpr float kOne = kWeightOne<T>;
 

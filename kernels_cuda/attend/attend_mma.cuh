@@ -26,7 +26,8 @@ class MmaEngine
 
 public:
     static constexpr int kHeads = kGroup;
-    static constexpr bool kNeedsSpaceLate = true; /* first in finish */
+    static constexpr bool kNeedsSpaceLate = true;                          /* first in finish */
+    static constexpr bool kTakesTokens = kGroup == HATTN_CUDA_TOKEN_HEADS; /* has add_apart */
     static constexpr size_t kStaticBytes = 48 * 1024;
     static constexpr float kOne = kWeightOne<T>;
 
@@ -83,7 +84,18 @@ public:
         used_ = max(used_, min(kWarps, (n + 15) / 16));
 #pragma unroll 1
         for (int first = warp_id() * 16; first < n; first += kWarps * 16)
-            add_tile(slots, first, n);
+            add_tile<false>(slots, first, n, 0);
+    }
+
+    /* Rows that queries from first_query(i) on see: a tile for each row, since nothing of it may come near the others,
+     * not even what is no number. */
+    template <class F>
+    __device__ void add_apart(const Slot *slots, int n, F first_query)
+    {
+        used_ = max(used_, min(kWarps, n));
+#pragma unroll 1
+        for (int i = warp_id(); i < n; i += kWarps)
+            add_tile<true>(slots + i, 0, 1, first_query(i));
     }
 
     /* Ends with a barrier; then each_value gives a part of a softmax. */
@@ -189,7 +201,9 @@ private:
             query_scale()[at.b_column()] = scale.inverse;
     }
 
-    __device__ void add_tile(const Slot *slots, int first, int n)
+    /* kApart: for queries from first_query on. */
+    template <bool kApart>
+    __device__ void add_tile(const Slot *slots, int first, int n, int first_query)
     {
         const Fragment at;
         const int last = n - 1;
@@ -238,7 +252,7 @@ private:
             c[i] *= kBytes ? scale * query_scale()[at.column(i)] : scale;
             if (p_.soft_cap > 0.0f)
                 c[i] = p_.soft_cap * tanhf(c[i] / p_.soft_cap);
-            if (first + at.row(i) >= n)
+            if (first + at.row(i) >= n || (kApart && at.column(i) < first_query))
                 c[i] = -INFINITY;
         }
 #pragma unroll
@@ -257,6 +271,7 @@ private:
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 float(&o)[4] = values_[h][j];
+                const float before[4] = {o[0], o[1], o[2], o[3]};
                 o[0] *= decay[0];
                 o[1] *= decay[1];
                 o[2] *= decay[0];
@@ -274,6 +289,10 @@ private:
                     mma_16816<T>(o, low_halves(x0, x1), high_halves(x0, x1), low_halves(x2, x3), high_halves(x2, x3),
                                  p0, p1);
                 }
+                if constexpr (kApart)
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        o[i] = at.column(i) < first_query ? before[i] : o[i];
             }
     }
 

@@ -131,11 +131,11 @@ private:
     uint32_t count_, begun_ = 0, asked_ = 0;
 };
 
-/* Attends to a share of `total` rows. ready(begin) is called when the queries are on their way; it may wait, and then
+/* Attends to a share of `total` rows, which all its queries see. ready(begin) is called when the queries are on their way; it may wait, and then
  * calls begin, once. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
  * threads of one block of the task, when all others are done with their ready and fill. */
-template <class Engine, class Early, class Ready, class Fill>
-__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const Share &share, int total,
+template <class Engine, class Early, class S, class Ready, class Fill>
+__device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const S &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
 {
     const hattn_problem &p = params.problem;
@@ -155,7 +155,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     const int q_size = p.q.dtype == HATTN_F32 ? 4 : 2;
     engine.start([&](int g) {
         return static_cast<const char *>(hattn_address(in.q)) +
-               (share.row * p.q.stride[0] + (share.first_head + g) * p.q.stride[1]) * q_size;
+               (share.row_of(g) * p.q.stride[0] + share.head_of(g) * p.q.stride[1]) * q_size;
     });
     const int even = static_cast<int>(divide(total, share.splits)),
               rest = total - even * share.num_splits; /* of which one each */
@@ -180,6 +180,13 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         fill(done, done + count, space.early.list);
         engine.add_rows(space.early.list, count);
     }
+    if constexpr (std::is_same_v<S, TokenShare>) /* what later tokens alone see */
+        if (share.split == share.num_splits - 1 && total < share.longest) {
+            __syncthreads();
+            fill(total, share.longest, space.early.list);
+            engine.add_apart(space.early.list, share.longest - total,
+                             [&](int i) { return share.first_that_sees(total + i); });
+        }
     if (!is_whole)
         turn.ask();
     engine.finish();

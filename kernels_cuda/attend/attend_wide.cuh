@@ -34,7 +34,7 @@ class WideEngine
 {
 public:
     static constexpr int kHeads = kSplit ? 8 : 8 * kBlocks;
-    static constexpr bool kNeedsSpaceLate = false;
+    static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = HATTN_WIDE_STATIC; /* the plan counts on it */
     static constexpr float kOne = kWeightOne<T>;
 

@@ -34,7 +34,7 @@ DeviceError load_merge() { return prepare(merge_kernel, 0); }
 
 } // namespace hattn
 
-int hattn_cuda_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream)
+int hattn::run_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream)
 {
     using namespace hattn;
     const dim3 grid(args->num_rows, params->problem.num_q_heads);

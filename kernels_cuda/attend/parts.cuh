@@ -25,6 +25,36 @@ struct Share {
     int32_t row, first_head, count, split, num_splits, counter;
     int32_t heads; /* of the largest block */
     hattn_cuda_divisor splits;
+
+    /* Of query g of the share. */
+    __device__ int32_t row_of(int) const { return row; }
+
+    __device__ int32_t head_of(int g) const { return first_head + g; }
+};
+
+/* The same of several tokens of a sequence, rows row..row+num_tokens: `count` and `heads` are of all tokens together,
+ * a token's side by side. */
+struct TokenShare : Share {
+    hattn_cuda_divisor group; /* heads of a token */
+    int32_t num_tokens;
+    int64_t end;     /* the last token's length, not clamped; each one before it sees one position less */
+    int32_t longest; /* the same, clamped */
+
+    __device__ int32_t token_of(int g) const { return static_cast<int32_t>(divide(static_cast<uint32_t>(g), group)); }
+
+    __device__ int32_t row_of(int g) const { return row + token_of(g); }
+
+    __device__ int32_t head_of(int g) const
+    {
+        return first_head + g - token_of(g) * static_cast<int32_t>(group.divisor);
+    }
+
+    /* The first query that sees a position. */
+    __device__ int32_t first_that_sees(int32_t position) const
+    {
+        const int64_t unseeing = num_tokens + position - end; /* tokens */
+        return static_cast<int32_t>(max(unseeing, int64_t(0))) * static_cast<int32_t>(group.divisor);
+    }
 };
 
 /* Weights are e^(x - max) times this, so that 2^30 values of type T sum to no more than the largest of them: 1 where
@@ -47,11 +77,12 @@ __device__ inline float scaled(float x, float scale) { return x * scale; }
 __device__ inline float4 scaled(float4 x, float scale) { return {x.x * scale, x.y * scale, x.z * scale, x.w * scale}; }
 
 /* Where the results of a share's heads go, and their sinks. */
+template <class S>
 class Results
 {
 public:
     /* one: what a weight of e^0 is. */
-    __device__ Results(const hattn_problem &p, const Inputs &in, const Share &share, float one)
+    __device__ Results(const hattn_problem &p, const Inputs &in, const S &share, float one)
         : p_(p), in_(in), share_(share), one_(one)
     {
     }
@@ -63,7 +94,7 @@ public:
         if (weight.sum == 0.0f)
             value = X{}; /* what weighs nothing may be anything */
         if (in_.sink_logits.data) {
-            const float sink = static_cast<const float *>(hattn_address(in_.sink_logits))[share_.first_head + g];
+            const float sink = static_cast<const float *>(hattn_address(in_.sink_logits))[share_.head_of(g)];
             const float max = fmaxf(weight.max, sink), base = max == -INFINITY ? 0.0f : max,
                         factor = expf(weight.max - base);
             value = scaled(value, factor);
@@ -72,14 +103,14 @@ public:
         put(place(g) + column, scaled(value, weight.scale()));
         if (column == 0 && in_.lse.data)
             static_cast<float *>(
-                hattn_address(in_.lse))[share_.row * p_.lse.stride[0] + (share_.first_head + g) * p_.lse.stride[1]] =
+                hattn_address(in_.lse))[share_.row_of(g) * p_.lse.stride[0] + share_.head_of(g) * p_.lse.stride[1]] =
                 weight.lse(one_);
     }
 
 private:
     __device__ int64_t place(int g) const
     {
-        return share_.row * p_.out.stride[0] + (share_.first_head + g) * p_.out.stride[1];
+        return share_.row_of(g) * p_.out.stride[0] + share_.head_of(g) * p_.out.stride[1];
     }
 
     __device__ void put(int64_t index, float value) const
@@ -94,7 +125,7 @@ private:
 
     const hattn_problem &p_;
     const Inputs &in_;
-    const Share &share_;
+    const S &share_;
     const float one_;
 };
 
@@ -136,8 +167,8 @@ struct JoinedParts {
 /* Joins parts of columns first_column..end_column, of those of all heads of a share: four a thread (dims are
  * multiples of 8), `row` threads beside each other, parts shared between the rest. read(first, g, place, weights, x):
  * parts from `first` on, of columns from `place` on; past the last one, nothing. Starts with a barrier. */
-template <class Read>
-__device__ inline void join_parts(const Results &results, const Share &share, const hattn_cuda_divisor &dim,
+template <class S, class Read>
+__device__ inline void join_parts(const Results<S> &results, const Share &share, const hattn_cuda_divisor &dim,
                                   uint32_t first_column, uint32_t end_column, uint32_t row, JoinSpace &space, Read read)
 {
     const uint32_t turn = threadIdx.x / row,
@@ -193,7 +224,8 @@ public:
 
     /* By one block, once, heads first..end, of which a block has `unit`: what order parts are joined in depends on it
      * alone. Leaves zeros: of weights, which several threads read, after join_parts' barriers. */
-    __device__ void join(const Results &results, int first_head, int end_head, int unit, JoinSpace &space) const
+    template <class S>
+    __device__ void join(const Results<S> &results, int first_head, int end_head, int unit, JoinSpace &space) const
     {
         const uint32_t last = static_cast<uint32_t>(share_.num_splits) - 1, columns = unit * dim_.divisor / 4;
         const uint32_t row = columns <= 32 ? 32 : columns <= 64 ? 64 : columns <= 128 ? 128 : kThreads;

@@ -311,7 +311,6 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
 template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
 __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
-    using Reader = CodeReader<kWords, kLoose>;
     extern __shared__ float shared[];
     __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
     const RegionRun &regions = run.regions;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What all kernels are made of. Vendor intrinsics appear in this folder and nowhere else (a test greps).
+ * What all kernels are made of. Vendor intrinsics appear in the headers of dialects and nowhere else (a test greps).
  */
 #ifndef HATTN_KERNELS_CUDA_DEVICE_DEVICE_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_DEVICE_CUH

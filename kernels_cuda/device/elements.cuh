@@ -19,9 +19,7 @@ struct fp8_e4m3 {
 
 __device__ inline float to_float(float x) { return x; }
 
-__device__ inline float to_float(float16 x) { return __half2float(x); }
-
-__device__ inline float to_float(bfloat16 x) { return __bfloat162float(x); }
+using vendor::to_float;
 
 /* Bytes 2i, 2i+1 of four e4m3 numbers (OCP: bias 7, no infinities, 0x7f and 0xff are NaN), moved into the places of
  * fp16: their values times 2^-8, exact, subnormals too; NaN becomes a number. */
@@ -36,26 +34,19 @@ __device__ inline float to_float(fp8_e4m3 x)
     if ((x.bits & 0x7f) == 0x7f)
         return float_of_bits(0x7fffffff);
     const unsigned short as_half = static_cast<unsigned short>((x.bits & 0x80) << 8 | (x.bits & 0x7f) << 7);
-    return __half2float(__ushort_as_half(as_half)) * 256.0f;
+    return to_float(vendor::float16_of_bits(as_half)) * 256.0f;
 }
 
 /* Two e4m3 values, the low 16 bits of x, as two fp16: exact, NaN stays NaN. */
 __device__ inline uint32_t half2_of_e4m3(uint32_t x)
 {
-    uint32_t y;
-#if !defined(HATTN_PORTABLE) && __CUDA_ARCH__ >= 890
-    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(y) : "h"(static_cast<uint16_t>(x)));
+#if HATTN_HAS_E4M3
+    return vendor::half2_of_e4m3(x);
 #else
     const uint32_t small = halves_of_e4m3(x, 0), scale = 0x5c005c00 /* 2^8 */,
                    nan = equal_halves(small & 0x7fff7fff, 0x3f803f80);
-    __half2 value, factor;
-    memcpy(&value, &small, sizeof(value));
-    memcpy(&factor, &scale, sizeof(factor));
-    value = __hmul2(value, factor);
-    memcpy(&y, &value, sizeof(y));
-    y |= nan;
+    return vendor::multiply_float16x2(small, scale) | nan;
 #endif
-    return y;
 }
 
 /* Calls f with a null pointer of the dtype's element type: the host's switch from a number to a kernel's type. */
@@ -96,9 +87,9 @@ template <class T>
 __device__ inline T from_float(float x)
 {
     if constexpr (std::is_same_v<T, float16>)
-        return __float2half_rn(x);
+        return vendor::to_float16(x);
     else if constexpr (std::is_same_v<T, bfloat16>)
-        return __float2bfloat16_rn(x);
+        return vendor::to_bfloat16(x);
     else
         return x;
 }
@@ -116,15 +107,10 @@ __device__ inline void store_element(void *data, int32_t dtype, int64_t index, f
 template <class T>
 __device__ inline uint32_t pack2(float low, float high)
 {
-    uint32_t bits;
-    if constexpr (std::is_same_v<T, float16>) {
-        const __half2 pair = __floats2half2_rn(low, high);
-        memcpy(&bits, &pair, sizeof(bits));
-    } else {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-        memcpy(&bits, &pair, sizeof(bits));
-    }
-    return bits;
+    if constexpr (std::is_same_v<T, float16>)
+        return vendor::pack_float16(low, high);
+    else
+        return vendor::pack_bfloat16(low, high);
 }
 
 /* Stores four neighbours of a row of q's kind of output. */

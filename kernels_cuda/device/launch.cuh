@@ -24,13 +24,13 @@ inline DeviceError first_error(std::initializer_list<DeviceError> errors)
 class LastError
 {
 public:
-    static bool is_there() { return cudaPeekAtLastError() != kSuccess; }
+    static bool is_there() { return vendor::last_error() != kSuccess; }
 
     /* was_there: before our calls. */
     static void leave(bool was_there)
     {
         if (!was_there)
-            static_cast<void>(cudaGetLastError());
+            vendor::forget_last_error();
     }
 };
 
@@ -40,17 +40,15 @@ public:
 template <class Kernel>
 DeviceError prepare(Kernel *kernel, size_t shared_bytes)
 {
-    cudaFuncAttributes attributes;
-    const DeviceError error = cudaFuncGetAttributes(&attributes, kernel);
-    if (error || attributes.sharedSizeBytes + shared_bytes <= 48 * 1024)
+    size_t fixed;
+    const DeviceError error = vendor::static_shared(kernel, &fixed);
+    if (error || fixed + shared_bytes <= 48 * 1024)
         return error;
-    int device = 0, most = 0;
-    const DeviceError queried = first_error(
-        {cudaGetDevice(&device), cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)});
-    if (queried || attributes.sharedSizeBytes + shared_bytes > static_cast<size_t>(most))
-        return queried ? queried : cudaErrorInvalidConfiguration;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                most - static_cast<int>(attributes.sharedSizeBytes));
+    int most = 0;
+    const DeviceError queried = vendor::most_shared(&most);
+    if (queried || fixed + shared_bytes > static_cast<size_t>(most))
+        return queried ? queried : vendor::kInvalidConfiguration;
+    return vendor::allow_dynamic_shared(kernel, most - static_cast<int>(fixed));
 }
 
 /* Where a kernel runs. */
@@ -66,36 +64,16 @@ struct Launch {
 template <class... Parameters, class... Arguments>
 DeviceError launch(const Launch &how, void (*kernel)(Parameters...), const Arguments &...arguments)
 {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = how.grid;
-    config.blockDim = static_cast<unsigned>(how.threads);
-    config.dynamicSmemBytes = how.shared_bytes;
-    config.stream = how.stream;
-    config.attrs = &attribute;
-    config.numAttrs = how.is_dependent ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
+    return vendor::launch(how.grid, how.threads, how.shared_bytes, how.stream, how.is_dependent, kernel, arguments...);
 }
 
 /* ---- the device's side ---- */
 
 /* The next kernel of the stream, if it was launched to, may start before this one has ended ... */
-__device__ inline void allow_dependents()
-{
-#if !defined(HATTN_PORTABLE) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
+using vendor::allow_dependents;
 
 /* ... and waits here for what it wrote. */
-__device__ inline void wait_for_previous()
-{
-#if !defined(HATTN_PORTABLE) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
+using vendor::wait_for_previous;
 
 /* Both in this order. A decode's first kernel does so before it reads anything that the caller may have changed on
  * the stream; kernels after it can then start early and read that at once, and wait only for what the kernels of the

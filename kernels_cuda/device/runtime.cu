@@ -12,80 +12,76 @@ namespace {
 /* Its attributes tell what all kernels were compiled for. */
 __global__ void compiled_kernel() {}
 
+/* As much as there is room for; the rest is 0. */
+void copy_text(char *to, size_t size, const char *from) { memcpy(to, from, std::min(strlen(from), size - 1)); }
+
 } // namespace
 
 using namespace hattn;
 
-const char *hattn_cuda_error_text(int code) { return cudaGetErrorString(static_cast<DeviceError>(code)); }
+const char *hattn::error_text(int code) { return vendor::error_text(static_cast<DeviceError>(code)); }
 
-int hattn_cuda_device_count(int *count)
+int hattn::device_count(int *count)
 {
     const bool has_error = LastError::is_there();
-    const DeviceError error = cudaGetDeviceCount(count);
+    const DeviceError error = vendor::count_devices(count);
     if (error)
         *count = 0;
     LastError::leave(has_error);
     return error;
 }
 
-int hattn_cuda_get_properties(int index, hattn_cuda_properties *properties)
+int hattn::get_properties(int index, hattn_cuda_properties *properties)
 {
     const bool has_error = LastError::is_there();
-    cudaDeviceProp found;
-    const DeviceError error = cudaGetDeviceProperties(&found, index);
-    LastError::leave(has_error);
-    if (error)
-        return error;
     memset(properties, 0, sizeof(*properties));
-    memcpy(properties->name, found.name, sizeof(properties->name) - 1);
-    properties->major = found.major;
-    properties->minor = found.minor;
-    properties->num_multiprocessors = found.multiProcessorCount;
-    properties->block_shared = static_cast<int32_t>(found.sharedMemPerBlockOptin);
-    properties->multiprocessor_shared = static_cast<int32_t>(found.sharedMemPerMultiprocessor);
-    properties->reserved_shared = static_cast<int32_t>(found.reservedSharedMemPerBlock);
-    properties->is_checked = kIsChecked;
+    const DeviceError error = vendor::with_properties(index, [&](const vendor::Properties &found) {
+        copy_text(properties->name, sizeof(properties->name), found.name);
+        copy_text(properties->isa, sizeof(properties->isa), found.isa);
+        properties->has_kernels = found.has_kernels;
+        properties->num_multiprocessors = found.num_multiprocessors;
+        properties->block_shared = static_cast<int32_t>(found.block_shared);
+        properties->multiprocessor_shared = static_cast<int32_t>(found.multiprocessor_shared);
+        properties->reserved_shared = static_cast<int32_t>(found.reserved_shared);
+        properties->most_blocks = found.most_blocks;
+        properties->is_checked = kIsChecked;
+    });
+    LastError::leave(has_error);
 #ifdef HATTN_SMALL_SHARED /* plans as on GPUs with 99 KiB a block */
     properties->block_shared = std::min(properties->block_shared, 99 * 1024);
     properties->multiprocessor_shared = std::min(properties->multiprocessor_shared, 100 * 1024);
 #endif
-    return kSuccess;
+    return error;
 }
 
-int hattn_cuda_enter(int index, hattn_cuda_caller *caller)
+int hattn::enter(int index, hattn_cuda_caller *caller)
 {
     caller->has_error = LastError::is_there();
-    DeviceError error = cudaGetDevice(&caller->device);
+    DeviceError error = vendor::current_device(&caller->device);
     if (!error && caller->device != index)
-        error = cudaSetDevice(index);
+        error = vendor::use_device(index);
     if (error)
         LastError::leave(caller->has_error);
     return error;
 }
 
-void hattn_cuda_leave(const hattn_cuda_caller *caller)
+void hattn::leave(const hattn_cuda_caller *caller)
 {
     int current;
-    if (cudaGetDevice(&current) == kSuccess && current != caller->device)
-        cudaSetDevice(caller->device);
+    if (vendor::current_device(&current) == kSuccess && current != caller->device)
+        vendor::use_device(caller->device);
     LastError::leave(caller->has_error);
 }
 
-int hattn_cuda_zero(void *address, uint64_t bytes, void *stream)
+int hattn::zero(void *address, uint64_t bytes, void *stream)
 {
-    return cudaMemsetAsync(address, 0, bytes, static_cast<DeviceStream>(stream));
+    return vendor::zero(address, bytes, static_cast<DeviceStream>(stream));
 }
 
-/* Machine code for sm_90 and later waits for the kernel before it where it must; what is compiled from older PTX does
- * not. */
 DeviceError hattn::find_dependent_launch(hattn_cuda_params *params)
 {
-    cudaFuncAttributes attributes;
-    const DeviceError error = cudaFuncGetAttributes(&attributes, compiled_kernel);
-#ifdef HATTN_PORTABLE
-    params->has_dependent_launch = 0;
-#else
-    params->has_dependent_launch = !error && attributes.ptxVersion >= 90;
-#endif
+    bool has = false;
+    const DeviceError error = vendor::has_dependent_launch(compiled_kernel, &has);
+    params->has_dependent_launch = has;
     return error;
 }

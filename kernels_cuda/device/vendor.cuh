@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The vendor's headers, included nowhere else, and names for the types that they give. What another vendor's have under
- * the same names (__device__, __shared__, __syncthreads, threadIdx, dim3) is used everywhere as it is.
+ * The one place where kernels choose whose compiler they are for: the dialect, everything under `vendor::`, is CUDA's or that of the
+ * header that HATTN_DIALECT names.
  */
 #ifndef HATTN_KERNELS_CUDA_DEVICE_VENDOR_CUH
 #define HATTN_KERNELS_CUDA_DEVICE_VENDOR_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
+#ifdef HATTN_DIALECT
+#include HATTN_DIALECT
+#else
+#include "kernels_cuda/device/cuda.cuh"
+#endif
 
 namespace hattn {
 
-using float16 = __half;
-using bfloat16 = __nv_bfloat16;
-
-using DeviceError = cudaError_t;
-using DeviceStream = cudaStream_t;
-constexpr DeviceError kSuccess = cudaSuccess, kNoSuchKernel = cudaErrorInvalidDeviceFunction;
+using vendor::bfloat16;
+using vendor::float16;
+using vendor::kNoSuchKernel;
+using vendor::kSuccess;
+using DeviceError = vendor::Error;
+using DeviceStream = vendor::Stream;
 
 } // namespace hattn
 

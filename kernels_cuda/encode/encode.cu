@@ -291,7 +291,7 @@ DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_e
 
 } // namespace hattn
 
-int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
+int hattn::run_encode_keys(const hattn_cuda_params *params, const hattn_encode_keys_args *args, void *stream)
 {
     using namespace hattn;
     if (params->encodes_keys_by_mma)
@@ -305,7 +305,7 @@ int hattn_cuda_encode_keys(const hattn_cuda_params *params, const hattn_encode_k
     });
 }
 
-int hattn_cuda_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream)
+int hattn::run_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream)
 {
     return hattn::launch_encode_queries(*params, *args, static_cast<hattn::DeviceStream>(stream));
 }

@@ -151,7 +151,7 @@ DeviceError load_score(const hattn_cuda_params &params)
 
 } // namespace hattn
 
-int hattn_cuda_score(const hattn_cuda_params *params, const hattn_score_args *args, void *opaque_stream)
+int hattn::run_score(const hattn_cuda_params *params, const hattn_score_args *args, void *opaque_stream)
 {
     using namespace hattn;
     const unsigned blocks =

@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, 4)
                       hattn_buffer workspace, int pass_index)
 {
     __shared__ uint32_t histogram[HATTN_CUDA_BINS];
-    __shared__ alignas(16) uint32_t sums[2][kWarps]; /* its loads of 16 bytes must not reach into the histogram */
+    alignas(16) __shared__ uint32_t sums[2][kWarps]; /* its loads of 16 bytes must not reach into the histogram */
     allow_dependents();
     const hattn_problem &p = params.problem;
     const int64_t task = blockIdx.y;
@@ -211,7 +211,7 @@ DeviceError load_topk(const hattn_cuda_params &params)
 
 } // namespace hattn
 
-int hattn_cuda_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace,
+int hattn::run_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace,
                     void *opaque_stream)
 {
     using namespace hattn;

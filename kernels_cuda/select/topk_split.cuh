@@ -69,7 +69,7 @@ struct TopkChunk {
     template <int kNum>
     __device__ void load(int at, Key (&loaded)[kNum][kGroup], uint32_t (&valid)[kNum]) const
     {
-        constexpr int kLoads = sizeof(loaded[0]) / sizeof(uint4);
+        constexpr int kLoads = kGroup * sizeof(Key) / sizeof(uint4);
         uint4 bits[kNum][kLoads] = {};
 #pragma unroll
         for (int j = 0; j < kNum; j++) {
