@@ -11,6 +11,9 @@ ulong mixed(ulong counter) /* random_word.h */
     return z ^ (z >> 31);
 }
 
+/* Between what is timed. */
+__kernel void do_nothing(void) {}
+
 /* By bytes: the start need not be a word's. */
 __kernel void fill_words(bytes data, ulong at, ulong size, ulong keep, ulong set, ulong seed)
 {

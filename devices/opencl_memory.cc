@@ -55,7 +55,9 @@ public:
         /* Nobody says what is free: of processors the host does; no buffer can be larger than `largest`. */
         const bool is_cpu = context().info<cl_device_type>(CL_DEVICE_TYPE) & CL_DEVICE_TYPE_CPU;
         const size_t available = is_cpu ? host_memory().properties().available : total / 10 * 9;
-        return {total, std::min(available, largest), context().info<cl_ulong>(CL_DEVICE_GLOBAL_MEM_CACHE_SIZE),
+        /* A GPU's driver may tell of less than its last level: what is timed cold should be. */
+        const size_t told = context().info<cl_ulong>(CL_DEVICE_GLOBAL_MEM_CACHE_SIZE), usual = size_t(128) << 20;
+        return {total, std::min(available, largest), is_cpu ? told : std::max(told, usual),
                 context().text(CL_DRIVER_VERSION), context().text(CL_DEVICE_VERSION)};
     }
 

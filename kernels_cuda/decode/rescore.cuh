@@ -203,25 +203,6 @@ private:
         __syncthreads();
     }
 
-    /* One of each lane that counts. Keys of floats have few first digits: lanes of the same bin count together, as far as
-     * there are few bins, so that one counter is not waited for 32 times. */
-    __device__ static void count_alike(uint32_t *histogram, uint32_t bin, bool counts)
-    {
-        constexpr int kRounds = 4;
-        uint32_t left = ballot(counts);
-#pragma unroll 1
-        for (int round = 0; round < kRounds && left; round++) {
-            const int first = lowest_one(left);
-            const uint32_t alike = ballot(counts && bin == from_lane(bin, first));
-            if (lane_id() == first)
-                atomic_add(&histogram[bin], static_cast<uint32_t>(count_ones(alike)));
-            counts = counts && !(alike >> lane_id() & 1);
-            left &= ~alike;
-        }
-        if (counts)
-            atomic_add(&histogram[bin], 1u);
-    }
-
     __device__ void count_digits(uint32_t chunk)
     {
         SelectSpace &select = space_.rescore.select;
@@ -231,7 +212,10 @@ private:
         __syncthreads();
         each_key(chunk, [&](int32_t position, uint32_t mine) {
             const bool counts = position < end_of(chunk) && (mine & known_) == prefix_;
-            count_alike(select.histogram, mine >> d.shift & ((1u << d.bits) - 1), counts);
+            const uint32_t bin = counts ? mine >> d.shift & ((1u << d.bits) - 1) : HATTN_CUDA_BINS;
+            const bool are_alike = all_alike(bin); /* one counter must not be waited for 32 times */
+            if (counts && (!are_alike || lane_id() == 0))
+                atomic_add(&select.histogram[bin], are_alike ? 32u : 1u);
         });
         __syncthreads();
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
