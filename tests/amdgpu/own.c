@@ -345,8 +345,9 @@ void own_div_fmas_f32(Wave *w, const Inst *in)
     fetch32(w, in, 2, SIGN_32, 0, c);
     LOOP
     {
-        const float x = fmaf(f32_of(a[l]), f32_of(b[l]), f32_of(c[l]));
-        a[l] = bits32(mask >> l & 1 ? ldexpf(x, exponent32(f32_of(c[l])) > 127 ? 64 : -64) : x);
+        const float x = f32_of(a[l]), y = f32_of(b[l]), z = f32_of(c[l]);
+        const double scaled = ldexp(fma(x, y, z), exponent32(z) > 127 ? 64 : -64); /* rounded once, to float */
+        a[l] = bits32(mask >> l & 1 ? (float)scaled : fmaf(x, y, z));
     }
     store32(w, in, 32, a);
 }

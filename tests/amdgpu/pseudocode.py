@@ -736,7 +736,7 @@ class Translator:
         if text == "SIMM32":
             return Value("in->literal", "u", 32)
         if text == "INF":
-            return Value("(double)INFINITY", "f", 64, None, True)
+            return Value("INFINITY", "f", 64, float("inf"), True)
         if text == "UNDERFLOW_F32":  # to nearest: it is used below half of the least number
             return Value("0.0f", "f", 32)
         if text == "OVERFLOW_F32":
