@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "memory.h"
 #include "module.h"
 
 #define API __attribute__((visibility("default")))
@@ -104,48 +105,30 @@ API int hipRuntimeGetVersion(int *version) { return *version = 60000000, SUCCESS
 
 /* ---- memory ---- */
 
-static MemoryRange *allocations;
-static size_t num_allocations;
-
-static int allocate(void **address, size_t size, int fill)
+static int allocate(void **address, size_t size)
 {
-    const size_t rounded = (size + 255) / 256 * 256;
-    void *made = aligned_alloc(256, rounded ? rounded : 256);
     pthread_mutex_lock(&lock);
-    MemoryRange *more = made ? realloc(allocations, (num_allocations + 1) * sizeof(*more)) : NULL;
-    if (more) {
-        const uint64_t first = (uint64_t)(uintptr_t)made;
-        allocations = more;
-        allocations[num_allocations++] = (MemoryRange){first, first + size, 0};
-    }
+    void *made = memory_allocate(size);
     pthread_mutex_unlock(&lock);
-    if (!more)
+    if (!made)
         return keep(OUT_OF_MEMORY);
-    memset(made, fill, rounded);
     *address = made;
     return SUCCESS;
 }
 
-API int hipMalloc(void **address, size_t size) { return allocate(address, size, 0xe5); }
+API int hipMalloc(void **address, size_t size) { return allocate(address, size); }
 
 API int hipHostMalloc(void **address, size_t size, unsigned flags)
 {
     (void)flags;
-    return allocate(address, size, 0xe5);
+    return allocate(address, size);
 }
 
 API int hipFree(void *address)
 {
-    int found = !address;
     pthread_mutex_lock(&lock);
-    for (size_t i = 0; i < num_allocations && !found; i++)
-        if (allocations[i].first == (uint64_t)(uintptr_t)address) {
-            allocations[i] = allocations[--num_allocations];
-            found = 1;
-        }
+    const int found = !address || memory_free(address);
     pthread_mutex_unlock(&lock);
-    if (found)
-        free(address);
     return keep(found ? SUCCESS : INVALID_VALUE);
 }
 
@@ -246,12 +229,6 @@ API int hipFuncGetAttribute(int *value, int attribute, void *function)
     return SUCCESS;
 }
 
-static int by_first(const void *x, const void *y)
-{
-    const uint64_t a = ((const MemoryRange *)x)->first, b = ((const MemoryRange *)y)->first;
-    return (a > b) - (a < b);
-}
-
 /* A hidden argument, or 0 where a kernel of ours has no use for it. */
 static uint64_t hidden(const char *kind, const uint32_t *grid, const uint32_t *threads, uint32_t dynamic_lds)
 {
@@ -282,14 +259,9 @@ static void write_packet(uint8_t *packet, const Launch *launch)
     }
 }
 
-static const char *run(const Kernel *kernel, Launch *launch, void **arguments, uint32_t dynamic_lds)
+/* Where a kernel finds its arguments: each at its place. */
+static void pass(const Kernel *kernel, const Launch *launch, void **arguments, uint32_t dynamic_lds, uint8_t *passed)
 {
-    static uint8_t passed[16384], packet[64];
-    const Module *module = kernel->module;
-    MemoryRange *ranges = malloc((num_allocations + module->num_ranges + 2) * sizeof(*ranges));
-    if (!ranges || kernel->arguments_size > sizeof(passed))
-        return "no room for its arguments";
-    memset(passed, 0xe5, sizeof(passed));
     for (uint32_t i = 0, given = 0; i < kernel->num_arguments; i++) {
         const Argument *argument = &kernel->arguments[i];
         if (!strncmp(argument->kind, "hidden_", 7)) {
@@ -299,17 +271,33 @@ static const char *run(const Kernel *kernel, Launch *launch, void **arguments, u
             memcpy(passed + argument->offset, arguments[given++], argument->size);
         }
     }
-    memcpy(ranges, allocations, num_allocations * sizeof(*ranges));
-    memcpy(ranges + num_allocations, module->ranges, module->num_ranges * sizeof(*ranges));
-    launch->num_ranges = num_allocations + module->num_ranges;
-    launch->kernel_arguments = (uint64_t)(uintptr_t)passed;
-    ranges[launch->num_ranges++] =
-        (MemoryRange){launch->kernel_arguments, launch->kernel_arguments + kernel->arguments_size, 1};
+}
+
+static const char *run(const Kernel *kernel, Launch *launch, void **arguments, uint32_t dynamic_lds)
+{
+    static uint8_t passed[16384], packet[64];
+    const Module *module = kernel->module;
+    size_t count;
+    if (kernel->arguments_size > sizeof(passed))
+        return "no room for its arguments";
+    memset(passed, 0xe5, sizeof(passed));
+    pass(kernel, launch, arguments, dynamic_lds, passed);
     write_packet(packet, launch);
+    launch->kernel_arguments = (uint64_t)(uintptr_t)passed;
     launch->dispatch = (uint64_t)(uintptr_t)packet;
-    ranges[launch->num_ranges++] = (MemoryRange){launch->dispatch, launch->dispatch + sizeof(packet), 1};
-    qsort(ranges, launch->num_ranges, sizeof(*ranges), by_first);
+    MemoryRange *ranges = memory_ranges(module->num_ranges + 2, &count);
+    if (!ranges)
+        return "no memory for the list of memory";
+    if (!memory_is_mapped()) {
+        memcpy(ranges + count, module->ranges, module->num_ranges * sizeof(*ranges));
+        count += module->num_ranges;
+        ranges[count++] =
+            (MemoryRange){launch->kernel_arguments, launch->kernel_arguments + kernel->arguments_size, 1};
+        ranges[count++] = (MemoryRange){launch->dispatch, launch->dispatch + sizeof(packet), 1};
+        memory_sort(ranges, count);
+    }
     launch->ranges = ranges;
+    launch->num_ranges = count;
     const char *error = module->emulate(launch);
     free(ranges);
     return error;

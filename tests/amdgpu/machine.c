@@ -352,8 +352,8 @@ uint8_t *memory_at(Wave *w, int space, int lane, uint64_t address, unsigned byte
         space = SPACE_LDS, address &= 0xffffffff;
     else if (space == SPACE_FLAT && address >> 32 == PRIVATE_APERTURE)
         space = SPACE_SCRATCH, address &= 0xffffffff;
-    if (space == SPACE_LDS)
-        return within(w, w->block->lds, w->block->lds_size, lane, address, bytes, "LDS");
+    if (space == SPACE_LDS) /* a sum of 32 bits: part of it may be negative */
+        return within(w, w->block->lds, w->block->lds_size, lane, (uint32_t)address, bytes, "LDS");
     if (space == SPACE_SCRATCH)
         return within(w, w->scratch + (size_t)lane * w->scratch_size, w->scratch_size, lane, address, bytes,
                       "scratch");

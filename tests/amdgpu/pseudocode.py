@@ -135,8 +135,10 @@ _CALLS = {  # name: (C, kind, bits); arguments as they come
 for _k, _c, _t in (("i", "int", "i"), ("u", "uint", "u")):
     for _n, _o in (("max", ">"), ("min", "<")):
         for _b in (16, 32):
-            _CALLS["v_%s_%s%d" % (_n, _k, _b)] = (
-                "({ %s32_t a_ = %%s, b_ = %%s; a_ %s b_ ? a_ : b_; })" % (_c, _o), _t, _b)
+            _two = "({ %s32_t a_ = %%s, b_ = %%s; a_ %s b_ ? a_ : b_; })" % (_c, _o)
+            _three = "({ %s32_t c_ = %s, d_ = %%s; c_ %s d_ ? c_ : d_; })" % (_c, _two, _o)
+            _CALLS["v_%s_%s%d" % (_n, _k, _b)] = _two, _t, _b
+            _CALLS["v_%s3_%s%d" % (_n, _k, _b)] = _three, _t, _b
 
 
 class Translator:
