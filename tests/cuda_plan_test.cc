@@ -295,6 +295,23 @@ TEST_F(CudaPlan, EveryWidthOfCodesHasAKernel)
         }
 }
 
+/* With AMD's 64 KiB a block and nothing more for the multiprocessor, every shape has a plan that fits. */
+TEST_F(CudaPlan, PlansFitSixtyFourKibibytes)
+{
+    runtime.properties = {"MI300X", "gfx942", 1, 304, 65536, 65536, 0, (1 << 24) - 1, 0};
+    int by_engine[4] = {};
+    for (const problems::Problem &problem : problems::bench_problems()) {
+        SCOPED_TRACE(problem.name);
+        const hattn_problem shape = problems::make_shape(problem, 4096);
+        const hattn_cuda_params p = choose(shape);
+        EXPECT_EQ(hattn_cuda_check("hip", &runtime.properties, &p, nullptr), HATTN_OK);
+        EXPECT_LE(p.attend_shared, p.engine == HATTN_CUDA_WIDE ? 65536 - HATTN_WIDE_STATIC : 0);
+        by_engine[p.engine]++;
+    }
+    EXPECT_GT(by_engine[HATTN_CUDA_MMA], 0);
+    EXPECT_GT(by_engine[HATTN_CUDA_WIDE], 0);
+}
+
 TEST_F(CudaPlan, RefusesWhatNoGridHolds)
 {
     hattn_problem p = shape_of(HATTN_F16, HATTN_F16, 128);
