@@ -19,11 +19,12 @@ import tinygrad
 from code_object import CodeObject
 from decode import Inst, check_types, decode
 from opcodes import Pseudocode, make_function, own_function
-from pseudocode import Unknown
+from values import Unknown
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_HERE = os.path.dirname(os.path.realpath(__file__))
+_ROOT = os.path.dirname(os.path.dirname(_HERE))
 _SOURCES = ("machine.c", "run.c", "own.c", "matrix.c")
-_TRANSLATORS = ("build.py", "opcodes.py", "pseudocode.py")
+_TRANSLATORS = ("build.py", "opcodes.py", "pseudocode.py", "expressions.py", "values.py")
 _HEADERS = ("launch.h", "machine.h", "own.h")
 _KINDS = ("SOP1Op", "SOP2Op", "SOPCOp", "SOPKOp", "SOPPOp", "SMEMOp", "DSOp", "FLATOp", "GLOBALOp", "SCRATCHOp", "MUBUFOp",
           "VOP1Op", "VOP2Op", "VOPCOp", "VOP3Op", "VOP3SDOp", "VOP3POp", "VOPDOp")
@@ -66,7 +67,7 @@ def translate(is_rdna):
                 texts.append(text)
             except Unknown as error:
                 known["%s %s" % (kind, op.name)] = str(error)
-    source = '/* Made by build.py. */\n#include "machine.h"\n#include "own.h"\n\n' + "\n".join(texts)
+    source = '/* Made by build.py. */\n#include "tests/amdgpu/machine.h"\n#include "tests/amdgpu/own.h"\n\n' + "\n".join(texts)
     source += "\nFunction *const hattn_functions[] = {%s};\n" % ", ".join(symbols)
     source += '__attribute__((visibility("default"))) const char *const hattn_names[] = {%s};\n' % ", ".join(
         '"%s"' % name for name in names)
@@ -82,7 +83,7 @@ def functions(is_rdna, cache):
         made = "%s.%d" % (name, os.getpid())
         with open(made + ".c", "w", encoding="ascii") as file:
             file.write(source)
-        command = _COMPILER + ["-DLANES=%d" % (32 if is_rdna else 64), "-I", _HERE, made + ".c"]
+        command = _COMPILER + ["-DLANES=%d" % (32 if is_rdna else 64), "-I", _ROOT, made + ".c"]
         subprocess.run(command + [os.path.join(_HERE, s) for s in _SOURCES] + ["-lm", "-o", made + ".so"], check=True)
         with open(made + ".json", "w", encoding="ascii") as file:
             json.dump(known, file)

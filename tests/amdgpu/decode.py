@@ -5,7 +5,7 @@ import struct
 from tinygrad.renderer.amd import decode_inst
 
 from opcodes import bare
-from pseudocode import Unknown
+from values import Unknown
 
 _VCC, _EXEC = 106, 126
 

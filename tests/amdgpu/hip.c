@@ -9,13 +9,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "memory.h"
-#include "module.h"
+#include "tests/amdgpu/memory.h"
+#include "tests/amdgpu/module.h"
 
 #define API __attribute__((visibility("default")))
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200, NOT_FOUND = 500, FAULT = 719 };
+enum {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
+    INVALID_IMAGE = 200,
+    NOT_FOUND = 500,
+    FAULT = 719,
+    NOT_SUPPORTED = 801
+};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local int last_error;
@@ -39,12 +49,11 @@ API const char *hipGetErrorString(int error)
     case NO_DEVICE: return "no ROCm-capable device is detected";
     case INVALID_IMAGE: return "device kernel image is invalid";
     case NOT_FOUND: return "named symbol not found";
+    case NOT_SUPPORTED: return "operation not supported";
     case FAULT: return "unspecified launch failure";
     default: return "unknown error";
     }
 }
-
-API const char *hipGetErrorName(int error) { return hipGetErrorString(error); }
 
 API int hipPeekAtLastError(void) { return last_error; }
 
@@ -76,7 +85,7 @@ API int hipDeviceGetAttribute(int *value, int attribute, int device)
 {
     static const struct {
         int attribute, value;
-    } known[] = {{63, 6}, {74, 65536}, {10002, 65536}, {56, 1024}, {87, 64}, {53, 4 << 20}};
+    } known[] = {{63, 6}, {74, 65536}, {10002, 65536}, {56, 1024}, {87, 64}, {19, 4 << 20}};
     if (device)
         return keep(101);
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
@@ -134,13 +143,6 @@ API int hipFree(void *address)
 
 API int hipHostFree(void *address) { return hipFree(address); }
 
-API int hipHostGetDevicePointer(void **device, void *host, unsigned flags)
-{
-    (void)flags;
-    *device = host;
-    return SUCCESS;
-}
-
 API int hipMemGetInfo(size_t *available, size_t *total)
 {
     *available = *total = (size_t)4 << 30;
@@ -154,22 +156,11 @@ API int hipMemcpy(void *to, const void *from, size_t size, int kind)
     return keep(fault);
 }
 
-API int hipMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream)
-{
-    (void)stream;
-    return hipMemcpy(to, from, size, kind);
-}
-
-API int hipMemset(void *to, int byte, size_t size)
-{
-    memset(to, byte, size);
-    return keep(fault);
-}
-
 API int hipMemsetAsync(void *to, int byte, size_t size, void *stream)
 {
     (void)stream;
-    return hipMemset(to, byte, size);
+    memset(to, byte, size);
+    return keep(fault);
 }
 
 /* ---- streams: done when a call returns ---- */
@@ -195,11 +186,72 @@ API int hipStreamCreateWithFlags(void **stream, unsigned flags)
     return *stream ? SUCCESS : keep(OUT_OF_MEMORY);
 }
 
-API int hipStreamCreate(void **stream) { return hipStreamCreateWithFlags(stream, 0); }
-
 API int hipStreamDestroy(void *stream)
 {
     free(stream);
+    return SUCCESS;
+}
+
+API int hipLaunchHostFunc(void *stream, void (*function)(void *), void *data)
+{
+    (void)stream;
+    function(data);
+    return SUCCESS;
+}
+
+/* There are no graphs: calls that are captured would have to be kept. */
+API int hipStreamBeginCapture(void *stream, int mode)
+{
+    (void)stream, (void)mode;
+    return keep(NOT_SUPPORTED);
+}
+
+API int hipStreamEndCapture(void *stream, void **graph)
+{
+    (void)stream, (void)graph;
+    return keep(NOT_SUPPORTED);
+}
+
+API int hipGraphInstantiate(void **executable, void *graph, void **node, char *log, size_t log_size)
+{
+    (void)executable, (void)graph, (void)node, (void)log, (void)log_size;
+    return keep(NOT_SUPPORTED);
+}
+
+API int hipGraphLaunch(void *executable, void *stream)
+{
+    (void)executable, (void)stream;
+    return keep(NOT_SUPPORTED);
+}
+
+API int hipGraphDestroy(void *graph) { return keep(graph ? INVALID_VALUE : SUCCESS); }
+
+API int hipGraphExecDestroy(void *executable) { return keep(executable ? INVALID_VALUE : SUCCESS); }
+
+API int hipEventCreate(void **event)
+{
+    *event = calloc(1, sizeof(struct timespec));
+    return *event ? SUCCESS : keep(OUT_OF_MEMORY);
+}
+
+API int hipEventDestroy(void *event)
+{
+    free(event);
+    return SUCCESS;
+}
+
+API int hipEventRecord(void *event, void *stream)
+{
+    (void)stream;
+    clock_gettime(CLOCK_MONOTONIC, event);
+    return SUCCESS;
+}
+
+/* The emulator's time, not a device's. */
+API int hipEventElapsedTime(float *ms, void *start, void *stop)
+{
+    const struct timespec *from = start, *to = stop;
+    *ms = (float)((double)(to->tv_sec - from->tv_sec) * 1e3 + (double)(to->tv_nsec - from->tv_nsec) * 1e-6);
     return SUCCESS;
 }
 
@@ -291,8 +343,7 @@ static const char *run(const Kernel *kernel, Launch *launch, void **arguments, u
     if (!memory_is_mapped()) {
         memcpy(ranges + count, module->ranges, module->num_ranges * sizeof(*ranges));
         count += module->num_ranges;
-        ranges[count++] =
-            (MemoryRange){launch->kernel_arguments, launch->kernel_arguments + kernel->arguments_size, 1};
+        ranges[count++] = (MemoryRange){launch->kernel_arguments, launch->kernel_arguments + kernel->arguments_size, 1};
         ranges[count++] = (MemoryRange){launch->dispatch, launch->dispatch + sizeof(packet), 1};
         memory_sort(ranges, count);
     }
@@ -303,25 +354,36 @@ static const char *run(const Kernel *kernel, Launch *launch, void **arguments, u
     return error;
 }
 
-API int hipModuleLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,
-                              unsigned threads_z, unsigned shared_bytes, void *stream, void **arguments, void **extra)
+API int hipModuleLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads_x,
+                              unsigned threads_y, unsigned threads_z, unsigned shared_bytes, void *stream,
+                              void **arguments, void **extra)
 {
     (void)stream;
     static uint64_t launches;
     const Kernel *kernel = function;
     const uint64_t threads = (uint64_t)threads_x * threads_y * threads_z;
-    if (extra || !x || !y || !z || !threads || threads > kernel->most_threads || kernel->lds_size + shared_bytes > 65536)
+    if (extra || !x || !y || !z || !threads || threads > kernel->most_threads ||
+        kernel->lds_size + shared_bytes > 65536)
         return keep(INVALID_VALUE);
     pthread_mutex_lock(&lock);
     const Module *module = kernel->module;
     const char *seed = getenv("HATTN_AMDGPU_SEED");
     const uint64_t number = launches++;
-    Launch launch = {.instructions = module->instructions, .num_instructions = module->num_instructions,
-                     .code = module->code, .code_size = module->code_size, .names = module->names,
-                     .refusals = (const char *const *)module->refusals, .entry = kernel->entry, .grid = {x, y, z},
-                     .threads = {threads_x, threads_y, threads_z}, .lds_size = kernel->lds_size + shared_bytes,
-                     .scratch_size = kernel->scratch_size, .rsrc1 = kernel->rsrc1, .rsrc2 = kernel->rsrc2,
-                     .properties = kernel->properties, .most_instructions = 4000000000ull};
+    Launch launch = {.instructions = module->instructions,
+                     .num_instructions = module->num_instructions,
+                     .code = module->code,
+                     .code_size = module->code_size,
+                     .names = module->names,
+                     .refusals = (const char *const *)module->refusals,
+                     .entry = kernel->entry,
+                     .grid = {x, y, z},
+                     .threads = {threads_x, threads_y, threads_z},
+                     .lds_size = kernel->lds_size + shared_bytes,
+                     .scratch_size = kernel->scratch_size,
+                     .rsrc1 = kernel->rsrc1,
+                     .rsrc2 = kernel->rsrc2,
+                     .properties = kernel->properties,
+                     .most_instructions = 4000000000ull};
     launch.seed = (seed ? strtoull(seed, NULL, 0) : 1) + 1000003 * number;
     launch.resident = 1 + (uint32_t)(launch.seed % 7);
     const char *error = fault ? NULL : run(kernel, &launch, arguments, shared_bytes);

@@ -16,9 +16,9 @@ typedef struct MemoryRange {
 typedef struct Launch {
     const void *instructions; /* Inst of each word of code, those of a pair's halves behind them */
     size_t num_instructions, code_size;
-    uint64_t code; /* the address of the first word */
+    uint64_t code;                              /* the address of the first word */
     const char *const *names, *const *refusals; /* of functions; why opcodes are not known */
-    const MemoryRange *ranges; /* ascending */
+    const MemoryRange *ranges;                  /* ascending */
     size_t num_ranges;
     uint64_t entry, kernel_arguments, dispatch; /* addresses */
     uint32_t grid[3], threads[3];

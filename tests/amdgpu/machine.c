@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operands and memory of a wave.
  */
-#include "machine.h"
+#include "tests/amdgpu/machine.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -216,8 +216,7 @@ void fetch_packed(Wave *w, const Inst *in, int i, int is_float, uint32_t *x)
 void fetch_packed64(Wave *w, const Inst *in, int i, int is_float, uint64_t *x)
 {
     const int reg = in->src[i], low = in->opsel >> i & 1, high = in->opsel_hi >> i & 1;
-    const uint64_t flip =
-        (in->neg >> i & 1 ? 0x80000000ull : 0) | (in->neg_hi >> i & 1 ? 0x8000000000000000ull : 0);
+    const uint64_t flip = (in->neg >> i & 1 ? 0x80000000ull : 0) | (in->neg_hi >> i & 1 ? 0x8000000000000000ull : 0);
     if (flip && !is_float)
         fail(w, "neg of packed words that are no floats");
     uint32_t words[2][LANES];
@@ -355,8 +354,7 @@ uint8_t *memory_at(Wave *w, int space, int lane, uint64_t address, unsigned byte
     if (space == SPACE_LDS) /* a sum of 32 bits: part of it may be negative */
         return within(w, w->block->lds, w->block->lds_size, lane, (uint32_t)address, bytes, "LDS");
     if (space == SPACE_SCRATCH)
-        return within(w, w->scratch + (size_t)lane * w->scratch_size, w->scratch_size, lane, address, bytes,
-                      "scratch");
+        return within(w, w->scratch + (size_t)lane * w->scratch_size, w->scratch_size, lane, address, bytes, "scratch");
     if (!holds(w->last, address, bytes)) {
         size_t low = 0, high = w->launch->num_ranges;
         while (low < high) {

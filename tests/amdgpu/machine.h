@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "launch.h"
+#include "tests/amdgpu/launch.h"
 
 typedef struct Wave Wave;
 
@@ -52,7 +52,7 @@ typedef void Function(Wave *w, const Inst *in);
 
 #define ALL_LANES (LANES == 64 ? ~0ull : 0xffffffffull)
 #define LOOP for (int l = 0; l < LANES; l++)
-#define IS_ACTIVE(l) (w->exec >> (l) & 1)
+#define IS_ACTIVE(l) (w->exec >> (l)&1)
 
 void fail(Wave *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -2,8 +2,8 @@
  * Products of matrices by AMD's published layouts: MFMA of waves of 64 (AMD Matrix Instruction Calculator, CDNA 3), WMMA
  * of waves of 32 (RDNA 3 ISA, 7.9). Sums are fp32, in the order of the inner dimension.
  */
-#include "machine.h"
-#include "own.h"
+#include "tests/amdgpu/machine.h"
+#include "tests/amdgpu/own.h"
 
 enum { F32, F16, BF16 };
 

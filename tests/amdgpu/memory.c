@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "memory.h"
+#include "tests/amdgpu/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>

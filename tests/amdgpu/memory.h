@@ -5,7 +5,7 @@
 #ifndef HATTN_TESTS_AMDGPU_MEMORY_H
 #define HATTN_TESTS_AMDGPU_MEMORY_H
 
-#include "launch.h"
+#include "tests/amdgpu/launch.h"
 
 /* Filled with garbage; NULL: there is none. */
 void *memory_allocate(size_t size);

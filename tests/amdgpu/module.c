@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Loading of code objects, with build.py's help: the environment says where it is.
  */
-#include "module.h"
+#include "tests/amdgpu/module.h"
 
 #include <dlfcn.h>
 #include <elf.h>
@@ -141,10 +141,16 @@ static void read_line(Module *module, char *line)
     } else if (sscanf(line, "kernel %2047s %llu %u %u %u %u %u %u %u", name, &x, &lds, &scratch, &bytes, &rsrc1, &rsrc2,
                       &properties, &most) == 9) {
         module->kernels = realloc(module->kernels, (module->num_kernels + 1) * sizeof(Kernel));
-        module->kernels[module->num_kernels++] = (Kernel){.module = module, .name = strdup(name), .entry = base + x,
-                                                          .lds_size = lds, .scratch_size = scratch,
-                                                          .arguments_size = bytes, .rsrc1 = rsrc1, .rsrc2 = rsrc2,
-                                                          .properties = properties, .most_threads = most};
+        module->kernels[module->num_kernels++] = (Kernel){.module = module,
+                                                          .name = strdup(name),
+                                                          .entry = base + x,
+                                                          .lds_size = lds,
+                                                          .scratch_size = scratch,
+                                                          .arguments_size = bytes,
+                                                          .rsrc1 = rsrc1,
+                                                          .rsrc2 = rsrc2,
+                                                          .properties = properties,
+                                                          .most_threads = most};
     } else if (!strncmp(line, "argument ", 9) && module->num_kernels) {
         Kernel *kernel = &module->kernels[module->num_kernels - 1];
         if (kernel->num_arguments == 64)

@@ -4,7 +4,7 @@
 #ifndef HATTN_TESTS_AMDGPU_MODULE_H
 #define HATTN_TESTS_AMDGPU_MODULE_H
 
-#include "launch.h"
+#include "tests/amdgpu/launch.h"
 
 typedef struct Argument {
     uint32_t offset, size;

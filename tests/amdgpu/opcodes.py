@@ -2,7 +2,9 @@
 """C functions of opcodes: from the pseudocode in the tinygrad wheel, or by name from own.c and matrix.c."""
 import re
 
-from pseudocode import Translator, Unknown, c_type, tokens_of
+from expressions import tokens_of
+from pseudocode import Translator
+from values import Unknown, c_type
 
 # Opcodes by pattern, without _E32 and _E64, whose functions are written by hand.
 _OWN = [

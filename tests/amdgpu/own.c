@@ -2,8 +2,8 @@
  * Opcodes that are written by hand: those that work across lanes, those whose pseudocode is prose or, as known from
  * the hardware's other documents, not what happens.
  */
-#include "machine.h"
-#include "own.h"
+#include "tests/amdgpu/own.h"
+#include "tests/amdgpu/machine.h"
 
 /* ---- the program ---- */
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "machine.h"
+#include "tests/amdgpu/machine.h"
 
 extern Function *const hattn_functions[];
 
@@ -103,7 +103,8 @@ static void start_block(Grid *grid, uint32_t slot)
     const Launch *launch = grid->launch;
     Block *block = &grid->blocks[slot];
     const uint64_t number = grid->started++;
-    const uint32_t at[3] = {(uint32_t)(number % launch->grid[0]), (uint32_t)(number / launch->grid[0] % launch->grid[1]),
+    const uint32_t at[3] = {(uint32_t)(number % launch->grid[0]),
+                            (uint32_t)(number / launch->grid[0] % launch->grid[1]),
                             (uint32_t)(number / launch->grid[0] / launch->grid[1])};
     block->lds_size = launch->lds_size;
     block->waves = grid->waves_of_block;

@@ -3,7 +3,7 @@
  */
 #include <stdint.h>
 
-#include "unit_ops.h"
+#include "tests/amdgpu/unit_ops.h"
 
 #define KERNEL extern "C" __attribute__((global)) void
 #define DEVICE __attribute__((device))
@@ -18,12 +18,12 @@ DEVICE inline void barrier()
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
 
-#define UNIT(name, expression)                                             \
-    KERNEL unit_##name(const uint32_t *in, uint64_t *out)                  \
-    {                                                                      \
-        const unsigned i = BLOCK * 256 + THREAD;                           \
+#define UNIT(name, expression)                                              \
+    KERNEL unit_##name(const uint32_t *in, uint64_t *out)                   \
+    {                                                                       \
+        const unsigned i = BLOCK * 256 + THREAD;                            \
         const uint32_t x = in[3 * i], y = in[3 * i + 1], z = in[3 * i + 2]; \
-        out[i] = expression;                                               \
+        out[i] = expression;                                                \
     }
 UNITS(UNIT)
 
@@ -123,8 +123,8 @@ KERNEL row_sums(const uint32_t *in, uint64_t *out)
 KERNEL quads(const uint32_t *in, uint64_t *out)
 {
     const int x = static_cast<int>(in[3 * (BLOCK * 256 + THREAD)]);
-    const unsigned swapped = __builtin_amdgcn_update_dpp(0, x, 0xb1, 15, 15, true);       /* 1 0 3 2 */
-    const unsigned mirrored = __builtin_amdgcn_update_dpp(7, x, 0x140, 15, 5, false);     /* banks 0 and 2 */
+    const unsigned swapped = __builtin_amdgcn_update_dpp(0, x, 0xb1, 15, 15, true);   /* 1 0 3 2 */
+    const unsigned mirrored = __builtin_amdgcn_update_dpp(7, x, 0x140, 15, 5, false); /* banks 0 and 2 */
     out[BLOCK * 256 + THREAD] = static_cast<uint64_t>(swapped) << 32 | mirrored;
 }
 

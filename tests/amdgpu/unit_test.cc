@@ -41,13 +41,16 @@ bool is_wave64() { return !strncmp(getenv("HATTN_AMDGPU_ARCHITECTURE"), "gfx9", 
 /* Random words, and those at which something happens. */
 std::vector<uint32_t> make_words(unsigned seed)
 {
-    static const uint32_t edges[] = {0,          1,          2,          0x7f,       0x80,       0xffff,     0x8000,
-                                     0x7fffffff, 0x80000000, 0xffffffff, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000,
-                                     0x7fc00000, 0x00800000, 0x007fffff, 0x7f7fffff, 0x3c00bc00, 0x7c000001, 0x477fe000};
+    static const uint32_t edges[] = {0,          1,          2,          0x7f,       0x80,       0xffff,
+                                     0x8000,     0x7fffffff, 0x80000000, 0xffffffff, 0x3f800000, 0xbf800000,
+                                     0x7f800000, 0xff800000, 0x7fc00000, 0x00800000, 0x007fffff, 0x7f7fffff,
+                                     0x3c00bc00, 0x7c000001, 0x477fe000};
     std::mt19937 random(seed);
     std::vector<uint32_t> words(3 * COUNT);
     for (uint32_t &word : words)
-        word = random() % 4 ? random() : random() % 2 ? edges[random() % std::size(edges)] : 0x3f000000 + random() % 0x1000000;
+        word = random() % 4   ? random()
+               : random() % 2 ? edges[random() % std::size(edges)]
+                              : 0x3f000000 + random() % 0x1000000;
     return words;
 }
 
