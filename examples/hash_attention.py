@@ -3,8 +3,8 @@
 """From a model to a decode with its own hash maps, in five minutes of a CPU: python3 examples/hash_attention.py [OUT]
 
 The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
-you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch and
-transformers.
+you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
+and transformers.
 """
 import argparse
 import os
@@ -24,14 +24,15 @@ PASSAGE, SHOWN = 64, 160  # bytes of what is to be found again: given, and to be
 
 
 def step(what, module, *arguments):
-    """Runs a command of the package, and ends where it fails."""
+    """Runs a command of the package, and ends where it is refused; check's 1 says that orthogonal maps keep more."""
     arguments = [str(argument) for argument in arguments]
-    print("\n== %s\n$ python3 -m %s %s" % (what, module.__name__.removesuffix(".__main__"), " ".join(arguments)), flush=True)
+    name = module.__name__.removesuffix(".__main__")
+    print("\n== %s\n$ python3 -m %s %s" % (what, name, " ".join(arguments)), flush=True)
     start = time.monotonic()
     status = module.main(arguments)
     print("(%.0f s)" % (time.monotonic() - start), flush=True)
-    if status:
-        sys.exit("that failed")
+    if status > 1:
+        sys.exit(status)
 
 
 def continue_passage(maps, window, budget):
@@ -74,10 +75,10 @@ def run(out, window, budget, steps):
             file.write(make.topics(held_out))
     step("What attention sees, on text to learn from and on other text", maps, "capture", MODEL, "--text",
          path["learn.txt"], "--window", window, "--windows", 5, "--queries", 512, "--out", path["learn"])
-    step("The same of other text", maps, "capture", MODEL, "--text", path["held.txt"], "--window", window, "--windows", 2,
-         "--queries", 128, "--out", path["held"])
-    step("Hash maps for each layer", maps, "train", path["learn"], "--kind", "weighted", "--bits", 128, "--steps", steps,
-         "--budget", budget, "--out", path["maps"])
+    step("The same of other text", maps, "capture", MODEL, "--text", path["held.txt"], "--window", window, "--windows",
+         2, "--queries", 128, "--out", path["held"])
+    step("Hash maps for each layer", maps, "train", path["learn"], "--kind", "weighted", "--bits", 128, "--steps",
+         steps, "--budget", budget, "--out", path["maps"])
     step("What a selection of %d keys keeps of softmax, on the other text" % budget, maps, "check", path["maps"],
          path["held"], "--budget", budget)
     step("What the model's predictions lose", hattn.evaluate, MODEL, "--maps", path["maps"], "--text", path["held.txt"],

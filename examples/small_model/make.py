@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small model beside this file: python3 examples/small_model/make.py OUT. Needs torch and transformers; nothing
-is downloaded.
+"""Trains the small model beside this file: python3 examples/small_model/make.py OUT. Needs torch and transformers;
+nothing is downloaded.
 
 A byte-level Llama of a million parameters learns the language reference that Python carries for its help() (pydoc_data,
-Python's licence), but for every eighth topic, in sequences that repeat spans of themselves from far back: it has to look
-back, so that what a decode step selects matters. Sequences grow from 256 bytes to 4096.
+Python's licence), but for every eighth topic, in sequences that repeat spans of themselves from far back: it has to
+look back, so that what a decode step selects matters. Sequences grow from 256 bytes to 4096.
 """
 import argparse
 import pydoc_data.topics

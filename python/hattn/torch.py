@@ -207,7 +207,8 @@ def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_ma
     if call is None:
         call = _decode_call(q, k_cache, v_cache, codes, query_map, seq_len, optional, numbers)
         _decode_calls.add(key, call)
-    return call.run(tensors)
+    out: Tensor = call.run(tensors)
+    return out
 
 
 @_decode.register_fake
@@ -234,7 +235,8 @@ def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map
         _, tensors, call = _decode_known(q, k_cache, v_cache, codes, map_tensors(query_map), seq_len,
                                          (block_table, q_start, norms, budgets, sink_logits), numbers)
         if call is not None:
-            return call.run(tensors)
+            known: Tensor = call.run(tensors)
+            return known
     function = _decode._init_fn if _eager(q) else torch.ops.hattn.decode
     out: Tensor = function(q, k_cache, v_cache, codes, flat(query_map), seq_len, k, block_table, q_start, norms,
                            budgets, sink_logits, kind, weight_bits, num_sink, num_recent, num_selection_heads, scale,

@@ -161,7 +161,8 @@ def _guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     """Whether other tensors have the forms of these: by the guard of torch.compile, a tenth of the time of looking at
     each. It also wants the same type, the same need of a gradient, and the same modes of the dispatcher to be on."""
     try:
-        guards = torch._C._dynamo.guards.TensorGuards(
+        kind: Any = torch._C._dynamo.guards.TensorGuards
+        guards = kind(
             *tensors, dynamic_dims_sizes=[list(one.shape) for one in tensors],
             dynamic_dims_strides=[list(one.stride()) for one in tensors])
         if guards.check(*tensors):

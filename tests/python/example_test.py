@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 import torch
 import transformers
 
@@ -19,12 +18,9 @@ _spec.loader.exec_module(make)
 
 
 def test_the_example_at_small_size():
-    done = subprocess.run([sys.executable, os.path.join(EXAMPLES, "hash_attention.py"), "--window", "512", "--budget", "96",
-                           "--steps", "4"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode in (0, 1), done.stdout
-    if done.returncode:  # a check of maps that four steps have trained may say so
-        assert "worse than orthogonal maps" in done.stdout, done.stdout
-        pytest.fail(done.stdout)
+    done = subprocess.run([sys.executable, os.path.join(EXAMPLES, "hash_attention.py"), "--window", "512", "--budget",
+                           "96", "--steps", "10"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
     for words in ("weighted128", "copied", "generate()", "96 keys: the passage goes on for"):
         assert words in done.stdout, done.stdout
 

@@ -279,12 +279,11 @@ def test_a_graph_without_a_call_before_it_says_so():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_host_time_of_a_call(device):
-    """Prints it, with a run of a tiny problem or the launches of one: some 6 us where nothing else runs. Looking at each
-    tensor in Python took twice as long."""
-    q, k, v, weight = (torch.randn(shape, device=device) for shape in ((1, 2, 32), (1, 64, 1, 32), (1, 64, 1, 32), (1, 32, 32)))
+    """Prints it, with a run of a tiny problem or the launches of one: some 6 us where nothing else runs. Looking at
+    each tensor in Python took twice as long."""
+    shapes, dtype = [(1, 2, 32), (1, 64, 1, 32), (1, 64, 1, 32), (1, 32, 32)], torch.float16
+    q, k, v, weight = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
     codes = torch.zeros((1, 64, 1, 1), dtype=torch.int32, device=device)
-    if device == "cuda":
-        q, k, v, weight = q.half(), k.half(), v.half(), weight.half()
     seq_len, times = torch.tensor([64], dtype=torch.int32, device=device), []
     for i in range(400):
         if device == "cuda" and i % 50 == 0:

@@ -36,8 +36,8 @@ def _capture(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    recipe = Recipe(args.kind, args.bits, args.per_query_head, args.steps, args.queries, args.keys, args.rate, args.seed,
-                    args.budget)
+    recipe = Recipe(args.kind, args.bits, args.per_query_head, args.steps, args.queries, args.keys, args.rate,
+                    args.seed, args.budget)
     os.makedirs(args.out, exist_ok=True)
     for layer, paths in files_by_layer(args.traces).items():
         if args.layers is not None and layer not in args.layers:

@@ -124,7 +124,7 @@ def _sample_keys(target: Tensor, count: int, generator: torch.Generator) -> tupl
 def _batches(traces: Sequence[Trace], recipe: Recipe, heads: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """q [rows, Hq, d], k [keys, Hkv, d], the softmax to be met [rows, heads, keys], and [rows, 1, keys] what to add to
     scores: -inf where a key is not visible, and for the keys that a sample has left out, the log of how many a key
-    stands for. Without that samples, which have more of the keys that matter, teach a softmax that they alone are in."""
+    stands for. Without that samples, which have more of the keys that matter, teach a softmax over those alone."""
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     while True:
         trace = traces[int(torch.randint(len(traces), (), generator=generator))]
