@@ -122,7 +122,7 @@ MUTANTS = [
     Mutant("CUDA: a graph of too many blocks", "backends/cuda/plan.c", "if (p->num_q_heads > 65535)", "if (p->num_q_heads > 1 << 30)",
            "//tests:cuda_plan_test"),
     Mutant("CUDA: the caller's device is not restored", "backends/cuda/device.c",
-           "            hattn_cuda_leave(&caller);                                                    \\\n", "",
+           "            cuda->kernels->leave(&caller);                                    \\\n", "",
            "//tests:cuda_plan_test"),
     # ---- the rules ----
     Mutant("outputs may overlap", "api/validate.c", "if (stride < span)", "if (stride + 1 < span)",
