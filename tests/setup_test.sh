@@ -46,17 +46,17 @@ says() {
     }
 }
 
-run info
+HATTN_HIP=1 run info
 says 'installing with apt-get, which can take minutes: bazel-bootstrap'
 says "building the hattn command with CUDA by $TEST_TMPDIR/fake/nvcc (HATTN_CUDA=0 leaves it out): the first time takes about"
-says "and with HIP by $TEST_TMPDIR/fake/clang-19, ten minutes more"
+says "and with HIP by $TEST_TMPDIR/fake/clang-19, many minutes more"
 grep -qe '--noshow_progress' bazel.log
 
 run verify --backend cpu
 [ "$(cat err)" = noise ] # built before: nothing to say
 
 rm -r bazel-bin
-HATTN_CUDA=0 HATTN_HIP=0 run info
+HATTN_CUDA=0 run info
 says 'building the hattn command without CUDA (HATTN_CUDA is 0)'
 if grep 'with HIP' err; then
     exit 1

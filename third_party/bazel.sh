@@ -30,7 +30,7 @@ tell_build() {
         tell_build_cuda="without CUDA (there is no nvcc)"
     fi
     echo "building $1 $tell_build_cuda: $2" >&2
-    if [ "${HATTN_HIP:-1}" != 0 ] && command -v clang-19 >/dev/null; then
-        echo "and with HIP by $(command -v clang-19), ten minutes more the first time (HATTN_HIP=0 leaves it out)" >&2
+    if [ "${HATTN_HIP:-0}" != 0 ] && command -v clang-19 >/dev/null; then
+        echo "and with HIP by $(command -v clang-19), many minutes more the first time" >&2
     fi
 }
