@@ -279,8 +279,8 @@ def test_a_graph_without_a_call_before_it_says_so():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_host_time_of_a_call(device):
-    """Prints it, with a run of a tiny problem or the launches of one: some 6 us where nothing else runs. Looking at
-    each tensor in Python took twice as long."""
+    """Prints it, with a run of a tiny problem or the launches of one: some 6 us on a CPU where nothing else runs. Only
+    the first call of a kind makes a plan."""
     shapes, dtype = [(1, 2, 32), (1, 64, 1, 32), (1, 64, 1, 32), (1, 32, 32)], torch.float16
     q, k, v, weight = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
     codes = torch.zeros((1, 64, 1, 1), dtype=torch.int32, device=device)
@@ -292,4 +292,4 @@ def test_host_time_of_a_call(device):
         ops.decode(q, k, v, codes, weight, seq_len, 8)
         times.append(time.perf_counter() - start)
     print("a call of the torch op on %s: %.1f us of host time" % (device, sorted(times)[len(times) // 2] * 1e6))
-    assert min(times) < 20e-6
+    assert min(times) < times[0] / 4
