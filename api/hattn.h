@@ -115,8 +115,8 @@ typedef struct hattn_device_options {
  * HATTN_INVALID_ARGUMENT: no such backend or isa name, or an option that means nothing to the backend.
  * HATTN_NO_DEVICE: not built, not present, or an ISA this machine lacks. HATTN_OUT_OF_MEMORY. HATTN_DEVICE_ERROR.
  * The current CUDA or HIP device of the calling thread is left as found.
- * OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something else is
- * refused with HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it
+ * CUDA and OpenCL: opens with a known answer, every operation once on a small problem; a device that gives something
+ * else is refused with HATTN_DEVICE_ERROR, the text naming the operation and the first wrong value ($HATTN_SELFTEST 0 leaves it
  * out). A driver that does not compile a kernel, here or in hattn_plan_create, is HATTN_DEVICE_ERROR too, with the
  * build log from its first error. */
 HATTN_API hattn_status hattn_device_open(const hattn_device_options *options, hattn_device **device,

@@ -13,6 +13,7 @@
 #include "api/hattn.h"
 #include "bench/ceiling.h"
 #include "bench/key_codes.h"
+#include "core/arguments.h"
 #include "devices/buffer.h"
 #include "problems/problems.h"
 
@@ -67,11 +68,6 @@ private:
     struct Set {
         devices::Buffer q, weights, indices, counts;
     };
-    /* One layer of codes, with its norms, and maps. */
-    struct CodeLayer {
-        hattn_buffer codes, norms;
-        hattn_map_buffers query_map, key_map;
-    };
     struct Sizes {
         size_t num_pages, k, v, codes, norms, query_map, key_map;
         Sizes(const hattn_problem &shape, const problems::Problem &problem);
@@ -89,24 +85,15 @@ private:
     void make_block_table();
 
     hattn_batch batch() const;
-    CodeLayer next_code_layer();
+    Arguments arguments(const Set &set) const;
+    Arguments with_next_codes(Arguments all); /* and maps */
+    hattn_decode_args decode_args();
+    hattn_encode_keys_args encode_keys_args();
     Set &next_set() { return sets_[set_++ % sets_.size()]; }
     hattn_buffer k() const { return kv_.at(kv_layer_ * sizes_.kv_layer()); }
     hattn_buffer v() const { return kv_.at(kv_layer_ * sizes_.kv_layer() + sizes_.k * (sizes_.v > 0)); }
     GatherShape gather_shape() const;
     uint64_t new_key_bytes() const; /* of a token's keys that are to be encoded */
-
-    hattn_status encode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
-                        hattn_error *error);
-    hattn_status score(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
-                       hattn_error *error);
-    hattn_status topk(Set &set, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
-    hattn_status attend(Set &set, bool dense, const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
-    hattn_status merge(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error);
-    hattn_status decode(const CodeLayer &layer, Set &set, const hattn_plan *plan, const hattn_exec *exec,
-                        hattn_error *error);
-    hattn_status encode_keys(const CodeLayer &layer, const hattn_plan *plan, const hattn_exec *exec,
-                             hattn_error *error);
 
     problems::Problem problem_;
     const TraceKeys *trace_;

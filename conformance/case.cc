@@ -123,7 +123,8 @@ std::string repeat(const Context &context, const Case &checked, const std::vecto
     return "";
 }
 
-std::string exchange_golden(const Context &context, const Output &output, const Expectation &expectation)
+/* Keeps the output as golden values if it is right; "" or how it differs from those that there are. */
+std::string exchange_golden(const Context &context, const Output &output, const Expectation &expectation, bool is_right)
 {
     const Tensor &tensor = output.actual;
     size_t size = dtype_size(tensor.dtype);
@@ -137,11 +138,12 @@ std::string exchange_golden(const Context &context, const Output &output, const 
             own.insert(own.end(), size, 0);
     });
     std::string key = context.instance.problem.name + "/" + context.op + "/" + tensor.name;
-    context.golden->put(key, tensor.dtype, {tensor.extent.begin(), tensor.extent.begin() + tensor.rank}, own);
+    if (is_right)
+        context.golden->put(key, tensor.dtype, {tensor.extent.begin(), tensor.extent.begin() + tensor.rank}, own);
     if (!context.golden->get(key, &golden))
         return "";
     if (golden.size() != own.size())
-        return key + ": the golden tensor has another size";
+        return "against golden values: " + key + " has another size";
     std::vector<uint8_t> want = image_of(tensor);
     const uint8_t *from = golden.data();
     tensor.for_each([&](const Index &index) {
@@ -150,8 +152,12 @@ std::string exchange_golden(const Context &context, const Output &output, const 
             memcpy(want.data() + (element - tensor.memory->begin()), from, size);
         from += size;
     });
+    Comparison comparison = {context.session.target, context.instance.problem.name, context.op, tensor.name};
+    comparison.elements = tensor.num_elements();
     std::string problem =
-        compare(tensor, want, expectation.written, output.golden_rule ? output.golden_rule : output.rule);
+        compare(tensor, want, expectation.written, output.golden_rule ? output.golden_rule : output.rule, &comparison);
+    comparison.wrong = !problem.empty();
+    context.golden->compared(comparison);
     return problem.empty() ? "" : "against golden values: " + problem;
 }
 
@@ -175,7 +181,7 @@ void Output::reset(const Tensor &tensor, uint8_t fill) const
 }
 
 std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written,
-                    const Rule &rule)
+                    const Rule &rule, Comparison *comparison)
 {
     const uint8_t *begin = tensor.memory->begin();
     if (want.empty() || !memcmp(begin, want.data(), want.size()))
@@ -189,12 +195,16 @@ std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, cons
         std::fill_n(explained.begin() + at, size, 1);
         if (!problem.empty() || !memcmp(got, &want[at], size))
             return;
-        std::string why;
+        Verdict verdict;
         if (!written[at])
             problem = tensor.element_name(index) + " must not be written, got " + tensor.element_text(got);
-        else if (!rule || !rule(index, got, &want[at], &why))
+        else if (!rule || !rule(index, got, &want[at], &verdict))
             problem = tensor.element_name(index) + ": expected " + tensor.element_text(&want[at]) + ", got " +
-                      tensor.element_text(got) + (why.empty() ? "" : " (" + why + ")");
+                      tensor.element_text(got) + (verdict.why.empty() ? "" : " (" + verdict.why + ")");
+        if (comparison) {
+            comparison->different++;
+            comparison->share = std::max(comparison->share, verdict.share);
+        }
     });
     for (size_t i = 0; problem.empty() && i < want.size(); i++)
         if (begin[i] != want[i] && !explained[i])
@@ -214,13 +224,15 @@ std::string check_case(const Context &context, const Case &checked)
         const Output &output = *checked.outputs[i];
         problem = compare(output.actual, expectations[i].images[0], expectations[i].written, output.rule);
         if (!problem.empty())
-            return problem;
+            break;
     }
+    const bool is_right = problem.empty();
     for (size_t i = 0; context.golden && i < expectations.size(); i++) {
-        problem = exchange_golden(context, *checked.outputs[i], expectations[i]);
-        if (!problem.empty())
-            return problem;
+        const std::string differs = exchange_golden(context, *checked.outputs[i], expectations[i], is_right);
+        problem = problem.empty() ? differs : problem;
     }
+    if (!problem.empty())
+        return problem;
     if (checked.before_again)
         checked.before_again();
     return repeat(context, checked, expectations);

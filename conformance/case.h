@@ -42,8 +42,14 @@ struct Context {
     std::string name() const { return session.target.text() + " " + instance.problem.name + "/" + op; }
 };
 
-/* May an element that differs from what is expected do so? `why` may add to the message. */
-using Rule = std::function<bool(const Index &index, const uint8_t *got, const uint8_t *want, std::string *why)>;
+/* What a rule says of an element. */
+struct Verdict {
+    std::string why;  /* may add to the message */
+    double share = 0; /* of what it may differ by; 1: all of it */
+};
+
+/* May an element that differs from what is expected do so? */
+using Rule = std::function<bool(const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict)>;
 
 /* An output of the case, written by the backend (actual) and by the reference (expected). */
 struct Output {
@@ -72,9 +78,10 @@ struct Case {
 /* "" or what is wrong. */
 std::string check_case(const Context &context, const Case &checked);
 
-/* All bytes of tensor's memory against `want`: elements that are `written` by the rule, everything else exactly. */
+/* All bytes of tensor's memory against `want`: elements that are `written` by the rule, everything else exactly. Differences are
+ * added to *comparison, if not null. */
 std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written,
-                    const Rule &rule);
+                    const Rule &rule, Comparison *comparison = nullptr);
 
 /* The operations; each "" or what is wrong. */
 std::string check_encode_keys(const Context &context);

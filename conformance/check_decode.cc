@@ -112,10 +112,10 @@ private:
         });
         norms_.rule = norm_rule();
         norms_.golden_rule = [this, rule = norms_.rule](const Index &index, const uint8_t *got, const uint8_t *want,
-                                                        std::string *why) {
+                                                        Verdict *verdict) {
             for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++)
                 turned_rows_.insert(row);
-            return rule(index, got, want, why);
+            return rule(index, got, want, verdict);
         };
         if (append_ && context_.flips())
             context_.flips()->bits += new_slots.size() * instance_.shape.num_code_heads * instance_.shape.code_bits;
@@ -126,8 +126,8 @@ private:
         weights_.golden_rule = weight_rule(
             instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
         auto unless_turned = [this](const Rule &rule) -> Rule {
-            return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
-                return turned(index) || (rule && rule(index, got, want, why));
+            return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
+                return turned(index) || (rule && rule(index, got, want, verdict));
             };
         };
         for (Output *output : {&indices_, &counts_, &out_, &lse_})

@@ -1,10 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <algorithm>
 #include <map>
 
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
 namespace conformance {
+namespace {
+
+void put_margins(const Context &context, const std::vector<int64_t> &extents, const std::vector<float> &margins)
+{
+    std::vector<uint8_t> bytes(margins.size() * sizeof(float));
+    std::copy_n(reinterpret_cast<const uint8_t *>(margins.data()), bytes.size(), bytes.begin());
+    context.golden->put(context.instance.problem.name + "/" + context.op + "/margins", HATTN_F32, extents, bytes);
+}
+
+/* [token, code head, bit] */
+void put_key_margins(const Context &context)
+{
+    const Instance &instance = context.instance;
+    const hattn_problem &shape = instance.shape;
+    const hattn_map_buffers map = instance.key_map.buffers();
+    std::vector<double> x(shape.head_dim_qk), z(shape.code_bits), bound(shape.code_bits);
+    std::vector<float> margins;
+    for (int64_t t = 0; t < instance.problem.num_tokens; t++)
+        for (int c = 0; c < shape.num_code_heads; c++) {
+            const int g = instance.kv_head_of_code(c);
+            load_scaled(instance.k_new, {t, g}, instance.kv_scale(instance.k_scale, g), x.data());
+            hattn_reference_project(&shape, &shape.key_map, &map, x.data(), c, z.data(), bound.data());
+            for (int r = 0; r < shape.code_bits; r++)
+                margins.push_back(static_cast<float>(contract::bit_margin(z[r], bound[r])));
+        }
+    put_margins(context, {instance.problem.num_tokens, shape.num_code_heads, shape.code_bits}, margins);
+}
+
+/* [row, selection head, bit] */
+void put_query_margins(const Context &context)
+{
+    const hattn_problem &shape = context.instance.shape;
+    const int rows = static_cast<int>(context.instance.rows.size());
+    std::vector<float> margins;
+    for (int row = 0; row < rows; row++)
+        for (int s = 0; s < shape.num_selection_heads; s++) {
+            const contract::GroupProjection group = project_group(context.instance, row, s);
+            for (int r = 0; r < shape.code_bits; r++)
+                margins.push_back(static_cast<float>(group.margin(shape, r)));
+        }
+    put_margins(context, {rows, shape.num_selection_heads, shape.code_bits}, margins);
+}
+
+} // namespace
 
 std::string check_encode_keys(const Context &context)
 {
@@ -49,7 +94,10 @@ std::string check_encode_keys(const Context &context)
         checked.outputs.push_back(&norms);
     if (context.flips())
         context.flips()->bits += token_of_slot.size() * instance.shape.num_code_heads * instance.shape.code_bits;
-    return check_case(context, checked);
+    const std::string problem = check_case(context, checked);
+    if (context.golden && problem.empty())
+        put_key_margins(context);
+    return problem;
 }
 
 std::string check_encode_queries(const Context &context)
@@ -76,7 +124,10 @@ std::string check_encode_queries(const Context &context)
     checked.outputs = {&weights};
     if (context.flips())
         context.flips()->weights += weights.actual.num_elements();
-    return check_case(context, checked);
+    const std::string problem = check_case(context, checked);
+    if (context.golden && problem.empty())
+        put_query_margins(context);
+    return problem;
 }
 
 } // namespace conformance

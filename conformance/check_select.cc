@@ -1,10 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Score and top-k: exact, everywhere.
  */
+#include <algorithm>
+#include <cmath>
+
 #include "conformance/rules.h"
 #include "reference/reference.h"
 
 namespace conformance {
+namespace {
+
+/* [row, selection head, 2]: of the positions that are not forced, how many have the lowest score that was kept, and how many of these were. */
+void put_ties(const Context &context, const Positions &kept)
+{
+    const Instance &instance = context.instance;
+    const hattn_problem &shape = instance.shape;
+    const int rows = static_cast<int>(instance.rows.size());
+    std::vector<uint8_t> bytes;
+    for (int row = 0; row < rows; row++)
+        for (int s = 0; s < shape.num_selection_heads; s++) {
+            const int length = instance.rows[row].length;
+            const auto score = [&](int j) {
+                const Index index = {row, s, j};
+                return shape.key_norms ? instance.scores.value<float>(index) : instance.scores.value<uint16_t>(index);
+            };
+            const auto is_forced = [&](int j) { return j < shape.num_sink || j >= length - shape.num_recent; };
+            float lowest = INFINITY;
+            for (int j : kept(row, s))
+                if (!is_forced(j) && !std::isnan(score(j)))
+                    lowest = std::min(lowest, score(j));
+            int32_t ties[2] = {0, 0};
+            for (int j = 0; j < length; j++)
+                ties[0] += !is_forced(j) && score(j) == lowest;
+            for (int j : kept(row, s))
+                ties[1] += !is_forced(j) && score(j) == lowest;
+            const uint8_t *begin = reinterpret_cast<const uint8_t *>(ties);
+            bytes.insert(bytes.end(), begin, begin + sizeof(ties));
+        }
+    context.golden->put(instance.problem.name + "/" + context.op + "/ties", HATTN_I32,
+                        {rows, shape.num_selection_heads, 2}, bytes);
+}
+
+} // namespace
 
 std::string check_score(const Context &context)
 {
@@ -52,7 +89,10 @@ std::string check_topk(const Context &context)
         hattn_reference_topk(&instance.shape, &a);
     };
     checked.outputs = {&counts, &indices};
-    return check_case(context, checked);
+    const std::string problem = check_case(context, checked);
+    if (context.golden && problem.empty())
+        put_ties(context, listed_positions(indices.actual, counts.actual));
+    return problem;
 }
 
 } // namespace conformance

@@ -193,7 +193,8 @@ void Instance::make_caches()
     }
     if (problem.kv_on_host) {
         k_cache.memory->keep_on_host();
-        v_cache.memory->keep_on_host();
+        if (!problem.v_on_device)
+            v_cache.memory->keep_on_host();
     }
     k_new = make("k_new", &hattn_problem::k_new);
     Normals normals(k_cache.dtype, 1, &rng);

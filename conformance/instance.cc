@@ -2,7 +2,6 @@
  * Shapes, batches and arguments of an instance; data.cc makes the numbers.
  */
 #include "conformance/instance.h"
-#include "core/sized.h"
 
 #include <algorithm>
 #include <cstring>
@@ -207,90 +206,70 @@ hattn_batch Instance::batch() const
     return batch;
 }
 
+Arguments Instance::inputs() const
+{
+    Arguments all;
+    all.batch = batch();
+    all.num_tokens = problem.num_tokens;
+    all.num_parts = problem.num_parts;
+    all.q = q.buffer();
+    all.k_new = k_new.buffer();
+    all.k_cache = k_cache.buffer();
+    all.v_cache = v_cache.buffer();
+    all.codes = codes.buffer();
+    all.norms = norms.buffer();
+    all.weights = weights.buffer();
+    all.scores = scores.buffer();
+    all.indices = indices.buffer();
+    all.counts = counts.buffer();
+    all.partial_out = partial_out.buffer();
+    all.partial_lse = partial_lse.buffer();
+    all.slot_mapping = slot_mapping.buffer();
+    all.budgets = budgets.buffer();
+    all.k_scale = k_scale.buffer();
+    all.v_scale = v_scale.buffer();
+    all.sink_logits = sink_logits.buffer();
+    all.key_map = key_map.buffers();
+    all.query_map = query_map.buffers();
+    return all;
+}
+
 hattn_encode_keys_args Instance::encode_keys_args() const
 {
-    hattn_encode_keys_args args = sized<hattn_encode_keys_args>();
-    args.num_tokens = problem.num_tokens;
-    args.k_new = k_new.buffer();
-    args.k_scale = k_scale.buffer();
-    args.key_map = key_map.buffers();
-    args.slot_mapping = slot_mapping.buffer();
+    hattn_encode_keys_args args = inputs().encode_keys_args();
+    args.codes = args.norms = {};
     return args;
 }
 
 hattn_encode_queries_args Instance::encode_queries_args() const
 {
-    hattn_encode_queries_args args = sized<hattn_encode_queries_args>();
-    args.num_rows = static_cast<int32_t>(rows.size());
-    args.q = q.buffer();
-    args.query_map = query_map.buffers();
+    hattn_encode_queries_args args = inputs().encode_queries_args();
+    args.weights = {};
     return args;
 }
 
 hattn_score_args Instance::score_args() const
 {
-    hattn_score_args args = sized<hattn_score_args>();
-    args.batch = batch();
-    args.weights = weights.buffer();
-    args.codes = codes.buffer();
-    args.norms = norms.buffer();
+    hattn_score_args args = inputs().score_args();
+    args.scores = {};
     return args;
 }
 
 hattn_topk_args Instance::topk_args() const
 {
-    hattn_topk_args args = sized<hattn_topk_args>();
-    args.batch = batch();
-    args.batch.block_table = {nullptr, 0};
-    args.scores = scores.buffer();
-    args.budgets = budgets.buffer();
+    hattn_topk_args args = inputs().topk_args();
+    args.indices = args.counts = {};
     return args;
 }
 
-hattn_attend_args Instance::attend_args(bool sparse) const
-{
-    hattn_attend_args args = sized<hattn_attend_args>();
-    args.batch = batch();
-    args.q = q.buffer();
-    args.k_cache = k_cache.buffer();
-    args.v_cache = v_cache.buffer();
-    args.k_scale = k_scale.buffer();
-    args.v_scale = v_scale.buffer();
-    args.sink_logits = sink_logits.buffer();
-    if (sparse) {
-        args.indices = indices.buffer();
-        args.counts = counts.buffer();
-    }
-    return args;
-}
+hattn_attend_args Instance::attend_args(bool sparse) const { return inputs().attend_args(sparse); }
 
-hattn_merge_args Instance::merge_args() const
-{
-    hattn_merge_args args = sized<hattn_merge_args>();
-    args.num_parts = problem.num_parts;
-    args.num_rows = static_cast<int32_t>(rows.size());
-    args.partial_out = partial_out.buffer();
-    args.partial_lse = partial_lse.buffer();
-    return args;
-}
+hattn_merge_args Instance::merge_args() const { return inputs().merge_args(); }
 
 hattn_decode_args Instance::decode_args(bool append) const
 {
-    hattn_decode_args args = sized<hattn_decode_args>();
-    args.append = append;
-    args.batch = batch();
-    args.q = q.buffer();
-    args.k_cache = k_cache.buffer();
-    args.v_cache = v_cache.buffer();
-    args.codes = codes.buffer();
-    args.norms = norms.buffer();
-    args.k_scale = k_scale.buffer();
-    args.v_scale = v_scale.buffer();
-    args.sink_logits = sink_logits.buffer();
-    args.budgets = budgets.buffer();
-    if (append)
-        args.key_map = key_map.buffers();
-    args.query_map = query_map.buffers();
+    hattn_decode_args args = inputs().decode_args(append);
+    args.weights = args.indices = args.counts = {};
     return args;
 }
 

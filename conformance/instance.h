@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "conformance/tensor.h"
+#include "core/arguments.h"
 #include "problems/rng.h"
 #include "problems/shape.h"
 
@@ -83,6 +84,7 @@ public:
     void protect(bool writable) const;
 
 private:
+    Arguments inputs() const;
     std::vector<int64_t> extents(Field field) const;
     Tensor make(const std::string &name, Field field) const;
     Tensor make_vector(const std::string &name, int32_t dtype, int64_t n) const;

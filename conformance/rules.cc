@@ -23,23 +23,6 @@ std::string number(const char *what, double value)
     return text;
 }
 
-/* The group of a selection head, projected. */
-contract::GroupProjection project_group(const Instance &instance, int row, int s)
-{
-    const hattn_problem &shape = instance.shape;
-    contract::GroupProjection group(shape.code_bits);
-    hattn_map_buffers map = instance.query_map.buffers();
-    for (int h = 0; h < shape.num_q_heads; h++) {
-        if (instance.selection_head_of_query(h) != s)
-            continue;
-        double x[MAX_DIM], z[MAX_BITS], bound[MAX_BITS];
-        load_scaled(instance.q, {row, h}, 1, x);
-        hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), z, bound);
-        group.add(z, bound);
-    }
-    return group;
-}
-
 /* What out and lse of one head of a row are in double. */
 struct Truth {
     contract::Attention attention;
@@ -94,9 +77,11 @@ Truth merge(const Instance &instance, int row, int h)
 }
 
 bool judge(double got, double want, double exact, double got_tolerance, double want_tolerance, int32_t dtype,
-           std::string *why)
+           Verdict *verdict)
 {
-    *why = number("exactly", exact) + number(", tolerance", got_tolerance);
+    verdict->why = number("exactly", exact) + number(", tolerance", got_tolerance);
+    const double share = std::fabs(got - exact) / got_tolerance;
+    verdict->share = std::isfinite(share) ? share : 0;
     return contract::within(got, exact, got_tolerance, dtype) && contract::within(want, exact, want_tolerance, dtype);
 }
 
@@ -115,19 +100,19 @@ void set_rules(const Instance &instance, std::function<Truth(int row, int h)> ma
     };
     const int32_t dtype = instance.shape.out.dtype;
     auto out_rule = [truth, own, dtype](contract::Sums want_sums) -> Rule {
-        return [=](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+        return [=](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
             const contract::Columns &columns = truth(index).columns;
             const int i = static_cast<int>(index[2]);
             return judge(hattn_reference_load(got, dtype, 0), hattn_reference_load(want, dtype, 0), columns.exact(i),
-                         columns.tolerance(i, own, dtype), columns.tolerance(i, want_sums, dtype), dtype, why);
+                         columns.tolerance(i, own, dtype), columns.tolerance(i, want_sums, dtype), dtype, verdict);
         };
     };
     auto lse_rule = [truth, own](contract::Sums want_sums) -> Rule {
-        return [=](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+        return [=](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
             const contract::Attention &attention = truth(index).attention;
             return judge(hattn_reference_load(got, HATTN_F32, 0), hattn_reference_load(want, HATTN_F32, 0),
                          attention.lse(), attention.lse_tolerance(own), attention.lse_tolerance(want_sums), HATTN_F32,
-                         why);
+                         verdict);
         };
     };
     out->rule = out_rule(contract::Sums::DOUBLE), out->golden_rule = out_rule(golden);
@@ -144,10 +129,26 @@ void load_scaled(const Tensor &tensor, Index index, double scale, double *x)
         x[i] = hattn_reference_load(row, tensor.dtype, i) * scale;
 }
 
+contract::GroupProjection project_group(const Instance &instance, int row, int s)
+{
+    const hattn_problem &shape = instance.shape;
+    contract::GroupProjection group(shape.code_bits);
+    hattn_map_buffers map = instance.query_map.buffers();
+    for (int h = 0; h < shape.num_q_heads; h++) {
+        if (instance.selection_head_of_query(h) != s)
+            continue;
+        double x[MAX_DIM], z[MAX_BITS], bound[MAX_BITS];
+        load_scaled(instance.q, {row, h}, 1, x);
+        hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), z, bound);
+        group.add(z, bound);
+    }
+    return group;
+}
+
 Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on_flip)
 {
     return [&instance, keys, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want,
-                                             std::string *why) {
+                                             Verdict *verdict) {
         uint32_t a, b;
         memcpy(&a, got, sizeof(a));
         memcpy(&b, want, sizeof(b));
@@ -164,13 +165,14 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
             if (!((a ^ b) >> i & 1))
                 continue;
             if (r >= shape.code_bits) {
-                *why = "bits past code_bits";
+                verdict->why = "bits past code_bits";
                 return false;
             }
             if (!contract::bit_may_flip(z[r], bound[r])) {
-                *why = "bit " + std::to_string(r) + number(", z", z[r]) + number(", bound", bound[r]);
+                verdict->why = "bit " + std::to_string(r) + number(", z", z[r]) + number(", bound", bound[r]);
                 return false;
             }
+            verdict->share = std::max(verdict->share, contract::bit_margin(z[r], bound[r]));
             if (flips)
                 flips->bit_flips++;
         }
@@ -182,7 +184,7 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
 
 Rule norm_rule()
 {
-    return [](const Index &, const uint8_t *got, const uint8_t *want, std::string *) {
+    return [](const Index &, const uint8_t *got, const uint8_t *want, Verdict *) {
         uint16_t a, b;
         memcpy(&a, got, sizeof(a));
         memcpy(&b, want, sizeof(b));
@@ -192,11 +194,12 @@ Rule norm_rule()
 
 Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
 {
-    return [&instance, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, std::string *why) {
+    return [&instance, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
         const contract::GroupProjection group =
             project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
         const bool allowed = group.allows(instance.shape, static_cast<int>(index[2]), static_cast<int8_t>(*got),
-                                          static_cast<int8_t>(*want), why);
+                                          static_cast<int8_t>(*want), &verdict->why);
+        verdict->share = group.margin(instance.shape, static_cast<int>(index[2]));
         if (allowed && flips)
             flips->weight_flips++;
         if (allowed && on_flip)
@@ -207,7 +210,7 @@ Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
 
 Rule score_rule()
 {
-    return [](const Index &, const uint8_t *got, const uint8_t *want, std::string *) {
+    return [](const Index &, const uint8_t *got, const uint8_t *want, Verdict *) {
         float a, b;
         memcpy(&a, got, sizeof(a));
         memcpy(&b, want, sizeof(b));

@@ -5,6 +5,7 @@
 #define HATTN_CONFORMANCE_RULES_H
 
 #include "conformance/case.h"
+#include "contract/flips.h"
 
 namespace conformance {
 
@@ -33,6 +34,9 @@ Positions all_positions(const Instance &instance);
  * rounding; golden values may be those of any backend. */
 void set_attention_rules(const Context &context, Positions positions, Output *out, Output *lse);
 void set_merge_rules(const Context &context, Output *out, Output *lse);
+
+/* The group of a selection head, projected. */
+contract::GroupProjection project_group(const Instance &instance, int row, int s);
 
 /* A key as encode and attend see it. */
 void load_scaled(const Tensor &tensor, Index index, double scale, double *x);

@@ -10,6 +10,12 @@ namespace contract {
 
 bool bit_may_flip(double z, double bound) { return bound > 0 && std::fabs(z) <= bound; }
 
+double bit_margin(double z, double bound)
+{
+    const double margin = bound > 0 ? std::fabs(z) / bound : INFINITY;
+    return std::isnan(margin) ? INFINITY : margin;
+}
+
 bool norm_allowed(uint16_t got, uint16_t want)
 {
     const uint16_t infinity = 0x7c00;
@@ -19,7 +25,10 @@ bool norm_allowed(uint16_t got, uint16_t want)
     return std::abs(got - want) <= 1;
 }
 
-GroupProjection::GroupProjection(int num_bits) : u_(num_bits), error_(num_bits), undecided_(num_bits) {}
+GroupProjection::GroupProjection(int num_bits)
+    : u_(num_bits), error_(num_bits), nearest_(num_bits, INFINITY), undecided_(num_bits)
+{
+}
 
 void GroupProjection::add(const double *z, const double *bound)
 {
@@ -27,6 +36,7 @@ void GroupProjection::add(const double *z, const double *bound)
     for (size_t r = 0; r < u_.size(); r++) {
         u_[r] += z[r];
         error_[r] += bound[r];
+        nearest_[r] = std::min(nearest_[r], bit_margin(z[r], bound[r]));
         undecided_[r] += bit_may_flip(z[r], bound[r]);
     }
 }
@@ -46,13 +56,34 @@ bool GroupProjection::allows_hamming(int r, int got, int want, std::string *why)
     return std::abs(got - want) <= step * undecided_[r] && (got - want) % step == 0;
 }
 
+size_t GroupProjection::largest() const
+{
+    const auto smaller = [](double a, double b) { return std::fabs(a) < std::fabs(b); };
+    return std::max_element(u_.begin(), u_.end(), smaller) - u_.begin();
+}
+
+double GroupProjection::weighted_error(double qmax, int r, int weight) const
+{
+    const size_t most = largest();
+    return (error_[r] * qmax + std::abs(weight) * error_[most]) / std::fabs(u_[most]);
+}
+
+double GroupProjection::margin(const hattn_problem &problem, int r) const
+{
+    if (problem.score_kind == HATTN_SCORE_HAMMING)
+        return nearest_[r];
+    const double qmax = (1 << (problem.weight_bits - 1)) - 1, exact = u_[r] * qmax / std::fabs(u_[largest()]);
+    if (!std::isfinite(exact))
+        return INFINITY;
+    const double tie = std::floor(exact) + 0.5;
+    return bit_margin(exact - tie, weighted_error(qmax, r, static_cast<int>(std::rint(exact))));
+}
+
 /* By one, where the tie between the two is nearer than roundings of u and of max|u| can move it. */
 bool GroupProjection::allows_weighted(double qmax, int r, int got, int want, std::string *why) const
 {
-    const auto smaller = [](double a, double b) { return std::fabs(a) < std::fabs(b); };
-    const size_t most = std::max_element(u_.begin(), u_.end(), smaller) - u_.begin();
-    const double largest = std::fabs(u_[most]), exact = u_[r] * qmax / largest,
-                 bound = (error_[r] * qmax + std::abs(want) * error_[most]) / largest, tie = (got + want) / 2.0;
+    const double exact = u_[r] * qmax / std::fabs(u_[largest()]), bound = weighted_error(qmax, r, want),
+                 tie = (got + want) / 2.0;
     char text[80];
     snprintf(text, sizeof(text), "exactly %.6g, bound %.6g", exact, bound);
     *why = text;

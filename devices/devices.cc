@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "devices/cuda.h"
+#include "devices/hip.h"
 #include "devices/model.h"
 #include "devices/opencl.h"
 #include "devices/probe.h"
@@ -43,6 +44,8 @@ public:
 
 const Model *no_model() { return nullptr; }
 
+const Probe *no_probe() { return nullptr; }
+
 /* Of a backend that is not built, each gives null (absent_NAME.cc). */
 const struct Backend {
     const char *name;
@@ -53,6 +56,7 @@ const struct Backend {
     std::unique_ptr<Stopwatch> (*stopwatch)();
 } BACKENDS[] = {
     {"cuda", cuda_memory, cuda_pinned_memory, cuda_probe, cuda_model, cuda_streams, cuda_stopwatch},
+    {"hip", hip_memory, hip_pinned_memory, no_probe, no_model, hip_streams, hip_stopwatch},
     {"opencl", opencl_memory, opencl_pinned_memory, opencl_probe, no_model, opencl_streams, opencl_stopwatch},
 };
 

@@ -26,7 +26,7 @@ public:
                         void *stream) const = 0;
 };
 
-/* NULL: the backend works on host memory. */
+/* NULL: the backend works on host memory, or nobody has written kernels for it. */
 const Probe *probe_of(const std::string &backend);
 
 } // namespace devices

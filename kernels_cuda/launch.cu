@@ -129,6 +129,6 @@ const hattn_cuda_kernels *hattn::kernels()
     static const hattn_cuda_kernels table = {
         vendor::kTargets, error_text, device_count,    get_properties,     enter,     leave,    zero,
         load_plan,        run_append, run_encode_keys, run_encode_queries, run_score, run_topk, run_attend,
-        run_merge,        run_decode};
+        run_merge,        run_decode, nullptr};
     return &table;
 }

@@ -26,6 +26,16 @@ typedef struct hattn_cuda_caller {
     int device, has_error;
 } hattn_cuda_caller;
 
+/* A stream of its own, and memory in its order, for what a device is asked when it is opened. All of it may run while other
+ * threads capture their streams, and waits for nobody's work but its own. Functions return the runtime's error code. */
+typedef struct hattn_cuda_scratch {
+    int (*open)(void **stream);
+    void (*close)(void *stream);
+    int (*allocate)(uint64_t size, void *stream, void **address); /* aligned to 256 bytes */
+    void (*release)(void *address, void *stream);
+    int (*copy)(void *to, const void *from, uint64_t size, void *stream); /* one side on the host; waits */
+} hattn_cuda_scratch;
+
 /* The kernels as one vendor's compiler has made them, and its runtime. Functions return the runtime's error code. */
 typedef struct hattn_cuda_kernels {
     const char *targets; /* what they were compiled for */
@@ -53,6 +63,8 @@ typedef struct hattn_cuda_kernels {
     int (*merge)(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
     /* Only where params->by_regions. */
     int (*decode)(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
+
+    const hattn_cuda_scratch *scratch; /* NULL: its devices are opened without a known answer */
 } hattn_cuda_kernels;
 
 /* By nvcc: kernels_cuda/cuda.cu. */

@@ -17,8 +17,8 @@
 #define __device__ __attribute__((device))
 #define __global__ __attribute__((global))
 #define __shared__ __attribute__((shared))
-/* Here all is inlined: what a call refers to would be copied to memory. */
-#define __noinline__
+/* Here all is inlined: what a call refers to would be copied to memory (third_party/hip.bzl). */
+#define __noinline__ __attribute__((always_inline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __grid_constant__
 /* The blocks of a multiprocessor, where they are named, are CUDA's business. */

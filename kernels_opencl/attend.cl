@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Softmax attention, over tiles of TILE keys with running maxima. A group serves HEADS query heads that share rows of K and V, and
  * one split of the row's positions. LANES neighbouring work-items share a key's products; then each has eight columns of V of every
- * few rows. DTYPE of K and V; IS_ALIGNED: their rows start at 16 bytes (fp8: 8).
+ * few rows. DTYPE of K and V; HEAD_DIM_QK and HEAD_DIM_V; IS_ALIGNED: their rows start at 16 bytes (fp8: 8).
  */
 #define TILE (LOCAL / LANES)
 /* Work-items that share a head's softmax. */
@@ -30,6 +30,15 @@ head_place place_heads(const hattn_opencl_attention *a, int group)
     place.kv_head = (long)place.first_head * a->num_kv_heads / a->num_q_heads;
     return place;
 }
+
+/* Constants give a GPU's compiler loops without ends, whose loads go out together; a processor's takes longer for them. */
+#ifdef IS_CPU
+#define DIM_QK a.head_dim_qk
+#define DIM_V a.head_dim_v
+#else
+#define DIM_QK HEAD_DIM_QK
+#define DIM_V HEAD_DIM_V
+#endif
 
 #define SIZE (DTYPE == HATTN_F32 ? 4 : DTYPE == HATTN_F8_E4M3 ? 1 : 2)
 
@@ -64,7 +73,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     const head_place place = place_heads(&a, get_group_id(0));
     const row_place owner =
         place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), place.row);
-    const int item = get_local_id(0), d = a.head_dim_qk, dv = a.head_dim_v;
+    const int item = get_local_id(0), d = DIM_QK, dv = DIM_V;
     __global const int *list = 0;
     int count = owner.length;
     if (indices) {

@@ -114,6 +114,7 @@ void add_places(ProblemList &list)
         p.kv_on_host = p.append = true;
         p.head_dim_qk = 128;
     });
+    list.add("k_on_host", [](Problem &p) { p.kv_on_host = p.v_on_device = p.append = true; });
     list.add("kv_on_host_contiguous_f8", [](Problem &p) {
         p.kv_on_host = p.append = true;
         p.page_size = 0;

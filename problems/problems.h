@@ -92,8 +92,9 @@ struct Problem {
     bool odd_scales = false;    /* 0, negative and large ones among them */
     bool k_scale_alone = false; /* no v_scale */
     bool v_inside_k = false;
-    int v_offset = 0;        /* where V's row starts inside K's, in elements */
-    bool kv_on_host = false; /* K and V are HATTN_MEMORY_PINNED_HOST */
+    int v_offset = 0;         /* where V's row starts inside K's, in elements */
+    bool kv_on_host = false;  /* K and V are HATTN_MEMORY_PINNED_HOST */
+    bool v_on_device = false; /* then K alone is */
 
     bool append = false;
     int num_tokens = 37;      /* of hattn_encode_keys */

@@ -141,7 +141,9 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     sparse.k_cache.dtype = problem.kv_dtype;
     sparse.out.dtype = problem.out_dtype;
     if (problem.kv_on_host)
-        sparse.k_cache.memory = sparse.v_cache.memory = HATTN_MEMORY_PINNED_HOST;
+        sparse.k_cache.memory = HATTN_MEMORY_PINNED_HOST;
+    if (problem.kv_on_host && !problem.v_on_device)
+        sparse.v_cache.memory = HATTN_MEMORY_PINNED_HOST;
     for (hattn_map *map : {&sparse.key_map, &sparse.query_map}) {
         map->dtype = problem.map_dtype;
         std::copy(problem.hidden, problem.hidden + 2, map->hidden);

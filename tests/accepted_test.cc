@@ -77,7 +77,8 @@ hattn_problem random_problem(Random &r)
 /* Ragged rows: any number of tokens, any length, some padding. */
 std::vector<int64_t> set_ragged_batch(Job &job, Random &r)
 {
-    auto *q_start = static_cast<int32_t *>(job.q_start.data), *seq_len = static_cast<int32_t *>(job.seq_len.data);
+    auto *q_start = static_cast<int32_t *>(job.batch.q_start.data),
+         *seq_len = static_cast<int32_t *>(job.batch.seq_len.data);
     std::vector<int64_t> lengths(job.p.max_rows, 0);
     for (int b = 0; b < job.p.max_sequences; b++) {
         int tokens = r.range(0, job.p.max_q_len);
@@ -115,7 +116,7 @@ protected:
 #define RUN(call, args) expect_ok(hattn_##call(job.plan.get(), &args, &job.exec, &error), #call, error)
         auto keys = job.encode_keys_args();
         RUN(encode_keys, keys);
-        auto decode = job.decode_args();
+        auto decode = job.decode_args(true);
         decode.append = r.chance(50);
         decode.sink_logits = r.chance(50) ? job.sink_logits : hattn_buffer{};
         decode.budgets = r.chance(50) ? job.budgets : hattn_buffer{};
@@ -143,7 +144,7 @@ protected:
                         << "row " << row << " bit " << i;
                 }
 
-        auto attend = job.attend_args();
+        auto attend = job.attend_args(true);
         attend.sink_logits = decode.sink_logits;
         RUN(attend, attend);
         check_close(job, lengths, out, lse, decode.sink_logits.data);
@@ -260,8 +261,8 @@ void run_all(Job &job, const hattn_exec &exec)
     auto queries = job.encode_queries_args();
     auto score = job.score_args();
     auto topk = job.topk_args();
-    auto attend = job.attend_args();
-    auto decode = job.decode_args();
+    auto attend = job.attend_args(true);
+    auto decode = job.decode_args(true);
     hattn_error error = fresh_error();
     EXPECT_EQ(HATTN_OK, hattn_encode_keys(job.plan.get(), &keys, &exec, &error)) << error.text;
     EXPECT_EQ(HATTN_OK, hattn_encode_queries(job.plan.get(), &queries, &exec, &error)) << error.text;

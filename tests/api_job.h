@@ -15,8 +15,8 @@
 #include <gtest/gtest.h>
 
 #include "api/hattn.h"
+#include "core/arguments.h"
 #include "core/dtype.h"
-#include "core/sized.h"
 #include "reference/reference.h"
 
 /* Eight query heads on two, pages of 16, fp16. Change it before it is completed. */
@@ -85,7 +85,8 @@ inline Plan make_plan(const Device &device, const hattn_problem &problem)
     return Plan(plan);
 }
 
-class Job
+/* All sequences with all of max_length, max_q_len tokens each. */
+class Job : public Arguments
 {
 public:
     Job(const Device &device, const hattn_problem &problem, unsigned seed = 1)
@@ -93,8 +94,9 @@ public:
           pages_(p.page_size ? static_cast<int64_t>(p.max_sequences) * pages_of_a_sequence() : p.max_sequences)
     {
         int64_t rows = p.max_rows, words = (p.code_bits + 31) / 32;
+        num_tokens = static_cast<int32_t>(pages_ * slots_);
         q = make(p.q, {rows, p.num_q_heads, p.head_dim_qk}, true);
-        k_new = make(p.k_new, {num_tokens(), p.num_kv_heads, p.head_dim_qk}, true);
+        k_new = make(p.k_new, {num_tokens, p.num_kv_heads, p.head_dim_qk}, true);
         k_cache = make(p.k_cache, {pages_, slots_, p.num_kv_heads, p.head_dim_qk}, true);
         v_cache = make(p.v_cache, {pages_, slots_, p.num_kv_heads, p.head_dim_v}, true);
         codes = make(p.codes, {pages_, slots_, p.num_code_heads, words});
@@ -109,13 +111,13 @@ public:
         partial_lse = make(p.partial_lse, {2, rows, p.num_q_heads, 1}, true);
         key_map = make_map(p.key_map, true);
         query_map = make_map(p.query_map, false);
-        seq_len = integers(p.max_sequences, [&](int64_t) { return p.max_length; });
-        q_start = integers(p.max_sequences + 1,
-                           [&](int64_t b) { return static_cast<int32_t>(std::min(b * p.max_q_len, rows)); });
-        slot_mapping = make({HATTN_I64, 0, {1}}, {num_tokens()});
-        for (int64_t t = 0; t < num_tokens(); t++)
+        batch.seq_len = integers(p.max_sequences, [&](int64_t) { return p.max_length; });
+        batch.q_start = integers(p.max_sequences + 1,
+                                 [&](int64_t b) { return static_cast<int32_t>(std::min(b * p.max_q_len, rows)); });
+        slot_mapping = make({HATTN_I64, 0, {1}}, {num_tokens});
+        for (int32_t t = 0; t < num_tokens; t++)
             static_cast<int64_t *>(slot_mapping.data)[t] = t;
-        block_table =
+        batch.block_table =
             !p.page_size
                 ? hattn_buffer{}
                 : integers((p.max_sequences - 1) * p.block_table.stride[0] + pages_of_a_sequence(), [&](int64_t i) {
@@ -125,7 +127,13 @@ public:
                                (p.num_selection_heads - 1) * p.budgets.stride[1] + 1,
                            [&](int64_t) { return static_cast<int32_t>(random_() % static_cast<unsigned>(p.k)); });
         scales = integers(p.num_kv_heads, [](int64_t) { return 0x3f800000; });
+        if (p.k_cache.dtype == HATTN_F8_E4M3)
+            k_scale = v_scale = scales;
         sink_logits = integers(p.num_q_heads, [](int64_t) { return 0x3f000000; });
+
+        batch.num_sequences = p.max_sequences;
+        batch.num_rows = p.max_rows;
+        num_parts = 2;
 
         exec.struct_size = sizeof(exec);
         exec.workspace_size = hattn_plan_workspace_size(plan.get());
@@ -134,90 +142,6 @@ public:
         std::memset(workspace_.get(), 0xaa, exec.workspace_size + GUARD);
         exec.workspace.data = workspace_.get();
         EXPECT_EQ(HATTN_OK, hattn_workspace_init(device.get(), exec.workspace, exec.workspace_size, nullptr, nullptr));
-    }
-
-    bool fp8() const { return p.k_cache.dtype == HATTN_F8_E4M3; }
-    int64_t num_tokens() const { return pages_ * slots_; }
-
-    /* All sequences with all of max_length, max_q_len tokens each. */
-    hattn_batch batch() const
-    {
-        hattn_batch b = {};
-        b.num_sequences = p.max_sequences;
-        b.num_rows = p.max_rows;
-        b.q_start = q_start;
-        b.seq_len = seq_len;
-        b.block_table = block_table;
-        return b;
-    }
-
-    hattn_encode_keys_args encode_keys_args() const
-    {
-        hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {sizeof(hattn_encode_keys_args),
-                static_cast<int32_t>(num_tokens()),
-                k_new,
-                scale,
-                key_map,
-                slot_mapping,
-                codes,
-                norms};
-    }
-    hattn_encode_queries_args encode_queries_args() const
-    {
-        return {sizeof(hattn_encode_queries_args), p.max_rows, q, query_map, weights};
-    }
-    hattn_score_args score_args() const
-    {
-        return {sizeof(hattn_score_args), 0, batch(), weights, codes, norms, scores};
-    }
-    hattn_topk_args topk_args() const
-    {
-        return {sizeof(hattn_topk_args), 0, batch(), scores, budgets, indices, counts};
-    }
-    hattn_attend_args attend_args() const
-    {
-        hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {sizeof(hattn_attend_args),
-                0,
-                batch(),
-                q,
-                k_cache,
-                v_cache,
-                scale,
-                scale,
-                sink_logits,
-                indices,
-                counts,
-                out,
-                lse};
-    }
-    hattn_merge_args merge_args() const
-    {
-        return {sizeof(hattn_merge_args), 2, p.max_rows, 0, partial_out, partial_lse, out, lse};
-    }
-    hattn_decode_args decode_args() const
-    {
-        hattn_buffer scale = fp8() ? scales : hattn_buffer{};
-        return {sizeof(hattn_decode_args),
-                1,
-                batch(),
-                q,
-                k_cache,
-                v_cache,
-                codes,
-                norms,
-                scale,
-                scale,
-                sink_logits,
-                budgets,
-                key_map,
-                query_map,
-                out,
-                lse,
-                weights,
-                indices,
-                counts};
     }
 
     /* Bytes of a buffer that this made. */
@@ -250,10 +174,7 @@ public:
     hattn_problem p;
     Plan plan;
     hattn_exec exec = {};
-    hattn_buffer q, k_new, k_cache, v_cache, codes, norms, weights, scores, indices, counts, out, lse, partial_out,
-        partial_lse;
-    hattn_buffer seq_len, q_start, slot_mapping, block_table, budgets, scales, sink_logits;
-    hattn_map_buffers key_map, query_map;
+    hattn_buffer scales; /* for fp8 */
 
 private:
     static constexpr int GUARD = 256;

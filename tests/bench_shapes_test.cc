@@ -14,7 +14,7 @@
 #include "conformance/tensor.h"
 #include "contract/attention.h"
 #include "contract/flips.h"
-#include "core/sized.h"
+#include "core/arguments.h"
 #include "problems/rng.h"
 #include "problems/shape.h"
 #include "reference/reference.h"
@@ -124,59 +124,35 @@ struct World {
     {
     }
 
-    hattn_batch batch()
+    Arguments arguments()
     {
-        hattn_batch made = {};
-        made.num_sequences = sequences;
-        made.num_rows = p.max_rows;
-        made.q_len = p.max_rows / sequences;
-        made.seq_len = at(lengths);
-        return made;
+        Arguments all;
+        all.batch.num_sequences = sequences;
+        all.batch.num_rows = p.max_rows;
+        all.batch.q_len = p.max_rows / sequences;
+        all.batch.seq_len = at(lengths);
+        all.q = q.buffer();
+        all.k_cache = k.buffer();
+        all.v_cache = v.buffer();
+        all.codes = codes.buffer();
+        all.query_map.weight[0] = map.buffer();
+        all.weights = at(weights);
+        all.scores = at(scores);
+        all.indices = at(indices);
+        all.counts = at(counts);
+        all.out = at(out);
+        all.lse = at(lse);
+        return all;
     }
-    hattn_decode_args decode_args()
-    {
-        hattn_decode_args args = sized<hattn_decode_args>();
-        args.batch = batch();
-        args.q = q.buffer();
-        args.k_cache = k.buffer();
-        args.v_cache = v.buffer();
-        args.codes = codes.buffer();
-        args.query_map.weight[0] = map.buffer();
-        args.out = at(out);
-        args.lse = at(lse);
-        args.weights = at(weights);
-        args.indices = at(indices);
-        args.counts = at(counts);
-        return args;
-    }
-    hattn_score_args score_args()
-    {
-        hattn_score_args args = sized<hattn_score_args>();
-        args.batch = batch();
-        args.weights = at(weights);
-        args.codes = codes.buffer();
-        args.scores = at(scores);
-        return args;
-    }
-    hattn_attend_args dense_args()
-    {
-        hattn_attend_args args = sized<hattn_attend_args>();
-        args.batch = batch();
-        args.q = q.buffer();
-        args.k_cache = k.buffer();
-        args.v_cache = v.buffer();
-        args.out = at(out);
-        args.lse = at(lse);
-        return args;
-    }
+    /* The first tokens of K, into codes of their own. */
     hattn_encode_keys_args encode_keys_args()
     {
-        hattn_encode_keys_args args = sized<hattn_encode_keys_args>();
-        args.num_tokens = NUM_TOKENS;
-        args.k_new = k.buffer();
-        args.key_map.weight[0] = map.buffer();
-        args.codes = at(new_codes);
-        return args;
+        Arguments keys;
+        keys.num_tokens = NUM_TOKENS;
+        keys.k_new = k.buffer();
+        keys.key_map.weight[0] = map.buffer();
+        keys.codes = at(new_codes);
+        return keys.encode_keys_args();
     }
 
     const hattn_problem p;
@@ -210,11 +186,7 @@ public:
 
     void expect_weights()
     {
-        hattn_encode_queries_args args = sized<hattn_encode_queries_args>();
-        args.num_rows = 1;
-        args.q = q();
-        args.query_map.weight[0] = moved(world_.map.buffer(), g_ * p_.query_map.weight_stride[0][0], HATTN_F16);
-        args.weights = at(weights_);
+        const hattn_encode_queries_args args = arguments().encode_queries_args();
         hattn_reference_encode_queries(&p_, &args);
         int differ = 0;
         for (int r = 0; r < p_.code_bits; r++) {
@@ -237,11 +209,8 @@ public:
     void expect_selection()
     {
         make_scores();
-        hattn_topk_args args = sized<hattn_topk_args>();
-        args.batch = batch();
-        args.scores = at(scores_);
         int32_t count = 0;
-        args.indices = at(indices_);
+        hattn_topk_args args = arguments().topk_args();
         args.counts = {&count, 0};
         hattn_reference_topk(&p_, &args);
         ASSERT_EQ(world_.counts[b_ * p_.counts.stride[0] + g_ * p_.counts.stride[1]], count);
@@ -252,13 +221,7 @@ public:
     /* Attention to what was selected, or to everything. */
     void expect_attention(bool sparse)
     {
-        hattn_attend_args args = sized<hattn_attend_args>();
-        args.batch = batch();
-        args.q = q();
-        args.k_cache = moved(world_.k.buffer(), cache(p_.k_cache), HATTN_F16);
-        args.v_cache = moved(world_.v.buffer(), cache(p_.v_cache), HATTN_F16);
-        args.out = at(out_);
-        args.lse = at(lse_);
+        hattn_attend_args args = arguments().attend_args(false);
         int32_t count = p_.k;
         if (sparse) {
             args.indices = {actual_indices(), 0};
@@ -314,12 +277,22 @@ private:
     {
         return world_.indices.data() + b_ * p_.indices.stride[0] + g_ * p_.indices.stride[1];
     }
-    hattn_batch batch()
+    Arguments arguments()
     {
-        hattn_batch made = {};
-        made.num_sequences = made.num_rows = made.q_len = 1;
-        made.seq_len = {&world_.lengths[b_], 0};
-        return made;
+        Arguments all;
+        all.batch.num_sequences = all.batch.num_rows = all.batch.q_len = 1;
+        all.batch.seq_len = {&world_.lengths[b_], 0};
+        all.q = q();
+        all.k_cache = moved(world_.k.buffer(), cache(p_.k_cache), HATTN_F16);
+        all.v_cache = moved(world_.v.buffer(), cache(p_.v_cache), HATTN_F16);
+        all.codes = moved(world_.codes.buffer(), cache(p_.codes), HATTN_U32);
+        all.query_map.weight[0] = moved(world_.map.buffer(), g_ * p_.query_map.weight_stride[0][0], HATTN_F16);
+        all.weights = at(weights_);
+        all.scores = at(scores_);
+        all.indices = at(indices_);
+        all.out = at(out_);
+        all.lse = at(lse_);
+        return all;
     }
     void make_scores()
     {
@@ -327,11 +300,8 @@ private:
         if (scored_ == weights)
             return;
         scored_ = weights;
-        hattn_score_args args = sized<hattn_score_args>();
-        args.batch = batch();
+        hattn_score_args args = arguments().score_args();
         args.weights = at(weights);
-        args.codes = moved(world_.codes.buffer(), cache(p_.codes), HATTN_U32);
-        args.scores = at(scores_);
         hattn_reference_score(&p_, &args);
     }
 
@@ -377,8 +347,8 @@ protected:
     {
         fill(world.weights), fill(world.scores), fill(world.indices), fill(world.counts), fill(world.out),
             fill(world.lse);
-        run(session, world.p, hattn_decode, world.decode_args());
-        run(session, world.p, hattn_score, world.score_args());
+        run(session, world.p, hattn_decode, world.arguments().decode_args(false));
+        run(session, world.p, hattn_score, world.arguments().score_args());
         run(session, world.p, hattn_encode_keys, world.encode_keys_args());
         for (Part &part : parts) {
             part.expect_weights();
@@ -390,7 +360,7 @@ protected:
         if (!dense)
             return;
         fill(world.out), fill(world.lse);
-        run(session, world.p, hattn_attend, world.dense_args());
+        run(session, world.p, hattn_attend, world.arguments().attend_args(false));
         parts[0].expect_attention(false);
     }
 };

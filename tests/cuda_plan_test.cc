@@ -4,14 +4,17 @@
  */
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <iterator>
+#include <vector>
 
 extern "C" {
 #include "backends/cuda/cuda.h"
 #include "kernels_cuda/decode/cut.h"
 #include "kernels_cuda/encode/key_encoders.h"
+#include "reference/reference.h"
 }
 #include "problems/problems.h"
 #include "problems/rng.h"
@@ -24,6 +27,9 @@ struct Runtime {
     int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1;
     hattn_cuda_properties properties = {"made up", "sm_90", 1, 132, 232448, 233472, 1024, INT32_MAX, 0};
     uint64_t zeroed = 0;
+    bool computes = false; /* kernels do, as the reference does */
+    int streams = 0, allocations = 0;
+    const char *wrong = ""; /* the operation whose kernel gives one wrong value */
 };
 Runtime runtime;
 
@@ -33,6 +39,60 @@ int launch()
     runtime.launched_on = runtime.current;
     return runtime.launch_code;
 }
+
+/* 0 and the reference's results where kernels compute; else as any launch. */
+template <class Call>
+int compute(const char *operation, hattn_buffer output, Call call)
+{
+    const int code = launch();
+    if (code || !runtime.computes)
+        return code;
+    call();
+    if (!std::strcmp(operation, runtime.wrong))
+        static_cast<uint8_t *>(output.data)[output.byte_offset + 3] ^= 64;
+    return 0;
+}
+
+/* Not more than what the known answer asks: all outputs are there, scores are integers. */
+void decode(const hattn_problem &p, const hattn_decode_args &a)
+{
+    std::vector<uint16_t> scores(static_cast<size_t>(p.max_length));
+    hattn_encode_queries_args encode = {};
+    encode.num_rows = a.batch.num_rows, encode.q = a.q, encode.query_map = a.query_map, encode.weights = a.weights;
+    hattn_reference_encode_queries(&p, &encode);
+    hattn_score_args score = {};
+    score.batch = a.batch, score.weights = a.weights, score.codes = a.codes, score.scores = {scores.data(), 0};
+    hattn_reference_score(&p, &score);
+    hattn_topk_args topk = {};
+    topk.batch = a.batch, topk.scores = score.scores, topk.indices = a.indices, topk.counts = a.counts;
+    hattn_reference_topk(&p, &topk);
+    hattn_attend_args attend = {};
+    attend.batch = a.batch, attend.q = a.q, attend.k_cache = a.k_cache, attend.v_cache = a.v_cache;
+    attend.indices = a.indices, attend.counts = a.counts, attend.out = a.out, attend.lse = a.lse;
+    hattn_reference_attend(&p, &attend);
+}
+
+const hattn_cuda_scratch scratch = {
+    [](void **stream) {
+        *stream = &runtime;
+        runtime.streams++;
+        return runtime.launch_code;
+    },
+    [](void *) { runtime.streams--; },
+    [](uint64_t size, void *, void **address) {
+        *address = std::aligned_alloc(256, (size + 255) / 256 * 256);
+        runtime.allocations++;
+        return 0;
+    },
+    [](void *address, void *) {
+        std::free(address);
+        runtime.allocations--;
+    },
+    [](void *to, const void *from, uint64_t size, void *) {
+        std::memcpy(to, from, size);
+        return 0;
+    },
+};
 
 } // namespace
 
@@ -61,13 +121,28 @@ extern "C" const hattn_cuda_kernels *hattn_cuda_kernels_by_nvcc()
         },
         [](hattn_cuda_params *) { return launch(); },
         [](const hattn_cuda_params *, const hattn_decode_args *, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_encode_keys_args *, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_encode_queries_args *, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_score_args *, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_topk_args *, hattn_buffer, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_attend_args *, hattn_buffer, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_merge_args *, void *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_decode_args *, hattn_buffer, void *) { return launch(); },
+        [](const hattn_cuda_params *p, const hattn_encode_keys_args *a, void *) {
+            return compute("encode_keys", a->codes, [&] { hattn_reference_encode_keys(&p->problem, a); });
+        },
+        [](const hattn_cuda_params *p, const hattn_encode_queries_args *a, void *) {
+            return compute("encode_queries", a->weights, [&] { hattn_reference_encode_queries(&p->problem, a); });
+        },
+        [](const hattn_cuda_params *p, const hattn_score_args *a, void *) {
+            return compute("score", a->scores, [&] { hattn_reference_score(&p->problem, a); });
+        },
+        [](const hattn_cuda_params *p, const hattn_topk_args *a, hattn_buffer, void *) {
+            return compute("topk", a->counts, [&] { hattn_reference_topk(&p->problem, a); });
+        },
+        [](const hattn_cuda_params *p, const hattn_attend_args *a, hattn_buffer, void *) {
+            return compute("attend", a->out, [&] { hattn_reference_attend(&p->problem, a); });
+        },
+        [](const hattn_cuda_params *p, const hattn_merge_args *a, void *) {
+            return compute("merge", a->out, [&] { hattn_reference_merge(&p->problem, a); });
+        },
+        [](const hattn_cuda_params *p, const hattn_decode_args *a, hattn_buffer, void *) {
+            return compute("decode", a->lse, [&] { decode(p->problem, *a); });
+        },
+        &scratch,
     };
     return &kernels;
 }
@@ -95,7 +170,11 @@ hattn_problem shape_of(int32_t q, int32_t kv, int dim, int group = 4)
 class CudaPlan : public testing::Test
 {
 protected:
-    void SetUp() override { runtime = Runtime(); }
+    void SetUp() override
+    {
+        runtime = Runtime();
+        setenv("HATTN_SELFTEST", "0", 1);
+    }
 };
 
 TEST_F(CudaPlan, EnginesAreOfTypesAndDims)
@@ -295,6 +374,23 @@ TEST_F(CudaPlan, EveryWidthOfCodesHasAKernel)
         }
 }
 
+/* With AMD's 64 KiB a block and nothing more for the multiprocessor, every shape has a plan that fits. */
+TEST_F(CudaPlan, PlansFitSixtyFourKibibytes)
+{
+    runtime.properties = {"MI300X", "gfx942", 1, 304, 65536, 65536, 0, (1 << 24) - 1, 0};
+    int by_engine[4] = {};
+    for (const problems::Problem &problem : problems::bench_problems()) {
+        SCOPED_TRACE(problem.name);
+        const hattn_problem shape = problems::make_shape(problem, 4096);
+        const hattn_cuda_params p = choose(shape);
+        EXPECT_EQ(hattn_cuda_check("hip", &runtime.properties, &p, nullptr), HATTN_OK);
+        EXPECT_LE(p.attend_shared, p.engine == HATTN_CUDA_WIDE ? 65536 - HATTN_WIDE_STATIC : 0);
+        by_engine[p.engine]++;
+    }
+    EXPECT_GT(by_engine[HATTN_CUDA_MMA], 0);
+    EXPECT_GT(by_engine[HATTN_CUDA_WIDE], 0);
+}
+
 TEST_F(CudaPlan, RefusesWhatNoGridHolds)
 {
     hattn_problem p = shape_of(HATTN_F16, HATTN_F16, 128);
@@ -381,6 +477,39 @@ TEST_F(CudaPlan, CallsRunOnThePlansDeviceAndLeaveTheCallersCurrent)
     EXPECT_EQ(plan, nullptr);
     EXPECT_EQ(runtime.current, 0);
     cuda.close(device);
+}
+
+TEST_F(CudaPlan, OpensWithAKnownAnswer)
+{
+    unsetenv("HATTN_SELFTEST");
+    hattn_device_options options = {};
+    options.index = 1;
+    hattn_device *device = nullptr;
+    hattn_error error = {};
+    runtime.computes = true;
+    ASSERT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_OK) << error.text;
+    EXPECT_EQ(runtime.launched_on, 1);
+    EXPECT_EQ(runtime.current, 0);
+    hattn_cuda_backend.close(device);
+    for (const char *operation : {"encode_keys", "encode_queries", "score", "attend", "merge", "decode"}) {
+        runtime.wrong = operation;
+        device = nullptr;
+        EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR) << operation;
+        EXPECT_NE(std::strstr(error.text, (std::string("the known answer of ") + operation).c_str()), nullptr)
+            << error.text;
+        EXPECT_EQ(device, nullptr);
+    }
+    runtime.launch_code = 7;
+    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR);
+    EXPECT_NE(std::strstr(error.text, "out of luck"), nullptr) << error.text;
+    runtime.launch_code = 0;
+    EXPECT_EQ(runtime.allocations, 0);
+    EXPECT_EQ(runtime.current, 0);
+    setenv("HATTN_SELFTEST", "0", 1);
+    const int launches = runtime.launches;
+    ASSERT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_OK) << error.text;
+    EXPECT_EQ(runtime.launches, launches);
+    hattn_cuda_backend.close(device);
 }
 
 TEST_F(CudaPlan, OldDevicesAndForeignOptionsAreRefused)

@@ -41,7 +41,7 @@ public:
     {
         for (const hattn_buffer &buffer : {job.out, job.lse, job.indices, job.counts})
             std::fill(job.bytes(buffer).begin(), job.bytes(buffer).end(), 0xaa);
-        const hattn_decode_args args = job.decode_args();
+        const hattn_decode_args args = job.decode_args(true);
         job.exec.num_threads = threads;
         hattn_error error = {};
         EXPECT_EQ(HATTN_OK, hattn_decode(job.plan.get(), &args, &job.exec, &error)) << error.text;

@@ -162,7 +162,7 @@ TEST(HostProcess, CallersShareTheHelpers)
         jobs.push_back(std::make_unique<Job>(device, good_problem(), 7));
     const auto step = [](Job &job) {
         const hattn_encode_keys_args keys = job.encode_keys_args();
-        const hattn_decode_args args = job.decode_args();
+        const hattn_decode_args args = job.decode_args(true);
         job.exec.num_threads = 3;
         EXPECT_EQ(HATTN_OK, hattn_encode_keys(job.plan.get(), &keys, &job.exec, nullptr));
         EXPECT_EQ(HATTN_OK, hattn_decode(job.plan.get(), &args, &job.exec, nullptr));

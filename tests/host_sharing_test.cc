@@ -39,7 +39,7 @@ TEST_P(HostProcessOf, ARefusedRankHangsNobody)
             const auto member = [&](int rank) {
                 hattn_team team = {3, rank, Barrier::wait, &barrier};
                 hattn_exec exec = decode.job.exec;
-                hattn_decode_args args = decode.job.decode_args();
+                hattn_decode_args args = decode.job.decode_args(true);
                 exec.team = &team;
                 if (rank == refused && way == 0)
                     exec.workspace_size = 0;
@@ -75,7 +75,7 @@ TEST_P(HostProcessOf, TeamsMayBeLargerThanTheDevice)
             hattn_team team = {SIZE, rank, Barrier::wait, &barrier};
             hattn_exec exec = decode.job.exec;
             exec.team = &team;
-            const hattn_decode_args args = decode.job.decode_args();
+            const hattn_decode_args args = decode.job.decode_args(true);
             for (int round = 0; round < ROUNDS; round++) {
                 Barrier::wait(&barrier);
                 if ((round + rank) % SIZE)
@@ -144,7 +144,7 @@ TEST(HostProcess, WorkspacesAreMadeReadyByAnyDevice)
     Device three("cpu");
     Job job(three, p);
     const hattn_attend_args args = [&] {
-        hattn_attend_args dense = job.attend_args();
+        hattn_attend_args dense = job.attend_args(true);
         dense.indices = dense.counts = {};
         return dense;
     }();
@@ -179,7 +179,7 @@ TEST(HostProcess, AppendedKeysAreScoredAfterTheyAreEncoded)
     job.exec.num_threads = 1;
     const hattn_encode_keys_args keys = job.encode_keys_args();
     ASSERT_EQ(HATTN_OK, hattn_encode_keys(job.plan.get(), &keys, &job.exec, nullptr));
-    hattn_decode_args args = job.decode_args();
+    hattn_decode_args args = job.decode_args(true);
     args.budgets = {};
     ASSERT_EQ(HATTN_OK, hattn_decode(job.plan.get(), &args, &job.exec, nullptr));
     const std::vector<uint8_t> codes = job.bytes(job.codes), expected = job.bytes(job.indices);
@@ -224,7 +224,7 @@ TEST(HostProcess, TwoTokensInASlotLeaveOneOfThem)
     Device device("cpu");
     unsetenv("HATTN_CPU_DISABLE");
     Job job(device, p);
-    ASSERT_EQ(TOKENS, job.num_tokens());
+    ASSERT_EQ(TOKENS, job.num_tokens);
     hattn_encode_keys_args args = job.encode_keys_args();
     ASSERT_EQ(HATTN_OK, hattn_encode_keys(job.plan.get(), &args, &job.exec, nullptr));
     const std::vector<uint8_t> codes = job.bytes(job.codes), norms = job.bytes(job.norms);

@@ -222,8 +222,7 @@ TEST(ReferencePlacement, AppendIsEncodeKeys)
         World w(s), expected(s);
         /* Whole, partly before 0, none, partly past max_length, all past it. */
         w.seq_len = {17, 2, 0, s.max_length + 1, s.max_length + 9};
-        hattn_decode_args args = w.decode_args();
-        args.append = 1;
+        const hattn_decode_args args = w.arguments().decode_args(true);
         hattn_reference_append(&w.p, &args);
 
         std::vector<uint8_t> k_new;

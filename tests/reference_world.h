@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
+#include "core/arguments.h"
 #include "core/dtype.h"
-#include "core/sized.h"
 #include "reference/reference.h"
 
 struct Shape {
@@ -100,21 +100,27 @@ public:
 
     bool fp8() const { return shape_.kv_dtype == HATTN_F8_E4M3; }
 
-    hattn_decode_args decode_args()
+    Arguments arguments()
     {
-        hattn_decode_args args = sized<hattn_decode_args>();
-        args.batch = batch;
-        args.q = buffer(q);
-        args.k_cache = buffer(k);
-        args.v_cache = buffer(v);
-        args.codes = buffer(codes);
-        args.norms = p.key_norms ? buffer(norms) : hattn_buffer{};
-        args.k_scale = fp8() ? buffer(k_scale) : hattn_buffer{};
-        args.v_scale = fp8() ? buffer(v_scale) : hattn_buffer{};
-        args.key_map.weight[0] = buffer(wk);
-        args.key_map.bias[0] = buffer(k_bias);
-        args.query_map.weight[0] = buffer(wq);
-        return args;
+        Arguments all;
+        all.batch = batch;
+        all.q = buffer(q);
+        all.k_cache = buffer(k);
+        all.v_cache = buffer(v);
+        all.codes = buffer(codes);
+        all.norms = p.key_norms ? buffer(norms) : hattn_buffer{};
+        all.weights = buffer(weights);
+        all.scores = buffer(scores);
+        all.indices = buffer(indices);
+        all.counts = buffer(counts);
+        all.out = buffer(out);
+        all.lse = buffer(lse);
+        all.k_scale = fp8() ? buffer(k_scale) : hattn_buffer{};
+        all.v_scale = fp8() ? buffer(v_scale) : hattn_buffer{};
+        all.key_map.weight[0] = buffer(wk);
+        all.key_map.bias[0] = buffer(k_bias);
+        all.query_map.weight[0] = buffer(wq);
+        return all;
     }
 
     /* Codes of all keys of all sequences: append, as if all were new. */
@@ -125,7 +131,7 @@ public:
             starts.push_back(starts.back() + p.max_length);
             lengths.push_back(p.max_length);
         }
-        hattn_decode_args args = decode_args();
+        hattn_decode_args args = arguments().decode_args(true);
         args.batch.q_start = buffer(starts);
         args.batch.seq_len = buffer(lengths);
         hattn_reference_append(&p, &args);
@@ -133,36 +139,27 @@ public:
 
     void encode_queries()
     {
-        hattn_encode_queries_args args = {sizeof(args), rows, buffer(q), {{buffer(wq)}, {}}, buffer(weights)};
+        const hattn_encode_queries_args args = arguments().encode_queries_args();
         hattn_reference_encode_queries(&p, &args);
     }
 
     void score()
     {
-        hattn_score_args args = {sizeof(args), 0, batch, buffer(weights), buffer(codes), buffer(norms), buffer(scores)};
+        const hattn_score_args args = arguments().score_args();
         hattn_reference_score(&p, &args);
     }
 
     void topk(hattn_buffer budgets = {})
     {
-        hattn_topk_args args = {sizeof(args), 0, batch, buffer(scores), budgets, buffer(indices), buffer(counts)};
+        hattn_topk_args args = arguments().topk_args();
+        args.budgets = budgets;
         hattn_reference_topk(&p, &args);
     }
 
     void attend(bool dense, hattn_buffer sink_logits = {})
     {
-        hattn_attend_args args = {};
-        args.batch = batch;
-        args.q = buffer(q);
-        args.k_cache = buffer(k);
-        args.v_cache = buffer(v);
-        args.k_scale = fp8() ? buffer(k_scale) : hattn_buffer{};
-        args.v_scale = fp8() ? buffer(v_scale) : hattn_buffer{};
+        hattn_attend_args args = arguments().attend_args(!dense);
         args.sink_logits = sink_logits;
-        args.indices = dense ? hattn_buffer{} : buffer(indices);
-        args.counts = dense ? hattn_buffer{} : buffer(counts);
-        args.out = buffer(out);
-        args.lse = buffer(lse);
         hattn_reference_attend(&p, &args);
     }
 

@@ -285,7 +285,7 @@ TEST_P(RunTest, AttendRefuses)
     Job job(device_, good_problem());
     std::memset(job.indices.data, 0, job.bytes(job.indices).size());
     std::memset(job.counts.data, 0, job.bytes(job.counts).size());
-    Args good = job.attend_args();
+    Args good = job.attend_args(true);
     check_common<Args>(job, hattn_attend, good);
     check_reserved<Args>(job, hattn_attend, good);
     check_batch<Args>(job, hattn_attend, good, true);
@@ -303,7 +303,7 @@ TEST_P(RunTest, AttendRefuses)
     good.sink_logits = good.indices = good.counts = good.lse = {};
     expect_runs<Args>(job, hattn_attend, good);
     Job fp8(device_, fp8_problem());
-    check_buffers<Args>(fp8, hattn_attend, fp8.attend_args(), {},
+    check_buffers<Args>(fp8, hattn_attend, fp8.attend_args(true), {},
                         {{"k_scale", &Args::k_scale}, {"v_scale", &Args::v_scale}});
 }
 
@@ -330,7 +330,7 @@ TEST_P(RunTest, DecodeRefuses)
     using Args = hattn_decode_args;
     for (const hattn_problem &p : {good_problem(), mlp_problem()}) {
         Job job(device_, p);
-        Args good = job.decode_args();
+        Args good = job.decode_args(true);
         check_common<Args>(job, hattn_decode, good);
         check_batch<Args>(job, hattn_decode, good, true);
         check_buffers<Args>(job, hattn_decode, good,

@@ -27,6 +27,7 @@ stand_in id <<'COMMAND'
 echo 0
 COMMAND
 stand_in nvcc </dev/null
+stand_in clang-19 </dev/null
 export PATH="$TEST_TMPDIR/fake:$PATH"
 
 run() { # the output in out and err
@@ -45,9 +46,10 @@ says() {
     }
 }
 
-run info
+HATTN_HIP=1 run info
 says 'installing with apt-get, which can take minutes: bazel-bootstrap'
 says "building the hattn command with CUDA by $TEST_TMPDIR/fake/nvcc (HATTN_CUDA=0 leaves it out): the first time takes about"
+says "and with HIP by $TEST_TMPDIR/fake/clang-19, many minutes more"
 grep -qe '--noshow_progress' bazel.log
 
 run verify --backend cpu
@@ -56,6 +58,9 @@ run verify --backend cpu
 rm -r bazel-bin
 HATTN_CUDA=0 run info
 says 'building the hattn command without CUDA (HATTN_CUDA is 0)'
+if grep 'with HIP' err; then
+    exit 1
+fi
 
 rm bazel.log
 script -qec './run.sh info >out' /dev/null >terminal

@@ -129,6 +129,13 @@ static void put_i32(Part *part, size_t index, int32_t value)
     part->data.replace(index * 4, 4, reinterpret_cast<const char *>(&value), 4);
 }
 
+TEST(Trace, LinearMapsPerQueryHead)
+{
+    Parts parts = small_parts();
+    parts["own.wk"] = zeros({4, 32, 64});
+    EXPECT_EQ(load(parts).find("own")->num_heads, 4);
+}
+
 TEST(Trace, EachRefusalNamesTheTensor)
 {
     const Wrong wrongs[] = {
@@ -180,9 +187,9 @@ TEST(Trace, EachRefusalNamesTheTensor)
         {"'k' is not finite at element 0", [](Parts &p) { p["k"].data.replace(0, 2, "\x80\x7f"); }},
         {"'one.wk' is not finite at element 1", [](Parts &p) { put_i32(&p["one.wk"], 1, 0x7fc00000); }},
         {"'one.bias' is not finite at element 3", [](Parts &p) { put_i32(&p["one.bias"], 3, -0x800000); }},
-        {"'one.wk' has shape [4, 32, 64], must be [2, 32, 64]",
+        {"'one.wk' has shape [3, 32, 64], must be [2, 32, 64]",
          [](Parts &p) {
-             p["one.wk"] = zeros({4, 32, 64});
+             p["one.wk"] = zeros({3, 32, 64});
          }},
         {"'one.wq' has shape [2, 32, 32], must be [2, 32, 64]",
          [](Parts &p) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels name no intrinsic, instruction or call of a vendor's: the headers of dialects have them all.
+"""Kernels name no intrinsic, instruction or call of a vendor's: the headers of dialects have them all, in the same sections.
 Usage: vendor_test.py LAYERS_TXT, in a checkout or in a test's runfiles, whose links lead to one."""
 import os
 import re
@@ -27,6 +27,22 @@ def named(path, text):
                 yield number, word
 
 
+# Headers that are read beside each other: their sections are the same, in one order.
+TWIN_HEADERS = (("kernels_cuda/device/cuda.cuh", "kernels_hip/hip.cuh"),
+                ("kernels_cuda/device/cuda_fast.cuh", "kernels_cuda/device/plain.cuh", "kernels_hip/hip_fast.cuh"))
+SECTION = re.compile(r"^/\* -+ ([a-z ]+) -+", re.M)
+
+
+def unlike(root):
+    """Headers of a row whose sections are not those of its first."""
+    for row in TWIN_HEADERS:
+        sections = [SECTION.findall(open(os.path.join(root, path)).read()) for path in row]
+        assert len(sections[0]) > 3, row[0]
+        for path, its in zip(row, sections):
+            if its != sections[0]:
+                yield "%s: its sections are %s, those of %s %s" % (path, its, row[0], sections[0])
+
+
 def check_the_check():
     for line in ("x = __shfl_sync(m, x, 0);", "__syncwarp();", "atomicAdd(p, 1);", 'asm("");', "kernel<<<1, 2>>>();",
                  "cudaMalloc(&p, 1);", "#include <cuda_fp16.h>", "__half x;", "*(volatile int *)p = 0;"):
@@ -48,6 +64,7 @@ def main(layers):
     assert len(files) > 30, "only %d files in %s" % (len(files), root)
     wrong = ["kernels_cuda/%s:%d: %s is for a dialect (kernels_cuda/device/cuda.cuh)" % (path, number, word)
              for path in files for number, word in named(path, open(os.path.join(root, path)).read())]
+    wrong += unlike(os.path.dirname(root))
     print("\n".join(wrong) or "%d files" % len(files))
     return bool(wrong)
 

@@ -5,9 +5,9 @@ packages="
     googletest libjansson-dev libsimde-dev pkg-config python3 python3-numpy python3-venv
     g++-aarch64-linux-gnu qemu-user
     clang-format-14
-    clang-19 clang-tools-19 lld-19 llvm-19
     opencl-headers ocl-icd-libopencl1 pocl-opencl-icd
 "
+[ "${HATTN_HIP:-0}" = 0 ] || packages="$packages clang-19 clang-tools-19 lld-19 llvm-19"
 missing=
 for package in $packages; do
     dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null | grep -q ' installed$' || missing="$missing $package"

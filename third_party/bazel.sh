@@ -19,7 +19,7 @@ quiet_bazel() {
     bazel $bazel_root "$quiet_bazel_command" $quiet_bazel_progress --show_result=0 "$@"
 }
 
-# tell_build WHAT HOW_LONG: says on stderr what is about to take minutes, and whether CUDA is built.
+# tell_build WHAT HOW_LONG: says on stderr what is about to take minutes, and whether CUDA and HIP are built.
 tell_build() {
     tell_build_nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
     if [ "${HATTN_CUDA:-1}" = 0 ]; then
@@ -30,4 +30,7 @@ tell_build() {
         tell_build_cuda="without CUDA (there is no nvcc)"
     fi
     echo "building $1 $tell_build_cuda: $2" >&2
+    if [ "${HATTN_HIP:-0}" != 0 ] && command -v clang-19 >/dev/null; then
+        echo "and with HIP by $(command -v clang-19), many minutes more the first time" >&2
+    fi
 }

@@ -1,5 +1,5 @@
-"""Finds what GPU backends are built with; @gpu//:cuda holds where nvcc was found, @gpu//:hip where clang 19 was with what it needs
-for AMD's GPUs, @gpu//:opencl where OpenCL's headers were. And reads the rows
+"""Finds what GPU backends are built with; @gpu//:cuda holds where nvcc was found, @gpu//:hip where HATTN_HIP is 1 and
+clang 19 was there with what it needs for AMD's GPUs, @gpu//:opencl where OpenCL's headers were. And reads the rows
 of which kernels_cuda/instances.bzl makes files: only a repository can."""
 
 _ON = "config_setting(name = '%s', constraint_values = ['@platforms//cpu:x86_64'], visibility = ['//visibility:public'])\n"
@@ -24,7 +24,7 @@ def _cuda(ctx):
 def _hip(ctx):
     """Clang, if its linker and its bundler are there: it finds them beside itself."""
     clang = ctx.which("clang-19")
-    if ctx.os.environ.get("HATTN_HIP", "1") == "0" or not clang:
+    if ctx.os.environ.get("HATTN_HIP", "0") == "0" or not clang:
         return None
     tools = clang.realpath.dirname
     needed = [tools.get_child(name) for name in ["lld", "clang-offload-bundler", "llvm-objcopy"]]

@@ -13,6 +13,9 @@ _FLAGS = [
     "-mcode-object-version=5",
     "-std=c++17",
     "-O3",
+    # All of a kernel is inlined, however long: calls would pass what they refer to through memory.
+    "-mllvm",
+    "-amdgpu-inline-max-bb=1000000",
     "-Wall",
     "-Wextra",
     "-Wno-sign-compare",

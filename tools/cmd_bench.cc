@@ -115,6 +115,8 @@ std::vector<Place> make_places(const std::vector<std::string> &backends)
     std::vector<std::string> on_host;
     for (const std::string &backend : backends) {
         if (const devices::Memory *memory = devices::memory_of(backend)) {
+            if (!devices::probe_of(backend))
+                throw UsageError("--backend " + backend + ": there are no kernels to measure its ceilings with");
             const size_t limit = memory->properties().available / 4 * 3;
             places.push_back({{backend}, false, *memory, limit - std::min(limit, DeviceCeiling::MEMORY)});
         } else {

@@ -65,7 +65,7 @@ LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, cons
 {
     LaneSettings settings;
     const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
-    const bool query = options.select.empty() ? map.kind == HATTN_MAP_MLP : options.select == "query";
+    const bool query = options.select.empty() ? map.num_heads > trace.num_kv_heads : options.select == "query";
     settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
     settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;
     if (options.bits > map.bits)

@@ -51,6 +51,15 @@ std::vector<std::string> choose_backends(const std::string &name)
     return names;
 }
 
+std::string driver_of(const std::string &backend)
+{
+    const devices::Memory *memory = devices::memory_of(backend);
+    if (!memory)
+        return "";
+    const devices::Properties properties = memory->properties();
+    return properties.driver + ", " + properties.runtime;
+}
+
 Device::Device(const std::string &backend, const std::string &isa, int32_t threads, int32_t index)
 {
     hattn_device_options options = sized<hattn_device_options>();

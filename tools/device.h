@@ -34,6 +34,9 @@ std::vector<std::string> choose_backends(const std::string &name);
 /* "all" and the known names: for Args::choice. */
 std::vector<std::string> backend_choices();
 
+/* Versions of the driver and runtime under a backend; "" on the host. */
+std::string driver_of(const std::string &backend);
+
 class Device
 {
 public:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/lane.h"
-#include "core/sized.h"
 
 #include "core/dtype.h"
+#include "core/sized.h"
 #include "tools/truth.h"
 
 namespace {
@@ -106,22 +106,31 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
     lse_ = devices::Buffer(memory(), problem_.num_q_heads * sizeof(float));
 }
 
-hattn_batch Lane::batch(int query) const
+Arguments Lane::arguments(int query) const
 {
-    hattn_batch batch = {};
-    batch.num_sequences = batch.num_rows = batch.q_len = 1;
-    batch.seq_len = device_.seq_len_.at(query * LENGTH_STRIDE * sizeof(int32_t));
-    return batch;
+    Arguments all;
+    all.batch.num_sequences = all.batch.num_rows = all.batch.q_len = 1;
+    all.batch.seq_len = device_.seq_len_.at(query * LENGTH_STRIDE * sizeof(int32_t));
+    all.num_tokens = trace_.num_keys;
+    all.q = device_.q_.at(query * q_row_bytes(trace_));
+    all.k_new = device_.k_new_.at();
+    all.k_cache = device_.k_cache_.at();
+    all.v_cache = device_.v_cache_.at();
+    all.codes = codes_.at();
+    all.norms = norms_.at();
+    all.weights = weights_.at();
+    all.indices = indices_.at();
+    all.counts = counts_.at();
+    all.out = out_.at();
+    all.lse = lse_.at();
+    all.key_map = key_map_;
+    all.query_map = query_map_;
+    return all;
 }
 
 void Lane::encode_keys()
 {
-    hattn_encode_keys_args args = sized<hattn_encode_keys_args>();
-    args.num_tokens = trace_.num_keys;
-    args.k_new = device_.k_new_.at();
-    args.key_map = key_map_;
-    args.codes = codes_.at();
-    args.norms = norms_.at();
+    const hattn_encode_keys_args args = arguments(0).encode_keys_args();
     hattn_error error = {};
     check(hattn_encode_keys(plan_.get(), &args, plan_.exec(), &error), error, "encode_keys");
     encoded_codes_ = codes_.contents<uint32_t>();
@@ -130,11 +139,7 @@ void Lane::encode_keys()
 
 std::vector<int8_t> Lane::encode_query(int query)
 {
-    hattn_encode_queries_args args = sized<hattn_encode_queries_args>();
-    args.num_rows = 1;
-    args.q = device_.q_.at(query * q_row_bytes(trace_));
-    args.query_map = query_map_;
-    args.weights = weights_.at();
+    const hattn_encode_queries_args args = arguments(query).encode_queries_args();
     hattn_error error = {};
     check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
     return weights_.contents<int8_t>();
@@ -152,19 +157,7 @@ double Lane::time(const std::function<void()> &call) const
 
 StepResult Lane::decode(int query)
 {
-    hattn_decode_args args = sized<hattn_decode_args>();
-    args.batch = batch(query);
-    args.q = device_.q_.at(query * q_row_bytes(trace_));
-    args.k_cache = device_.k_cache_.at();
-    args.v_cache = device_.v_cache_.at();
-    args.codes = codes_.at();
-    args.norms = norms_.at();
-    args.query_map = query_map_;
-    args.out = out_.at();
-    args.lse = lse_.at();
-    args.weights = weights_.at();
-    args.indices = indices_.at();
-    args.counts = counts_.at();
+    const hattn_decode_args args = arguments(query).decode_args(false);
     hattn_error error = {};
     const double time_us =
         time([&] { check(hattn_decode(plan_.get(), &args, plan_.exec(), &error), error, "decode"); });
@@ -178,13 +171,7 @@ StepResult Lane::decode(int query)
 
 StepResult Lane::attend_dense(int query)
 {
-    hattn_attend_args args = sized<hattn_attend_args>();
-    args.batch = batch(query);
-    args.q = device_.q_.at(query * q_row_bytes(trace_));
-    args.k_cache = device_.k_cache_.at();
-    args.v_cache = device_.v_cache_.at();
-    args.out = out_.at();
-    args.lse = lse_.at();
+    const hattn_attend_args args = arguments(query).attend_args(false);
     hattn_error error = {};
     const double time_us =
         time([&] { check(hattn_attend(plan_.get(), &args, plan_.exec(), &error), error, "attend"); });
@@ -198,18 +185,16 @@ StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lan
     const devices::Buffer norm_memory = devices::buffer_of(memory(), codes.encoded_norms_);
     const devices::Buffer scores(memory(), uint64_t(problem_.num_selection_heads) * problem_.max_length *
                                                size_t(hattn_dtype_size(problem_.scores.dtype)));
-    hattn_score_args score = sized<hattn_score_args>();
-    score.batch = batch(query);
-    score.weights = weight_memory.at();
-    score.codes = code_memory.at();
-    score.norms = norm_memory.at();
-    score.scores = scores.at();
-    hattn_topk_args topk = sized<hattn_topk_args>();
-    topk.batch = score.batch;
-    topk.scores = scores.at();
     const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
-    topk.indices = indices.at();
-    topk.counts = counts.at();
+    Arguments all = arguments(query);
+    all.weights = weight_memory.at();
+    all.codes = code_memory.at();
+    all.norms = norm_memory.at();
+    all.scores = scores.at();
+    all.indices = indices.at();
+    all.counts = counts.at();
+    const hattn_score_args score = all.score_args();
+    const hattn_topk_args topk = all.topk_args();
     hattn_error error = {};
     check(hattn_score(plan_.get(), &score, plan_.exec(), &error), error, "score");
     check(hattn_topk(plan_.get(), &topk, plan_.exec(), &error), error, "topk");

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/arguments.h"
 #include "tools/device.h"
 #include "tools/trace.h"
 
@@ -67,7 +68,8 @@ public:
     const hattn_map_buffers &query_map() const { return query_map_; }
 
 private:
-    hattn_batch batch(int query) const;
+    /* Of the calls for one query. */
+    Arguments arguments(int query) const;
     const devices::Memory &memory() const { return device_.device().memory(); }
     /* Makes the call and returns its microseconds. */
     double time(const std::function<void()> &call) const;

@@ -189,6 +189,8 @@ Safetensors Safetensors::parse(Reader reader, uint64_t size, const std::string &
                              std::to_string(MAX_HEADER));
         std::vector<uint8_t> header(length);
         file.reader_(8, header.data(), length);
+        file.header_size_ = 8 + length;
+        file.size_ = size;
         parse_header(header, 8 + length, size - 8 - length, &file.tensors_, &file.metadata_);
     } catch (const UsageError &error) {
         throw UsageError(name + ": " + error.what());
@@ -275,6 +277,20 @@ std::vector<uint8_t> Safetensors::read(const Tensor &tensor) const
         throw UsageError(path_ + ": tensor " + quoted(tensor.name) + ": " + error.what());
     }
     return data;
+}
+
+void Safetensors::for_each_chunk(const std::function<void(std::vector<uint8_t> *)> &fn) const
+{
+    const uint64_t most = 1 << 20;
+    for (uint64_t begin = 0, size = header_size_; begin < size_; begin += size, size = std::min(most, size_ - begin)) {
+        std::vector<uint8_t> chunk(size);
+        try {
+            reader_(begin, chunk.data(), size);
+        } catch (const UsageError &error) {
+            throw UsageError(path_ + ": " + error.what());
+        }
+        fn(&chunk);
+    }
 }
 
 const Safetensors::Tensor *Safetensors::find(const std::string &name) const

@@ -37,6 +37,8 @@ public:
 
     /* The data of one of its tensors. Refused where the file has become another since it was opened. */
     std::vector<uint8_t> read(const Tensor &tensor) const;
+    /* All bytes of the file in order; the first chunk is the whole header. */
+    void for_each_chunk(const std::function<void(std::vector<uint8_t> *)> &fn) const;
 
     const std::string &path() const { return path_; }
     const std::map<std::string, Tensor> &tensors() const { return tensors_; }
@@ -52,6 +54,7 @@ private:
 
     std::string path_;
     Reader reader_;
+    uint64_t header_size_ = 0, size_ = 0;
     std::map<std::string, Tensor> tensors_;
     std::map<std::string, std::string> metadata_;
 };

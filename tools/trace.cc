@@ -165,8 +165,9 @@ void Loader::load_linear(const std::string &name)
     TraceMap map;
     map.name = name;
     map.kind = HATTN_MAP_LINEAR;
-    map.num_heads = trace_.num_kv_heads;
-    map.bits = int32_t(tensor(name + ".wk", 3).shape[2]);
+    const Safetensors::Tensor &weight = tensor(name + ".wk", 3);
+    map.num_heads = weight.shape[0] == trace_.num_q_heads ? trace_.num_q_heads : trace_.num_kv_heads;
+    map.bits = int32_t(weight.shape[2]);
     load_layer(name + ".wk", name + ".bias", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.key);
     const std::string query = file_.find(name + ".wq") ? name + ".wq" : name + ".wk";
     load_layer(query, "", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.query);

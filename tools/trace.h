@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A trace: real queries, keys and values of one attention layer, and hash maps for it, in one safetensors file.
  *   q [num_queries, Hq, d], q_pos i32 [num_queries] (a query sees keys 0..q_pos), k [n, Hkv, d], v [n, Hkv, dv]
- *   linear map NAME: NAME.wk [Hkv, d, bits], optional NAME.wq (absent: wk serves both), optional NAME.bias [Hkv, bits] of keys
+ *   linear map NAME: NAME.wk [Hkv, d, bits], optional NAME.wq (absent: wk serves both), optional NAME.bias [Hkv, bits] of keys;
+ *   per query head: [Hq, ...]
  *   MLP map NAME, per query head: NAME.k.w1..w3 [Hq, in, out], NAME.k.b1..b3 [Hq, out], NAME.q.* likewise
  *   metadata softmax_scale; absent: d^-0.5
  */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "backends/cuda/cuda.h"
+#include "backends/known_answer.h"
 #include "core/rows.h"
 #include "core/status.h"
 
@@ -14,6 +15,7 @@ typedef struct cuda_device {
     const hattn_cuda_kernels *kernels;
     int32_t index;
     hattn_cuda_properties properties;
+    void *scratch_stream; /* while it is opened */
 } cuda_device;
 
 typedef struct cuda_plan {
@@ -30,6 +32,80 @@ int hattn_cuda_count(const hattn_cuda_kernels *kernels, char *why, size_t size)
     else if (!count)
         snprintf(why, size, "the driver reports no device");
     return count;
+}
+
+static hattn_status from_code(const hattn_device *device, int code, hattn_error *error)
+{
+    return code ? hattn_fail(error, HATTN_DEVICE_ERROR, "%s: %s", device->backend->name,
+                             ((const cuda_device *)device)->kernels->error_text(code))
+                : HATTN_OK;
+}
+
+/* ---- What the known answer lies in ---- */
+
+/* One call of hattn_cuda_scratch with the device current. */
+#define ON_SCRATCH(call)                                       \
+    do {                                                       \
+        const cuda_device *cuda = (const cuda_device *)device; \
+        void *stream = cuda->scratch_stream;                   \
+        hattn_cuda_caller caller;                              \
+        int code = cuda->kernels->enter(cuda->index, &caller); \
+        if (!code) {                                           \
+            code = cuda->kernels->scratch->call;               \
+            cuda->kernels->leave(&caller);                     \
+        }                                                      \
+        return from_code(device, code, error);                 \
+    } while (0)
+
+static hattn_status allocate(hattn_device *device, uint64_t size, hattn_buffer *buffer, hattn_error *error)
+{
+    ON_SCRATCH(allocate(size, stream, &buffer->data));
+}
+
+static void release(hattn_device *device, hattn_buffer buffer)
+{
+    const cuda_device *cuda = (const cuda_device *)device;
+    hattn_cuda_caller caller;
+    if (cuda->kernels->enter(cuda->index, &caller))
+        return;
+    cuda->kernels->scratch->release(buffer.data, cuda->scratch_stream);
+    cuda->kernels->leave(&caller);
+}
+
+static hattn_status write_buffer(hattn_device *device, hattn_buffer to, const void *from, uint64_t size,
+                                 hattn_error *error)
+{
+    ON_SCRATCH(copy(hattn_address(to), from, size, stream));
+}
+
+static hattn_status read_buffer(hattn_device *device, void *to, hattn_buffer from, uint64_t size, hattn_error *error)
+{
+    ON_SCRATCH(copy(to, hattn_address(from), size, stream));
+}
+
+/* For the known answer. */
+static hattn_status ask(cuda_device *cuda, hattn_error *error)
+{
+    hattn_cuda_caller caller;
+    int code = cuda->kernels->enter(cuda->index, &caller);
+    if (!code) {
+        code = cuda->kernels->scratch->open(&cuda->scratch_stream);
+        cuda->kernels->leave(&caller);
+    }
+    if (code)
+        return from_code(&cuda->base, code, error);
+    const hattn_known_memory memory = {.allocate = allocate,
+                                       .release = release,
+                                       .write = write_buffer,
+                                       .read = read_buffer,
+                                       .stream = cuda->scratch_stream};
+    const hattn_status status = hattn_known_answer(&cuda->base, &memory, error);
+    if (!cuda->kernels->enter(cuda->index, &caller)) {
+        cuda->kernels->scratch->close(cuda->scratch_stream);
+        cuda->kernels->leave(&caller);
+    }
+    cuda->scratch_stream = NULL;
+    return status;
 }
 
 hattn_status hattn_cuda_open(const hattn_cuda_kernels *kernels, const hattn_backend *backend,
@@ -57,18 +133,16 @@ hattn_status hattn_cuda_open(const hattn_cuda_kernels *kernels, const hattn_back
     snprintf(made->base.info.name, sizeof(made->base.info.name), "%s", properties.name);
     snprintf(made->base.info.isa, sizeof(made->base.info.isa), "%s%s", properties.isa,
              properties.is_checked ? " checked" : "");
+    const hattn_status status = kernels->scratch ? ask(made, error) : HATTN_OK;
+    if (status) {
+        free(made);
+        return status;
+    }
     *device = &made->base;
     return HATTN_OK;
 }
 
 void hattn_cuda_close(hattn_device *device) { free(device); }
-
-static hattn_status from_code(const hattn_device *device, int code, hattn_error *error)
-{
-    return code ? hattn_fail(error, HATTN_DEVICE_ERROR, "%s: %s", device->backend->name,
-                             ((const cuda_device *)device)->kernels->error_text(code))
-                : HATTN_OK;
-}
 
 hattn_status hattn_cuda_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {

@@ -182,6 +182,10 @@ static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, 
     snprintf(r->definitions, sizeof(r->definitions),
              " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d -DMAX_SPLITS=64", p->k_cache.dtype, aligned,
              attender->heads, plan->is_cpu ? 1 : 4);
+    const size_t used = strlen(r->definitions);
+    if (!plan->is_cpu)
+        snprintf(r->definitions + used, sizeof(r->definitions) - used, " -DHEAD_DIM_QK=%d -DHEAD_DIM_V=%d",
+                 p->head_dim_qk, p->head_dim_v);
 }
 
 hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem *p, hattn_opencl_plan *plan,

@@ -311,7 +311,7 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
 template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
 __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
 {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
     const RegionRun &regions = run.regions;
     /* What can be known before the wait is, if no row is padding: a packed code of a query that is encoded here fills its words. */

@@ -68,6 +68,51 @@ inline Error with_properties(int device, F f)
 
 inline Error zero(void *address, uint64_t bytes, Stream stream) { return cudaMemsetAsync(address, 0, bytes, stream); }
 
+/* Calls that may allocate and wait would end the captures of other threads, but of a thread that says that it knows better. */
+class OutsideOfCaptures
+{
+public:
+    OutsideOfCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+    ~OutsideOfCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+    OutsideOfCaptures(const OutsideOfCaptures &) = delete;
+    OutsideOfCaptures &operator=(const OutsideOfCaptures &) = delete;
+
+private:
+    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+/* launch.h's hattn_cuda_scratch. Memory comes from the device's pool: cudaMalloc's would be released by waiting for all streams. */
+inline Error make_scratch_stream(Stream *stream)
+{
+    const OutsideOfCaptures outside;
+    return cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking);
+}
+
+inline void end_scratch_stream(Stream stream)
+{
+    const OutsideOfCaptures outside;
+    cudaStreamDestroy(stream);
+}
+
+inline Error allocate_scratch(uint64_t size, Stream stream, void **address)
+{
+    const OutsideOfCaptures outside;
+    return cudaMallocAsync(address, size, stream);
+}
+
+inline void release_scratch(void *address, Stream stream)
+{
+    const OutsideOfCaptures outside;
+    cudaFreeAsync(address, stream);
+}
+
+inline Error copy_and_wait(void *to, const void *from, uint64_t size, Stream stream)
+{
+    const OutsideOfCaptures outside;
+    const Error error = cudaMemcpyAsync(to, from, size, cudaMemcpyDefault, stream);
+    return error ? error : cudaStreamSynchronize(stream);
+}
+
 /* ---- launches ---- */
 
 /* Loads a kernel; its static shared memory. */

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     encode_keys_kernel(const __grid_constant__ hattn_cuda_params params,
                        const __grid_constant__ hattn_encode_keys_args args, int num_vectors)
 {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     __shared__ Place places[kVectors];
     const hattn_problem &p = params.problem;
     size_t unused;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
     append_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
                   int num_vectors)
 {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     __shared__ Place places[kVectors];
     take_over();
     const hattn_problem &p = params.problem;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
     append_mma_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_decode_args args,
                       int num_columns)
 {
-    extern __shared__ float parts[];
+    extern __shared__ __align__(16) float parts[];
     const hattn_problem &p = params.problem;
     const int64_t code_head = blockIdx.y, kv_head = code_head * p.num_kv_heads / p.num_code_heads;
     const MapRows map = map_rows(static_cast<const W *>(hattn_address(args.key_map.weight[0])) +
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads)
     encode_queries_kernel(const __grid_constant__ hattn_cuda_params params,
                           const __grid_constant__ hattn_encode_queries_args args)
 {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     __shared__ QueryCode code;
     const hattn_problem &p = params.problem;
     const int64_t row = blockIdx.x, head = blockIdx.y;

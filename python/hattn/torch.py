@@ -20,11 +20,13 @@ from typing import Any
 import torch
 
 from hattn import abi
-from hattn.library import InvalidArgument, check
+from hattn.library import InvalidArgument
 from hattn.problem import MapLike
 from hattn.torch_plans import (
+    Arguments,
+    Call,
+    Calls,
     Plan,
-    address,
     cache_fields,
     check_map,
     codes_fields,
@@ -32,29 +34,28 @@ from hattn.torch_plans import (
     flat,
     form,
     layout,
-    map_addresses,
+    map_names,
+    map_tensors,
+    plain,
     plans,
-    run_function,
+    shape_only,
 )
 
 Tensor = torch.Tensor
 SCORES = {"hamming": abi.SCORE_HAMMING, "weighted": abi.SCORE_WEIGHTED}
-_run_encode_keys, _encode_keys_args = run_function("encode_keys", abi.EncodeKeysArgs)
-_run_decode, _decode_args = run_function("decode", abi.DecodeArgs)
-_run_attend, _attend_args = run_function("attend", abi.AttendArgs)
-
-
-def _run(function: Any, plan: Plan, args: bytes) -> None:
-    memory = plan.memory()
-    status = function(plan.pointer, args, memory.address, memory.error_address)
-    if status:
-        check(status, memory.error)
+_encode_keys_calls, _encode_keys_arguments = Calls(), Arguments("encode_keys", abi.EncodeKeysArgs)
+_decode_calls, _decode_arguments = Calls(), Arguments("decode", abi.DecodeArgs)
+_attend_calls, _attend_arguments = Calls(), Arguments("attend", abi.AttendArgs)
+_is_compiling = torch.compiler.is_compiling
 
 
 def _eager(tensor: Tensor) -> bool:
-    """Whether an operator's function may be called without torch's dispatcher, which costs more than all of it."""
-    return (not torch.compiler.is_compiling() and type(tensor) is Tensor and not torch._C._len_torch_dispatch_stack()
-            and not (tensor.requires_grad and torch.is_grad_enabled()))
+    """Whether an operator's function may be called without torch's dispatcher."""
+    return not _is_compiling() and plain(tensor)
+
+
+def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 # -- encode_keys -------------------------------------------------------------------------------------------------------
@@ -77,16 +78,31 @@ def _plan_encode_keys(k_new: Tensor, key_map: Sequence[Tensor], codes: Tensor, s
     return Plan(device, fields)
 
 
-@torch.library.custom_op("hattn::encode_keys", mutates_args=("codes", "norms"))
-def _encode_keys(k_new: Tensor, key_map: Sequence[Tensor], codes: Tensor, slot_mapping: Tensor | None,
-                 norms: Tensor | None) -> None:
+def _encode_keys_call(k_new: Tensor, key_map: Sequence[Tensor], codes: Tensor, slot_mapping: Tensor | None,
+                      norms: Tensor | None) -> Call:
     key = ("encode_keys", form(k_new), *map(form, key_map), form(codes), form(slot_mapping), form(norms))
     plan = plans.get(key)
     if plan is None:
         plan = plans[key] = _plan_encode_keys(k_new, key_map, codes, slot_mapping, norms)
-    _run(_run_encode_keys, plan, _encode_keys_args.pack(
-        _encode_keys_args.size, k_new.shape[0], k_new.data_ptr(), 0, *map_addresses(key_map), address(slot_mapping),
-        codes.data_ptr(), address(norms)))
+    mapped = dict(zip(map_names("key_map", len(key_map)), map_tensors(list(key_map)), strict=True))
+    tensors = dict(k_new=k_new) | mapped | _given(slot_mapping=slot_mapping, codes=codes, norms=norms)
+    return Call(plan, _encode_keys_arguments, dict(num_tokens=k_new.shape[0]), tensors, {})
+
+
+@torch.library.custom_op("hattn::encode_keys", mutates_args=("codes", "norms"))
+def _encode_keys(k_new: Tensor, key_map: Sequence[Tensor], codes: Tensor, slot_mapping: Tensor | None,
+                 norms: Tensor | None) -> None:
+    tensors = _encode_keys_tensors(k_new, map_tensors(list(key_map)), codes, slot_mapping, norms)
+    key = (len(key_map), slot_mapping is None, norms is None)
+    call = _encode_keys_calls.find(key, tensors)
+    if call is None:
+        call = _encode_keys_calls.add(key, _encode_keys_call(k_new, key_map, codes, slot_mapping, norms))
+    call.run(tensors)
+
+
+def _encode_keys_tensors(k_new: Tensor, mapped: Sequence[Tensor], codes: Tensor, slot_mapping: Tensor | None,
+                         norms: Tensor | None) -> list[Tensor]:
+    return [tensor for tensor in (k_new, *mapped, slot_mapping, codes, norms) if tensor is not None]
 
 
 @_encode_keys.register_fake
@@ -102,6 +118,13 @@ def encode_keys(k_new: Tensor, key_map: MapLike, codes: Tensor, slot_mapping: Te
     key_map: weight [Hc, d, bits], or a hattn.HashMap. Token t goes to slot s = slot_mapping[t] (int64, negative: skip),
     or s = t: page s // slots, slot s % slots. norms: float16 [pages, slots, Hc], written too.
     """
+    if not _is_compiling():
+        mapped = map_tensors(key_map)
+        tensors = _encode_keys_tensors(k_new, mapped, codes, slot_mapping, norms)
+        call = _encode_keys_calls.find((len(mapped), slot_mapping is None, norms is None), tensors)
+        if call is not None:
+            call.run(tensors)
+            return
     function = _encode_keys._init_fn if _eager(k_new) else torch.ops.hattn.encode_keys
     function(k_new, flat(key_map), codes, slot_mapping, norms)
 
@@ -129,6 +152,48 @@ def _plan_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, que
     return plan
 
 
+_DECODE_NUMBERS = ("k", "score_kind", "weight_bits", "num_sink", "num_recent", "num_selection_heads", "scale",
+                   "soft_cap")
+
+
+def _decode_call(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map: Sequence[Tensor],
+                 seq_len: Tensor, optional: Sequence[Tensor | None], numbers: Sequence[Any]) -> Call:
+    block_table, q_start, norms, budgets, sink_logits = optional
+    key = ("decode", form(q), form(k_cache), form(v_cache), form(codes), *map(form, query_map), form(seq_len),
+           *map(form, optional), numbers)
+    plan = plans.get(key)
+    if plan is None:
+        plan = plans[key] = _plan_decode(q, k_cache, v_cache, codes, query_map, seq_len, optional,
+                                         dict(zip(_DECODE_NUMBERS, numbers, strict=True)))
+    mapped = dict(zip(map_names("query_map", len(query_map)), map_tensors(list(query_map)), strict=True))
+    tensors = _given(q_start=q_start, seq_len=seq_len, block_table=block_table, q=q, k_cache=k_cache, v_cache=v_cache,
+                     codes=codes, norms=norms, sink_logits=sink_logits, budgets=budgets) | mapped
+    out = shape_only(q, (q.shape[0], q.shape[1], v_cache.shape[3]))
+    return Call(plan, _decode_arguments, _batch(q, seq_len, q_start), tensors, dict(out=out))
+
+
+def _batch(q: Tensor, seq_len: Tensor, q_start: Tensor | None) -> dict[str, int]:
+    rows, sequences = q.shape[0], seq_len.shape[0]
+    return dict(num_sequences=sequences, num_rows=rows,
+                q_len=rows // sequences if sequences and q_start is None else 0)
+
+
+def _decode_known(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, mapped: Sequence[Tensor],
+                  seq_len: Tensor, optional: Sequence[Tensor | None],
+                  numbers: Sequence[Any]) -> tuple[Any, tuple[Tensor, ...], Call | None]:
+    """The key of a call, its tensors in the struct's order, and the call if it was made before."""
+    block_table, q_start, norms, budgets, sink_logits = optional
+    key = (numbers, len(mapped), block_table is None, q_start is None, norms is None, budgets is None,
+           sink_logits is None)
+    if q_start is norms is budgets is sink_logits is None:  # the usual, in half the time
+        paged = () if block_table is None else (block_table,)
+        tensors: tuple[Tensor, ...] = (seq_len, *paged, q, k_cache, v_cache, codes, *mapped)
+    else:
+        all_of_them = (q_start, seq_len, block_table, q, k_cache, v_cache, codes, norms, sink_logits, budgets)
+        tensors = (*[one for one in all_of_them if one is not None], *mapped)
+    return key, tensors, _decode_calls.find(key, tensors)
+
+
 @torch.library.custom_op("hattn::decode", mutates_args=())
 def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map: Sequence[Tensor], seq_len: Tensor,
             k: int, block_table: Tensor | None = None, q_start: Tensor | None = None,
@@ -136,21 +201,13 @@ def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_ma
             score_kind: int = abi.SCORE_HAMMING, weight_bits: int = 4, num_sink: int = 0, num_recent: int = 0,
             num_selection_heads: int = 0, scale: float = 0.0, soft_cap: float = 0.0) -> Tensor:
     numbers = (k, score_kind, weight_bits, num_sink, num_recent, num_selection_heads, scale, soft_cap)
-    key = ("decode", form(q), form(k_cache), form(v_cache), form(codes), *map(form, query_map), form(seq_len),
-           form(block_table), form(q_start), form(norms), form(budgets), form(sink_logits), numbers)
-    plan = plans.get(key)
-    if plan is None:
-        names = ("k", "score_kind", "weight_bits", "num_sink", "num_recent", "num_selection_heads", "scale", "soft_cap")
-        plan = plans[key] = _plan_decode(q, k_cache, v_cache, codes, query_map, seq_len,
-                                         (block_table, q_start, norms, budgets, sink_logits),
-                                         dict(zip(names, numbers, strict=True)))
-    rows, sequences = q.shape[0], seq_len.shape[0]
-    out = q.new_empty((rows, q.shape[1], v_cache.shape[3]))
-    _run(_run_decode, plan, _decode_args.pack(
-        _decode_args.size, 0, sequences, rows, rows // sequences if sequences and q_start is None else 0, 0,
-        address(q_start), seq_len.data_ptr(), address(block_table), q.data_ptr(), k_cache.data_ptr(),
-        v_cache.data_ptr(), codes.data_ptr(), address(norms), 0, 0, address(sink_logits), address(budgets),
-        0, 0, 0, 0, 0, 0, *map_addresses(query_map), out.data_ptr(), 0, 0, 0, 0))
+    optional = (block_table, q_start, norms, budgets, sink_logits)
+    key, tensors, call = _decode_known(q, k_cache, v_cache, codes, map_tensors(list(query_map)), seq_len, optional,
+                                       numbers)
+    if call is None:
+        call = _decode_call(q, k_cache, v_cache, codes, query_map, seq_len, optional, numbers)
+        _decode_calls.add(key, call)
+    out: Tensor = call.run(tensors)
     return out
 
 
@@ -172,10 +229,18 @@ def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map
     weight [Hc, d, bits], or a hattn.HashMap. score: "hamming" or "weighted". Zeros mean the usual; api/hattn.h has the
     definitions.
     """
+    kind = SCORES[score]
+    if not _is_compiling():
+        numbers = (k, kind, weight_bits, num_sink, num_recent, num_selection_heads, scale, soft_cap)
+        _, tensors, call = _decode_known(q, k_cache, v_cache, codes, map_tensors(query_map), seq_len,
+                                         (block_table, q_start, norms, budgets, sink_logits), numbers)
+        if call is not None:
+            known: Tensor = call.run(tensors)
+            return known
     function = _decode._init_fn if _eager(q) else torch.ops.hattn.decode
     out: Tensor = function(q, k_cache, v_cache, codes, flat(query_map), seq_len, k, block_table, q_start, norms,
-                           budgets, sink_logits, SCORES[score], weight_bits, num_sink, num_recent, num_selection_heads,
-                           scale, soft_cap)
+                           budgets, sink_logits, kind, weight_bits, num_sink, num_recent, num_selection_heads, scale,
+                           soft_cap)
     return out
 
 
@@ -199,24 +264,39 @@ def _plan_attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, seq_len: Tensor, t
     return Plan(q.device, fields)
 
 
+def _attend_call(q: Tensor, k_cache: Tensor, v_cache: Tensor, seq_len: Tensor, optional: Sequence[Tensor | None],
+                 scale: float, soft_cap: float) -> Call:
+    block_table, q_start, indices, counts, sink_logits = optional
+    key = ("attend", form(q), form(k_cache), form(v_cache), form(seq_len), *map(form, optional), scale, soft_cap)
+    plan = plans.get(key)
+    if plan is None:
+        plan = plans[key] = _plan_attend(q, k_cache, v_cache, seq_len, optional, scale, soft_cap)
+    tensors = _given(q_start=q_start, seq_len=seq_len, block_table=block_table, q=q, k_cache=k_cache, v_cache=v_cache,
+                     sink_logits=sink_logits, indices=indices, counts=counts)
+    outputs = dict(out=shape_only(q, (q.shape[0], q.shape[1], v_cache.shape[3])),
+                   lse=shape_only(q, q.shape[:2], torch.float32))
+    return Call(plan, _attend_arguments, _batch(q, seq_len, q_start), tensors, outputs)
+
+
+def _attend_known(q: Tensor, k_cache: Tensor, v_cache: Tensor, seq_len: Tensor, optional: Sequence[Tensor | None],
+                  scale: float, soft_cap: float) -> tuple[Any, list[Tensor], Call | None]:
+    """As _decode_known."""
+    block_table, q_start, indices, counts, sink_logits = optional
+    key = (scale, soft_cap, *[one is None for one in optional])
+    tensors = [one for one in (q_start, seq_len, block_table, q, k_cache, v_cache, sink_logits, indices, counts)
+               if one is not None]
+    return key, tensors, _attend_calls.find(key, tensors)
+
+
 @torch.library.custom_op("hattn::attend", mutates_args=())
 def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, seq_len: Tensor, block_table: Tensor | None = None,
             q_start: Tensor | None = None, indices: Tensor | None = None, counts: Tensor | None = None,
             sink_logits: Tensor | None = None, scale: float = 0.0, soft_cap: float = 0.0) -> tuple[Tensor, Tensor]:
-    key = ("attend", form(q), form(k_cache), form(v_cache), form(seq_len), form(block_table), form(q_start),
-           form(indices), form(counts), form(sink_logits), scale, soft_cap)
-    plan = plans.get(key)
-    if plan is None:
-        plan = plans[key] = _plan_attend(q, k_cache, v_cache, seq_len,
-                                         (block_table, q_start, indices, counts, sink_logits), scale, soft_cap)
-    rows, sequences = q.shape[0], seq_len.shape[0]
-    out = q.new_empty((rows, q.shape[1], v_cache.shape[3]))
-    lse = q.new_empty((rows, q.shape[1]), dtype=torch.float32)
-    _run(_run_attend, plan, _attend_args.pack(
-        _attend_args.size, 0, sequences, rows, rows // sequences if sequences and q_start is None else 0, 0,
-        address(q_start), seq_len.data_ptr(), address(block_table), q.data_ptr(), k_cache.data_ptr(),
-        v_cache.data_ptr(), 0, 0, address(sink_logits), address(indices), address(counts), out.data_ptr(),
-        lse.data_ptr()))
+    optional = (block_table, q_start, indices, counts, sink_logits)
+    key, tensors, call = _attend_known(q, k_cache, v_cache, seq_len, optional, scale, soft_cap)
+    if call is None:
+        call = _attend_calls.add(key, _attend_call(q, k_cache, v_cache, seq_len, optional, scale, soft_cap))
+    out, lse = call.run(tensors)
     return out, lse
 
 
@@ -231,6 +311,12 @@ def attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, seq_len: Tensor, *, bloc
            soft_cap: float = 0.0) -> tuple[Tensor, Tensor]:
     """out [rows, Hq, dv] and lse float32 [rows, Hq] of q [rows, Hq, d] over a selection, or over all keys: the dense
     attention of a decode step. indices int32 [rows, Hs, k], counts int32 [rows, Hs]. The rest is as in decode."""
+    if not _is_compiling():
+        _, tensors, call = _attend_known(q, k_cache, v_cache, seq_len,
+                                         (block_table, q_start, indices, counts, sink_logits), scale, soft_cap)
+        if call is not None:
+            found, logs = call.run(tensors)
+            return found, logs
     function = _attend._init_fn if _eager(q) else torch.ops.hattn.attend
     result: tuple[Tensor, Tensor] = function(q, k_cache, v_cache, seq_len, block_table, q_start, indices, counts,
                                              sink_logits, scale, soft_cap)

@@ -4,7 +4,7 @@
 import ctypes as C
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,25 +18,36 @@ Tensor = torch.Tensor
 MAX_Q_LEN = 8  # of plans whose rows are told by q_start
 
 
-def _packer(kind: type[C.Structure]) -> struct.Struct:
-    """Packs the integers of a struct and the addresses of its buffers, in their order, whose offsets stay 0."""
+class Arguments:
+    """How the integers and addresses of one function's arguments are packed, and the function."""
 
-    def format_of(kind: Any) -> str:
-        if kind is abi.Buffer:
-            return "Q8x"
-        if issubclass(kind, C.Structure):
-            return "".join(format_of(field[1]) for field in kind._fields_)
-        return format_of(kind._type_) * kind._length_ if issubclass(kind, C.Array) else str(kind._type_)
+    def __init__(self, name: str, kind: type[C.Structure]) -> None:
+        prototype = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_char_p, C.c_void_p, C.c_void_p)
+        self.function: Any = prototype(("hattn_" + name, default_library()._lib))
+        self.size = C.sizeof(kind)
+        self._fields = list(_fields(kind, ""))
 
-    packer = struct.Struct("=" + format_of(kind))
-    assert packer.size == C.sizeof(kind), kind
-    return packer
+    def packer(self, names: Sequence[str]) -> struct.Struct:
+        """Of the fields `names`, in the struct's order; the others are 0."""
+        wanted = set(names)
+        parts = [form if name in wanted else "%dx" % struct.calcsize("=" + form) for name, form in self._fields]
+        packer = struct.Struct("=" + "".join(parts))
+        assert packer.size == self.size and [name for name, _ in self._fields if name in wanted] == list(names), names
+        return packer
 
 
-def run_function(name: str, args: type[C.Structure]) -> Any:
-    """The library's function, of packed arguments."""
-    prototype = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_char_p, C.c_void_p, C.c_void_p)
-    return prototype(("hattn_" + name, default_library()._lib)), _packer(args)
+def _fields(kind: Any, name: str) -> Iterator[tuple[str, str]]:
+    """(name, format) of all numbers of a struct: q, num_rows, query_map.bias1 ..."""
+    if kind is abi.Buffer:
+        yield from ((name, "Q"), ("", "8x"))
+    elif issubclass(kind, C.Structure):
+        for field in kind._fields_:
+            yield from _fields(field[1], "%s.%s" % (name, field[0]) if kind is abi.MapBuffers else field[0])
+    elif issubclass(kind, C.Array):
+        for i in range(kind._length_):
+            yield from _fields(kind._type_, name + str(i))
+    else:
+        yield name, str(kind._type_)
 
 
 class _Memory:
@@ -61,9 +72,14 @@ class _Memory:
                                                         C.byref(self.error)), self.error)
 
 
-_local = threading.local()  # .memories: {(device, stream): _Memory}
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.memories: dict[tuple[int, int], _Memory] = {}  # by the device's index, -1 for the host, and the stream
+
+
+_local = _Local()
 _devices: dict[torch.device, Device] = {}
-_graph_memories: dict[torch.device, _Memory] = {}
+_graph_memories: dict[int, _Memory] = {}
 plans: dict[Any, "Plan"] = {}
 _lock = threading.Lock()
 
@@ -81,16 +97,16 @@ class Plan:
                                                     C.byref(self.handle), C.byref(error)), error)
         self.size = self.device.library.hattn_plan_workspace_size(self.handle)
         self.pointer = self.handle.value
+        self.index = (device.index or 0) if device.type == "cuda" else -1
 
     def memory(self) -> _Memory:
         """What a run on the current stream works in."""
-        device = self.torch_device
-        if device.type != "cuda":
+        if self.index < 0:
             memory = self._own_memory(0)
             memory.exec.num_threads = torch.get_num_threads()
             return memory
-        stream = torch._C._cuda_getCurrentRawStream(device.index)
-        graphs = _graph_memories.get(device)
+        stream = torch._C._cuda_getCurrentRawStream(self.index)
+        graphs = _graph_memories.get(self.index)
         if torch.cuda.is_current_stream_capturing():
             if graphs is None or graphs.size < self.size:
                 raise RuntimeError("hattn: make this call once before it is captured, which reserves its workspace")
@@ -98,20 +114,99 @@ class Plan:
             return graphs
         if graphs is None or graphs.size < self.size:
             with _lock:
-                _graph_memories.setdefault(device, _Memory(device)).reserve(self.device, self.size, stream)
+                memory = _graph_memories.setdefault(self.index, _Memory(self.torch_device))
+                memory.reserve(self.device, self.size, stream)
         return self._own_memory(stream)
 
     def _own_memory(self, stream: int) -> _Memory:
-        if not hasattr(_local, "memories"):
-            _local.memories = {}
-        key = (self.torch_device, stream)
-        memory: _Memory | None = _local.memories.get(key)
+        memory = _local.memories.get((self.index, stream))
         if memory is None:
-            memory = _local.memories[key] = _Memory(self.torch_device)
+            memory = _local.memories[self.index, stream] = _Memory(self.torch_device)
             memory.exec.stream = stream
         if memory.size < self.size:
             memory.reserve(self.device, self.size, stream)
         return memory
+
+
+class Call:
+    """Calls whose tensors have the forms of `tensors`, and whose numbers are the same: all is known but addresses."""
+
+    def __init__(self, plan: Plan, arguments: Arguments, constants: dict[str, int], tensors: dict[str, Tensor],
+                 outputs: dict[str, Tensor]) -> None:
+        """All in the struct's order. outputs: whose likes the call makes."""
+        self.plan, self.function, self.outputs = plan, arguments.function, list(outputs.values())
+        self.constants = (arguments.size, *constants.values())
+        self.pack = arguments.packer(["struct_size", *constants, *tensors, *outputs]).pack
+        self.fits = _guard(list(tensors.values()))
+
+    def run(self, tensors: Iterable[Tensor]) -> Any:
+        """The outputs: one, several, or none."""
+        memory, outputs = self.plan.memory(), self.outputs
+        if len(outputs) == 1:
+            made: Any = _empty_like(outputs[0])
+            packed = self.pack(*self.constants, *map(_data_ptr, tensors), made.data_ptr())
+        else:
+            made = [_empty_like(one) for one in outputs]
+            packed = self.pack(*self.constants, *map(_data_ptr, tensors), *map(_data_ptr, made))
+        status = self.function(self.plan.pointer, packed, memory.address, memory.error_address)
+        if status:
+            check(status, memory.error)
+        return made
+
+
+_data_ptr, _empty_like = Tensor.data_ptr, torch.empty_like
+
+
+def _guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """Whether other tensors have the forms of these: by the guard of torch.compile, a tenth of the time of looking at
+    each. It also wants the same type, the same need of a gradient, and the same modes of the dispatcher to be on."""
+    try:
+        kind: Any = torch._C._dynamo.guards.TensorGuards
+        guards = kind(
+            *tensors, dynamic_dims_sizes=[list(one.shape) for one in tensors],
+            dynamic_dims_strides=[list(one.stride()) for one in tensors])
+        if guards.check(*tensors):
+            found: Callable[..., bool] = guards.check
+            return found
+    except (AttributeError, TypeError, RuntimeError, SystemError):  # no part of torch's interface
+        pass
+    return _plain_guard(tensors)
+
+
+def _plain_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    forms = list(map(form, tensors))
+    return lambda *others: plain(*others) and list(map(form, others)) == forms
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether an operator may run on them without torch's dispatcher, which costs more than all of it."""
+    grad = torch.is_grad_enabled()
+    return not torch._C._len_torch_dispatch_stack() and all(type(one) is Tensor and not (grad and one.requires_grad)
+                                                            for one in tensors)
+
+
+class Calls:
+    """Those of an operator, by its numbers and by which tensors are given: the last few forms of each."""
+
+    KEPT = 4
+
+    def __init__(self) -> None:
+        self._calls: dict[Any, list[Call]] = {}
+
+    def find(self, key: Any, tensors: Sequence[Tensor]) -> Call | None:
+        for call in self._calls.get(key, ()):
+            if call.fits(*tensors):
+                return call
+        return None
+
+    def add(self, key: Any, call: Call) -> Call:
+        self._calls[key] = [call, *self._calls.get(key, ())][:self.KEPT]
+        return call
+
+
+def shape_only(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of which torch.empty_like makes contiguous ones of that shape; it has memory for one element."""
+    return like.new_empty((1,) * len(shape), dtype=dtype).expand(shape)
 
 
 def form(tensor: Tensor | None) -> Any:
@@ -210,13 +305,15 @@ def codes_fields(fields: dict[str, Any], codes: Tensor, norms: Tensor | None, k_
         fields["norms"] = layout(norms, scalar=True)
 
 
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def map_tensors(given: MapLike) -> tuple[Tensor, ...]:
+    """A map's weights, then its biases: the order of the library's struct."""
+    if type(given) is Tensor:
+        return (given,)
+    tensors = flat(given)
+    return (*tensors[::2], *tensors[1::2])
 
 
-def map_addresses(flat: Sequence[Tensor]) -> list[int]:
-    pointers = [tensor.data_ptr() for tensor in flat]
-    weights, biases = pointers[::2], pointers[1::2]
-    return weights + [0] * (3 - len(weights)) + biases + [0] * (3 - len(biases))
-
-
+def map_names(side: str, count: int) -> list[str]:
+    """Of map_tensors in the struct."""
+    return ["%s.%s%d" % (side, kind, i) for kind, of in (("weight", (count + 1) // 2), ("bias", count // 2))
+            for i in range(of)]

@@ -225,7 +225,7 @@ def _decode(step: _Step, query: Tensor, mask: Tensor | None, scaling: float | No
         codes = None if codes is None else codes.flatten(1, 2).permute(1, 0, 2)[:, None]
     if codes is None or layer.length <= cache.budget or layer.by is None:
         return ops.attend(q, k, v, lengths, block_table=table, scale=scaling or 0.0)[0][:, None]
-    heads = q.shape[1] if layer.by.is_mlp else 0
+    heads = q.shape[1] if layer.by.per_query_head(k.shape[2]) else 0
     return ops.decode(q, k, v, codes, layer.query_map, lengths, cache.budget, block_table=table, score=layer.by.score,
                       num_sink=cache.num_sink, num_recent=cache.num_recent, num_selection_heads=heads,
                       scale=scaling or 0.0)[:, None]

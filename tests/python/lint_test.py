@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ruff on all Python of the package and its tests, mypy on the package."""
+"""ruff on all Python of the package, its tests and examples, mypy on the package."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def lint(command, text=None):
 
 def test_ruff():
     assert lint([*RUFF, "-"], "import os\n").returncode, "ruff takes everything"
-    result = lint([*RUFF, "python", "tests/python"])
+    result = lint([*RUFF, "python", "tests/python", "examples"])
     assert result.returncode == 0, result.stdout
 
 

@@ -49,7 +49,7 @@ def by_command(path, budget, **more):
 
 
 def ours(trace, by, budget):
-    return tuple(scores.keep(trace, by, budget, bool(by and by.is_mlp)).means().values())
+    return tuple(scores.keep(trace, by, budget).means().values())
 
 
 @needs_command
@@ -61,15 +61,19 @@ def test_figures_are_the_commands(path):
         assert ours(trace, one, 512) == pytest.approx(theirs[one.name], abs=0.002), one.name
 
 
+OWN = [(kind, False) for kind in KINDS] + [("weighted", True), ("orthogonal", True)]
+
+
 @needs_command
-@pytest.mark.parametrize("kind", KINDS)
-def test_trained_maps_are_the_commands(kind, tmp_path):
+@pytest.mark.parametrize("kind,per_query_head", OWN)
+def test_trained_maps_are_the_commands(kind, per_query_head, tmp_path):
     """Written by us, read and measured by it."""
     tensors, path = planted(3), str(tmp_path / "layer0.safetensors")
     traces.save(str(tmp_path / "plain.safetensors"), tensors)
     trace = traces.load_trace(str(tmp_path / "plain.safetensors")).to("cpu")
-    traces.save(path, tensors, [train([trace], Recipe(kind, 32, steps=3, queries=8, budget=BUDGET))])
+    traces.save(path, tensors, [train([trace], Recipe(kind, 32, per_query_head, steps=3, queries=8, budget=BUDGET))])
     (one,) = (trace := traces.load_trace(path).to("cpu")).maps
+    assert one.key[0].shape[0] == (4 if per_query_head or kind == "hashattention" else 2)
     assert ours(trace, one, BUDGET) == pytest.approx(by_command(path, BUDGET)[one.name], abs=0.002)
 
 
@@ -89,6 +93,53 @@ def test_training_finds_what_is_planted(kind, gain, folder, tmp_path, capsys):
     assert len(trained["mass_of_heads"]) == 4 and "orthogonal64" in capsys.readouterr().out
     with open(figure) as file:
         assert kind + "64" in file.read()
+
+
+def apart(seed):
+    """Planted windows whose second query head of a group looks at other dimensions, with keys of their own."""
+    tensors = planted(seed)
+    d = tensors["q"].shape[2]
+    tensors["q"][:, 1::2] = tensors["q"][:, 1::2].roll(d // 4, -1)
+    tensors["k"][..., d // 4:d // 2] /= 4
+    return tensors
+
+
+def test_maps_per_query_head(tmp_path, capsys):
+    """Two heads of a group that look at different keys: each with its own selection keeps more."""
+    for i in range(3):
+        folder = tmp_path / ("held" if i == 2 else "learn")
+        os.makedirs(folder, exist_ok=True)
+        traces.save(str(folder / ("%d.layer0.safetensors" % i)), apart(i))
+    mass = {}
+    for own in ([], ["--per-query-head"]):
+        maps, report = str(tmp_path / ("maps%d" % len(own))), str(tmp_path / "report.json")
+        assert main(["train", str(tmp_path / "learn"), "--kind", "weighted", "--bits", "64", "--steps", "60", "--rate",
+                     "0.003", "--budget", str(BUDGET), "--out", maps, "--device", "cpu", *own]) == 0
+        assert main(["check", maps, str(tmp_path / "held"), "--budget", str(BUDGET), "--json", report, "--device",
+                     "cpu"]) == 0
+        with open(report) as file:
+            rows = {row["map"]: row["mass"] for row in json.load(file)["rows"]}
+        mass.update(rows)
+    assert mass["weighted64_heads"] > mass["weighted64"] + 0.05
+    assert mass["weighted64_heads"] > mass["orthogonal64, weighted per query head"]
+
+
+def test_samples_of_keys_stand_for_all():
+    """The loss of samples is on average that of all keys, which it was far from while samples stood for themselves."""
+    from hattn.maps.train import _batches, cross_entropy
+    tensors = planted(0)
+    trace = traces.Trace("", *(tensors[name].float() if name != "q_pos" else tensors[name] for name in
+                               ("q", "q_pos", "k", "v")), 0.125, [])
+
+    def loss(keys, batches):
+        found = _batches([trace], Recipe("weighted", queries=32, keys=keys), 2)
+        losses = []
+        for _, (q, k, target, offset) in zip(range(batches), found, strict=False):
+            scores = torch.einsum("phd,nhd->phn", q[:, ::2], k) * 0.1
+            losses.append(cross_entropy(scores, target, offset).mean())
+        return float(torch.stack(losses).mean())
+
+    assert loss(256, 40) == pytest.approx(loss(0, 1), abs=0.1)
 
 
 def test_training_is_repeatable(folder):

@@ -9,6 +9,7 @@ import hattn.torch as ops
 import numpy as np
 import pytest
 import torch
+from hattn import torch_plans
 
 N, HQ, HKV, D, BITS, K, PAGE = 320, 6, 2, 64, 64, 40, 16
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
@@ -192,6 +193,57 @@ def test_no_gradients_in_silence():
         world.decode().sum().backward()
 
 
+def test_what_changes_between_calls():
+    """Calls are told apart by the forms of their tensors, also of one tensor that changes."""
+    world, other = World(), World(seed=1)
+    expected, wide = world.decode(), torch.zeros(2, HQ, 2 * D)
+    wide[:, :, :D] = world.q
+    strided = wide[:, :, :D]
+    assert torch.equal(ops.decode(strided, world.k, world.v, world.codes, world.map, world.seq_len, K), expected)
+    one = [x[:1] for x in (world.q, world.k, world.v, world.codes)]
+    assert torch.equal(ops.decode(*one, world.map, world.seq_len[:1], K), expected[:1])
+    half = world.q.half()
+    assert ops.decode(half, world.k, world.v, world.codes, world.map, world.seq_len, K).dtype == torch.float16
+    shrinking = world.q.clone()
+    assert torch.equal(ops.decode(shrinking, world.k, world.v, world.codes, world.map, world.seq_len, K), expected)
+    shrinking.set_(wide.untyped_storage(), 0, (2, HQ, D), wide.stride())
+    assert torch.equal(ops.decode(shrinking, world.k, world.v, world.codes, world.map, world.seq_len, K), expected)
+    assert torch.equal(world.decode(score="weighted"), world.decode(score="weighted", num_recent=0))
+    assert not torch.equal(world.decode(score="weighted"), expected)
+    assert torch.equal(ops.decode(world.q, other.k, other.v, other.codes, other.map, world.seq_len, K),
+                       ops.decode(world.q.clone(), other.k, other.v, other.codes, other.map, world.seq_len, K))
+    with pytest.raises(hattn.InvalidArgument, match="seq_len is of torch.int64"):
+        ops.decode(world.q, world.k, world.v, world.codes, world.map, world.seq_len.long(), K)
+    assert torch.equal(world.decode(), expected)
+
+
+def test_calls_are_found_with_and_without_torchs_guard(monkeypatch):
+    world = World()
+    tensors = [world.q, world.k]
+    for guard in (torch_plans._guard(tensors), torch_plans._plain_guard(tensors)):
+        assert guard(*tensors) and guard(world.q.clone(), world.k.clone())
+        for changed in (world.q.half(), world.q[:1], world.q.transpose(0, 1).contiguous().transpose(0, 1),
+                        world.q.clone().requires_grad_(), torch.nn.Parameter(world.q, requires_grad=False),
+                        world.q.to("meta")):
+            assert not guard(changed, world.k), changed
+    assert torch_plans._guard(tensors).__name__ == "check", "torch's guard is no longer where it was"
+
+
+def test_modes_of_the_dispatcher_see_calls():
+    """Also such calls as were made before."""
+    world, seen = World(), []
+    world.decode()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        world.decode()
+    assert "hattn.decode.default" in seen
+
+
 def test_threads():
     world = World()
     expected, wrong = world.decode(), []
@@ -225,17 +277,19 @@ def test_a_graph_without_a_call_before_it_says_so():
                    score="weighted")
 
 
-@cuda
-def test_host_time_of_a_call():
-    """Prints it: a tenth of a step of a model, at most."""
-    world = World("cuda", torch.float16)
-    world.decode()
-    torch.cuda.synchronize()
-    times = []
-    for _ in range(200):
+@pytest.mark.parametrize("device", DEVICES)
+def test_host_time_of_a_call(device):
+    """Prints it, with a run of a tiny problem or the launches of one: some 6 us where nothing else runs. Looking at
+    each tensor in Python took twice as long."""
+    shapes, dtype = [(1, 2, 32), (1, 64, 1, 32), (1, 64, 1, 32), (1, 32, 32)], torch.float16
+    q, k, v, weight = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
+    codes = torch.zeros((1, 64, 1, 1), dtype=torch.int32, device=device)
+    seq_len, times = torch.tensor([64], dtype=torch.int32, device=device), []
+    for i in range(400):
+        if device == "cuda" and i % 50 == 0:
+            torch.cuda.synchronize()
         start = time.perf_counter()
-        world.decode()
+        ops.decode(q, k, v, codes, weight, seq_len, 8)
         times.append(time.perf_counter() - start)
-    torch.cuda.synchronize()
-    print("a call of the torch op: %.1f us of host time" % (sorted(times)[100] * 1e6))
-    assert sorted(times)[100] < 50e-6
+    print("a call of the torch op on %s: %.1f us of host time" % (device, sorted(times)[len(times) // 2] * 1e6))
+    assert min(times) < 20e-6

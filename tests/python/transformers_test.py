@@ -30,10 +30,10 @@ def model_of(name="llama", device="cpu", attention=integration.NAME):
     return model.to(device).eval()
 
 
-def maps_of(kind="weighted", bits=64):
+def maps_of(kind="weighted", bits=64, heads=2):
     """Orthogonal maps for layers 1 and 2."""
-    weight = orthogonal(2, 32, bits, torch.Generator().manual_seed(5))
-    return {layer: traces.LayerMap("%s%d" % (kind, bits), [weight, torch.zeros(2, bits)], [weight], kind)
+    weight = orthogonal(heads, 32, bits, torch.Generator().manual_seed(5))
+    return {layer: traces.LayerMap("%s%d" % (kind, bits), [weight, torch.zeros(heads, bits)], [weight], kind)
             for layer in (1, 2)}
 
 
@@ -96,7 +96,7 @@ def by_formula(maps, budget):
             trace = traces.Trace("", query[b].transpose(0, 1), torch.tensor([n - first - 1]), k, k, 1.0, [])
             ranked = scores.Ranking(trace, by).scores(slice(None), torch.empty(0))
             top = scores._top(ranked, torch.ones((1, 1, n - first), dtype=torch.bool), budget)
-            kept[b, :, 0, first:] = top[0].repeat_interleave(2, 0)
+            kept[b, :, 0, first:] = top[0].repeat_interleave(query.shape[1] // len(top[0]), 0)
         return sdpa_attention_forward(module, query, key, value, kept, scaling=scaling)
 
     AttentionInterface.register("by_formula", attend)
@@ -104,9 +104,11 @@ def by_formula(maps, budget):
 
 
 @pytest.mark.parametrize("way", ["one", "batch", "padded"])
+@pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("kind", ["weighted", "hamming"])
-def test_selections_are_the_formulas(kind, way):
-    arguments, maps = WAYS[way]("cpu"), maps_of(kind)
+def test_selections_are_the_formulas(kind, heads, way):
+    """Maps of KV heads and of query heads."""
+    arguments, maps = WAYS[way]("cpu"), maps_of(kind, heads=heads)
     ids, mask = arguments["input_ids"], arguments.get("attention_mask")
     by_formula(maps, 8)
     expected = steps(model_of(attention="by_formula"), ids, DynamicCache(), 30, mask)

@@ -36,7 +36,8 @@ def _capture(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    recipe = Recipe(args.kind, args.bits, args.steps, args.queries, args.keys, args.rate, args.seed, args.budget)
+    recipe = Recipe(args.kind, args.bits, args.per_query_head, args.steps, args.queries, args.keys, args.rate,
+                    args.seed, args.budget)
     os.makedirs(args.out, exist_ok=True)
     for layer, paths in files_by_layer(args.traces).items():
         if args.layers is not None and layer not in args.layers:
@@ -90,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--bits", type=_bits, default=128, help="32..512 (128)")
     one.add_argument("--out", required=True, help="the folder for maps")
     one.add_argument("--layers", type=_numbers, help="2,3,5-7; default: all")
+    one.add_argument("--per-query-head", action="store_true",
+                     help="a map for each query head, which selects alone: codes are as many times larger")
     one.add_argument("--steps", type=int, default=2000, help="at most (2000); stops early where nothing gets better")
     one.add_argument("--queries", type=int, default=24, help="of a step (24)")
     one.add_argument("--keys", type=int, default=0 if device == "cuda" else 4096, help="of a step; 0: all of a window")

@@ -35,18 +35,19 @@ def check(maps: str, traces: str, budget: int = 512, from_position: int = 0, dev
         mine = [one.to(device) for path in paths for one in load_maps(path)]
 
         def measure(name: str, by: LayerMap | None, layer: int = layer, loaded: Any = loaded) -> dict[str, Any]:
-            kept = [vars(keep(trace, by, budget, bool(by and by.is_mlp), from_position)) for trace in loaded]
+            kept = [vars(keep(trace, by, budget, from_position)) for trace in loaded]
             rows.append(_row(layer, name, {metric: torch.cat([one[metric] for one in kept]) for metric in kept[0]}))
             return rows[-1]
 
         measure("exact", None)
-        plain: dict[tuple[int, str], float] = {}
+        plain: dict[tuple[int, str, str], float] = {}
         for one in mine:
-            key = (one.bits, one.score)
+            per_query_head = one.per_query_head(loaded[0].k.shape[1])
+            key = (one.bits, one.score, " per query head" if per_query_head else "")
             if key not in plain and not one.is_mlp:
-                ours = train(loaded[:1], Recipe("orthogonal", one.bits)).to(device)
+                ours = train(loaded[:1], Recipe("orthogonal", one.bits, per_query_head=per_query_head)).to(device)
                 ours.score = one.score
-                plain[key] = measure("orthogonal%d, %s" % key, ours)["mass"]
+                plain[key] = measure("orthogonal%d, %s%s" % key, ours)["mass"]
             mass = measure(one.name, one)["mass"]
             if mass < plain.get(key, 0):
                 worse.append("layer %d: %s keeps %.4f, orthogonal maps %.4f" % (layer, one.name, mass, plain[key]))

@@ -40,10 +40,10 @@ def query_weights(projected: Tensor, selection_heads: int, score: str) -> Tensor
 class Ranking:
     """Scores of all keys of a trace, by a map; or by exact softmax, without one."""
 
-    def __init__(self, trace: Trace, by: LayerMap | None, per_query_head: bool = False) -> None:
+    def __init__(self, trace: Trace, by: LayerMap | None) -> None:
         self.trace, self.by = trace, by
         num_q_heads, num_kv_heads = trace.q.shape[1], trace.k.shape[1]
-        self.heads = num_q_heads if per_query_head else num_kv_heads
+        self.heads = num_q_heads if by is not None and by.per_query_head(num_kv_heads) else num_kv_heads
         if by is not None:
             code_heads = by.key[0].shape[0]
             keys = trace.k.transpose(0, 1).repeat_interleave(code_heads // num_kv_heads, 0)
@@ -88,10 +88,9 @@ def softmax_of(trace: Trace, rows: slice) -> tuple[Tensor, Tensor]:
     return logits.masked_fill(~visible, float("-inf")).softmax(-1), visible
 
 
-def keep(trace: Trace, by: LayerMap | None, k: int, per_query_head: bool = False,
-         from_position: int = 0) -> Kept:
+def keep(trace: Trace, by: LayerMap | None, k: int, from_position: int = 0) -> Kept:
     """What selections of k keys keep, for the queries at from_position and later."""
-    ranking, num_q_heads = Ranking(trace, by, per_query_head), trace.q.shape[1]
+    ranking, num_q_heads = Ranking(trace, by), trace.q.shape[1]
     chosen = (trace.q_pos >= from_position).nonzero()[:, 0].tolist()
     if not chosen:
         raise ValueError("%s has no queries at %d or later" % (trace.path, from_position))

@@ -39,6 +39,11 @@ class LayerMap:
     def is_mlp(self) -> bool:
         return len(self.key) == 6
 
+    def per_query_head(self, num_kv_heads: int) -> bool:
+        """Whether each query head selects keys of its own, by codes of its own; else the query heads of a KV head do
+        together."""
+        return self.is_mlp or self.key[0].shape[0] > num_kv_heads
+
     def tensors(self) -> dict[str, Tensor]:
         """As they stand in a file."""
         if self.is_mlp:

@@ -28,6 +28,7 @@ class Recipe:
 
     kind: str
     bits: int = 128
+    per_query_head: bool = False  # maps and selections; always of hashattention
     steps: int = 2000
     queries: int = 24
     keys: int = 0
@@ -63,13 +64,15 @@ class _Codes:
         generator = torch.Generator().manual_seed(recipe.seed)
         device, d = trace.q.device, trace.q.shape[2]
         self.recipe, self.num_kv_heads = recipe, trace.k.shape[1]
-        self.heads = trace.q.shape[1] if recipe.kind == "hashattention" else self.num_kv_heads
+        own = recipe.per_query_head or recipe.kind == "hashattention"
+        self.heads, self.suffix = trace.q.shape[1] if own else self.num_kv_heads, own and recipe.kind != "hashattention"
         if recipe.kind == "hashattention":
             self.key = [x.to(device) for x in _mlp(self.heads, d, recipe.bits, generator)]
             self.query = [x.to(device) for x in _mlp(self.heads, d, recipe.bits, generator)]
         else:
             weight = orthogonal(self.heads, d, recipe.bits, generator).to(device)
             mean = torch.stack([one.k.mean(0) for one in traces]).mean(0)
+            mean = mean.repeat_interleave(self.heads // self.num_kv_heads, 0)
             # Hyperplanes through the middle of the keys.
             self.key, self.query = [weight, -torch.einsum("hd,hdr->hr", mean, weight)], [weight.clone()]
         with torch.no_grad():
@@ -104,21 +107,24 @@ class _Codes:
 
     def map(self, about: dict[str, object]) -> LayerMap:
         """As it will be stored, in float16."""
-        name = "%s%d" % (self.recipe.kind, self.recipe.bits)
+        name = "%s%d%s" % (self.recipe.kind, self.recipe.bits, "_heads" * self.suffix)
         score = "weighted" if self.recipe.kind == "weighted" else "hamming"
         key, query = ([x.detach().to(torch.float16) for x in flat] for flat in (self.key, self.query))
         return LayerMap(name, key, query, score, dict(about))
 
 
-def _sample_keys(target: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Which of the keys a step sees, [count] at most."""
-    weight = target.sum((0, 1))
-    weight = weight / weight.sum() + 1 / weight.numel()
-    return torch.multinomial(weight.cpu(), count, generator=generator).to(target.device)
+def _sample_keys(target: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which of the keys a step sees, some `count`, and how likely each of these was to be seen."""
+    weight = target.mean((0, 1))
+    likely = (count / 2 * (weight / weight.sum() + 1 / weight.numel())).clamp_max(1)
+    chosen = (torch.rand(weight.shape, generator=generator) < likely.cpu()).nonzero()[:, 0].to(target.device)
+    return chosen, likely[chosen]
 
 
 def _batches(traces: Sequence[Trace], recipe: Recipe, heads: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """q [rows, Hq, d], k [keys, Hkv, d], the softmax to be met [rows, heads, keys], what is visible [rows, 1, keys]."""
+    """q [rows, Hq, d], k [keys, Hkv, d], the softmax to be met [rows, heads, keys], and [rows, 1, keys] what to add to
+    scores: -inf where a key is not visible, and for the keys that a sample has left out, the log of how many a key
+    stands for. Without that samples, which have more of the keys that matter, teach a softmax over those alone."""
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     while True:
         trace = traces[int(torch.randint(len(traces), (), generator=generator))]
@@ -127,22 +133,22 @@ def _batches(traces: Sequence[Trace], recipe: Recipe, heads: int) -> Iterator[tu
         with torch.no_grad():
             softmax, visible = softmax_of(part, slice(None))
             target, k = softmax.unflatten(1, (heads, -1)).mean(2), trace.k
+            offset = torch.zeros(visible.shape, device=k.device).masked_fill_(~visible, float("-inf"))
             if 0 < recipe.keys < k.shape[0]:
-                chosen = _sample_keys(target, recipe.keys, generator)
-                target, visible, k = target[..., chosen], visible[..., chosen], k[chosen]
+                chosen, likely = _sample_keys(target, recipe.keys, generator)
+                target, offset, k = target[..., chosen] / likely, offset[..., chosen] - likely.log(), k[chosen]
                 target = target / target.sum(-1, keepdim=True).clamp_min(1e-30)
-        yield part.q, k, target, visible
+        yield part.q, k, target, offset
 
 
-def cross_entropy(scores: Tensor, target: Tensor, visible: Tensor) -> Tensor:
+def cross_entropy(scores: Tensor, target: Tensor, offset: Tensor) -> Tensor:
     """[rows, heads]"""
-    logs = scores.masked_fill(~visible, float("-inf")).log_softmax(-1)
-    return -(target * logs.masked_fill(~visible, 0)).sum(-1)
+    return (scores + offset).logsumexp(-1) - (target * scores).sum(-1)
 
 
 def fit_alpha(trace: Trace, by: LayerMap, max_rows: int = 64) -> list[float]:
     """Of each selection head: what one unit of its score is worth in nats, by least cross entropy (Newton)."""
-    ranking = Ranking(trace, by, by.is_mlp)
+    ranking = Ranking(trace, by)
     step = max(1, trace.q.shape[0] // max_rows)
     rows = slice(0, step * max_rows, step)
     softmax, visible = softmax_of(trace, rows)
@@ -191,14 +197,14 @@ def train(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
 
     def look(step: int, loss: float) -> tuple[LayerMap, float]:
         now = codes.map(asdict(recipe) | {"trained_steps": step})
-        mass = keep(held_out, now.to(held_out.q.device), recipe.budget, now.is_mlp).means()["mass"]
+        mass = keep(held_out, now.to(held_out.q.device), recipe.budget).means()["mass"]
         print("  step %d: loss %.3f, held-out mass %.4f" % (step, loss, mass), file=sys.stderr)
         return now, mass
 
     best, best_mass = look(0, math.nan)
-    for step, (q, k, target, visible) in enumerate(_batches(learn, recipe, codes.heads), 1):
+    for step, (q, k, target, offset) in enumerate(_batches(learn, recipe, codes.heads), 1):
         done = step / recipe.steps
-        loss = cross_entropy(codes.scores(q, k, 1 + 4 * done, done > 1 / 3), target, visible).mean()
+        loss = cross_entropy(codes.scores(q, k, 1 + 4 * done, done > 1 / 3), target, offset).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""From a model to a decode with its own hash maps, in five minutes of a CPU: python3 examples/hash_attention.py [OUT]
+
+The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
+you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
+and transformers.
+"""
+import argparse
+import os
+import sys
+import tempfile
+import time
+
+import torch
+import transformers
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "small_model"))
+import make  # noqa: E402
+
+MODEL = os.path.join(HERE, "small_model")
+PASSAGE, SHOWN = 64, 160  # bytes of what is to be found again: given, and to be continued
+
+
+def step(what, module, *arguments):
+    """Runs a command of the package, and ends where it is refused; check's 1 says that orthogonal maps keep more."""
+    arguments = [str(argument) for argument in arguments]
+    name = module.__name__.removesuffix(".__main__")
+    print("\n== %s\n$ python3 -m %s %s" % (what, name, " ".join(arguments)), flush=True)
+    start = time.monotonic()
+    status = module.main(arguments)
+    print("(%.0f s)" % (time.monotonic() - start), flush=True)
+    if status > 1:
+        sys.exit(status)
+
+
+def continue_passage(maps, window, budget):
+    """Gives the model a long text and the beginning of a passage that stands far back in it, which it must look up."""
+    import hattn.transformers
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    text = tokenizer(make.topics(held_out=True), return_tensors="pt")["input_ids"][0, :window - PASSAGE - SHOWN]
+    at = len(text) // 8
+    prompt, expected = torch.cat([text, text[at:at + PASSAGE]])[None], text[at + PASSAGE:at + PASSAGE + SHOWN]
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, attn_implementation=hattn.transformers.NAME,
+                                                              dtype=torch.float32)
+    print("\n== generate(): %d bytes of text, then the first %d of a passage that stands %d bytes back in it" %
+          (len(text), PASSAGE, len(text) - at))
+    for name, kept in (("all keys", window), ("%d keys" % budget, budget)):
+        cache = hattn.transformers.HashCache(model.config, maps, budget=kept, num_sink=4, num_recent=min(32, kept // 4))
+        out = model.generate(prompt, past_key_values=cache, max_new_tokens=SHOWN, do_sample=False, pad_token_id=0)
+        new = out[0, prompt.shape[1]:]
+        same = int((new == expected).long().cumprod(0).sum())
+        print("%s: the passage goes on for %d bytes\n    %r" % (name, same, tokenizer.decode(new[:72])))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", nargs="?", help="a folder for traces and maps; default: one that is gone afterwards")
+    parser.add_argument("--window", type=int, default=4096, help="bytes of text that are attended to (4096)")
+    parser.add_argument("--budget", type=int, default=256, help="selected keys (256)")
+    parser.add_argument("--steps", type=int, default=100, help="of training (100)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        run(args.out or temporary, args.window, args.budget, args.steps)
+
+
+def run(out, window, budget, steps):
+    import hattn.evaluate
+    import hattn.maps.__main__ as maps
+    os.makedirs(out, exist_ok=True)
+    path = {name: os.path.join(out, name) for name in ("learn.txt", "held.txt", "learn", "held", "maps")}
+    for name, held_out in (("learn.txt", False), ("held.txt", True)):
+        with open(path[name], "w", encoding="utf-8") as file:
+            file.write(make.topics(held_out))
+    step("What attention sees, on text to learn from and on other text", maps, "capture", MODEL, "--text",
+         path["learn.txt"], "--window", window, "--windows", 5, "--queries", 512, "--out", path["learn"])
+    step("The same of other text", maps, "capture", MODEL, "--text", path["held.txt"], "--window", window, "--windows",
+         2, "--queries", 128, "--out", path["held"])
+    step("Hash maps for each layer", maps, "train", path["learn"], "--kind", "weighted", "--bits", 128, "--steps",
+         steps, "--budget", budget, "--out", path["maps"])
+    step("What a selection of %d keys keeps of softmax, on the other text" % budget, maps, "check", path["maps"],
+         path["held"], "--budget", budget)
+    step("What the model's predictions lose", hattn.evaluate, MODEL, "--maps", path["maps"], "--text", path["held.txt"],
+         "--window", window, "--tokens", min(128, window // 4), "--budgets", "%d,%d" % (budget // 2, budget))
+    continue_passage(path["maps"], window, budget)
+
+
+if __name__ == "__main__":
+    main()
