@@ -5,6 +5,7 @@
  * Environment: HATTN_AMDGPU_ARCHITECTURE (gfx942, gfx1100), _PYTHON and _BUILDER (build.py), _CACHE, _SEED, _LOG (a line for each
  * launch).
  */
+#define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Loading of code objects, with build.py's help: the environment says where it is.
  */
+#define _POSIX_C_SOURCE 200809L
 #include "tests/amdgpu/module.h"
 
 #include <dlfcn.h>
