@@ -5,6 +5,22 @@
 #ifndef HATTN_TESTS_AMDGPU_UNIT_OPS_H
 #define HATTN_TESTS_AMDGPU_UNIT_OPS_H
 
+/* gcc, which compiles the host's side, has no such functions. */
+#ifdef __clang__
+#define UNIT_ROTATED(x, n) __builtin_rotateleft32(x, n)
+#define UNIT_REVERSED(x) __builtin_bitreverse32(x)
+#else
+#define UNIT_ROTATED(x, n) ((x) << ((n)&31) | (x) >> (-(n)&31))
+inline uint32_t unit_reversed(uint32_t x)
+{
+    uint32_t y = 0;
+    for (int i = 0; i < 32; i++)
+        y |= (x >> i & 1) << (31 - i);
+    return y;
+}
+#define UNIT_REVERSED(x) unit_reversed(x)
+#endif
+
 #define UNIT_F(x) __builtin_bit_cast(float, x)
 #define UNIT_U(x) __builtin_bit_cast(unsigned, static_cast<float>(x))
 #define UNIT_H(x) static_cast<float>(__builtin_bit_cast(_Float16, static_cast<unsigned short>(x)))
@@ -31,16 +47,16 @@
     UNIT(shift_signed, unsigned(int(x) >> (y & 31)))                                                                  \
     UNIT(shift64, ((uint64_t(x) << 32) | y) >> (z & 63))                                                              \
     UNIT(shift64_signed, uint64_t(int64_t((uint64_t(x) << 32) | y) >> (z & 63)))                                      \
-    UNIT(rotate, __builtin_rotateleft32(x, y))                                                                        \
-    UNIT(logic, (uint64_t(x & y | z) << 32) | ((x ^ y) + z))                                                          \
+    UNIT(rotate, UNIT_ROTATED(x, y))                                                                                  \
+    UNIT(logic, (uint64_t((x & y) | z) << 32) | ((x ^ y) + z))                                                        \
     UNIT(three, (uint64_t(x + y + z) << 32) | (x | y | z))                                                            \
     UNIT(bits,                                                                                                        \
          uint64_t(__builtin_popcount(x)) << 32 | unsigned(__builtin_clz(y | 1) * 64 + __builtin_ctz(z | 1 << 31)))    \
-    UNIT(reversed, (uint64_t(__builtin_bitreverse32(x)) << 32) | __builtin_bswap32(y))                                \
+    UNIT(reversed, (uint64_t(UNIT_REVERSED(x)) << 32) | __builtin_bswap32(y))                                         \
     UNIT(field, (uint64_t(x >> 7 & 0x1ff) << 32) | unsigned(int(y << 5) >> 20))                                       \
     UNIT(small, (uint64_t((x & 0xffffff) * (y & 0xffffff)) << 32) | unsigned((int(x) >> 8) * (int(y) >> 8) + int(z))) \
     UNIT(smallest, (uint64_t(x < y ? x : y) << 32) | unsigned(int(x) > int(y) ? int(x) : int(y)))                     \
-    UNIT(shorts, (uint64_t((x & 0xffff) + (y & 0xffff) & 0xffff) << 32) | unsigned(short(x) * short(y)))              \
+    UNIT(shorts, (uint64_t(((x & 0xffff) + (y & 0xffff)) & 0xffff) << 32) | unsigned(short(x) * short(y)))            \
     UNIT(compared, unsigned(int(x) < int(y)) | unsigned(x < y) << 1 | unsigned(UNIT_F(x) < UNIT_F(y)) << 2 |          \
                        unsigned(UNIT_F(x) >= UNIT_F(y)) << 3 | unsigned(UNIT_F(x) != UNIT_F(x)) << 4)                 \
     UNIT(compared64, unsigned((uint64_t(x) << 32 | y) < (uint64_t(y) << 32 | z)))                                     \
