@@ -28,7 +28,7 @@ struct Runtime {
     hattn_cuda_properties properties = {"made up", "sm_90", 1, 132, 232448, 233472, 1024, INT32_MAX, 0};
     uint64_t zeroed = 0;
     bool computes = false; /* kernels do, as the reference does */
-    int streams = 0, allocations = 0;
+    int streams = 0, allocations = 0, allocate_code = 0;
     const char *wrong = ""; /* the operation whose kernel gives one wrong value */
 };
 Runtime runtime;
@@ -75,11 +75,13 @@ void decode(const hattn_problem &p, const hattn_decode_args &a)
 const hattn_cuda_scratch scratch = {
     [](void **stream) {
         *stream = &runtime;
-        runtime.streams++;
+        runtime.streams += !runtime.launch_code;
         return runtime.launch_code;
     },
     [](void *) { runtime.streams--; },
     [](uint64_t size, void *, void **address) {
+        if (runtime.allocate_code)
+            return runtime.allocate_code;
         *address = std::aligned_alloc(256, (size + 255) / 256 * 256);
         runtime.allocations++;
         return 0;
@@ -503,6 +505,13 @@ TEST_F(CudaPlan, OpensWithAKnownAnswer)
     EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR);
     EXPECT_NE(std::strstr(error.text, "out of luck"), nullptr) << error.text;
     runtime.launch_code = 0;
+    runtime.allocate_code = 7;
+    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR);
+    runtime.allocate_code = 801; /* no pools: nothing is asked, not even what is wrong */
+    ASSERT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_OK) << error.text;
+    hattn_cuda_backend.close(device);
+    runtime.allocate_code = 0;
+    EXPECT_EQ(runtime.streams, 0);
     EXPECT_EQ(runtime.allocations, 0);
     EXPECT_EQ(runtime.current, 0);
     setenv("HATTN_SELFTEST", "0", 1);

@@ -83,17 +83,27 @@ static hattn_status read_buffer(hattn_device *device, void *to, hattn_buffer fro
     ON_SCRATCH(copy(to, hattn_address(from), size, stream));
 }
 
-/* For the known answer. */
+/* For the known answer. Devices without memory pools (shared ones, under some virtual machines) are not asked. */
 static hattn_status ask(cuda_device *cuda, hattn_error *error)
 {
+    enum { NOT_SUPPORTED = 801 };
+    const hattn_cuda_scratch *scratch = cuda->kernels->scratch;
     hattn_cuda_caller caller;
-    int code = cuda->kernels->enter(cuda->index, &caller);
+    int code = cuda->kernels->enter(cuda->index, &caller), tried = 0;
     if (!code) {
-        code = cuda->kernels->scratch->open(&cuda->scratch_stream);
+        code = scratch->open(&cuda->scratch_stream);
+        if (!code) {
+            void *address;
+            tried = scratch->allocate(256, cuda->scratch_stream, &address);
+            if (tried)
+                scratch->close(cuda->scratch_stream);
+            else
+                scratch->release(address, cuda->scratch_stream);
+        }
         cuda->kernels->leave(&caller);
     }
-    if (code)
-        return from_code(&cuda->base, code, error);
+    if (code || tried)
+        return tried == NOT_SUPPORTED ? HATTN_OK : from_code(&cuda->base, code ? code : tried, error);
     const hattn_known_memory memory = {.allocate = allocate,
                                        .release = release,
                                        .write = write_buffer,
@@ -101,7 +111,7 @@ static hattn_status ask(cuda_device *cuda, hattn_error *error)
                                        .stream = cuda->scratch_stream};
     const hattn_status status = hattn_known_answer(&cuda->base, &memory, error);
     if (!cuda->kernels->enter(cuda->index, &caller)) {
-        cuda->kernels->scratch->close(cuda->scratch_stream);
+        scratch->close(cuda->scratch_stream);
         cuda->kernels->leave(&caller);
     }
     cuda->scratch_stream = NULL;
