@@ -19,7 +19,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "small_model"))
 import make  # noqa: E402
 
-MODEL = os.path.join(HERE, "small_model")
 PASSAGE, SHOWN = 64, 160  # bytes of what is to be found again: given, and to be continued
 
 
@@ -35,14 +34,14 @@ def step(what, module, *arguments):
         sys.exit(status)
 
 
-def continue_passage(maps, window, budget):
+def continue_passage(model_path, maps, window, budget):
     """Gives the model a long text and the beginning of a passage that stands far back in it, which it must look up."""
     import hattn.transformers
-    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
     text = tokenizer(make.topics(held_out=True), return_tensors="pt")["input_ids"][0, :window - PASSAGE - SHOWN]
     at = len(text) // 8
     prompt, expected = torch.cat([text, text[at:at + PASSAGE]])[None], text[at + PASSAGE:at + PASSAGE + SHOWN]
-    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, attn_implementation=hattn.transformers.NAME,
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_path, attn_implementation=hattn.transformers.NAME,
                                                               dtype=torch.float32)
     print("\n== generate(): %d bytes of text, then the first %d of a passage that stands %d bytes back in it" %
           (len(text), PASSAGE, len(text) - at))
@@ -57,15 +56,16 @@ def continue_passage(maps, window, budget):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", nargs="?", help="a folder for traces and maps; default: one that is gone afterwards")
+    parser.add_argument("--model", default=os.path.join(HERE, "small_model"), help="a folder that make.py wrote")
     parser.add_argument("--window", type=int, default=4096, help="bytes of text that are attended to (4096)")
     parser.add_argument("--budget", type=int, default=256, help="selected keys (256)")
     parser.add_argument("--steps", type=int, default=100, help="of training (100)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        run(args.out or temporary, args.window, args.budget, args.steps)
+        run(args.model, args.out or temporary, args.window, args.budget, args.steps)
 
 
-def run(out, window, budget, steps):
+def run(model, out, window, budget, steps):
     import hattn.evaluate
     import hattn.maps.__main__ as maps
     os.makedirs(out, exist_ok=True)
@@ -73,17 +73,17 @@ def run(out, window, budget, steps):
     for name, held_out in (("learn.txt", False), ("held.txt", True)):
         with open(path[name], "w", encoding="utf-8") as file:
             file.write(make.topics(held_out))
-    step("What attention sees, on text to learn from and on other text", maps, "capture", MODEL, "--text",
+    step("What attention sees, on text to learn from and on other text", maps, "capture", model, "--text",
          path["learn.txt"], "--window", window, "--windows", 5, "--queries", 512, "--out", path["learn"])
-    step("The same of other text", maps, "capture", MODEL, "--text", path["held.txt"], "--window", window, "--windows",
+    step("The same of other text", maps, "capture", model, "--text", path["held.txt"], "--window", window, "--windows",
          2, "--queries", 128, "--out", path["held"])
     step("Hash maps for each layer", maps, "train", path["learn"], "--kind", "weighted", "--bits", 128, "--steps",
          steps, "--budget", budget, "--out", path["maps"])
     step("What a selection of %d keys keeps of softmax, on the other text" % budget, maps, "check", path["maps"],
          path["held"], "--budget", budget)
-    step("What the model's predictions lose", hattn.evaluate, MODEL, "--maps", path["maps"], "--text", path["held.txt"],
+    step("What the model's predictions lose", hattn.evaluate, model, "--maps", path["maps"], "--text", path["held.txt"],
          "--window", window, "--tokens", min(128, window // 4), "--budgets", "%d,%d" % (budget // 2, budget))
-    continue_passage(path["maps"], window, budget)
+    continue_passage(model, path["maps"], window, budget)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ CONFIG = dict(vocab_size=256, hidden_size=128, intermediate_size=384, num_hidden
               initializer_range=0.06, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)
 # Of sequences of 64 random bytes that repeat, models learn to look back within 600 steps; of text, not within 1000.
 REPEATS, RATE = 700, 2e-3
-STAGES = [(256, 8, 200), (1024, 2, 100), (4096, 1, 40)]  # then text: bytes of a sequence, sequences of a step, steps
+STAGES = [(256, 8, 400), (1024, 4, 300), (4096, 1, 300)]  # then text: bytes of a sequence, sequences of a step, steps
 
 
 def tokenizer():
