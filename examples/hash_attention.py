@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to a decode with its own hash maps, in five minutes of a CPU: python3 examples/hash_attention.py [OUT]
+"""From a model to a decode with its own hash maps: python3 examples/hash_attention.py [OUT]
 
-The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
+The model is small_model, beside this file, where its make.py has made one; the text is what Python carries for its help(). Each step is a command that
 you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
 and transformers.
 """
@@ -61,6 +61,9 @@ def main():
     parser.add_argument("--budget", type=int, default=256, help="selected keys (256)")
     parser.add_argument("--steps", type=int, default=100, help="of training (100)")
     args = parser.parse_args()
+    if not os.path.exists(os.path.join(args.model, "model.safetensors")):
+        sys.exit("%s has no model: python3 %s %s makes one, in some quarter of an hour" % (
+            args.model, os.path.relpath(make.__file__), os.path.relpath(args.model)))
     with tempfile.TemporaryDirectory() as temporary:
         run(args.model, args.out or temporary, args.window, args.budget, args.steps)
 
