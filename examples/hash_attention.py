@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a model to a decode with its own hash maps: python3 examples/hash_attention.py [OUT]
 
-The model is small_model, beside this file, where its make.py has made one; the text is what Python carries for its help(). Each step is a command that
-you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
-and transformers.
+The model is small_model, beside this file, where its make.py has made one; the text is what Python carries for its
+help(). Each step is a command that you can give for a model of your own: it is printed before it runs. Needs the
+package (docs/python.md says how), torch and transformers.
 """
 import argparse
 import os
