@@ -82,6 +82,24 @@ __global__ void message_kernel(uint32_t *out)
     }
 }
 
+/* A block's number, by what a function keeps whose arguments have the kernel in their names. */
+template <class F>
+void tell_all(uint32_t *out, F number)
+{
+    __shared__ uint32_t told;
+    if (!threadIdx.x)
+        told = number();
+    __syncthreads();
+    for (int i = 0; i < 20; i++)
+        atomic_add(out, 0u); /* other blocks may go on here */
+    out[blockIdx.x * kThreads + threadIdx.x] = told;
+}
+
+__global__ void told_kernel(uint32_t *out)
+{
+    tell_all(out, [] { return blockIdx.x; });
+}
+
 int launched(void (*kernel)(uint32_t *), uint32_t *out)
 {
     return launch({kBlocks}, kThreads, kThreads * sizeof(float), nullptr, false, kernel, out);
@@ -149,6 +167,17 @@ TEST_P(Engine, CopiesLandLate)
     };
     EXPECT_EQ(right(copy_kernel<true>, 0, is_right), kSeeds);
     EXPECT_EQ(right(copy_kernel<false>, 0, is_right), 0);
+}
+
+TEST_P(Engine, BlocksHaveTheirOwnSharedMemory)
+{
+    const auto is_right = [](const std::vector<uint32_t> &out) {
+        for (uint32_t i = 0; i < out.size(); i++)
+            if (out[i] != i / kThreads)
+                return false;
+        return true;
+    };
+    EXPECT_EQ(right(told_kernel, 3, is_right), kSeeds);
 }
 
 TEST_P(Engine, AtomicsAreWhole)
