@@ -6,27 +6,33 @@
 
 namespace hattn::amd {
 
-/* Four 16-bit elements of the inner dimension. */
+/* Four 16-bit elements of the inner dimension, or any two words. */
 struct Quarter {
     uint32_t low, high;
 };
 
-template <int kControl, class T>
-__device__ inline T by_dpp(T x)
+template <int kControl>
+__device__ inline uint32_t by_dpp(uint32_t x)
 {
-    return __builtin_bit_cast(T, __builtin_amdgcn_mov_dpp(__builtin_bit_cast(int, x), kControl, 0xf, 0xf, true));
+    return static_cast<uint32_t>(__builtin_amdgcn_mov_dpp(static_cast<int>(x), kControl, 0xf, 0xf, true));
+}
+
+template <int kControl>
+__device__ inline Quarter by_dpp(Quarter x)
+{
+    return {by_dpp<kControl>(x.low), by_dpp<kControl>(x.high)};
 }
 
 /* x of lane k0, k1, k2 or k3 of the four that this one is among. */
-template <int k0, int k1, int k2, int k3, class T>
-__device__ inline T from_quad(T x)
+template <int k0, int k1, int k2, int k3>
+__device__ inline Quarter from_quad(Quarter x)
 {
     return by_dpp<k0 | k1 << 2 | k2 << 4 | k3 << 6>(x);
 }
 
 /* x of the lane whose number differs in kMask, 1 or (from gfx10 on) 4. */
-template <int kMask, class T>
-__device__ inline T from_near(T x)
+template <int kMask>
+__device__ inline Quarter from_near(Quarter x)
 {
     if constexpr (kMask == 1)
         return from_quad<1, 0, 3, 2>(x);

@@ -23,7 +23,7 @@
 #define __grid_constant__
 /* The blocks of a multiprocessor, where they are named, are CUDA's business. */
 #if defined(__gfx942__)
-/* Twice as many: with 256 registers at most, results of products are not put among others. On gfx90a kernels would spill. */
+/* Twice as many: with 256 registers at most, results of products are not put among others. gfx90a would spill. */
 #define __launch_bounds__(threads, ...) \
     __attribute__((amdgpu_flat_work_group_size(threads, threads), amdgpu_num_vgpr(128)))
 #else

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Products of matrices by AMD's published layouts: MFMA of waves of 64 (AMD Matrix Instruction Calculator, CDNA 3; of broadcasts the
- * CDNA 3 ISA, 7.1), WMMA of waves of 32 (RDNA 3 ISA, 7.9). Sums are fp32, in the order of the inner dimension.
+ * Products of matrices by AMD's published layouts: MFMA of waves of 64 (AMD Matrix Instruction Calculator, CDNA 3;
+ * of broadcasts the CDNA 3 ISA, 7.1), WMMA of waves of 32 (RDNA 3 ISA, 7.9). Sums are fp32, in the order of the
+ * inner dimension.
  */
 #include "tests/amdgpu/machine.h"
 #include "tests/amdgpu/own.h"
@@ -72,8 +73,8 @@ void own_mfma_f32_32x32x8_bf16(Wave *w, const Inst *in) { mfma(w, in, 32, 8, BF1
 void own_mfma_f32_16x16x4_f32(Wave *w, const Inst *in) { mfma(w, in, 16, 4, F32); }
 void own_mfma_f32_32x32x2_f32(Wave *w, const Inst *in) { mfma(w, in, 32, 2, F32); }
 
-/* Sixteen blocks of 4 x 4 x inner. Lane l has row l % 4 of A and column l % 4 of B and of D of block l / 4; register r of D is row r. Of
- * 2^cbsz neighbours all take the A of one, abid. Lanes that are off take part. */
+/* Sixteen blocks of 4 x 4 x inner. Lane l has row l % 4 of A and column l % 4 of B and of D of block l / 4; register r
+ * of D is row r. Of 2^cbsz neighbours all take the A of one, abid. Lanes that are off take part. */
 static void mfma_of_blocks(Wave *w, const Inst *in, int inner, int type)
 {
     static float d[4][LANES];

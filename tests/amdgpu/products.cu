@@ -15,8 +15,8 @@ __device__ inline T small(uint32_t x)
         return to_bfloat16(value);
 }
 
-/* Four warps, those of `warps`: 1 + a b, of a (16 x 16) and b (16 x 8) of their own in `in`. Fragments come from shared memory, a's as its rows or
- * its columns lie there. */
+/* Four warps, those of `warps`: 1 + a b, of a (16 x 16) and b (16 x 8) of their own in `in`. Fragments come from shared
+ * memory, a's as its rows or its columns lie there. */
 template <class T, bool kColumns>
 __device__ inline void multiply(const uint32_t *in, uint64_t *out, unsigned warps)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Products of matrices of kernels_hip, as they are compiled: whole waves, and of waves of 64 halves that are on their own.
+ * Products of matrices of kernels_hip, as they are compiled: whole waves, and of waves of 64 halves that are on
+ * their own.
  */
 #include "tests/amdgpu/unit.h"
 #include "tests/amdgpu/unit_ops.h"

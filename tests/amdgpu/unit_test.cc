@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The emulator against results that are known: unit.cu, whose code object is the first argument; the second is that of products.cu.
+ * The emulator against results that are known: unit.cu, whose code object is the first argument; the second is that
+ * of products.cu.
  */
 #include <cmath>
 #include <functional>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The instructions that kernels_hip/matrix.cuh is written over, beside kernels_hip/instructions.cuh: moves as the ISA documents have
- * them, products by the layouts that AMD publishes (the AMD Matrix Instruction Calculator, and the ISA documents of "Instinct MI300", 7.1.4, "RDNA3", 7.9,
- * and "RDNA4", 7.12). Sums are fp32, in the order of the inner dimension.
+ * The instructions that kernels_hip/matrix.cuh is written over, beside kernels_hip/instructions.cuh: moves as the
+ * ISA documents have them, products by the layouts that AMD publishes (the AMD Matrix Instruction Calculator, and
+ * the ISA documents of "Instinct MI300", 7.1.4, "RDNA3", 7.9, and "RDNA4", 7.12). Sums are fp32, in the order of the
+ * inner dimension.
  */
 #ifndef HATTN_TESTS_SIMT_AMD_CUH
 #define HATTN_TESTS_SIMT_AMD_CUH
@@ -17,8 +18,8 @@ struct Quarter {
 template <int kCount>
 using Sums = std::array<float, kCount>;
 
-template <int k0, int k1, int k2, int k3, class T>
-inline T from_quad(T x, simt::Place place = SIMT_HERE)
+template <int k0, int k1, int k2, int k3>
+inline Quarter from_quad(Quarter x, simt::Place place = SIMT_HERE)
 {
     return vendor::together("from_quad", x, place, [](auto of, unsigned lane) {
         constexpr unsigned from[4] = {k0, k1, k2, k3};
@@ -26,8 +27,8 @@ inline T from_quad(T x, simt::Place place = SIMT_HERE)
     });
 }
 
-template <int kMask, class T>
-inline T from_near(T x, simt::Place place = SIMT_HERE)
+template <int kMask>
+inline Quarter from_near(Quarter x, simt::Place place = SIMT_HERE)
 {
     return vendor::from_partner(x, kMask, place);
 }
@@ -38,9 +39,9 @@ inline float element(Quarter x, unsigned k)
     return plain::half_of<T>(k < 2 ? x.low : x.high, static_cast<int>(k % 2));
 }
 
-/* Lane l has of block l / 4: row l % 4 of a, column l % 4 of b, four places of the inner dimension each; of the sums column l % 4,
- * register r is row r. cbsz 2: four blocks, from a multiple of four on, take the a of one of them, abid. The wave's other warp may be doing anything: what its
- * lanes have is no number. */
+/* Lane l has of block l / 4: row l % 4 of a, column l % 4 of b, four places of the inner dimension each; of the sums
+ * column l % 4, register r is row r. cbsz 2: four blocks, from a multiple of four on, take the a of one of them, abid.
+ * The wave's other warp may be doing anything: what its lanes have is no number. */
 template <class T, int kBlock>
 inline void mfma_4x4x4(Sums<4> &sums, Quarter a, Quarter b, simt::Place place = SIMT_HERE)
 {
@@ -62,9 +63,9 @@ inline void mfma_4x4x4(Sums<4> &sums, Quarter a, Quarter b, simt::Place place = 
     });
 }
 
-/* gfx11 (four quarters): lane l has row l % 16 of a and column l % 16 of b, and the lane 16 further the same; of the sums column l % 16, register r
- * is row 2r + l / 16. gfx12 (two): lanes below 16 have the first half of the inner dimension, the others the second; register r is row
- * r + l / 16 * 8. */
+/* gfx11 (four quarters): lane l has row l % 16 of a and column l % 16 of b, and the lane 16 further the same; of the
+ * sums column l % 16, register r is row 2r + l / 16. gfx12 (two): lanes below 16 have the first half of the inner
+ * dimension, the others the second; register r is row r + l / 16 * 8. */
 template <class T, int kQuarters>
 inline Sums<8> wmma(const Quarter (&a)[kQuarters], const Quarter (&b)[kQuarters], simt::Place place = SIMT_HERE)
 {

@@ -22,7 +22,8 @@ SAME("_ZN5hattn6sharedE");
 SAME("_ZN5hattn12_GLOBAL__N_16sharedE");
 SAME("_ZN5hattn12_GLOBAL__N_15partsE");
 SAME("_ZN5hattn14dynamic_memoryE");
-/* What initialises them, gcc thinks: those of unnamed namespaces, which it takes for a file's own, and each other. There is nothing to do. */
+/* What initialises them, gcc thinks: those of unnamed namespaces, which it takes for a file's own, and each other.
+ * There is nothing to do. */
 extern "C" {
 void nothing_to_do();
 void nothing_to_do() {}
@@ -117,8 +118,8 @@ std::string function_of(const std::string &variable)
     return name;
 }
 
-/* Whether a variable inside of a function of namespace hattn is of this kernel or of what kernels call: of no other kernel, whose
- * names end in _kernel. What is called may have kernels among its template arguments. */
+/* Whether a variable inside of a function of namespace hattn is of this kernel or of what kernels call: of no other
+ * kernel, whose names end in _kernel. What is called may have kernels among its template arguments. */
 bool is_used(const std::string &variable, const std::string &kernel)
 {
     if (variable.compare(0, 4, "_ZZN") || variable.find("5hattn") == std::string::npos)
