@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products of matrices by AMD's published layouts: MFMA of waves of 64 (AMD Matrix Instruction Calculator, CDNA 3;
- * of broadcasts the CDNA 3 ISA, 7.1), WMMA of waves of 32 (RDNA 3 ISA, 7.9). Sums are fp32, in the order of the
+ * of broadcasts the CDNA 3 ISA), WMMA of waves of 32 (RDNA 3 ISA, 7.9). Sums are fp32, in the order of the
  * inner dimension.
  */
 #include "tests/amdgpu/machine.h"

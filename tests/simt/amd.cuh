@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The instructions that kernels_hip/matrix.cuh is written over, beside kernels_hip/instructions.cuh: moves as the
- * ISA documents have them, products by the layouts that AMD publishes (the AMD Matrix Instruction Calculator, and
- * the ISA documents of "Instinct MI300", 7.1.4, "RDNA3", 7.9, and "RDNA4", 7.12). Sums are fp32, in the order of the
- * inner dimension.
+ * ISA documents have them, products by the layouts that AMD publishes (the AMD Matrix Instruction Calculator; the ISA
+ * documents of CDNA 3 and RDNA 3; GPUOpen, "Using the Matrix Cores of AMD RDNA 4 architecture GPUs"). Sums are fp32,
+ * in the order of the inner dimension.
  */
 #ifndef HATTN_TESTS_SIMT_AMD_CUH
 #define HATTN_TESTS_SIMT_AMD_CUH

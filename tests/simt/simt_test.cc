@@ -23,7 +23,7 @@
 namespace conformance {
 namespace {
 
-/* What main was asked for. By default two minutes of one core. */
+/* What main was asked for. By default four minutes of one core. */
 #ifdef __SANITIZE_ADDRESS__
 uint64_t first_seed = 1, num_seeds = 1;
 #else
