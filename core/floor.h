@@ -11,8 +11,7 @@
 
 enum {
     HATTN_FLOOR_FACTORS = 64,
-    HATTN_FLOOR_STRIDE =
-        61, /* of the positions that are summed below the budget's last score: a prime, of no text's period */
+    HATTN_FLOOR_STRIDE = 61, /* of the positions that stand for all of low score: a prime, and no text's period */
     HATTN_FLOOR_MAX_STEP = 32768
 };
 
