@@ -103,7 +103,7 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         encode.slopes = args->slopes;
         encode.steps = args->steps;
         hattn_cuda_params own = *params;
-        if (params->floor_tau && !args->steps.data) {
+        if (params->problem.min_probability > 0 && !args->steps.data) {
             encode.steps = {workspace.data, workspace.byte_offset + params->steps};
             own.problem.steps.stride[0] = params->problem.num_selection_heads;
             own.problem.steps.stride[1] = 1;

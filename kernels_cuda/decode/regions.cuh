@@ -69,7 +69,7 @@ struct RegionRun {
     uint16_t *rows;       /* [region, row_size]: entry b - 1 is the count of scores >= b */
     uint32_t *histograms; /* [task, row_size + HATTN_CUDA_FLAGS]: entry b - 1 is the count of scores == b */
     uint64_t *rescored;   /* counts tasks */
-    /* Of a floor of probability, all 0 without one. */
+    /* Of a floor of probability; without one, steps is NULL. */
     uint64_t floor_tau;
     const int32_t *slopes; /* by head, the bits of floats */
     int32_t *steps;        /* by row and head: made by score blocks, or given */

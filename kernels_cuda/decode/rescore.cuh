@@ -84,7 +84,7 @@ public:
                 arrive(done_);
         }
         wait_for(total);
-        while (run_.floor_tau && num_known_ < digits) /* it had no chunk to find it for */
+        while (run_.steps && num_known_ < digits) /* it had no chunk to find it for */
             find_digit();
         return kept_;
     }
@@ -201,7 +201,7 @@ private:
             select.histogram[i] = load_l2(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i);
         __syncthreads();
         find_bin(select, HATTN_CUDA_BINS, wanted_);
-        if (run_.floor_tau) { /* the only digit: keys are scores */
+        if (run_.steps) { /* the only digit: keys are scores */
             FloorTask floor = task_.floor;
             floor.bound = select.bin;
             floor.counts = histograms_ + 1;

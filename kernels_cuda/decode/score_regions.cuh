@@ -240,8 +240,8 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
         }
     };
     make_planes<kWords, kBlocks>(
-        run, product, placed.row, placed.head, kSampled && placed.piece == 0, regions.floor_tau && placed.piece == 0,
-        space, planes,
+        run, product, placed.row, placed.head, kSampled && placed.piece == 0, regions.steps && placed.piece == 0, space,
+        planes,
         [&] {
             task = region_task(regions, placed.place, placed.seq_len, budget);
             cut = cut_task(regions, by, placed);
@@ -327,7 +327,7 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
         total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
 
-    if (kSampled && regions.floor_tau)
+    if (kSampled && regions.steps)
         score_for_floor(regions, placed.index, begin, end, reader, counter);
     __syncthreads();
 #pragma unroll 1

@@ -57,7 +57,7 @@ public:
         if (!is_all_equal_)
             find_threshold();
         const bool is_known = is_all_equal_ || !(run_.is_sampled && (threshold_.key == 0 || has_overflown));
-        if (!is_known || run_.floor_tau) {
+        if (!is_known || run_.steps) {
             __syncthreads(); /* space is used for something else */
             if constexpr (kKeyed)
                 return false;

@@ -278,7 +278,7 @@ DeviceError launch_topk(const hattn_cuda_params &params, const hattn_topk_args &
 
 DeviceError load_topk(const hattn_cuda_params &params)
 {
-    const DeviceError error = params.floor_tau ? prepare(topk_floor_kernel, 0) : kSuccess;
+    const DeviceError error = params.problem.min_probability > 0 ? prepare(topk_floor_kernel, 0) : kSuccess;
     return error ? error : params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
 }
 
@@ -294,6 +294,7 @@ int hattn::run_topk(const hattn_cuda_params *params, const hattn_topk_args *args
         error = params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
                                           : launch_topk<uint16_t>(*params, *args, workspace, stream);
     const dim3 tasks(static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads));
-    return error || !params->floor_tau ? error
-                                       : launch_dependent(*params, topk_floor_kernel, tasks, 0, stream, *params, *args);
+    return error || params->problem.min_probability == 0
+               ? error
+               : launch_dependent(*params, topk_floor_kernel, tasks, 0, stream, *params, *args);
 }
