@@ -6,6 +6,7 @@ A step = fixed + score + attend, in us.
     fixed: what H200's S1 takes beside its bytes, kFixed, by the ratio of clocks; kLaunch more, since no kernel starts while the one before ends.
 Cycles are those of a SIMD that always has another wave to issue from (llvm-mca's block throughput); loops inside are the plain products' four turns."""
 import collections
+import math
 import re
 
 import hip_objects
@@ -51,12 +52,22 @@ def us(size, gbs):
 FIXED = H200["S1"] - us(sum(bytes_of(SHAPES[0])), H200_GBS)
 
 
-def cycles(target, code):
-    """(a SIMD that always has another wave, a wave alone) of straight code."""
-    text = "\n".join(instruction.text for instruction in code if not re.match(JUMP, instruction.text))
+def modelled(target, code):
+    """llvm-mca's cycles of straight code: (of a SIMD that always has another wave, of a wave alone)."""
     said = hip_objects.run(hip_objects.TOOLS + "llvm-mca", "-mtriple=amdgcn", "-mcpu=" + target, "-iterations=10", "-instruction-info=0",
-                           "-resource-pressure=0", text=text + "\n")
-    return (float(re.search(r"Block RThroughput: +([0-9.]+)", said)[1]), int(re.search(r"Total Cycles: +(\d+)", said)[1]) / 10)
+                           "-resource-pressure=0", text="".join(instruction.text + "\n" for instruction in code))
+    return float(re.search(r"Block RThroughput: +([0-9.]+)", said)[1]), int(re.search(r"Total Cycles: +(\d+)", said)[1]) / 10
+
+
+def cycles(target, code):
+    """The same. Behind what they wait for, llvm-mca 19 never issues an MFMA: apart from the rest, each is a slot of issue, or all what their unit
+    takes, and what a wave alone takes is not known."""
+    code = [instruction for instruction in code if not re.match(JUMP, instruction.text)]
+    products = [instruction for instruction in code if re.match(PRODUCT, instruction.text)]
+    if target not in CLOCKS or not products:
+        return modelled(target, code)
+    rest, _ = modelled(target, [instruction for instruction in code if instruction not in products])
+    return max(rest + len(products), modelled(target, products)[0]), math.nan
 
 
 def loop_cycles(target, loop):
