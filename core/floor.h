@@ -35,7 +35,7 @@ HATTN_HOST_DEVICE static inline int32_t hattn_floor_step(float slope, float unit
     if (!(step > 0.0f))
         return 0;
     const float most = step < (float)HATTN_FLOOR_MAX_STEP ? step : (float)HATTN_FLOOR_MAX_STEP;
-    return (int32_t)__builtin_rintf(most);
+    return (int32_t)(most + 12582912.0f - 12582912.0f); /* to nearest even: below 2^22 */
 }
 
 /* The probability of a score so far below the largest one, in 2^-30 of that one's. distance below 2^16. */

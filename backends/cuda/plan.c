@@ -5,6 +5,7 @@
 
 #include "backends/cuda/cuda.h"
 #include "core/dtype.h"
+#include "core/floor.h"
 #include "core/status.h"
 #include "core/workspace.h"
 #include "kernels_cuda/decode/cut.h"
@@ -296,6 +297,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
+    params->floor_tau = hattn_floor_tau(p->min_probability);
     params->page_size = hattn_cuda_make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->heads_per_code = hattn_cuda_make_divisor((uint32_t)(p->num_selection_heads / p->num_code_heads));
     params->v_dim = hattn_cuda_make_divisor((uint32_t)p->head_dim_v);
@@ -331,11 +333,17 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->wave_heads = (int32_t)smaller(p->num_selection_heads, most);
         params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
         wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
-        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX; /* places have 32 bits */
+        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX && /* places have 32 bits */
+                             !(params->is_keyed && p->min_probability > 0);              /* floors are of scores */
     }
     if (params->by_regions) {
         params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         cut_decode(wave_tasks, params, &used);
+        if (p->min_probability > 0) {
+            params->steps = hattn_carve(&used, (uint64_t)tasks * sizeof(int32_t));
+            params->floor_scores =
+                hattn_carve(&used, (uint64_t)(wave_tasks * hattn_cuda_floor_scores(p)) * sizeof(uint16_t));
+        }
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
         const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;

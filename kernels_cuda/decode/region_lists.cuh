@@ -6,6 +6,7 @@
 #define HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
 
 #include "kernels_cuda/decode/regions.cuh"
+#include "kernels_cuda/select/floor_sums.cuh"
 #include "kernels_cuda/select/select.cuh"
 
 namespace hattn {
@@ -18,7 +19,10 @@ constexpr int kFine =
 constexpr int kGroups = kThreads, kGroupRow = kWarps + 2;
 
 struct alignas(16) RegionSpace {
-    uint2 counts[32 * kGroupRow]; /* above the threshold, equal to it */
+    union {
+        uint2 counts[32 * kGroupRow]; /* above the threshold, equal to it */
+        FloorSpace floor;             /* before there are counts */
+    };
     uint32_t num_fine_regions, num_fine;
     uint64_t fine_threshold;
     union {
