@@ -100,14 +100,7 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         encode.q = args->q;
         encode.query_map = args->query_map;
         encode.weights = args->weights;
-        encode.slopes = args->slopes;
-        encode.steps = args->steps;
         hattn_cuda_params own = *params;
-        if (params->problem.min_probability > 0 && !args->steps.data) {
-            encode.steps = {workspace.data, workspace.byte_offset + params->steps};
-            own.problem.steps.stride[0] = params->problem.num_selection_heads;
-            own.problem.steps.stride[1] = 1;
-        }
         if (!args->weights.data) {
             /* Into the workspace, compact. */
             encode.weights = {workspace.data, workspace.byte_offset + params->weights};

@@ -136,7 +136,7 @@ __device__ inline uint32_t load_shared(uint32_t address)
 
 __device__ inline uint32_t shared_address(const void *p)
 {
-    return (uint32_t)(const __attribute__((address_space(3))) char *)p;
+    return (uint32_t)(uintptr_t)(const __attribute__((address_space(3))) char *)p;
 }
 
 template <int kCount>

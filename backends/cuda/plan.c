@@ -156,10 +156,11 @@ static int encodes_by_mma(const hattn_problem *p)
            is_in_chunks(p->q.stride[1]) && map->weight_stride[0][0] % 8 == 0 && is_in_chunks(map->weight_stride[0][1]);
 }
 
-/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
+/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there, and a
+ * selection's size is known before its scores are. */
 static int fits_regions(const hattn_problem *p)
 {
-    return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return p->min_probability == 0 && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -333,17 +334,11 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->wave_heads = (int32_t)smaller(p->num_selection_heads, most);
         params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
         wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
-        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX && /* places have 32 bits */
-                             !(params->is_keyed && p->min_probability > 0);              /* floors are of scores */
+        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX; /* places have 32 bits */
     }
     if (params->by_regions) {
         params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         cut_decode(wave_tasks, params, &used);
-        if (p->min_probability > 0) {
-            params->steps = hattn_carve(&used, (uint64_t)tasks * sizeof(int32_t));
-            params->floor_scores =
-                hattn_carve(&used, (uint64_t)(wave_tasks * hattn_cuda_floor_scores(p)) * sizeof(uint16_t));
-        }
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
         const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;

@@ -34,11 +34,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     const SlotFinder slots(params, args.batch, resolved.sequence);
     attend_share<Engine, ListEarly>(
-        params, inputs_of(args, workspace), share, total, space,
-        [&](auto begin) {
-            begin();
-            return total;
-        },
+        params, inputs_of(args, workspace), share, total, space, [](auto begin) { begin(); },
         [&](int first, int end, Slot *list) {
             for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
                 list[rank - first] = slots.find(indices ? indices[rank] : rank);
@@ -75,11 +71,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         share.longest = last.length;
         const SlotFinder slots(params, args.batch, first.sequence);
         attend_share<Engine, ListEarly>(
-            params, inputs_of(args, workspace), share, first.length, space,
-            [&](auto begin) {
-                begin();
-                return first.length;
-            },
+            params, inputs_of(args, workspace), share, first.length, space, [](auto begin) { begin(); },
             [&](int from, int to, Slot *list) {
                 for (int rank = from + static_cast<int>(threadIdx.x); rank < to; rank += kThreads)
                     list[rank - from] = slots.find(rank);

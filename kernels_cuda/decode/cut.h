@@ -5,7 +5,6 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_CUT_H
 #define HATTN_KERNELS_CUDA_DECODE_CUT_H
 
-#include "core/floor.h"
 #include "kernels_cuda/params.h"
 
 enum {
@@ -17,12 +16,6 @@ enum {
 };
 
 HATTN_HOST_DEVICE static inline int64_t hattn_cuda_divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-/* Scores of a task that a floor's estimate reads, where a kernel lists candidates only: of every HATTN_FLOOR_STRIDE'th position. */
-HATTN_HOST_DEVICE static inline int64_t hattn_cuda_floor_scores(const hattn_problem *p)
-{
-    return hattn_cuda_divide_up(p->max_length, HATTN_FLOOR_STRIDE);
-}
 
 /* Blocks of a score or attend kernel that are resident together: what a grid has at most. */
 HATTN_HOST_DEVICE static inline int32_t hattn_cuda_blocks(const hattn_cuda_params *params)

@@ -70,7 +70,7 @@ __device__ inline void attend_task(const AttendRun &run, const PlacedTask &place
     const hattn_cuda_params &params = run.params;
     const hattn_problem &p = params.problem;
     RegionSelection<kKeyed> selection(run.regions, placed.index, cut, task, space.early.select);
-    const int32_t sequence = placed.place.sequence, head = placed.head;
+    const int32_t kept = task.kept, sequence = placed.place.sequence, head = placed.head;
     const SlotFinder slots(params, run.args.batch, sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
@@ -85,36 +85,31 @@ __device__ inline void attend_task(const AttendRun &run, const PlacedTask &place
         begin();
         if (run.regions.overlaps)
             allow_dependents();
-        auto revise_task = [&](const RescoreTask &its, bool is_known) {
-            return revise<kKeyed>(params, run.args, run.regions, its, is_known, space.early.select);
-        };
-        is_found = selection.find(placed, revise_task);
-        if (kKeyed && !is_found)
-            revise_task(selection.rescore_task(placed), false);
-        return selection.kept();
+        is_found = selection.find();
+        if (!is_found)
+            rescore<kKeyed>(params, run.args, run.regions, selection.rescore_task(placed), space.early.select);
     };
-    bool last =
-        attend_share<Engine, SelectEarly>(params, inputs_of(run.args, run.workspace), share, task.kept, space, ready,
-                                          [&](int first, int end, Slot *list) {
-                                              selection.visit(first, end, is_found, [&](int rank, int position) {
-                                                  list[rank - first] = {sequence, position};
-                                                  if (indices)
-                                                      indices[rank] = position;
-                                              });
-                                              if (run.regions.is_paged) {
+    bool last = attend_share<Engine, SelectEarly>(
+        params, inputs_of(run.args, run.workspace), share, kept, space, ready, [&](int first, int end, Slot *list) {
+            selection.visit(first, end, is_found, [&](int rank, int position) {
+                list[rank - first] = {sequence, position};
+                if (indices)
+                    indices[rank] = position;
+            });
+            if (run.regions.is_paged) {
 #pragma unroll 1
-                                                  for (int i = threadIdx.x; i < end - first; i += kThreads)
-                                                      list[i] = slots.find(list[i].slot);
-                                                  __syncthreads();
-                                              }
-                                          });
+                for (int i = threadIdx.x; i < end - first; i += kThreads)
+                    list[i] = slots.find(list[i].slot);
+                __syncthreads();
+            }
+        });
     if (shows && share.split == 0) {
 #pragma unroll 1
-        for (int i = selection.kept() + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
+        for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
             indices[i] = -1;
         if (threadIdx.x == 0 && run.args.counts.data)
-            static_cast<int32_t *>(hattn_address(
-                run.args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = selection.kept();
+            static_cast<int32_t *>(
+                hattn_address(run.args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
     }
     /* Every block of the task has read the histogram once the last one is here. */
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads));

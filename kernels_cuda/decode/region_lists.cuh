@@ -6,7 +6,6 @@
 #define HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
 
 #include "kernels_cuda/decode/regions.cuh"
-#include "kernels_cuda/select/floor_sums.cuh"
 #include "kernels_cuda/select/select.cuh"
 
 namespace hattn {
@@ -19,10 +18,7 @@ constexpr int kFine =
 constexpr int kGroups = kThreads, kGroupRow = kWarps + 2;
 
 struct alignas(16) RegionSpace {
-    union {
-        uint2 counts[32 * kGroupRow]; /* above the threshold, equal to it */
-        FloorSpace floor;             /* before there are counts */
-    };
+    uint2 counts[32 * kGroupRow]; /* above the threshold, equal to it */
     uint32_t num_fine_regions, num_fine;
     uint64_t fine_threshold;
     union {

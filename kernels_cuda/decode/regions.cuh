@@ -55,7 +55,7 @@ struct RegionRun {
     uint32_t units, least_pieces;                    /* of the longest task */
     uint32_t list_entries;                           /* of all lists */
     int32_t range_shift, region_shift;               /* of the range unit; how many times a region may double it */
-    int32_t min_k;                                   /* of a floor: selections up to this are kept; INT32_MAX: none */
+    int32_t unscored_length;                         /* rows of so many keys keep all of them */
     int32_t num_levels, row_size;                    /* the largest score; entries of a row, a multiple of 8 */
     int32_t sample_size;
     int32_t is_sampled;
@@ -69,33 +69,7 @@ struct RegionRun {
     uint16_t *rows;       /* [region, row_size]: entry b - 1 is the count of scores >= b */
     uint32_t *histograms; /* [task, row_size + HATTN_CUDA_FLAGS]: entry b - 1 is the count of scores == b */
     uint64_t *rescored;   /* counts tasks */
-    /* Of a floor of probability; without one, steps is NULL. */
-    uint64_t floor_tau;
-    const int32_t *slopes; /* by head, the bits of floats */
-    int32_t *steps;        /* by row and head: made by score blocks, or given */
-    int64_t slope_head, steps_row, steps_head;
-    uint16_t *floor_scores; /* sampled: [task, floor_stride], of positions 0, HATTN_FLOOR_STRIDE, ... */
-    int64_t floor_stride;
 };
-
-inline void set_floor(const hattn_cuda_params &params, const hattn_decode_args &args, char *base, RegionRun *run)
-{
-    const hattn_problem &p = params.problem;
-    run->min_k = INT32_MAX;
-    if (p.min_probability == 0)
-        return;
-    run->min_k = p.min_k;
-    run->floor_tau = params.floor_tau;
-    run->slopes = static_cast<const int32_t *>(hattn_address(args.slopes));
-    run->slope_head = p.slopes.stride[0];
-    const bool shows = args.steps.data;
-    run->steps =
-        shows ? static_cast<int32_t *>(hattn_address(args.steps)) : reinterpret_cast<int32_t *>(base + params.steps);
-    run->steps_row = shows ? p.steps.stride[0] : p.num_selection_heads;
-    run->steps_head = shows ? p.steps.stride[1] : 1;
-    run->floor_scores = reinterpret_cast<uint16_t *>(base + params.floor_scores);
-    run->floor_stride = hattn_cuda_floor_scores(&p);
-}
 
 inline void cut_run(const hattn_cuda_params &params, RegionRun *run)
 {
@@ -144,7 +118,7 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     run.wave = wave;
     run.heads = hattn_cuda_make_divisor(static_cast<uint32_t>(wave.num_heads));
     cut_run(params, &run);
-    set_floor(params, args, base, &run);
+    run.unscored_length = run.budgets ? 0 : p.k;
     run.num_levels = params.num_levels;
     run.row_size = params.row_size;
     run.sample_size = params.sample_size;
@@ -214,7 +188,7 @@ __device__ inline RegionCut make_cut(const RegionRun &run, uint32_t units, uint3
 /* A row and selection head. */
 struct RegionTask {
     int32_t length, kept, first, end; /* the middle, which is ranked: positions first..end */
-    bool is_ranked;                   /* some of the middle are kept and some are not, or perhaps not */
+    bool is_ranked;                   /* some of the middle are kept and some are not */
 };
 
 /* budget: of the row's sequence and its head, if there are budgets. */
@@ -226,7 +200,7 @@ __device__ inline RegionTask region_task(const RegionRun &run, hattn_row_place p
     task.kept = hattn_kept_of(run.budgets ? budget : run.k, run.k, forced, task.length);
     task.first = run.num_sink;
     task.end = task.length - run.num_recent;
-    task.is_ranked = task.kept > forced && (task.kept < task.length || task.kept > run.min_k);
+    task.is_ranked = task.kept < task.length && task.kept > forced;
     return task;
 }
 

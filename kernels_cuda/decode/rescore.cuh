@@ -7,7 +7,6 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_RESCORE_CUH
 #define HATTN_KERNELS_CUDA_DECODE_RESCORE_CUH
 
-#include "kernels_cuda/decode/floor.cuh"
 #include "kernels_cuda/decode/region_lists.cuh"
 #include "kernels_cuda/device/exchange.cuh"
 
@@ -18,7 +17,6 @@ struct RescoreTask {
     uint32_t first_score; /* RegionCut */
     int32_t row, head, sequence, first, end;
     uint32_t index, wanted;
-    FloorTask floor; /* but for its bound and counts */
 };
 
 /* Of the row in the middle, in order; in the memory of its lists, behind histograms and counts. */
@@ -38,7 +36,7 @@ public:
           positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
           histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
           claimed_(histogram_of(run, task.index) + run.row_size + HATTN_CUDA_CLAIMED),
-          done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), kept_(task.wanted), wanted_(task.wanted)
+          done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted)
     {
         const int32_t middle = task.end - task.first;
         constexpr int kLeast = 4096;
@@ -51,8 +49,8 @@ public:
             static_cast<int64_t>(task.head) * params.problem.num_code_heads / params.problem.num_selection_heads;
     }
 
-    /* Ends with a barrier, when all positions are there; returns how many. */
-    __device__ uint32_t run()
+    /* Ends with a barrier, when all positions are there. */
+    __device__ void run()
     {
         load_query();
         const int digits = num_digits(params_);
@@ -84,9 +82,6 @@ public:
                 arrive(done_);
         }
         wait_for(total);
-        while (run_.steps && num_known_ < digits) /* it had no chunk to find it for */
-            find_digit();
-        return kept_;
     }
 
 private:
@@ -201,21 +196,6 @@ private:
             select.histogram[i] = load_l2(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i);
         __syncthreads();
         find_bin(select, HATTN_CUDA_BINS, wanted_);
-        if (run_.steps) { /* the only digit: keys are scores */
-            FloorTask floor = task_.floor;
-            floor.bound = select.bin;
-            floor.counts = histograms_ + 1;
-            kept_ = kept_above_floor(run_, floor, space_.floor);
-            if (kept_ && kept_ < wanted_)
-                find_bin(select, HATTN_CUDA_BINS, kept_);
-            wanted_ = kept_;
-        }
-        if (!wanted_) {
-            prefix_ = known_ = UINT32_MAX; /* above all */
-            num_known_++;
-            __syncthreads();
-            return;
-        }
         prefix_ |= select.bin << d.shift;
         known_ |= ((1u << d.bits) - 1) << d.shift;
         wanted_ -= select.above;
@@ -295,20 +275,15 @@ private:
     int32_t chunk_; /* keys */
     uint32_t num_chunks_;
     uint32_t prefix_ = 0, known_ = 0; /* digits of the last kept key */
-    uint32_t kept_;                   /* in all */
     uint32_t wanted_;                 /* of its equals, or of those that have these digits */
     int num_known_ = 0;
 };
 
-/* Scores the row anew, or, where its threshold is known, only applies the floor. Returns how many of the middle are kept. */
 template <bool kKeyed>
-static __device__ __noinline__ uint32_t revise(const hattn_cuda_params &params, const hattn_decode_args &args,
-                                               const RegionRun &run, RescoreTask task, bool is_known,
-                                               RegionSpace &space)
+static __device__ __noinline__ void rescore(const hattn_cuda_params &params, const hattn_decode_args &args,
+                                            const RegionRun &run, RescoreTask task, RegionSpace &space)
 {
-    if (is_known)
-        return kept_above_floor(run, task.floor, space.floor);
-    return Rescorer<kKeyed>(params, args, run, task, space).run();
+    Rescorer<kKeyed>(params, args, run, task, space).run();
 }
 
 } // namespace hattn

@@ -175,36 +175,6 @@ private:
     const int32_t begin_, end_;
 };
 
-/* Of a warp's range, scores of every HATTN_FLOOR_STRIDE'th position: two a lane at a time. */
-template <int kWords, bool kLoose, int kBlocks>
-__device__ inline void score_for_floor(const RegionRun &run, uint32_t task, int32_t begin, int32_t end,
-                                       CodeReader<kWords, kLoose> &reader, const PlaneCounter<kWords, kBlocks> &counter)
-{
-    using S = Step<kWords>;
-    constexpr int kNum = 2 * S::kPerLoad;
-    uint16_t *to = run.floor_scores + task * run.floor_stride;
-#pragma unroll 1
-    for (int32_t base = (begin + HATTN_FLOOR_STRIDE - 1) / HATTN_FLOOR_STRIDE; base * HATTN_FLOOR_STRIDE < end;
-         base += 64) {
-        const uint32_t place = static_cast<uint32_t>(base + lane_id()), position = place * HATTN_FLOOR_STRIDE,
-                       inside = position % S::kPerLoad;
-        const typename CodeReader<kWords, kLoose>::Units units = {position - inside, 32 * HATTN_FLOOR_STRIDE};
-        uint32_t words[S::kAll][4], score[kNum];
-        reader.template look_up<2>(units);
-        reader.template load<2>(words, units);
-        score_step(score, words, counter);
-#pragma unroll
-        for (int u = 0; u < 2; u++) {
-            uint32_t mine = score[u * S::kPerLoad];
-#pragma unroll
-            for (uint32_t i = 1; i < S::kPerLoad; i++)
-                mine = inside == i ? score[u * S::kPerLoad + i] : mine;
-            if (static_cast<int32_t>(position + u * units.spacing) < end)
-                to[place + u * 32] = static_cast<uint16_t>(mine);
-        }
-    }
-}
-
 /* Scores one piece of a task. `shared`: the sample's histogram; partial sums of the query, then a histogram a warp. */
 template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
 __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed, const TaskCut &by,
@@ -240,8 +210,7 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
         }
     };
     make_planes<kWords, kBlocks>(
-        run, product, placed.row, placed.head, kSampled && placed.piece == 0, regions.steps && placed.piece == 0, space,
-        planes,
+        run, product, placed.row, placed.head, kSampled && placed.piece == 0, space, planes,
         [&] {
             task = region_task(regions, placed.place, placed.seq_len, budget);
             cut = cut_task(regions, by, placed);
@@ -327,8 +296,6 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
         total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
 
-    if (kSampled && regions.steps)
-        score_for_floor(regions, placed.index, begin, end, reader, counter);
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < num_levels; i += kThreads) {

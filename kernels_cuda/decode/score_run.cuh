@@ -72,8 +72,7 @@ constexpr int kPlanes = kBlocks < 4 ? 2 * kBlocks : 7;
 /* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way, then() when they are done with. */
 template <int kWords, int kBlocks, class W, class Meanwhile, class Then>
 __device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &product, int32_t row, int32_t head,
-                                   bool stores, bool makes_step, float *parts, Planes<kWords> &planes,
-                                   Meanwhile meanwhile, Then then)
+                                   bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile, Then then)
 {
     int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
     constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
@@ -109,10 +108,6 @@ __device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &p
             if (stores && r < code_bits)
                 weights[r] = static_cast<int8_t>(weight[i]);
         }
-        if (makes_step && threadIdx.x == 0)
-            run.regions.steps[row * run.regions.steps_row + head * run.regions.steps_head] = hattn_floor_step(
-                float_of_bits(static_cast<uint32_t>(load_now(run.regions.slopes + head * run.regions.slope_head))),
-                unit_of(run.query.weight_max, largest));
     }
 #pragma unroll
     for (int i = 0; i < kBits; i++) {

@@ -5,7 +5,6 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH
 #define HATTN_KERNELS_CUDA_DECODE_SELECT_REGIONS_CUH
 
-#include "kernels_cuda/decode/floor.cuh"
 #include "kernels_cuda/decode/rescore.cuh"
 #include "kernels_cuda/decode/schedule.cuh"
 
@@ -33,17 +32,14 @@ public:
           histogram_(histogram_of(run, index)),
           used_(static_cast<int>(static_cast<uint32_t>(max(task.end, 0) + cut.region - 1) /
                                  static_cast<uint32_t>(cut.region))),
-          group_((used_ + kGroups - 1) / kGroups), kept_(task.kept)
+          group_((used_ + kGroups - 1) / kGroups)
     {
         compute_now(rows_);
         compute_now(histogram_);
     }
 
-    /* After it: threshold, and what comes before this thread's group of regions. False: the lists do not tell, and rank nothing. Unless it
-     * is keyed, revise(task, is_known) is then called for a row scored anew, and where there is a floor: it returns how many of the
-     * middle are kept. */
-    template <class Revise>
-    __device__ bool find(const PlacedTask &placed, Revise revise)
+    /* After it: threshold, and what comes before this thread's group of regions. False: the lists do not tell (rescore.cuh). */
+    __device__ bool find()
     {
         if (!task_.is_ranked)
             return true;
@@ -54,24 +50,13 @@ public:
             has_overflown = flags.x;
             is_all_equal_ = flags.y;
         }
-        if (!is_all_equal_)
-            find_threshold();
-        const bool is_known = is_all_equal_ || !(run_.is_sampled && (threshold_.key == 0 || has_overflown));
-        if (!is_known || run_.steps) {
-            __syncthreads(); /* space is used for something else */
-            if constexpr (kKeyed)
-                return false;
-            const uint32_t before = wanted(), kept = revise(rescore_task(placed), is_known);
-            kept_ = static_cast<int32_t>(kept) + run_.num_sink + run_.num_recent;
-            if (!is_known)
-                return false;
-            if (kept && kept < before && !is_all_equal_)
-                find_threshold();
-            if (!kept)
-                threshold_ = {static_cast<uint32_t>(run_.num_levels), 0};
-        }
         if (is_all_equal_)
             return true;
+        find_threshold();
+        if (run_.is_sampled && (threshold_.key == 0 || has_overflown)) {
+            __syncthreads(); /* space is used for something else */
+            return false;
+        }
         const int first = group_of(lane_id()), end = min(first + group_, used_);
 #pragma unroll 1
         for (int region = first; region < end; region++) {
@@ -105,27 +90,26 @@ public:
     /* What there is to score anew. */
     __device__ RescoreTask rescore_task(const PlacedTask &placed) const
     {
-        return {cut_.first_score, placed.row,   placed.head, placed.place.sequence, task_.first,
-                task_.end,        placed.index, wanted(),    floor_task(placed)};
+        return {cut_.first_score, placed.row,
+                placed.head,      placed.place.sequence,
+                task_.first,      task_.end,
+                placed.index,     static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent)};
     }
-
-    /* Of the row; what the budget keeps, until find is done. */
-    __device__ int32_t kept() const { return kept_; }
 
     /* sink(rank, position) for ranks first..end of 0..kept. is_found: what find said; else the row was scored anew. Ends with a barrier. */
     template <class Sink>
     __device__ void visit(int first, int end, bool is_found, Sink sink) const
     {
         const int num_forced = run_.num_sink + run_.num_recent;
-        if (num_forced || !is_ranked())
-            visit_forced(task_.length, kept_, run_.num_sink, run_.num_recent, first, end, sink);
+        if (num_forced || !task_.is_ranked)
+            visit_forced(task_.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
         if (is_all_equal_ || !is_found) {
             const uint32_t *positions = rescored_positions(run_, cut_.first_score);
             for (int rank = max(first, run_.num_sink) + static_cast<int>(threadIdx.x);
-                 rank < min(end, kept_ - run_.num_recent); rank += kThreads)
+                 rank < min(end, task_.kept - run_.num_recent); rank += kThreads)
                 sink(rank, is_all_equal_ ? rank : static_cast<int>(load_l2(positions + rank - run_.num_sink)));
-        } else if (is_ranked()) {
-            const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, kept_ - num_forced);
+        } else if (task_.is_ranked) {
+            const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, task_.kept - num_forced);
             visit_groups(low, high, [&](uint32_t rank, int position) {
                 if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
                     sink(static_cast<int>(rank) + run_.num_sink, position);
@@ -164,29 +148,10 @@ private:
         return static_cast<int>(before.x);
     }
 
-    /* Some are left out, or none is: then the middle needs no ranks. */
-    __device__ bool is_ranked() const { return task_.is_ranked && kept_ < task_.length; }
-
-    /* Of the middle, by the budget and then by the floor. */
-    __device__ uint32_t wanted() const { return static_cast<uint32_t>(kept_ - run_.num_sink - run_.num_recent); }
-
-    __device__ FloorTask floor_task(const PlacedTask &placed) const
-    {
-        FloorTask floor = {placed.index,   placed.row, placed.head,     task_.first, task_.end, wanted(),
-                           threshold_.key, histogram_, run_.num_levels, nullptr,     1};
-        if (run_.is_sampled && !is_all_equal_)
-            floor.sampled = run_.floor_scores + placed.index * run_.floor_stride;
-        if (!run_.is_sampled) {
-            floor.sampled = run_.scores + cut_.first_score;
-            floor.stride = HATTN_FLOOR_STRIDE;
-        }
-        return floor;
-    }
-
     /* The largest score that at least as many of the middle reach as are wanted. */
     __device__ void find_threshold()
     {
-        const uint32_t wanted = this->wanted();
+        const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
         uint32_t above;
         threshold_.key = find_level(run_.row_size, wanted, &above, space_.levels, [&](auto &x, int i) {
             using Loaded = std::conditional_t<sizeof(x) == sizeof(uint4), uint4, uint32_t>;
@@ -353,7 +318,6 @@ private:
     const uint16_t *rows_; /* of the task, both */
     uint32_t *histogram_;
     const int used_, group_;    /* regions of the row, of a group */
-    int32_t kept_;              /* of the row */
     bool is_all_equal_ = false; /* the smallest positions are kept */
     Threshold threshold_ = {0, 0};
     uint2 mine_ = {0, 0}, before_ = {0, 0}; /* above the threshold and equal to it: in this thread's group, before it */
