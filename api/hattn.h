@@ -223,6 +223,12 @@ typedef struct hattn_problem {
     hattn_tensor partial_lse; /* [part, row, Hq]             {part, row, head}   F32 */
     hattn_tensor block_table; /* [sequence, pages]           {sequence}          I32 */
     hattn_tensor budgets;     /* [sequence, Hs]              {sequence, head}    I32; zero strides allowed */
+    /* A floor of probability: of a selection only tokens are kept whose estimated probability is at least this, above 0
+     * and below 1 (hattn_topk); the budget is then the most. 0: none. Not with key_norms */
+    float min_probability;
+    int32_t min_k;       /* with a floor: so many are kept in any case, budgets permitting; usual: 64, or k */
+    hattn_tensor slopes; /* [Hs]                        {head}              F32; zero stride allowed */
+    hattn_tensor steps;  /* [row, Hs]                   {row, head}         I32 */
 } hattn_problem;
 
 /* Writes the problem that a plan of *problem would have: all that is 0 and means the usual filled in, strides too;
@@ -357,13 +363,20 @@ HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_enc
 /* Encode queries into integer weights; the group of s is its Hq/Hs query heads, each through the map of its code head.
  *   hamming:  w_r = sum over the group of (z_r > 0 ? +1 : -1), halved if the group is even     (HATA, section 3)
  *   weighted: u_r = sum over the group of z_r; w_r = rint(u_r * qmax / max|u|), ties to even;
- *             qmax = 2^(weight_bits-1) - 1; w = 0 if all u are 0 or any is not finite */
+ *             qmax = 2^(weight_bits-1) - 1; w = 0 if all u are 0 or any is not finite
+ * With a floor also what one score is worth, in 1/1024 of a factor of 2 of probability:
+ *   step = rint(2048 / ln 2 * slope * unit), in 0..32768; unit = 1 (hamming), or max|u| / qmax, and 0 where w = 0 (weighted)
+ * slope: nats of a key's probability that a score of one is worth where unit is 1, halved: softmax(slope * unit * sum w_r
+ * (2 code_r - 1)) is the estimate of the group's mean attention (`hattn calibrate` fits it to a trace). Negative or NaN:
+ * 0. */
 typedef struct hattn_encode_queries_args {
     uint32_t struct_size;
     int32_t num_rows;
     hattn_buffer q;
     hattn_map_buffers query_map;
     hattn_buffer weights; /* out; all code_bits of every row, padding too */
+    hattn_buffer slopes;  /* f32; null without a floor */
+    hattn_buffer steps;   /* out, likewise */
 } hattn_encode_queries_args;
 HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
                                             const hattn_exec *exec, hattn_error *error);
@@ -389,7 +402,14 @@ HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_arg
 /* Exact top-k: with length n and budget B (clamped to 0..k), keeps min(n, max(B, num_sink + num_recent)) positions:
  * the first num_sink, the last num_recent, and of the others those with the largest score, equal scores by smallest
  * position (-0 equals +0, NaN ranks below everything). Guarantees: that one list on every backend, ascending, -1
- * from counts to k. */
+ * from counts to k.
+ * With a floor the budget is the most that are kept. In integers, forced positions left out throughout: S the largest
+ * score, T(x) = floor(2^(30 - i/64)) >> (e >> 10) with e = (S - x) * step and i = e >> 4 & 63, 0 where e >> 10 is above 30;
+ * b the least score that the budget would keep. An estimate of the sum of T over all positions is
+ *   Z = sum of T over scores > b, and 61 times the sum of T over positions j of scores <= b with j % 61 == 0,
+ * or the sum over all where the budget keeps all. Kept are those of the budget's list with T * 2^32 >= tau * Z, tau =
+ * rint(min_probability * 2^32), and, until with forced ones there are min_k, the next best; counts says how many. (A floor
+ * maximises the mean mass that is kept of a mean number of rows; the same mass for all rows does not.) */
 typedef struct hattn_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -397,6 +417,7 @@ typedef struct hattn_topk_args {
     hattn_buffer scores;          /* scores of forced positions are not read */
     hattn_buffer budgets;         /* null: problem.k for all */
     hattn_buffer indices, counts; /* out */
+    hattn_buffer steps;           /* of hattn_encode_queries; null without a floor */
 } hattn_topk_args;
 HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                                   hattn_error *error);
@@ -438,8 +459,8 @@ HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_arg
 /* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already
  * be in the K cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's
  * separate calls; out and lse are within the numerics contract of docs/numerics.md. Speculative tokens that were
- * rejected are dropped by lowering seq_len. The last three outputs are for those who want to look; weights are of
- * all rows, padding too. */
+ * rejected are dropped by lowering seq_len. Outputs that may be null are for those who want to look; weights and steps
+ * are of all rows, padding too. */
 typedef struct hattn_decode_args {
     uint32_t struct_size;
     int32_t append; /* 0 or 1 */
@@ -450,6 +471,8 @@ typedef struct hattn_decode_args {
     hattn_buffer out;
     hattn_buffer lse;                      /* may be null */
     hattn_buffer weights, indices, counts; /* out, each may be null */
+    hattn_buffer slopes;                   /* as in hattn_encode_queries */
+    hattn_buffer steps;                    /* out, may be null */
 } hattn_decode_args;
 HATTN_API hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                     hattn_error *error);

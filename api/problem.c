@@ -79,10 +79,10 @@ static void complete_dtypes(hattn_problem *p)
     default_i32(&p->codes.dtype, HATTN_U32);
     default_i32(&p->norms.dtype, HATTN_F16);
     default_i32(&p->weights.dtype, HATTN_I8);
-    hattn_tensor *const integers[] = {&p->indices, &p->counts, &p->block_table, &p->budgets};
+    hattn_tensor *const integers[] = {&p->indices, &p->counts, &p->block_table, &p->budgets, &p->steps};
     for (size_t i = 0; i < sizeof(integers) / sizeof(*integers); i++)
         default_i32(&integers[i]->dtype, HATTN_I32);
-    hattn_tensor *const floats[] = {&p->lse, &p->partial_out, &p->partial_lse};
+    hattn_tensor *const floats[] = {&p->lse, &p->partial_out, &p->partial_lse, &p->slopes};
     for (size_t i = 0; i < sizeof(floats) / sizeof(*floats); i++)
         default_i32(&floats[i]->dtype, HATTN_F32);
     default_i32(&p->v_cache.dtype, p->k_cache.dtype);
@@ -104,6 +104,8 @@ void hattn_complete_problem(hattn_problem *p)
     default_i32(&p->score_kind, HATTN_SCORE_HAMMING);
     default_i32(&p->weight_bits, 4);
     default_i32(&p->max_q_len, 1);
+    if (p->min_probability > 0)
+        default_i32(&p->min_k, p->k < 64 ? p->k : 64);
     int64_t max_rows = (int64_t)p->max_sequences * p->max_q_len;
     default_i32(&p->max_rows, max_rows > INT32_MAX ? INT32_MAX : (int32_t)max_rows);
     if (p->scale == 0 && p->head_dim_qk > 0)
@@ -131,6 +133,9 @@ void hattn_complete_problem(hattn_problem *p)
     if (p->page_size && !p->block_table.stride[0])
         p->block_table.stride[0] = ((int64_t)p->max_length + slots - 1) / slots;
     compact2(&p->budgets, Hs, 1);
+    if (!p->slopes.stride[0])
+        p->slopes.stride[0] = 1;
+    compact2(&p->steps, Hs, 1);
     compact_map(p, &p->key_map);
     compact_map(p, &p->query_map);
 }
@@ -156,10 +161,10 @@ static void resolve(int64_t *strides, int number)
 
 void hattn_resolve_broadcasts(hattn_problem *p)
 {
-    hattn_tensor *const tensors[] = {&p->q,           &p->k_new,       &p->k_cache,     &p->v_cache,
-                                     &p->codes,       &p->norms,       &p->weights,     &p->scores,
-                                     &p->indices,     &p->counts,      &p->out,         &p->lse,
-                                     &p->partial_out, &p->partial_lse, &p->block_table, &p->budgets};
+    hattn_tensor *const tensors[] = {&p->q,       &p->k_new,   &p->k_cache,     &p->v_cache,     &p->codes,
+                                     &p->norms,   &p->weights, &p->scores,      &p->indices,     &p->counts,
+                                     &p->out,     &p->lse,     &p->partial_out, &p->partial_lse, &p->block_table,
+                                     &p->budgets, &p->slopes,  &p->steps};
     for (size_t i = 0; i < sizeof(tensors) / sizeof(*tensors); i++)
         resolve(tensors[i]->stride, 3);
     hattn_map *const maps[] = {&p->key_map, &p->query_map};

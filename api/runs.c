@@ -128,6 +128,14 @@ static hattn_status check_kv_scale(const hattn_plan *plan, const char *name, hat
     return check_optional(plan, name, scale, 4, error);
 }
 
+/* A buffer that floors need and nothing else has. */
+static hattn_status check_floor(const hattn_plan *plan, const char *name, hattn_buffer buffer, hattn_error *error)
+{
+    const bool has_floor = plan->problem.min_probability > 0;
+    INVALID_IF(!has_floor && buffer.data, "%s is set: the problem has no min_probability", name);
+    return has_floor ? check_buffer(plan, name, buffer, 4, error) : HATTN_OK;
+}
+
 /* ---- Runs ---- */
 
 /* One call: its own copies of what it was given, and what it has entered. */
@@ -223,7 +231,8 @@ static hattn_status check_encode_queries(const hattn_plan *plan, const hattn_enc
     CHECK_BUFFER(q, hattn_dtype_size(plan->problem.q.dtype));
     RETURN_IF_FAILED(check_map(plan, true, &args->query_map, error));
     CHECK_BUFFER(weights, 1);
-    return HATTN_OK;
+    RETURN_IF_FAILED(check_floor(plan, "slopes", args->slopes, error));
+    return check_floor(plan, "steps", args->steps, error);
 }
 
 hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args, const hattn_exec *exec,
@@ -271,7 +280,7 @@ static hattn_status check_topk(const hattn_plan *plan, const hattn_topk_args *ar
     CHECK_OPTIONAL(budgets, 4);
     CHECK_BUFFER(indices, 4);
     CHECK_BUFFER(counts, 4);
-    return HATTN_OK;
+    return check_floor(plan, "steps", args->steps, error);
 }
 
 hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec, hattn_error *error)
@@ -363,7 +372,8 @@ static hattn_status check_decode(const hattn_plan *plan, const hattn_decode_args
     CHECK_OPTIONAL(weights, 1);
     CHECK_OPTIONAL(indices, 4);
     CHECK_OPTIONAL(counts, 4);
-    return HATTN_OK;
+    RETURN_IF_FAILED(check_floor(plan, "slopes", args->slopes, error));
+    return args->steps.data ? check_floor(plan, "steps", args->steps, error) : HATTN_OK;
 }
 
 hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,

@@ -72,6 +72,13 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
     INVALID_IF(!isfinite(p->soft_cap) || p->soft_cap < 0, "soft_cap is %g: it must be finite and 0 (none) or more",
                (double)p->soft_cap);
     INVALID_IF(p->key_norms != 0 && p->key_norms != 1, "key_norms is %d: it must be 0 or 1", p->key_norms);
+    INVALID_IF(!(p->min_probability >= 0 && p->min_probability < 1), "min_probability is %g: it must be 0..1",
+               (double)p->min_probability);
+    INVALID_IF(p->min_k < 0 || p->min_k > p->k, "min_k is %d: it must be 0..k (%d)", p->min_k, p->k);
+    INVALID_IF(p->min_k && p->min_probability == 0, "min_k is %d: without min_probability there is no floor", p->min_k);
+    UNSUPPORTED_IF(p->min_probability > 0 && p->key_norms,
+                   "min_probability is %g with key_norms: scores with norms are no probabilities",
+                   (double)p->min_probability);
     INVALID_IF(p->per_head_kv_scales != 0 && p->per_head_kv_scales != 1, "per_head_kv_scales is %d: it must be 0 or 1",
                p->per_head_kv_scales);
     INVALID_IF(p->reserved || p->key_map.reserved || p->query_map.reserved, "reserved fields must be 0");
@@ -189,6 +196,8 @@ static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
         {"partial_lse", &p->partial_lse, bit(HATTN_F32), 3, {0, rows, Hq}, 1, false},
         {"block_table", &p->block_table, bit(HATTN_I32), 1, {p->max_sequences}, 1, false},
         {"budgets", &p->budgets, bit(HATTN_I32), 2, {p->max_sequences, Hs}, 1, false},
+        {"slopes", &p->slopes, bit(HATTN_F32), 1, {Hs}, 1, false},
+        {"steps", &p->steps, bit(HATTN_I32), 2, {rows, Hs}, 1, p->min_probability > 0},
     };
     for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++) {
         hattn_status status = check_tensor(&rules[i], error);

@@ -7,7 +7,7 @@
 #include "core/workspace.h"
 
 typedef struct composed {
-    uint64_t weights, scores, indices, counts; /* offsets behind the backend's own workspace */
+    uint64_t weights, scores, indices, counts, steps; /* offsets behind the backend's own workspace */
     uint64_t size;
 } composed;
 
@@ -26,6 +26,8 @@ static composed layout(const hattn_problem *problem)
     c.scores = hattn_carve(&c.size, span(problem, &problem->scores, problem->max_length));
     c.indices = hattn_carve(&c.size, span(problem, &problem->indices, problem->k));
     c.counts = hattn_carve(&c.size, span(problem, &problem->counts, 1));
+    if (problem->min_probability > 0)
+        c.steps = hattn_carve(&c.size, span(problem, &problem->steps, 1));
     return c;
 }
 
@@ -45,6 +47,9 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
         args->indices.data ? args->indices : (hattn_buffer){space.data, space.byte_offset + c.indices};
     const hattn_buffer counts =
         args->counts.data ? args->counts : (hattn_buffer){space.data, space.byte_offset + c.counts};
+    hattn_buffer steps = args->steps;
+    if (plan->problem.min_probability > 0 && !steps.data)
+        steps = (hattn_buffer){space.data, space.byte_offset + c.steps};
 
     hattn_status status;
     if (args->append && (status = backend->append(plan, args, exec, error)))
@@ -53,7 +58,9 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                                               .num_rows = args->batch.num_rows,
                                               .q = args->q,
                                               .query_map = args->query_map,
-                                              .weights = weights};
+                                              .weights = weights,
+                                              .slopes = args->slopes,
+                                              .steps = steps};
     if ((status = backend->encode_queries(plan, &encode, exec, error)))
         return status;
     const hattn_score_args score = {.struct_size = sizeof(score),
@@ -69,7 +76,8 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                                   .scores = scores,
                                   .budgets = args->budgets,
                                   .indices = indices,
-                                  .counts = counts};
+                                  .counts = counts,
+                                  .steps = steps};
     if ((status = backend->topk(plan, &topk, exec, error)))
         return status;
     const hattn_attend_args attend = {.struct_size = sizeof(attend),

@@ -20,10 +20,12 @@ public:
           codes_(context, "codes", &hattn_problem::codes), norms_(context, "norms", &hattn_problem::norms),
           weights_(context, "weights", &hattn_problem::weights), indices_(context, "indices", &hattn_problem::indices),
           counts_(context, "counts", &hattn_problem::counts), out_(context, "out", &hattn_problem::out),
-          lse_(context, "lse", &hattn_problem::lse), separate_weights_(weights_.actual.twin(".separate", 0xAA)),
+          lse_(context, "lse", &hattn_problem::lse), steps_(context, "steps", &hattn_problem::steps),
+          separate_steps_(steps_.actual.twin(".separate", 0xAA)),
+          separate_weights_(weights_.actual.twin(".separate", 0xAA)),
           scores_(instance_.output("scores", &hattn_problem::scores, 0xAA))
     {
-        for (Output *output : {&weights_, &indices_, &counts_, &lse_})
+        for (Output *output : {&weights_, &steps_, &indices_, &counts_, &lse_})
             output->optional = true;
         set_append_rules();
         Positions positions = listed_positions(indices_.expected, counts_.expected);
@@ -50,6 +52,8 @@ public:
             checked.outputs.push_back(&codes_);
         if (append_ && instance_.shape.key_norms)
             checked.outputs.push_back(&norms_);
+        if (has_floor())
+            checked.outputs.push_back(&steps_);
         checked.outputs.insert(checked.outputs.end(), {&weights_, &counts_, &indices_, &out_, &lse_});
         return check_case(context_, checked);
     }
@@ -68,8 +72,12 @@ private:
         args.weights = weights_.buffer(side);
         args.indices = indices_.buffer(side);
         args.counts = counts_.buffer(side);
+        if (has_floor())
+            args.steps = steps_.buffer(side);
         return args;
     }
+
+    bool has_floor() const { return instance_.shape.min_probability > 0; }
 
     int new_tokens(int sequence) const { return query_lengths(instance_.problem)[sequence]; }
 
@@ -125,6 +133,8 @@ private:
     {
         weights_.golden_rule = weight_rule(
             instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
+        steps_.golden_rule =
+            step_rule(instance_, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
         auto unless_turned = [this](const Rule &rule) -> Rule {
             return [this, rule](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
                 return turned(index) || (rule && rule(index, got, want, verdict));
@@ -138,6 +148,8 @@ private:
     {
         hattn_encode_queries_args args = instance_.encode_queries_args();
         args.weights = separate_weights_.buffer();
+        if (has_floor())
+            args.steps = separate_steps_.buffer();
         std::string problem =
             run_in_manner(all_manners(context_.session)[0], context_.workspace, context_.name(),
                           [&](const hattn_exec *exec, hattn_error *error) {
@@ -153,6 +165,10 @@ private:
             hattn_reference_append(&instance_.shape, &expected);
         weights_.expected.for_each(
             [&](const Index &index) { *weights_.expected.at(index) = *separate_weights_.at(index); });
+        if (has_floor())
+            steps_.expected.for_each([&](const Index &index) {
+                steps_.expected.value<int32_t>(index) = separate_steps_.value<int32_t>(index);
+            });
 
         hattn_score_args score = instance_.score_args();
         score.weights = separate_weights_.buffer();
@@ -165,6 +181,7 @@ private:
         topk.scores = scores_.buffer();
         topk.indices = expected.indices;
         topk.counts = expected.counts;
+        topk.steps = has_floor() ? separate_steps_.buffer() : hattn_buffer{};
         hattn_reference_topk(&instance_.shape, &topk);
 
         hattn_attend_args attend = instance_.attend_args(false);
@@ -179,6 +196,8 @@ private:
     std::vector<uint8_t> question() const
     {
         std::vector<uint8_t> bytes(separate_weights_.memory->begin(), separate_weights_.memory->end());
+        if (has_floor())
+            bytes.insert(bytes.end(), separate_steps_.memory->begin(), separate_steps_.memory->end());
         if (append_)
             for (const Output *output : {&codes_, &norms_})
                 if (output->actual)
@@ -206,8 +225,8 @@ private:
     const Context &context_;
     const Instance &instance_;
     bool append_;
-    Output codes_, norms_, weights_, indices_, counts_, out_, lse_;
-    Tensor separate_weights_, scores_;
+    Output codes_, norms_, weights_, indices_, counts_, out_, lse_, steps_;
+    Tensor separate_steps_, separate_weights_, scores_;
     std::set<int> turned_rows_;
     std::unique_ptr<PoisonedCache> cache_;
 };

@@ -107,9 +107,13 @@ std::string check_encode_queries(const Context &context)
     Output weights(context, "weights", &hattn_problem::weights);
     weights.rule = weight_rule(instance, context.flips());
     weights.golden_rule = weight_rule(instance, nullptr);
+    Output steps(context, "steps", &hattn_problem::steps);
+    steps.rule = step_rule(instance);
     auto args = [&](Tensor Output::*side) {
         hattn_encode_queries_args made = instance.encode_queries_args();
         made.weights = weights.buffer(side);
+        if (instance.shape.min_probability > 0)
+            made.steps = steps.buffer(side);
         return made;
     };
 
@@ -123,6 +127,8 @@ std::string check_encode_queries(const Context &context)
         hattn_reference_encode_queries(&instance.shape, &a);
     };
     checked.outputs = {&weights};
+    if (instance.shape.min_probability > 0)
+        checked.outputs.push_back(&steps);
     if (context.flips())
         context.flips()->weights += weights.actual.num_elements();
     const std::string problem = check_case(context, checked);

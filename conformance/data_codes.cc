@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "conformance/instance.h"
 
@@ -153,6 +154,25 @@ void Instance::make_scores()
             }
         }
     }
+}
+
+/* Slopes with which a score's usual deviation is worth some nats; steps of every size for top-k. */
+void Instance::make_floor()
+{
+    const float odd[] = {
+        0.05f, 0, -1, 1e30f, std::numeric_limits<float>::quiet_NaN(), 1e-4f, 3, std::numeric_limits<float>::infinity()};
+    const int32_t sizes[] = {100, 30, 7, 300, 0, 1000, 2, 32768, 60, 20000};
+    slopes = make("slopes", &hattn_problem::slopes);
+    slopes.for_each([&](const Index &index) {
+        const float slope = 0.05f * static_cast<float>(1 + index[0] % 3);
+        slopes.store(index, problem.odd_slopes ? odd[index[0] % 8] : slope);
+    });
+    steps = make("steps", &hattn_problem::steps);
+    size_t turn = 0;
+    steps.for_each([&](const Index &index) {
+        if (rows[index[0]].sequence >= 0)
+            steps.value<int32_t>(index) = sizes[turn++ % 10];
+    });
 }
 
 /* Any positions in any order, for attend; rows of even number in rising order. */

@@ -72,6 +72,8 @@ std::vector<int64_t> Instance::extents(Field field) const
         {&hattn_problem::partial_lse, {parts, num_rows, Hq, 1}},
         {&hattn_problem::block_table, {sequences, shape.page_size ? (shape.max_length + slots - 1) / slots : 0}},
         {&hattn_problem::budgets, {sequences, Hs, 1}},
+        {&hattn_problem::slopes, {Hs, 1}},
+        {&hattn_problem::steps, {num_rows, Hs, 1}},
     };
     for (const auto &row : table)
         if (row.field == field)
@@ -106,6 +108,8 @@ Instance::Instance(const Problem &p, uint64_t instance_seed) : problem(p), seed(
     make_codes(rng);
     make_weights();
     make_scores();
+    if (shape.min_probability > 0)
+        make_floor();
     make_selection();
     make_parts();
     make_slot_mapping();
@@ -181,9 +185,10 @@ double Instance::kv_scale(const Tensor &scale, int kv_head) const
 
 void Instance::protect(bool writable) const
 {
-    const Tensor *all[] = {&q,       &k_new,   &k_cache,      &v_cache,     &codes,       &norms,       &weights,
-                           &scores,  &indices, &counts,       &partial_out, &partial_lse, &block_table, &budgets,
-                           &q_start, &seq_len, &slot_mapping, &k_scale,     &v_scale,     &sink_logits};
+    const Tensor *all[] = {&q,           &k_new,       &k_cache, &v_cache, &codes,        &norms,
+                           &weights,     &scores,      &indices, &counts,  &partial_out,  &partial_lse,
+                           &block_table, &budgets,     &q_start, &seq_len, &slot_mapping, &k_scale,
+                           &v_scale,     &sink_logits, &slopes,  &steps};
     for (const Tensor *tensor : all)
         if (*tensor)
             tensor->memory->protect(writable);
@@ -226,6 +231,8 @@ Arguments Instance::inputs() const
     all.partial_lse = partial_lse.buffer();
     all.slot_mapping = slot_mapping.buffer();
     all.budgets = budgets.buffer();
+    all.slopes = slopes.buffer();
+    all.steps = steps.buffer();
     all.k_scale = k_scale.buffer();
     all.v_scale = v_scale.buffer();
     all.sink_logits = sink_logits.buffer();
@@ -244,7 +251,7 @@ hattn_encode_keys_args Instance::encode_keys_args() const
 hattn_encode_queries_args Instance::encode_queries_args() const
 {
     hattn_encode_queries_args args = inputs().encode_queries_args();
-    args.weights = {};
+    args.weights = args.steps = {};
     return args;
 }
 
@@ -269,7 +276,7 @@ hattn_merge_args Instance::merge_args() const { return inputs().merge_args(); }
 hattn_decode_args Instance::decode_args(bool append) const
 {
     hattn_decode_args args = inputs().decode_args(append);
-    args.weights = args.indices = args.counts = {};
+    args.weights = args.indices = args.counts = args.steps = {};
     return args;
 }
 

@@ -44,7 +44,7 @@ public:
 
     Tensor q, k_new, k_cache, v_cache, codes, norms; /* v_cache may share k_cache's memory */
     Tensor weights, scores, indices, counts, partial_out, partial_lse;
-    Tensor block_table, budgets, q_start, seq_len, slot_mapping, k_scale, v_scale, sink_logits;
+    Tensor block_table, budgets, slopes, steps, q_start, seq_len, slot_mapping, k_scale, v_scale, sink_logits;
     Map key_map, query_map;
 
     /* A new tensor for an output, of the extents that a run needs. */
@@ -98,6 +98,7 @@ private:
     void make_codes(Rng &rng);
     void make_weights();
     void make_scores();
+    void make_floor();
     void make_selection();
     void make_parts();
     void make_slot_mapping();

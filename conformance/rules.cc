@@ -209,6 +209,22 @@ Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
     };
 }
 
+Rule step_rule(const Instance &instance, OnFlip on_flip)
+{
+    return [&instance, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
+        int32_t steps[2];
+        memcpy(&steps[0], got, sizeof(steps[0]));
+        memcpy(&steps[1], want, sizeof(steps[1]));
+        const contract::GroupProjection group =
+            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
+        const bool allowed =
+            group.allows_step(instance.shape, instance.slopes.load({index[1]}), steps[0], steps[1], &verdict->why);
+        if (allowed && on_flip)
+            on_flip(index);
+        return allowed;
+    };
+}
+
 Rule score_rule()
 {
     return [](const Index &, const uint8_t *got, const uint8_t *want, Verdict *) {

@@ -22,6 +22,9 @@ Rule norm_rule();
 /* A weight may differ by the queries whose |z| is within the bound (hamming), or by 1 near a rounding tie (weighted). */
 Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip = nullptr);
 
+/* A step may differ as far as roundings of max|u| and of the products move it. */
+Rule step_rule(const Instance &instance, OnFlip on_flip = nullptr);
+
 /* Exact, but any NaN is as good as another. */
 Rule score_rule();
 

@@ -79,6 +79,22 @@ double GroupProjection::margin(const hattn_problem &problem, int r) const
     return bit_margin(exact - tie, weighted_error(qmax, r, static_cast<int>(std::rint(exact))));
 }
 
+/* Next to a tie that three roundings of fp32, or those of max|u|, can reach. */
+bool GroupProjection::allows_step(const hattn_problem &problem, double slope, int got, int want, std::string *why) const
+{
+    double exact = 2048 / std::log(2) * slope, error = 4 * 0x1p-24;
+    if (problem.score_kind == HATTN_SCORE_WEIGHTED) {
+        const size_t most = largest();
+        exact *= std::fabs(u_[most]) / ((1 << (problem.weight_bits - 1)) - 1);
+        error += error_[most] / std::fabs(u_[most]);
+    }
+    const double bound = exact * error;
+    char text[80];
+    snprintf(text, sizeof(text), "exactly %.9g, bound %.6g", exact, bound);
+    *why = text;
+    return std::fabs(got - exact) <= 0.5 + bound && std::fabs(want - exact) <= 0.5 + bound;
+}
+
 /* By one, where the tie between the two is nearer than roundings of u and of max|u| can move it. */
 bool GroupProjection::allows_weighted(double qmax, int r, int got, int want, std::string *why) const
 {

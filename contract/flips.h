@@ -32,6 +32,8 @@ public:
     void add(const double *z, const double *bound);
     /* May weight r be `got` where the reference has `want`, another value? `why` says what was too near to call, or was not. */
     bool allows(const hattn_problem &problem, int r, int got, int want, std::string *why) const;
+    /* May the step of a floor be `got` where the reference has `want`, another value? */
+    bool allows_step(const hattn_problem &problem, double slope, int got, int want, std::string *why) const;
     /* How far weight r is from another value, likewise: of its nearest query, or of its nearest tie. */
     double margin(const hattn_problem &problem, int r) const;
 

@@ -13,7 +13,7 @@ struct Arguments {
     int32_t num_tokens = 0, num_parts = 0;
     hattn_buffer q = {}, k_new = {}, k_cache = {}, v_cache = {}, codes = {}, norms = {}, weights = {}, scores = {};
     hattn_buffer indices = {}, counts = {}, out = {}, lse = {}, partial_out = {}, partial_lse = {};
-    hattn_buffer slot_mapping = {}, budgets = {}, k_scale = {}, v_scale = {}, sink_logits = {};
+    hattn_buffer slot_mapping = {}, budgets = {}, slopes = {}, steps = {}, k_scale = {}, v_scale = {}, sink_logits = {};
     hattn_map_buffers key_map = {}, query_map = {};
 
     hattn_encode_keys_args encode_keys_args() const
@@ -36,6 +36,8 @@ struct Arguments {
         args.q = q;
         args.query_map = query_map;
         args.weights = weights;
+        args.slopes = slopes;
+        args.steps = steps;
         return args;
     }
 
@@ -59,6 +61,7 @@ struct Arguments {
         args.budgets = budgets;
         args.indices = indices;
         args.counts = counts;
+        args.steps = steps;
         return args;
     }
 
@@ -116,6 +119,8 @@ struct Arguments {
         args.weights = weights;
         args.indices = indices;
         args.counts = counts;
+        args.slopes = slopes;
+        args.steps = steps;
         return args;
     }
 };

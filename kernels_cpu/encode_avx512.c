@@ -151,11 +151,11 @@ static void hamming_weights(const float *z, int64_t stride_z, int group, int num
     }
 }
 
-void hattn_weights_avx512(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
+float hattn_weights_avx512(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
 {
     if (qmax == 0) {
         hamming_weights(z, stride_z, group, num_bits, weights);
-        return;
+        return 1.0f;
     }
     float sums[MAX_BITS];
     __m512 maxima = _mm512_setzero_ps();
@@ -173,7 +173,7 @@ void hattn_weights_avx512(const float *z, int64_t stride_z, int group, int num_b
     float max = _mm512_reduce_max_ps(maxima);
     if (infinite || max == 0.0f) {
         memset(weights, 0, (size_t)num_bits);
-        return;
+        return 0.0f;
     }
     /* In double the product is exact and cannot overflow, so that a tie is a tie. */
     const __m512d factor = _mm512_set1_pd(qmax), divisor = _mm512_set1_pd(max);
@@ -182,6 +182,7 @@ void hattn_weights_avx512(const float *z, int64_t stride_z, int group, int num_b
         __m256i rounded = _mm512_cvt_roundpd_epi32(scaled, HATTN_ROUND_NEAREST);
         _mm_storel_epi64((__m128i *)(weights + r), _mm256_cvtepi32_epi8(rounded));
     }
+    return max;
 }
 
 void hattn_split_avx512(const int8_t *weights, int num_bits, hattn_planes *planes)

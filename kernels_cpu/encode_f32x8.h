@@ -144,7 +144,8 @@ HATTN_INLINE void hamming_weights(const float *z, int64_t stride_z, int group, i
     }
 }
 
-HATTN_INLINE void quantise_weights(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
+HATTN_INLINE float quantise_weights(const float *z, int64_t stride_z, int group, int num_bits, int qmax,
+                                    int8_t *weights)
 {
     float sums[MAX_BITS];
     f32x8 maxima = f32x8_set(0.0f), infinite = maxima; /* 0 * u: NaN where u is not finite */
@@ -159,20 +160,20 @@ HATTN_INLINE void quantise_weights(const float *z, int64_t stride_z, int group, 
     const float max = f32x8_largest(maxima);
     if (max == 0.0f || f32x8_sum(infinite) != 0.0f) {
         memset(weights, 0, (size_t)num_bits);
-        return;
+        return 0.0f;
     }
     /* In double the product is exact and cannot overflow, so that a tie is a tie. */
     for (int r = 0; r < num_bits; r += 8)
         f32x8_store_i8(weights + r, f32x8_round_quotient(f32x8_load(sums + r), qmax, max));
+    return max;
 }
 
-HATTN_INLINE void make_weights(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
+HATTN_INLINE float make_weights(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
 {
-    if (qmax == 0) {
-        hamming_weights(z, stride_z, group, num_bits, weights);
-    } else {
-        quantise_weights(z, stride_z, group, num_bits, qmax, weights);
-    }
+    if (qmax)
+        return quantise_weights(z, stride_z, group, num_bits, qmax, weights);
+    hamming_weights(z, stride_z, group, num_bits, weights);
+    return 1.0f;
 }
 
 HATTN_INLINE void split(const int8_t *weights, int num_bits, hattn_planes *planes)

@@ -9,9 +9,9 @@ void hattn_pack_neon(const float *z, int num_bits, uint32_t *code) { pack(z, num
 
 uint16_t hattn_norm_neon(const float *x, int n) { return norm(x, n); }
 
-void hattn_weights_neon(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
+float hattn_weights_neon(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
 {
-    make_weights(z, stride_z, group, num_bits, qmax, weights);
+    return make_weights(z, stride_z, group, num_bits, qmax, weights);
 }
 
 void hattn_split_neon(const int8_t *weights, int num_bits, hattn_planes *planes) { split(weights, num_bits, planes); }

@@ -85,11 +85,11 @@ static float group_sum(const float *z, int64_t stride_z, int group, int r)
     return sum;
 }
 
-void hattn_weights_scalar(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
+float hattn_weights_scalar(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights)
 {
     if (qmax == 0) {
         hamming_weights(z, stride_z, group, num_bits, weights);
-        return;
+        return 1.0f;
     }
     float max = 0.0f;
     int finite = 1;
@@ -100,11 +100,12 @@ void hattn_weights_scalar(const float *z, int64_t stride_z, int group, int num_b
     }
     if (!finite || max == 0.0f) {
         memset(weights, 0, (size_t)num_bits);
-        return;
+        return 0.0f;
     }
     /* In double the product is exact and cannot overflow, so that a tie is a tie. */
     for (int r = 0; r < num_bits; r++)
         weights[r] = (int8_t)rint((double)group_sum(z, stride_z, group, r) * qmax / max);
+    return max;
 }
 
 void hattn_split_scalar(const int8_t *weights, int num_bits, hattn_planes *planes)

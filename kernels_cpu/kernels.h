@@ -47,8 +47,9 @@ typedef void hattn_pack_fn(const float *z, int num_bits, uint32_t *code);
 /* fp16 of sqrt(sum x[i]^2), fp32 sum, rounded to nearest even; overflow gives infinity. */
 typedef uint16_t hattn_norm_fn(const float *x, int n);
 
-/* Weights of one selection head: api/hattn.h, hattn_encode_queries. qmax 0: hamming. */
-typedef void hattn_weights_fn(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights);
+/* Weights of one selection head: api/hattn.h, hattn_encode_queries. qmax 0: hamming. Returns max|u|; 0 where all weights are
+ * 0; hamming: 1. */
+typedef float hattn_weights_fn(const float *z, int64_t stride_z, int group, int num_bits, int qmax, int8_t *weights);
 
 /* Weights as sign and magnitude bit planes: w_r = (-1)^sign_r * sum over p of 2^p plane[p]_r. Bits past num_bits are 0. */
 typedef struct hattn_planes {

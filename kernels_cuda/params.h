@@ -117,6 +117,7 @@ typedef struct hattn_cuda_params {
     uint32_t list_entries;                /* of all candidates' lists together */
     int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
     uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
+    uint64_t floor_tau;                   /* core/floor.h */
     uint64_t topk_states, topk_counts;    /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     uint64_t workspace_size;
     hattn_cuda_divisor splits, dense_splits, token_splits, dense_heads /* dense_group */;

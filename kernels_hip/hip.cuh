@@ -219,6 +219,11 @@ __device__ inline float rounded_product(float x, float y)
 } // namespace hattn::vendor
 
 #include "kernels_cuda/device/plain.cuh"
+
+#include "kernels_hip/instructions.cuh"
+
+#include "kernels_hip/matrix.cuh"
+
 #include "kernels_hip/hip_fast.cuh"
 
 #endif

@@ -110,10 +110,53 @@ using plain::prefetch_line; /* none */
 
 /* ---- matrices ---- */
 
-using plain::load_matrices;
-using plain::load_transposed;
-using plain::mma_16816;
+template <class T>
+__device__ inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                 uint32_t b1)
+{
+#if defined(__gfx90a__) || defined(__gfx942__)
+    amd::mma_by_mfma<T>(c, a0, a1, a2, a3, b0, b1);
+#elif defined(__GFX11__)
+    amd::mma_by_wmma<T, 11>(c, a0, a1, a2, a3, b0, b1);
+#elif defined(__GFX12__)
+    amd::mma_by_wmma<T, 12>(c, a0, a1, a2, a3, b0, b1);
+#else
+    plain::mma_16816<T>(c, a0, a1, a2, a3, b0, b1);
+#endif
+}
+
 using plain::transpose_8x8;
+
+/* In shared memory, whose addresses have 32 bits. */
+template <class T>
+__device__ inline uint32_t load_shared(uint32_t address)
+{
+    return *(const __attribute__((address_space(3))) T *)address;
+}
+
+__device__ inline uint32_t shared_address(const void *p)
+{
+    return (uint32_t)(uintptr_t)(const __attribute__((address_space(3))) char *)p;
+}
+
+template <int kCount>
+__device__ inline void load_matrices(uint32_t (&x)[kCount], const void *row)
+{
+    const int lane = threadIdx.x & 31;
+    const uint32_t own = shared_address(row);
+    for (int i = 0; i < kCount; i++)
+        x[i] = load_shared<uint32_t>(from_lane(own, 8 * i + lane / 4) + lane % 4 * 4);
+}
+
+template <int kCount>
+__device__ inline void load_transposed(uint32_t (&x)[kCount], const void *row)
+{
+    const int lane = threadIdx.x & 31, first = lane % 4 * 2, column = lane / 4 * 2;
+    const uint32_t own = shared_address(row);
+    for (int i = 0; i < kCount; i++)
+        x[i] = load_shared<uint16_t>(from_lane(own, 8 * i + first) + column) |
+               load_shared<uint16_t>(from_lane(own, 8 * i + first + 1) + column) << 16;
+}
 
 #define HATTN_HAS_MMA_B1 0
 

@@ -22,7 +22,13 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __grid_constant__
 /* The blocks of a multiprocessor, where they are named, are CUDA's business. */
+#if defined(__gfx942__)
+/* Twice as many: with 256 registers at most, results of products are not put among others. gfx90a would spill. */
+#define __launch_bounds__(threads, ...) \
+    __attribute__((amdgpu_flat_work_group_size(threads, threads), amdgpu_num_vgpr(128)))
+#else
 #define __launch_bounds__(threads, ...) __attribute__((amdgpu_flat_work_group_size(threads, threads)))
+#endif
 
 /* ---- indices: of code object version 5, whose hidden arguments start with the number of blocks ---- */
 

@@ -34,6 +34,8 @@ void add_layout_problems(ProblemList &list);
 void add_numeric_problems(ProblemList &list);
 /* Selections of more tokens than a part has. */
 void add_selection_problems(ProblemList &list);
+/* Selections that a floor of probability makes shorter. */
+void add_floor_problems(ProblemList &list);
 
 } // namespace problems
 #endif

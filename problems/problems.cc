@@ -14,6 +14,7 @@ const std::vector<Problem> &all_problems()
         add_layout_problems(list);
         add_numeric_problems(list);
         add_selection_problems(list);
+        add_floor_problems(list);
         for (const Problem &problem : bench_problems())
             list.problems.push_back(problem);
         return list.problems;

@@ -86,6 +86,9 @@ struct Problem {
     int k = 32, num_sink = 0, num_recent = 0;
     Budgets budgets = Budgets::NONE;
     std::vector<int> budget_values = {0, 1, 20, 31, 32, 33, 1000000, -5}; /* in turn */
+    float min_probability = 0; /* a floor; with it steps of hattn_topk come from a list, too */
+    int min_k = 0;
+    bool odd_slopes = false; /* zero, negative, huge ones and NaN among them */
     float scale = 0, soft_cap = 0;
     bool sink_logits = false;
     Scales kv_scales = Scales::NONE;

@@ -117,6 +117,17 @@ void choose_selection(Rng &rng, const Limits &limits, Problem &p)
     p.kv_on_host = rng.chance(10);
 }
 
+/* By a generator of its own: what else a seed makes does not depend on it. */
+void choose_floor(Rng rng, Problem &p)
+{
+    if (p.key_norms || !rng.chance(25))
+        return;
+    const float probabilities[] = {1e-3f, 1e-2f, 3e-2f, 0.1f, 0.5f, 1e-6f};
+    p.min_probability = rng.pick(probabilities);
+    p.min_k = rng.chance(30) ? 0 : static_cast<int>(rng.between(1, p.k));
+    p.odd_slopes = rng.chance(20);
+}
+
 Problem make_problem(uint64_t seed, const Limits &limits, const std::string &prefix)
 {
     Rng rng(seed, "problem");
@@ -127,6 +138,7 @@ Problem make_problem(uint64_t seed, const Limits &limits, const std::string &pre
     choose_batch(rng, limits, p);
     choose_selection(rng, limits, p);
     p.shared_prefix = p.page_size && rng.chance(20);
+    choose_floor(Rng(seed, "floor"), p);
     return p;
 }
 

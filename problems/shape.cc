@@ -66,10 +66,14 @@ void set_strides(const Problem &problem, hattn_problem *p, int64_t num_pages)
     lay_out(&p->lse, row, {rows, Hq, 1}, pad);
     lay_out(&p->partial_out, part, {problem.num_parts, rows, Hq, p->head_dim_v}, pad);
     lay_out(&p->partial_lse, part, {problem.num_parts, rows, Hq, 1}, pad);
+    lay_out(&p->steps, row, {rows, Hs, 1}, pad);
     p->block_table.stride[0] += pad;
+    p->slopes.stride[0] += pad;
     bool broadcast = problem.strides == Strides::BROADCAST;
-    if (broadcast)
+    if (broadcast) {
         p->q.stride[1] = 0;
+        p->slopes.stride[0] = HATTN_BROADCAST;
+    }
     lay_out_maps(p, pad, broadcast);
 }
 
@@ -124,6 +128,8 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     sparse.k = problem.k;
     sparse.num_sink = problem.num_sink;
     sparse.num_recent = problem.num_recent;
+    sparse.min_probability = problem.min_probability;
+    sparse.min_k = problem.min_k;
     sparse.scale = problem.scale;
     sparse.soft_cap = problem.soft_cap;
     sparse.per_head_kv_scales = problem.kv_scales == Scales::PER_HEAD;
@@ -165,6 +171,7 @@ hattn_problem resolved(hattn_problem shape)
     const auto resolve = [](int64_t &stride) { stride = stride == HATTN_BROADCAST ? 0 : stride; };
     for (int64_t &stride : shape.budgets.stride)
         resolve(stride);
+    resolve(shape.slopes.stride[0]);
     for (hattn_map *map : {&shape.key_map, &shape.query_map})
         for (int64_t &stride : map->bias_stride)
             resolve(stride);

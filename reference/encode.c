@@ -139,7 +139,8 @@ static void hamming_weights(const double *sum_of_signs, int num_bits, int group,
         weights[r] = (int8_t)(group % 2 == 0 ? sum_of_signs[r] / 2 : sum_of_signs[r]);
 }
 
-static void rounded_weights(const double *u, int num_bits, int weight_bits, int8_t *weights)
+/* Returns what a weight of 1 is worth in u; 0 where all are 0. */
+static double rounded_weights(const double *u, int num_bits, int weight_bits, int8_t *weights)
 {
     double qmax = (1 << (weight_bits - 1)) - 1, largest = 0;
     int finite = 1;
@@ -149,6 +150,14 @@ static void rounded_weights(const double *u, int num_bits, int weight_bits, int8
     }
     for (int r = 0; r < num_bits; r++)
         weights[r] = finite && largest > 0 ? (int8_t)rint(u[r] * qmax / largest) : 0;
+    return finite ? largest / qmax : 0;
+}
+
+/* What one score is worth, in 1/1024 of a factor of 2; NaN gives 0. */
+static int32_t step(double slope, double unit)
+{
+    const double exact = 2048 / log(2) * slope * unit;
+    return exact > 0 ? (int32_t)rint(fmin(exact, 32768)) : 0;
 }
 
 void hattn_reference_encode_queries(const hattn_problem *problem, const hattn_encode_queries_args *args)
@@ -169,10 +178,17 @@ void hattn_reference_encode_queries(const hattn_problem *problem, const hattn_en
             }
             int8_t *weights = (int8_t *)hattn_reference_address(args->weights) + row * problem->weights.stride[0] +
                               s * problem->weights.stride[1];
+            double unit = 1;
             if (problem->score_kind == HATTN_SCORE_WEIGHTED)
-                rounded_weights(sum, num_bits, problem->weight_bits, weights);
+                unit = rounded_weights(sum, num_bits, problem->weight_bits, weights);
             else
                 hamming_weights(sum, num_bits, group, weights);
+            if (problem->min_probability > 0) {
+                const float *slopes = hattn_reference_address(args->slopes);
+                int32_t *steps = hattn_reference_address(args->steps);
+                steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]] =
+                    step(slopes[s * problem->slopes.stride[0]], unit);
+            }
         }
     }
 }

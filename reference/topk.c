@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Exact top-k: the k-th largest key is found bit by bit by counting, which needs no memory.
+ * Exact top-k: the k-th largest key is found bit by bit by counting, which needs no memory. A floor of probability shortens
+ * the list.
  */
 #include "reference/internal.h"
 
+#include <math.h>
 #include <string.h>
 
 /* An integer that orders as the scores do: NaN lowest, -0 equal to +0. */
@@ -64,6 +66,62 @@ static int64_t num_kept(const hattn_problem *problem, const int32_t *budgets, in
     return budget < length ? budget : length;
 }
 
+/* One row's scores, all of positions that are not forced. */
+typedef struct middle {
+    const uint16_t *scores; /* of position 0 */
+    int64_t begin, end;
+    uint32_t largest; /* score */
+    int64_t step;
+} middle;
+
+/* A score's probability, in 2^-30 of the largest score's. */
+static uint64_t share(const middle *m, uint32_t score)
+{
+    const int64_t e = (m->largest - (int64_t)score) * m->step;
+    return e >> 10 > 30 ? 0 : (uint64_t)floor(exp2(30 - (double)(e >> 4 & 63) / 64)) >> (e >> 10);
+}
+
+/* The sum of all probabilities: exact above `bound`, of every 61st position from there down; bound -1: all exact. */
+static uint64_t estimated_sum(const middle *m, int64_t bound)
+{
+    uint64_t exact = 0, sampled = 0;
+    for (int64_t j = m->begin; j < m->end; j++) {
+        if (m->scores[j] > bound)
+            exact += share(m, m->scores[j]);
+        else if (j % 61 == 0)
+            sampled += share(m, m->scores[j]);
+    }
+    return exact + 61 * sampled;
+}
+
+/* Whether share * 2^32 >= tau * sum. */
+static int reaches(uint64_t share, uint64_t tau, uint64_t sum)
+{
+    const uint64_t low = tau * (sum & 0xffffffff), high = tau * (sum >> 32) + (low >> 32);
+    return high >> 32 == 0 && share << 32 >= (high << 32 | (low & 0xffffffff));
+}
+
+/* How many of `kept` positions, the budget's, a floor leaves. */
+static int64_t num_above_floor(const hattn_problem *problem, const uint16_t *scores, int64_t length, int64_t kept,
+                               int64_t step, const int32_t *indices)
+{
+    const int64_t forced = (int64_t)problem->num_sink + problem->num_recent;
+    const int64_t least = problem->min_k < kept ? problem->min_k : kept;
+    if (forced >= length || least >= kept)
+        return kept;
+    middle m = {.scores = scores, .begin = problem->num_sink, .end = length - problem->num_recent, .step = step};
+    int64_t bound = UINT16_MAX, above = forced;
+    for (int64_t j = m.begin; j < m.end; j++)
+        m.largest = scores[j] > m.largest ? scores[j] : m.largest;
+    for (int64_t i = problem->num_sink; i < kept - problem->num_recent; i++)
+        bound = scores[indices[i]] < bound ? scores[indices[i]] : bound;
+    const uint64_t sum = estimated_sum(&m, kept < length ? bound : -1),
+                   tau = (uint64_t)rint(problem->min_probability * 0x1p32);
+    for (int64_t i = problem->num_sink; i < kept - problem->num_recent; i++)
+        above += reaches(share(&m, scores[indices[i]]), tau, sum);
+    return above > least ? above : least;
+}
+
 void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *args)
 {
     const int32_t *budgets = hattn_reference_address(args->budgets);
@@ -79,6 +137,12 @@ void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *a
             int32_t *counts = hattn_reference_address(args->counts);
             int64_t kept = num_kept(problem, budgets, sequence, s, length);
             select_row(problem, scores, length, kept, indices);
+            if (problem->min_probability > 0) {
+                const int32_t *steps = hattn_reference_address(args->steps);
+                kept = num_above_floor(problem, (const uint16_t *)(const void *)scores, length, kept,
+                                       steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]], indices);
+                select_row(problem, scores, length, kept, indices);
+            }
             for (int64_t i = kept; i < problem->k; i++)
                 indices[i] = -1;
             counts[row * problem->counts.stride[0] + s * problem->counts.stride[1]] = (int32_t)kept;

@@ -17,6 +17,35 @@ cat "$TEST_TMPDIR/printed"
 [ "$(tail -n 1 "$TEST_TMPDIR/printed")" = "0 passed, 0 failed, 6 skipped" ]
 [ "$(grep -c '^[a-z]*: skipped: [a-z]*: .' "$TEST_TMPDIR/printed")" -eq 6 ]
 
+# HIP's parts likewise; what is CUDA's says so.
+# shellcheck disable=SC2086
+HIP_VISIBLE_DEVICES= OCL_ICD_VENDORS="$TEST_TMPDIR/none/" tools/gpu_check.sh --backend hip --binaries "$TEST_TMPDIR/binaries" --out "$TEST_TMPDIR/out_hip" $all >"$TEST_TMPDIR/printed"
+cat "$TEST_TMPDIR/printed"
+[ "$(tail -n 1 "$TEST_TMPDIR/printed")" = "0 passed, 0 failed, 6 skipped" ]
+[ "$(grep -c '^[a-z]*: skipped: hip: .' "$TEST_TMPDIR/printed")" -eq 5 ]
+[ "$(grep -c '^[a-z]*: skipped: hip: it is for CUDA' "$TEST_TMPDIR/printed")" -eq 3 ]
+for backend in '' opencl; do
+    if tools/gpu_check.sh --backend "$backend" --binaries "$TEST_TMPDIR/binaries" --out "$TEST_TMPDIR/out_none" verify; then
+        echo "backend '$backend' passed"
+        exit 1
+    fi
+done
+
+# Of a backend that is there: what each part runs, and with which golden files. Stand-ins note how they are called.
+mkdir "$TEST_TMPDIR/there"
+for binary in "$@"; do
+    printf '#!/bin/sh\necho "${0##*/} $*" >>"%s"\n' "$TEST_TMPDIR/calls" >"$TEST_TMPDIR/there/${binary##*/}"
+done
+chmod +x "$TEST_TMPDIR/there/"*
+touch "$TEST_TMPDIR/there/golden_cuda.safetensors"
+tools/gpu_check.sh --backend hip --binaries "$TEST_TMPDIR/there" --out "$TEST_TMPDIR/out_there" verify bench >"$TEST_TMPDIR/printed"
+tail -n 1 "$TEST_TMPDIR/printed" | grep '^[1-9][0-9]* passed, 0 failed, 0 skipped$'
+[ "$(grep -c -- '--backend cuda' "$TEST_TMPDIR/calls")" -eq 0 ]
+grep -q -- '^hattn verify .*--backend hip --against .*/golden_cuda.safetensors$' "$TEST_TMPDIR/calls"
+grep -q -- '^hattn verify .*--backend hip .*--write .*/golden_hip.safetensors ' "$TEST_TMPDIR/calls"
+grep -q -- '^hattn bench --backend hip ' "$TEST_TMPDIR/calls"
+[ "$(grep -c -- '^device_contract_test .*--gtest_filter=\*/hip ' "$TEST_TMPDIR/calls")" -eq 6 ]
+
 if tools/gpu_check.sh --binaries "$TEST_TMPDIR/broken" --out "$TEST_TMPDIR/out_broken" verify >"$TEST_TMPDIR/printed"; then
     echo "broken binaries passed"
     exit 1

@@ -61,6 +61,15 @@ def main():
         open(readme, "w").write(text.replace("| op | a | 1 | 2 |", "| op | a | 1 | 349 |"))
         code, said = matrix("--csv", rows, "check", readme)
         assert code != 0 and "the table is not that of" in said, said
+        # An emulator has no driver; a shim's checks were counted by another backend, whose name is not the row's.
+        other = ["--csv", second, "add", report(first, target="cpu", a=(5, 0, 0)), "--commit", "abc", "--proven-on"]
+        os.remove(second)
+        assert matrix(*other, "emulator")[0] == 0 and matrix(*other, "shim", "--shim", "hip: processor, waves of 64")[0] == 0
+        told = open(second).read()
+        assert "\ncpu,GPU,i,,2026-01-02,abc,emulator,5 passed\nhip,\"processor, waves of 64\",,,2026-01-02,abc,shim,5 passed\n" in told, told
+        for wrong in (["shim"], ["shim", "--shim", "hip"], ["emulator", "--shim", "hip: x"]):
+            assert matrix(*other, *wrong)[0] == 2, wrong
+        assert open(second).read() == told
         # A row that does not say what it was proven on is no row.
         shutil.copy(rows, first)
         open(first, "w").write(before.replace("hardware", "hearsay"))

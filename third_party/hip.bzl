@@ -49,7 +49,7 @@ def _hip_objects_impl(ctx):
         obj = ctx.actions.declare_file("%s/%s.o" % (ctx.label.name, src.basename))
         ctx.actions.run_shell(
             command = _COMPILE,
-            arguments = [obj.path, ctx.file.symbols.path, HIP_CLANG] + _FLAGS + [src.path],
+            arguments = [obj.path, ctx.file.symbols.path, HIP_CLANG] + _FLAGS + ctx.attr.flags.get(src.basename, []) + [src.path],
             inputs = depset([src, ctx.file.symbols] + ctx.files.hdrs, transitive = headers),
             outputs = [obj],
             env = {"PATH": "/usr/bin:/bin"},
@@ -62,6 +62,7 @@ def _hip_objects_impl(ctx):
 _hip_objects = rule(
     implementation = _hip_objects_impl,
     attrs = {
+        "flags": attr.string_list_dict(),
         "srcs": attr.label_list(allow_files = [".cu"]),
         "hdrs": attr.label_list(allow_files = [".cuh", ".h", ".inc"]),
         "instances": attr.string_dict(),
@@ -70,13 +71,14 @@ _hip_objects = rule(
     },
 )
 
-def hip_library(name, srcs, symbols, instances = {}, hdrs = [], deps = [], **kwargs):
-    """instances: more sources, {name: text}, that the build writes. symbols: what objcopy renames."""
+def hip_library(name, srcs, symbols, instances = {}, flags = {}, hdrs = [], deps = [], **kwargs):
+    """instances: more sources, {name: text}, that the build writes. flags: {file: more of them}. symbols: what objcopy renames."""
     _hip_objects(
         name = name + "_objects",
         srcs = srcs,
         symbols = symbols,
         instances = instances,
+        flags = flags,
         hdrs = hdrs,
         target_compatible_with = only_if("@gpu//:hip"),
         deps = deps,

@@ -1,24 +1,27 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Proves the CUDA backend on a machine with a GPU, and the OpenCL backend on its first device: tools/gpu_check.sh [--binaries DIR] [--out DIR] PART...
-#   verify     conformance list, random problems, golden files both ways, serving contract, the other builds of the kernels
-#   memcheck   the conformance list under compute-sanitizer's memcheck
-#   racecheck  a part of it under its racecheck
+# Proves the CUDA or HIP backend on a machine with a GPU, and the OpenCL backend on its first device:
+# tools/gpu_check.sh [--backend cuda|hip] [--binaries DIR] [--out DIR] PART...
+#   verify     conformance list, random problems, golden files both ways and those that came along, serving contract; CUDA: the other builds
+#   memcheck   CUDA: the conformance list under compute-sanitizer's memcheck
+#   racecheck  CUDA: a part of it under its racecheck
 #   bench      hattn bench on the GPU
 #   opencl     conformance list and hattn bench by OpenCL
-#   peers      hattn beside PyTorch (bench/peers_cuda.py)
+#   peers      CUDA: hattn beside PyTorch (bench/peers_cuda.py)
 # The binaries are those of `bazel build -c opt`, or of DIR as tools/gpu_bundle.sh makes it. Each part takes at most 8 minutes.
-# JSON, JUnit and logs go to the output folder (gpu_check); the last line counts. Without a GPU each part is skipped.
+# JSON, JUnit and logs go to the output folder (gpu_check); the last line counts. Without a GPU each part is skipped. golden_BACKEND.safetensors
+# there is for other machines: in examples/, tools/gpu_bundle.sh takes it along.
 set -u
 usage() {
-    echo "usage: gpu_check.sh [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|opencl|peers..." >&2
+    echo "usage: gpu_check.sh [--backend cuda|hip] [--binaries DIR] [--out DIR] verify|memcheck|racecheck|bench|opencl|peers..." >&2
     exit 2
 }
 root=$(cd "$(dirname "$0")/.." && pwd)
-binaries= out=gpu_check parts=
+binaries= out=gpu_check parts= backend=cuda
 limit=460 # seconds of a step
 while [ $# -gt 0 ]; do
     case $1 in
+    --backend) backend=${2:?cuda or hip} && shift ;;
     --binaries) binaries=${2:?a folder} && shift ;;
     --out) out=${2:?a folder} && shift ;;
     verify | memcheck | racecheck | bench | opencl | peers) parts="$parts $1" ;;
@@ -27,6 +30,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -n "$parts" ] || usage
+case $backend in cuda | hip) ;; *) usage ;; esac
 
 # Where a binary is: PATH_IN_BAZEL_BIN; its name in a bundle is the last part.
 locate() {
@@ -79,25 +83,38 @@ verify() {
     step "$name" "$binary" verify --json "$out/$name.json" --junit "$out/$name.xml" "$@"
 }
 
-# The host has most of the work: steps run side by side, and each chain of them one after the other. Golden files, which only repeat,
-# take a part of the list both ways.
+# Golden files: those that came along; this backend's and the reference's, both ways, of a part of the list, which only repeat; and one to keep,
+# of the problems of examples/golden.safetensors.
+check_golden() {
+    for file in "${binaries:-$root/examples}"/golden*.safetensors; do
+        [ -e "$file" ] || continue
+        made=$(basename "$file" .safetensors)
+        verify "against_$made" "$hattn" --backend "$backend" --against "$file"
+    done
+    verify golden_reference "$hattn" --backend reference --filter bits_1 --write "$out/reference.safetensors"
+    verify "golden_${backend}_against_reference" "$hattn" --backend "$backend" --against "$out/reference.safetensors" --filter bits_1
+    verify "golden_$backend" "$hattn" --backend "$backend" --filter bits_1 --write "$out/$backend.safetensors"
+    verify "golden_reference_against_$backend" "$hattn" --backend reference --against "$out/$backend.safetensors" --filter bits_1
+    rm -f "$out/reference.safetensors" "$out/$backend.safetensors"
+    verify golden_keep "$hattn" --backend "$backend" --seed 3 --write "$out/golden_$backend.safetensors" \
+        --filter plain_append/,codes_per_query_head_weighted/,f8_scale_per_head/,alternating_norms/,mlp_40/
+}
+
+# The host has most of the work: steps run side by side, and each chain of them one after the other.
 part_verify() {
     for op in decode attend_dense attend_sparse topk score merge encode_keys encode_queries; do
-        verify "verify_list_$op" "$hattn" --backend cuda --filter "/$op" &
+        verify "verify_list_$op" "$hattn" --backend "$backend" --filter "/$op" &
     done
-    verify verify_random "$hattn" --backend cuda --filter random- --random 100 &
-    {
-        verify golden_reference "$hattn" --backend reference --filter bits_1 --write "$out/reference.safetensors"
-        verify golden_cuda_against_reference "$hattn" --backend cuda --against "$out/reference.safetensors" --filter bits_1
-        verify golden_cuda "$hattn" --backend cuda --filter bits_1 --write "$out/cuda.safetensors"
-        verify golden_reference_against_cuda "$hattn" --backend reference --against "$out/cuda.safetensors" --filter bits_1
-        rm -f "$out/reference.safetensors" "$out/cuda.safetensors"
-    } &
+    verify verify_random "$hattn" --backend "$backend" --filter random- --random 100 &
+    check_golden &
+    case $backend in hip) of='*/hip' ;; *) of='*' ;; esac
     for shard in 0 1 2 3 4 5; do
-        step "contract_$shard" env GTEST_TOTAL_SHARDS=6 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 \
+        step "contract_$shard" env GTEST_TOTAL_SHARDS=6 GTEST_SHARD_INDEX=$shard "$contract" --gtest_brief=1 "--gtest_filter=$of" \
             "--gtest_output=xml:$out/contract_$shard.xml" &
     done
-    for variant in ptx80 portable small; do
+    variants="ptx80 portable small"
+    [ "$backend" = cuda ] || variants=
+    for variant in $variants; do
         if [ -x "$hattn-$variant" ]; then
             for ops in "decode topk score merge" "attend_dense attend_sparse encode_keys encode_queries"; do
                 for op in $ops; do
@@ -153,7 +170,7 @@ part_racecheck() {
 }
 
 part_bench() {
-    step bench "$hattn" bench --backend cuda --json "$out/bench.json"
+    step bench "$hattn" bench --backend "$backend" --json "$out/bench.json"
     cat "$out/bench.log"
 }
 
@@ -186,7 +203,11 @@ why_none() { # BACKEND
     "$hattn" verify --backend "$1" --filter no_tokens/encode_keys 2>&1 >/dev/null | sed -n 's/^hattn verify: nothing to verify; //p'
 }
 for part in $parts; do
-    case $part in opencl) why=$(why_none opencl) ;; *) why=$(why_none cuda) ;; esac
+    case $backend-$part in
+    *-opencl) why=$(why_none opencl) ;;
+    hip-memcheck | hip-racecheck | hip-peers) why="hip: it is for CUDA" ;;
+    *) why=$(why_none "$backend") ;;
+    esac
     if [ -n "$why" ]; then report "$part" skipped "$why"; else "part_$part"; fi
 done
 counts=$(python3 "$root/tests/summary.py" "$out"/*.xml)

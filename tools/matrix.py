@@ -5,6 +5,8 @@ is made of it.
 
     hattn verify --backend cuda --json verify.json
     tools/matrix.py add verify.json ... --proven-on hardware     rows for the backends in it, in place of theirs
+    tools/matrix.py add verify.json ... --proven-on shim --shim "hip: processor, waves of 64"     the checks of the problems that
+                                                                 tests/simt passed, which another backend has counted
     tools/matrix.py write README.md                              the table, between its two marks
     tools/matrix.py check README.md                              fails where it is another
 
@@ -52,8 +54,8 @@ def cell_text(counts):
     return ", ".join(parts)
 
 
-def rows_of(reports, commit, proven_on):
-    """Of the backends that were there in any of the reports."""
+def rows_of(reports, commit, proven_on, shim):
+    """Of the backends that were there in any of the reports. An emulator's driver is nobody's. shim: (backend, device) instead of theirs."""
     sessions, counts, features = {}, {}, []
     for report in reports:
         for session in report["sessions"]:
@@ -70,16 +72,19 @@ def rows_of(reports, commit, proven_on):
                 sums[status] += cell[status]
     rows = []
     for target, session in sorted(sessions.items()):
-        row = dict(backend=target, device=session["device"], isa=session["isa"], driver=session["driver"],
-                   date=session["date"], commit=commit, proven_on=proven_on)
+        backend, device = shim or (target, session["device"])
+        row = dict(backend=backend, device=device, isa="" if shim else session["isa"], date=session["date"], commit=commit,
+                   driver=session["driver"] if proven_on == "hardware" else "", proven_on=proven_on)
         row.update({name: cell_text(counts[target, name]) for name in features})
         rows.append(row)
     return rows, features
 
 
-def add(path, reports, commit, proven_on):
+def add(path, reports, commit, proven_on, shim=None):
     rows, features = read_rows(path)
-    new, new_features = rows_of(reports, commit, proven_on)
+    new, new_features = rows_of(reports, commit, proven_on, shim)
+    if shim and len(new) > 1:
+        sys.exit("--shim: the checks of one backend, not of %s" % ", ".join(row["backend"] for row in new))
     if not new:
         sys.exit("no backend of the reports was present: nothing to add")
     if features and new_features != features:
@@ -125,14 +130,18 @@ def main():
     adds = commands.add_parser("add")
     adds.add_argument("reports", nargs="+", help="of hattn verify --json")
     adds.add_argument("--proven-on", choices=PROVEN_ON, required=True)
+    adds.add_argument("--shim", metavar="BACKEND: DEVICE", help="of the row, with --proven-on shim")
     adds.add_argument("--commit", help="of the sources that ran; default: what git says of the checkout")
     for name in ("write", "check"):
         commands.add_parser(name).add_argument("readme")
     args = parser.parse_args()
     if args.command == "add":
+        shim = tuple(args.shim.split(": ", 1)) if args.shim else None
+        if bool(shim) != (args.proven_on == "shim") or (shim and len(shim) != 2):
+            parser.error("--proven-on shim needs --shim 'BACKEND: DEVICE', and nothing else does")
         commit = args.commit or subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], check=True, cwd=FOLDER,
                                                stdout=subprocess.PIPE).stdout.decode().strip()
-        add(args.csv, [json.load(open(path)) for path in args.reports], commit, args.proven_on)
+        add(args.csv, [json.load(open(path)) for path in args.reports], commit, args.proven_on, shim)
         return
     readme = open(args.readme).read()
     made = with_table(readme, table(*read_rows(args.csv)), args.readme)

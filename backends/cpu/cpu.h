@@ -23,10 +23,17 @@ typedef struct hattn_cpu_scratch {
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
     uint64_t indices;
+    uint64_t state;                                /* of a task: hattn_cpu_task_state */
     uint64_t q, logits, max, sum, acc;             /* attend: one part */
     uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink included */
     uint64_t size;
 } hattn_cpu_scratch;
+
+/* What the steps of a decode's task leave for later ones. */
+typedef struct hattn_cpu_task_state {
+    int32_t step; /* hattn_encode_queries */
+    int32_t kept;
+} hattn_cpu_task_state;
 
 struct hattn_cpu_plan {
     hattn_plan base;
@@ -41,6 +48,7 @@ struct hattn_cpu_plan {
     int page_shift;   /* log2 of a page's size; -1: not a power of two, or contiguous */
     int64_t stride_q; /* of fp32 vectors, padded to whole lines */
     int64_t stride_acc;
+    uint64_t floor_tau;     /* hattn_floor_tau */
     uint64_t scratch_start; /* of rank 0, behind the control region */
     hattn_cpu_scratch scratch;
 };
@@ -54,8 +62,10 @@ static inline int64_t hattn_cpu_most_keys(const hattn_plan *plan, const hattn_ba
 /* ---- one file an operation: units, and the bodies that share them out ---- */
 
 /* encode.c */
-void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_buffer q, const hattn_map_buffers *map,
-                                   int64_t row, int64_t head, int8_t *weights);
+/* slopes: null without a floor. Returns the step, 0 without. */
+int32_t hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_buffer q,
+                                      const hattn_map_buffers *map, hattn_buffer slopes, int64_t row, int64_t head,
+                                      int8_t *weights);
 /* Until all units are done, the other threads' too. */
 void hattn_cpu_append(hattn_crew *crew, const hattn_decode_args *args);
 hattn_status hattn_cpu_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
@@ -78,11 +88,29 @@ hattn_status hattn_cpu_score(const hattn_plan *plan, const hattn_score_args *arg
 /* topk.c */
 void hattn_cpu_store_selection(const hattn_problem *problem, hattn_buffer indices, hattn_buffer counts, int64_t row,
                                int64_t head, const int32_t *selected, int32_t kept);
-/* Selects `kept` of `length` positions; scores (u16) or keys (fp32) are indexed from position num_sink. out has room for kept + HATTN_TOPK_SLACK. */
-void hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept, const uint16_t *scores,
-                           const float *keys, uint32_t max_score, int32_t *out);
+/* A row's scores (u16) or keys (fp32), one of them, from position num_sink on. */
+typedef struct hattn_cpu_scores {
+    const uint16_t *scores;
+    const float *keys;
+    uint32_t max_score;
+    int32_t step; /* with a floor */
+} hattn_cpu_scores;
+/* Whether scores decide about any of `kept` of `length` positions; if not they are not read. */
+bool hattn_cpu_is_ranked(const hattn_problem *problem, int32_t length, int32_t kept);
+/* Selects `kept` of `length` positions, the budget's, or as many of them as a floor leaves, and returns how many. out has room
+ * for kept + HATTN_TOPK_SLACK. */
+int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
+                              const hattn_cpu_scores *scores, int32_t *out);
 hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                             hattn_error *error);
+
+/* floor.c */
+/* How many of the budget's `kept` positions are kept in any case. */
+int32_t hattn_cpu_least_kept(const hattn_problem *problem, int32_t kept);
+/* Makes the list of the budget's selection shorter and returns how many are left; -1: fewer than are kept in any case, and the
+ * list is as it was. scores: from position num_sink on. */
+int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, const uint16_t *scores, int32_t length, int32_t kept,
+                              int32_t step, int32_t *selected);
 
 /* attend.c: attention of one row and the heads that share a selection. */
 typedef struct hattn_cpu_attention {

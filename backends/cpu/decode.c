@@ -8,8 +8,8 @@
 typedef struct task {
     int64_t row, head;
     hattn_row resolved;
-    int32_t kept;
-    char *scratch; /* its weights, scores, selection, parts */
+    int32_t budget; /* the most that it keeps */
+    char *scratch;  /* its weights, scores, selection, parts */
 } task;
 
 static task make_task(const hattn_crew *crew, const hattn_decode_args *args, int64_t index, char *scratch)
@@ -17,14 +17,18 @@ static task make_task(const hattn_crew *crew, const hattn_decode_args *args, int
     const hattn_problem *p = &crew->plan->base.problem;
     task t = {.row = index / p->num_selection_heads, .head = index % p->num_selection_heads, .scratch = scratch};
     t.resolved = hattn_resolve_row(p, &args->batch, (int32_t)t.row);
-    t.kept = hattn_kept(p, args->budgets, &t.resolved, t.head);
+    t.budget = hattn_kept(p, args->budgets, &t.resolved, t.head);
     return t;
 }
 
-/* All positions are kept, or none: nothing to rank. */
 static bool needs_scores(const hattn_problem *p, const task *t)
 {
-    return t->kept < t->resolved.length && t->kept > p->num_sink + p->num_recent;
+    return hattn_cpu_is_ranked(p, t->resolved.length, t->budget);
+}
+
+static hattn_cpu_task_state *state_of(const hattn_crew *crew, const task *t)
+{
+    return (hattn_cpu_task_state *)(void *)(t->scratch + crew->plan->scratch.state);
 }
 
 static void encode(const hattn_crew *crew, const hattn_decode_args *args, const task *t, char *scratch)
@@ -33,9 +37,13 @@ static void encode(const hattn_crew *crew, const hattn_decode_args *args, const 
     int8_t *weights = (int8_t *)(t->scratch + crew->plan->scratch.weights);
     if (args->weights.data)
         weights = (int8_t *)hattn_element(&p->weights, args->weights, t->row, t->head, 0);
-    else if (!needs_scores(p, t))
+    else if (!args->steps.data && !needs_scores(p, t))
         return;
-    hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, t->row, t->head, weights);
+    const int32_t step =
+        hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, args->slopes, t->row, t->head, weights);
+    state_of(crew, t)->step = step;
+    if (args->steps.data)
+        *(int32_t *)(void *)hattn_element(&p->steps, args->steps, t->row, t->head, 0) = step;
     crew->plan->kernels.split(weights, p->code_bits, (hattn_planes *)(void *)(t->scratch + crew->plan->scratch.planes));
 }
 
@@ -61,10 +69,16 @@ static void select_tokens(const hattn_crew *crew, const hattn_decode_args *args,
     const hattn_cpu_scratch *at = &crew->plan->scratch;
     int32_t *indices = (int32_t *)(t->scratch + at->indices);
     const hattn_planes *planes = (const hattn_planes *)(void *)(t->scratch + at->planes);
-    hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->kept, (const uint16_t *)(t->scratch + at->scores),
-                          p->key_norms ? (const float *)(t->scratch + at->keys) : NULL,
-                          needs_scores(p, t) ? planes->max_score : 0, indices);
-    hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, t->kept);
+    hattn_cpu_scores scores = {.step = state_of(crew, t)->step};
+    if (p->key_norms)
+        scores.keys = (const float *)(t->scratch + at->keys);
+    else
+        scores.scores = (const uint16_t *)(t->scratch + at->scores);
+    if (needs_scores(p, t))
+        scores.max_score = planes->max_score;
+    const int32_t kept = hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->budget, &scores, indices);
+    state_of(crew, t)->kept = kept;
+    hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, kept);
 }
 
 static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_args *args, const task *t)
@@ -83,7 +97,7 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
         .first_head = t->head * plan->group,
         .group = plan->group,
         .indices = (const int32_t *)(t->scratch + plan->scratch.indices),
-        .count = t->kept,
+        .count = state_of(crew, t)->kept,
         .part_size = plan->part_size,
         .page_shift = plan->page_shift,
     };

@@ -2,6 +2,7 @@
  * Encode: keys in blocks (prefill), one key a row (append), and the queries of one selection head.
  */
 #include "backends/cpu/cpu.h"
+#include "core/floor.h"
 
 enum { PROJECTION = 64 }; /* keys that are scored in the time in which one vector is projected: about a microsecond */
 
@@ -123,8 +124,9 @@ void hattn_cpu_append(hattn_crew *crew, const hattn_decode_args *args)
     hattn_crew_finish(crew, HATTN_STEP_APPEND, units);
 }
 
-void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_buffer q, const hattn_map_buffers *map,
-                                   int64_t row, int64_t head, int8_t *weights)
+int32_t hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_buffer q,
+                                      const hattn_map_buffers *map, hattn_buffer slopes, int64_t row, int64_t head,
+                                      int8_t *weights)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const int group = crew->plan->group;
@@ -135,7 +137,11 @@ void hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_
     const int64_t code_head = head * p->num_code_heads / p->num_selection_heads;
     const float *z = project(crew, scratch, &p->query_map, map, code_head, group);
     const int qmax = p->score_kind == HATTN_SCORE_WEIGHTED ? (1 << (p->weight_bits - 1)) - 1 : 0;
-    crew->plan->kernels.weights(z, p->code_bits, group, p->code_bits, qmax, weights);
+    const float largest = crew->plan->kernels.weights(z, p->code_bits, group, p->code_bits, qmax, weights);
+    if (!slopes.data)
+        return 0;
+    const float slope = *(const float *)hattn_element(&p->slopes, slopes, head, 0, 0);
+    return hattn_floor_step(slope, qmax ? largest / (float)qmax : 1);
 }
 
 static void encode_queries_body(hattn_crew *crew, hattn_cpu_args run)
@@ -146,8 +152,11 @@ static void encode_queries_body(hattn_crew *crew, hattn_cpu_args run)
     int64_t unit;
     while (hattn_crew_take(crew, HATTN_STEP_ENCODE, (int64_t)args->num_rows * p->num_selection_heads, &unit)) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
-        hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, row, head,
-                                      (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
+        const int32_t step =
+            hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, args->slopes, row, head,
+                                          (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
+        if (args->steps.data)
+            *(int32_t *)(void *)hattn_element(&p->steps, args->steps, row, head, 0) = step;
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include "backends/cpu/cpu.h"
 #include "backends/host_control.h"
+#include "core/floor.h"
 #include "core/status.h"
 #include "core/workspace.h"
 #include "kernels_cpu/cpu_features.h"
@@ -53,6 +54,7 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->positions = hattn_carve(&used, room * sizeof(int32_t));
     scratch->candidates = hattn_carve(&used, room * sizeof(uint32_t));
     scratch->indices = hattn_carve(&used, (kept + HATTN_TOPK_SLACK) * sizeof(int32_t));
+    scratch->state = hattn_carve(&used, sizeof(hattn_cpu_task_state));
     scratch->q = hattn_carve(&used, group * (uint64_t)plan->stride_q * f32);
     scratch->logits = hattn_carve(&used, group * HATTN_ATTEND_BLOCK * f32);
     scratch->max = hattn_carve(&used, group * f32);
@@ -86,6 +88,7 @@ hattn_status hattn_cpu_make_plan(hattn_device *device, const hattn_problem *prob
     made->page_shift = -1;
     if (problem->page_size && !(problem->page_size & (problem->page_size - 1)))
         made->page_shift = __builtin_ctz((unsigned)problem->page_size);
+    made->floor_tau = hattn_floor_tau(problem->min_probability);
     made->stride_q = round_up(problem->head_dim_qk, 16);
     made->stride_acc = round_up(problem->head_dim_v, 16);
     lay_out_scratch(problem, made, &made->scratch);

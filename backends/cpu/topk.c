@@ -24,8 +24,14 @@ static int32_t *put_range(int32_t *out, int32_t first, int32_t end)
     return out;
 }
 
-void hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept, const uint16_t *scores,
-                           const float *keys, uint32_t max_score, int32_t *out)
+bool hattn_cpu_is_ranked(const hattn_problem *p, int32_t length, int32_t kept)
+{
+    return kept > p->num_sink + p->num_recent && (kept < length || (p->min_probability > 0 && kept > p->min_k));
+}
+
+/* The budget's list. */
+static void select_kept(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
+                        const hattn_cpu_scores *scores, int32_t *out)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     const hattn_cpu_scratch *at = &crew->plan->scratch;
@@ -38,11 +44,26 @@ void hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length
     const hattn_topk_scratch kernels = {(uint32_t *)(scratch + at->histogram), (int32_t *)(scratch + at->positions),
                                         (uint32_t *)(scratch + at->candidates)};
     out = put_range(out, 0, p->num_sink);
-    if (wanted && keys)
-        crew->plan->kernels.topk_f32(keys, middle, wanted, p->num_sink, out, &kernels);
+    if (wanted && scores->keys)
+        crew->plan->kernels.topk_f32(scores->keys, middle, wanted, p->num_sink, out, &kernels);
     else if (wanted)
-        crew->plan->kernels.topk_u16(scores, middle, wanted, max_score, p->num_sink, out, &kernels);
+        crew->plan->kernels.topk_u16(scores->scores, middle, wanted, scores->max_score, p->num_sink, out, &kernels);
     put_range(out + wanted, length - p->num_recent, length);
+}
+
+int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
+                              const hattn_cpu_scores *scores, int32_t *out)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    select_kept(crew, scratch, length, kept, scores, out);
+    const int32_t least = hattn_cpu_least_kept(p, kept);
+    if (p->min_probability == 0 || kept <= least)
+        return kept;
+    const int32_t left = hattn_cpu_apply_floor(crew->plan, scores->scores, length, kept, scores->step, out);
+    if (left >= 0)
+        return left;
+    select_kept(crew, scratch, length, least, scores, out);
+    return least;
 }
 
 static void topk_body(hattn_crew *crew, hattn_cpu_args run)
@@ -55,11 +76,17 @@ static void topk_body(hattn_crew *crew, hattn_cpu_args run)
     while (hattn_crew_take(crew, HATTN_STEP_SELECT, (int64_t)args->batch.num_rows * p->num_selection_heads, &unit)) {
         const int64_t row = unit / p->num_selection_heads, head = unit % p->num_selection_heads;
         const hattn_row resolved = hattn_resolve_row(p, &args->batch, (int32_t)row);
-        const int32_t kept = hattn_kept(p, args->budgets, &resolved, head);
+        const int32_t budget = hattn_kept(p, args->budgets, &resolved, head);
         const char *middle =
             hattn_element(&p->scores, args->scores, row, head, 0) + p->num_sink * hattn_dtype_size(p->scores.dtype);
-        hattn_cpu_select_unit(crew, scratch, resolved.length, kept, p->key_norms ? NULL : (const uint16_t *)middle,
-                              p->key_norms ? (const float *)middle : NULL, UINT16_MAX, selected);
+        hattn_cpu_scores scores = {.max_score = UINT16_MAX};
+        if (p->key_norms)
+            scores.keys = (const float *)(const void *)middle;
+        else
+            scores.scores = (const uint16_t *)(const void *)middle;
+        if (args->steps.data)
+            scores.step = *(const int32_t *)(const void *)hattn_element(&p->steps, args->steps, row, head, 0);
+        const int32_t kept = hattn_cpu_select_unit(crew, scratch, resolved.length, budget, &scores, selected);
         hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);
     }
 }

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/cuda.h"
 #include "core/dtype.h"
+#include "core/floor.h"
 #include "core/status.h"
 #include "core/workspace.h"
 #include "kernels_cuda/decode/cut.h"
@@ -155,10 +156,11 @@ static int encodes_by_mma(const hattn_problem *p)
            is_in_chunks(p->q.stride[1]) && map->weight_stride[0][0] % 8 == 0 && is_in_chunks(map->weight_stride[0][1]);
 }
 
-/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
+/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there, and a
+ * selection's size is known before its scores are. */
 static int fits_regions(const hattn_problem *p)
 {
-    return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return p->min_probability == 0 && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -296,6 +298,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
 {
     const int64_t rows = p->max_rows, tasks = rows * p->num_selection_heads;
     params->problem = *p;
+    params->floor_tau = hattn_floor_tau(p->min_probability);
     params->page_size = hattn_cuda_make_divisor(p->page_size ? (uint32_t)p->page_size : 1);
     params->heads_per_code = hattn_cuda_make_divisor((uint32_t)(p->num_selection_heads / p->num_code_heads));
     params->v_dim = hattn_cuda_make_divisor((uint32_t)p->head_dim_v);

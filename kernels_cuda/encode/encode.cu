@@ -158,6 +158,16 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+/* By one thread, if the problem has a floor. */
+__device__ inline void store_step(const hattn_problem &p, const hattn_encode_queries_args &args, int64_t row,
+                                  int64_t head, float unit)
+{
+    if (!args.steps.data)
+        return;
+    const float slope = *reinterpret_cast<const float *>(hattn_element(&p.slopes, args.slopes, head, 0, 0));
+    *reinterpret_cast<int32_t *>(hattn_element(&p.steps, args.steps, row, head, 0)) = hattn_floor_step(slope, unit);
+}
+
 /* Bits of a query that one block encodes. Sums of signs need no other bits, so that several blocks may share a map
  * and read it in less time; not where scoring encodes for itself, in another order: weights must be the same. */
 __host__ __device__ inline int block_bits(const hattn_cuda_params &params)
@@ -192,12 +202,16 @@ __global__ void __launch_bounds__(kThreads)
                 [&](int r, float sum) {
                     weights[first + r] = static_cast<int8_t>(weight_of(run.group, 0, sum, 0.0f));
                 });
+            if (first == 0 && threadIdx.x == 0)
+                store_step(p, args, row, head, 1.0f);
             return;
         }
     take_over();
     encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
         weights[r] = code.weights[r];
+    if (threadIdx.x == 0)
+        store_step(p, args, row, head, code.unit);
 }
 
 /* Shared memory of encode_queries_kernel. */

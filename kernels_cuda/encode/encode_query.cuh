@@ -4,6 +4,7 @@
 #ifndef HATTN_KERNELS_CUDA_ENCODE_ENCODE_QUERY_CUH
 #define HATTN_KERNELS_CUDA_ENCODE_ENCODE_QUERY_CUH
 
+#include "core/floor.h"
 #include "kernels_cuda/encode/encode.cuh"
 
 namespace hattn {
@@ -19,6 +20,7 @@ struct QueryCode {
     uint32_t warp_sums[2][kWarps]; /* scratch of scans */
     uint32_t max_score;            /* sum |w| */
     int num_planes;
+    float unit; /* hattn_floor_step */
 };
 
 /* u_r, or sums of signs, into code.sums: any map. Not inlined: what scores keys afterwards needs the registers. */
@@ -176,6 +178,12 @@ __device__ inline int weight_of(int group, int weight_max, float sum, float larg
                : 0; /* the ratio first: it cannot overflow */
 }
 
+/* What a weight of 1 is worth. */
+__device__ inline float unit_of(int weight_max, float largest)
+{
+    return !weight_max ? 1.0f : largest < INFINITY ? largest / static_cast<float>(weight_max) : 0.0f;
+}
+
 __device__ inline float finite_magnitude(float sum) { return isfinite(sum) ? fabsf(sum) : INFINITY; }
 
 /* Shared memory for QueryProduct. */
@@ -237,6 +245,8 @@ __device__ inline void encode_query(const hattn_cuda_params &params, hattn_buffe
     __syncthreads();
     for (int w = 0; w < kWarps; w++)
         largest = fmaxf(largest, code.warp_values[w]);
+    if (threadIdx.x == 0)
+        code.unit = unit_of(run.weight_max, largest);
     for (int r = threadIdx.x; r < 512; r += kThreads)
         code.weights[r] =
             static_cast<int8_t>(r < p.code_bits ? weight_of(run.group, run.weight_max, code.sums[r], largest) : 0);

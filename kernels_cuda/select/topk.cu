@@ -4,6 +4,7 @@
  */
 #include "kernels_cuda/device/exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
+#include "kernels_cuda/select/floor_sums.cuh"
 #include "kernels_cuda/select/select.cuh"
 #include "kernels_cuda/select/topk_split.cuh"
 
@@ -178,6 +179,77 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
 }
 
+/* After the budget's selection: those of its list that reach the floor, in their order, at least so many. */
+__global__ void __launch_bounds__(kThreads)
+    topk_floor_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args)
+{
+    __shared__ union Space {
+        FloorSpace floor;
+        uint32_t sums[2][kWarps];
+        SelectSpace select;
+    } space;
+    const hattn_problem &p = params.problem;
+    TopkRow<uint16_t> row(p, args, static_cast<int64_t>(blockIdx.x));
+    const int forced = p.num_sink + p.num_recent, least = max(min(p.min_k, row.kept), forced);
+    wait_for_previous();
+    if (row.kept <= least)
+        return;
+    const int thread = static_cast<int>(threadIdx.x), first = p.num_sink, end = row.kept - p.num_recent;
+    const int32_t step = *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0));
+    auto score_of = [&](int rank) { return static_cast<uint32_t>(row.keys[row.indices[rank]]); };
+    uint32_t largest = 0, least_score = UINT16_MAX;
+    for (int rank = first + thread; rank < end; rank += kThreads) {
+        largest = max(largest, score_of(rank));
+        least_score = min(least_score, score_of(rank));
+    }
+    largest = block_largest(largest, space.floor);
+    least_score = UINT16_MAX - block_largest(UINT16_MAX - least_score, space.floor);
+
+    const bool keeps_all = row.kept == row.length;
+    uint64_t sum = 0;
+    for (int rank = first + thread; rank < end; rank += kThreads)
+        if (keeps_all || score_of(rank) > least_score)
+            sum += floor_share(largest - score_of(rank), step);
+    if (!keeps_all)
+        for (int i = (p.num_sink + HATTN_FLOOR_STRIDE - 1) / HATTN_FLOOR_STRIDE + thread;
+             i * HATTN_FLOOR_STRIDE < row.length - p.num_recent; i += kThreads) {
+            const uint32_t score = row.keys[i * HATTN_FLOOR_STRIDE];
+            if (score <= least_score)
+                sum += static_cast<uint64_t>(HATTN_FLOOR_STRIDE) * floor_share(largest - score, step);
+        }
+    sum = block_total(sum, space.floor);
+    const FloorScore floor(largest, step, hattn_floor_least_share(params.floor_tau, sum));
+    uint32_t above = 0;
+    for (int rank = first + thread; rank < end; rank += kThreads)
+        above += floor.reaches(score_of(rank));
+    const int left = static_cast<int>(block_total(above, space.floor)) + forced;
+
+    const int recents = row.length - p.num_recent, budget = row.kept;
+    row.kept = max(left, least);
+    if (left < least) {
+        select_row(with_all_digits(params), row, space.select);
+    } else {
+        int place = first;
+        for (int from = first; from < end; from += kThreads) { /* never past what has been read */
+            const int rank = from + thread, position = rank < end ? row.indices[rank] : 0;
+            const bool is_kept = rank < end && floor.reaches(row.keys[position]);
+            uint32_t all;
+            const uint32_t before = block_scan(is_kept, space.sums[0], &all);
+            if (is_kept)
+                row.indices[place + static_cast<int>(before)] = position;
+            place += static_cast<int>(all);
+            __syncthreads();
+        }
+        for (int i = thread; i < p.num_recent; i += kThreads)
+            row.indices[place + i] = recents + i;
+    }
+    __syncthreads();
+    for (int i = row.kept + thread; i < budget; i += kThreads)
+        row.indices[i] = -1;
+    if (thread == 0)
+        *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
+}
+
 template <class Key>
 DeviceError load(const hattn_cuda_params &params)
 {
@@ -206,7 +278,8 @@ DeviceError launch_topk(const hattn_cuda_params &params, const hattn_topk_args &
 
 DeviceError load_topk(const hattn_cuda_params &params)
 {
-    return params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
+    const DeviceError error = params.problem.min_probability > 0 ? prepare(topk_floor_kernel, 0) : kSuccess;
+    return error ? error : params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
 }
 
 } // namespace hattn
@@ -216,8 +289,12 @@ int hattn::run_topk(const hattn_cuda_params *params, const hattn_topk_args *args
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    const DeviceError error = check_workspace(workspace, stream);
-    return error                       ? error
-           : params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
-                                       : launch_topk<uint16_t>(*params, *args, workspace, stream);
+    DeviceError error = check_workspace(workspace, stream);
+    if (!error)
+        error = params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
+                                          : launch_topk<uint16_t>(*params, *args, workspace, stream);
+    const dim3 tasks(static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads));
+    return error || params->problem.min_probability == 0
+               ? error
+               : launch_dependent(*params, topk_floor_kernel, tasks, 0, stream, *params, *args);
 }

@@ -153,6 +153,10 @@ class Problem(C.Structure):
         ("partial_lse", Tensor),
         ("block_table", Tensor),
         ("budgets", Tensor),
+        ("min_probability", C.c_float),
+        ("min_k", C.c_int32),
+        ("slopes", Tensor),
+        ("steps", Tensor),
     ]
 
 
@@ -236,6 +240,8 @@ class EncodeQueriesArgs(C.Structure):
         ("q", Buffer),
         ("query_map", MapBuffers),
         ("weights", Buffer),
+        ("slopes", Buffer),
+        ("steps", Buffer),
     ]
 
 
@@ -264,6 +270,7 @@ class TopkArgs(C.Structure):
         ("budgets", Buffer),
         ("indices", Buffer),
         ("counts", Buffer),
+        ("steps", Buffer),
     ]
 
 
@@ -325,6 +332,8 @@ class DecodeArgs(C.Structure):
         ("weights", Buffer),
         ("indices", Buffer),
         ("counts", Buffer),
+        ("slopes", Buffer),
+        ("steps", Buffer),
     ]
 
 

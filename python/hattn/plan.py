@@ -133,12 +133,15 @@ class Plan:
         run.fill(args, output=True, codes=codes, norms=norms)
         self.run("encode_keys", args)
 
-    def encode_queries(self, q: Array, query_map: MapLike, weights: Array | None = None) -> Array:
-        """q [rows, Hq, d] -> weights int8 [rows, Hs, code_bits]."""
+    def encode_queries(self, q: Array, query_map: MapLike, weights: Array | None = None, *,
+                       slopes: Array | None = None, steps: Array | None = None) -> Array:
+        """q [rows, Hq, d] -> weights int8 [rows, Hs, code_bits]. With a floor of probability slopes float32 [Hs] are
+        read and steps int32 [rows, Hs] written, for topk."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.EncodeQueriesArgs)
         args.num_rows, args.query_map = run.sizes["rows"], run.map("query_map", query_map)
-        run.fill(args, q=q)
+        run.fill(args, q=q, slopes=slopes)
+        run.fill(args, output=True, steps=steps)
         weights = run.output(args, "weights", weights)
         self.run("encode_queries", args)
         return weights
@@ -155,12 +158,14 @@ class Plan:
         return scores
 
     def topk(self, scores: Array, seq_len: Array, *, budgets: Array | None = None, q_start: Array | None = None,
-             indices: Array | None = None, counts: Array | None = None) -> tuple[Array, Array]:
-        """indices int32 [rows, Hs, k], ascending, -1 from counts int32 [rows, Hs] on. budgets int32 [sequences, Hs]."""
+             steps: Array | None = None, indices: Array | None = None,
+             counts: Array | None = None) -> tuple[Array, Array]:
+        """indices int32 [rows, Hs, k], ascending, -1 from counts int32 [rows, Hs] on. budgets int32 [sequences, Hs].
+        steps: of encode_queries, with a floor of probability."""
         run = _Run(self, rows=view(scores).shape[0])
         args = sized(abi.TopkArgs)
         args.batch = run.batch(seq_len, q_start, None, pages=False)
-        run.fill(args, scores=scores, budgets=budgets)
+        run.fill(args, scores=scores, budgets=budgets, steps=steps)
         indices, counts = run.output(args, "indices", indices), run.output(args, "counts", counts)
         self.run("topk", args)
         return indices, counts
@@ -200,19 +205,20 @@ class Plan:
                q_start: Array | None = None, block_table: Array | None = None, k_scale: Array | None = None,
                v_scale: Array | None = None, sink_logits: Array | None = None, out: Array | None = None,
                lse: Array | None = None, weights: Array | None = None, indices: Array | None = None,
-               counts: Array | None = None) -> Array:
+               counts: Array | None = None, slopes: Array | None = None, steps: Array | None = None) -> Array:
         """One step: out [rows, Hq, dv] of q [rows, Hq, d] over the keys that codes select. seq_len int32 [sequences],
         new tokens included. With key_map the rows' own keys, which must be in k_cache, are encoded into codes first.
-        lse, weights, indices and counts are written if given."""
+        lse, weights, indices, counts and steps are written if given; slopes float32 [Hs] are read with a floor of
+        probability."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.DecodeArgs)
         args.batch, args.query_map = run.batch(seq_len, q_start, block_table), run.map("query_map", query_map)
         if key_map is not None:
             args.append, args.key_map = 1, run.map("key_map", key_map)
         run.fill(args, q=q, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale,
-                 sink_logits=sink_logits, budgets=budgets)
+                 sink_logits=sink_logits, budgets=budgets, slopes=slopes)
         run.fill(args, output=key_map is not None, codes=codes, norms=norms)
-        run.fill(args, output=True, lse=lse, weights=weights, indices=indices, counts=counts)
+        run.fill(args, output=True, lse=lse, weights=weights, indices=indices, counts=counts, steps=steps)
         out = run.output(args, "out", out)
         self.run("decode", args)
         return out

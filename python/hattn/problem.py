@@ -30,9 +30,11 @@ DIMS = {
     "partial_lse": ("parts", "rows", "num_q_heads"),
     "block_table": ("sequences", "table_pages"),
     "budgets": ("sequences", "num_selection_heads"),
+    "slopes": ("num_selection_heads",),
+    "steps": ("rows", "num_selection_heads"),
 }
 # Those of one number an index, which have a stride for each dimension; the others' last dimension is contiguous.
-SCALAR = ("norms", "counts", "lse", "partial_lse", "budgets")
+SCALAR = ("norms", "counts", "lse", "partial_lse", "budgets", "slopes", "steps")
 # What a tensor's shape says of the problem where its field is not given.
 _FROM_SHAPE = {"num_q_heads": (("q", 1), ("out", 1)), "head_dim_qk": (("q", 2), ("k_cache", 3), ("k_new", 2)),
                "num_kv_heads": (("k_cache", 2), ("k_new", 1)), "head_dim_v": (("v_cache", 3), ("out", 2)),
@@ -96,6 +98,8 @@ class Fields(TypedDict, total=False):
     scale: float
     soft_cap: float
     per_head_kv_scales: int
+    min_probability: float
+    min_k: int
     key_map: MapLike
     query_map: MapLike
     q: TensorLike
@@ -114,6 +118,8 @@ class Fields(TypedDict, total=False):
     partial_lse: TensorLike
     block_table: TensorLike
     budgets: TensorLike
+    slopes: TensorLike
+    steps: TensorLike
 
 
 def dtype_number(name: str) -> int:

@@ -1,18 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# `hattn verify` of the HIP backend on emulated devices. All operations of some random problems, none skipped, and some of the list.
-# Usage: backend_test.sh HATTN
+# `hattn verify` of the HIP backend on an emulated device: all operations of random problems, none refused, none skipped.
+# Usage: backend_test.sh HATTN ARCHITECTURE SEED
 set -eu
 . tests/amdgpu/environment.sh
-LD_LIBRARY_PATH=$PWD/tests/amdgpu
-export LD_LIBRARY_PATH
-verify() { # ARCHITECTURE ARGUMENT...: its last line is "N passed, 0 failed, ..."
-    HATTN_AMDGPU_ARCHITECTURE=$1
-    export HATTN_AMDGPU_ARCHITECTURE
-    shift
-    "$hattn" verify --backend hip "$@" | tee "$TEST_TMPDIR/printed" | tail -n 20
-    grep -q '^[1-9][0-9]* passed, 0 failed, ' "$TEST_TMPDIR/printed"
-}
-hattn=$1
-verify gfx942 --filter small- --small 40 --seed 1
-verify gfx1100 --filter small- --small 40 --seed 41
+export LD_LIBRARY_PATH="$PWD/tests/amdgpu" HATTN_AMDGPU_ARCHITECTURE="$2"
+"$1" verify --backend hip --filter small- --small 64 --seed "$3" --junit "$TEST_TMPDIR/verify.xml" >"$TEST_TMPDIR/printed" || true
+tail -n 20 "$TEST_TMPDIR/printed"
+grep -q '^[1-9][0-9]* passed, 0 failed, 0 refused, 0 skipped' "$TEST_TMPDIR/printed"
+for operation in encode_keys encode_queries score topk attend_sparse attend_dense merge decode; do
+    grep -q "/$operation\"" "$TEST_TMPDIR/verify.xml" || { echo "no problem has $operation" && exit 1; }
+done
+count_cases "$TEST_TMPDIR/verify.xml"

@@ -131,8 +131,9 @@ def _vector(inst, x):
                     for s, bit in zip(inst.src, (x.acc & 1, x.acc >> 1, x.acc_cd))]
         inst.dst += 256 * x.acc_cd
         inst.neg = inst.opsel = inst.opsel_hi = inst.neg_hi = inst.clamp = 0
-        if x.cbsz or x.abid or x.blgp:
-            raise Unknown("a broadcast of matrices")
+        if x.blgp:
+            raise Unknown("lanes of a matrix in another order")
+        inst.sub, inst.offset = x.cbsz, x.abid
     if inst.name.startswith("V_ACCVGPR"):
         inst.neg = inst.opsel = inst.opsel_hi = inst.neg_hi = inst.clamp = 0
         inst.src[0] += 256 if inst.name.startswith(("V_ACCVGPR_READ", "V_ACCVGPR_MOV")) else 0

@@ -24,7 +24,8 @@ _OWN = [
     (r"V_RNDNE_F32", "rndne_f32"), (r"V_LDEXP_F32", "ldexp_f32"),
     (r"V_DIV_SCALE_F32", "div_scale_f32"), (r"V_DIV_FMAS_F32", "div_fmas_f32"),
     (r"V_(FMA|MAD)_MIX_F32", "mix_f32"), (r"V_(FMA|MAD)_MIXLO_F16", "mixlo_f16"), (r"V_(FMA|MAD)_MIXHI_F16", "mixhi_f16"),
-    (r"V_(MFMA|WMMA)_F32_(16X16X16|32X32X8)_(F16|BF16)|V_MFMA_F32_(16X16X4|32X32X2)_F32", None),
+    (r"V_(MFMA|WMMA)_F32_(16X16X16|32X32X8)_(F16|BF16)|V_MFMA_F32_(16X16X4|32X32X2|4X4X1_16B)_F32|V_MFMA_F32_4X4X4_16B_(F16|BF16)",
+     None),
 ]
 
 # 16-bit results of gfx9 that leave the other half alone: those that have opsel (AMD GPU Usage; others clear it).

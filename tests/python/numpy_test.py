@@ -95,6 +95,37 @@ def test_stages_are_decodes():
         np.testing.assert_array_equal(looked[name], array)
 
 
+def test_a_floor_keeps_fewer():
+    """By the rule of api/hattn.h: in floating point, which no score here is too near to tell from."""
+    world, kept = World(2), {}
+    for floor in (0.0, 0.01):
+        plan = world.plan(score_kind=abi.SCORE_WEIGHTED, min_probability=floor, min_k=3 if floor else 0)
+        codes, slopes = world.encode(plan), np.array([0.01, 0.015], np.float32)
+        steps = plan.empty("steps", rows=2)
+        floors = dict(slopes=slopes, steps=steps) if floor else {}
+        weights = plan.encode_queries(world.q, world.map, **floors)
+        scores = plan.score(weights, codes, world.seq_len)
+        indices, counts = plan.topk(scores, world.seq_len, **({"steps": steps} if floor else {}))
+        looked = {name: plan.empty(name, rows=2) for name in ("indices", "counts", *(["steps"] if floor else []))}
+        plan.decode(world.q, world.k, world.v, codes, world.map, world.seq_len, **looked,
+                    **({"slopes": slopes} if floor else {}))
+        np.testing.assert_array_equal(looked["indices"], indices)
+        kept[floor] = indices
+    np.testing.assert_array_equal(looked["steps"], steps)
+    unit = np.abs(np.einsum("bgid,gdr->bgr", world.q.reshape(2, HKV, GROUP, D), world.map)).max(-1) / 7
+    np.testing.assert_allclose(steps, 2048 / np.log(2) * slopes * unit, rtol=1e-4, atol=0.51)
+    for b, n in enumerate(world.seq_len):
+        for g in range(HKV):
+            score, budget = scores[b, g, :n].astype(np.float64), kept[0.0][b, g]
+            share = np.exp2((score - score.max()) * steps[b, g] / 1024)
+            low = score <= score[budget].min()
+            total = share[~low].sum() + 61 * share[low & (np.arange(n) % 61 == 0)].sum()
+            expected = budget[share[budget] >= 0.01 * total]
+            assert 3 < len(expected) < K
+            np.testing.assert_array_equal(kept[0.01][b, g][:len(expected)], expected)
+            assert counts[b, g] == len(expected) and (kept[0.01][b, g][len(expected):] == -1).all()
+
+
 def test_strides_come_from_arrays():
     """Caches as [sequence, head, slot, d], and one projection's q, k and v side by side."""
     world = World(3)

@@ -17,13 +17,19 @@
 
 namespace simt {
 
+/* Whose instructions multiply matrices. MFMA is of waves of 64, WMMA of waves of 32. */
+enum class Matrices { CUDA, MFMA, WMMA_GFX11, WMMA_GFX12 };
+
 struct Config {
     int wave = 32;    /* lanes: 32 or 64 */
     int resident = 0; /* blocks that run at once; 0: the seed's choice for each launch */
     uint64_t seed = 0;
+    Matrices matrices = Matrices::CUDA;
+    int multiprocessors = 3; /* what a device that is opened says; few: grids are small */
 };
 /* Of the launches from now on. */
 void configure(const Config &config);
+const Config &config();
 
 struct Size {
     unsigned x, y, z;

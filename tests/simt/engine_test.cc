@@ -82,6 +82,24 @@ __global__ void message_kernel(uint32_t *out)
     }
 }
 
+/* A block's number, by what a function keeps whose arguments have the kernel in their names. */
+template <class F>
+void tell_all(uint32_t *out, F number)
+{
+    __shared__ uint32_t told;
+    if (!threadIdx.x)
+        told = number();
+    __syncthreads();
+    for (int i = 0; i < 20; i++)
+        atomic_add(out, 0u); /* other blocks may go on here */
+    out[blockIdx.x * kThreads + threadIdx.x] = told;
+}
+
+__global__ void told_kernel(uint32_t *out)
+{
+    tell_all(out, [] { return blockIdx.x; });
+}
+
 int launched(void (*kernel)(uint32_t *), uint32_t *out)
 {
     return launch({kBlocks}, kThreads, kThreads * sizeof(float), nullptr, false, kernel, out);
@@ -151,6 +169,17 @@ TEST_P(Engine, CopiesLandLate)
     EXPECT_EQ(right(copy_kernel<false>, 0, is_right), 0);
 }
 
+TEST_P(Engine, BlocksHaveTheirOwnSharedMemory)
+{
+    const auto is_right = [](const std::vector<uint32_t> &out) {
+        for (uint32_t i = 0; i < out.size(); i++)
+            if (out[i] != i / kThreads)
+                return false;
+        return true;
+    };
+    EXPECT_EQ(right(told_kernel, 3, is_right), kSeeds);
+}
+
 TEST_P(Engine, AtomicsAreWhole)
 {
     const auto is_right = [](const std::vector<uint32_t> &out) { return out[0] == kBlocks * kThreads; };
@@ -163,6 +192,83 @@ TEST_P(Engine, StoresAreSeenInAnyOrder)
     const auto is_right = [](const std::vector<uint32_t> &out) { return out[2] == 7; };
     EXPECT_EQ(right(message_kernel<true>, 3, is_right), kSeeds);
     EXPECT_LT(right(message_kernel<false>, 3, is_right), kSeeds);
+}
+
+/* ---- products of matrices ---- */
+
+/* Small integers, of a, b and what c was, other ones for each warp. */
+int small(int matrix, int warp, int row, int column) { return (row * 7 + column * 3 + matrix * 5 + warp) % 11 - 5; }
+
+template <class T>
+uint32_t pack_pair(int low, int high)
+{
+    const float x = static_cast<float>(low), y = static_cast<float>(high);
+    return std::is_same_v<T, float16> ? pack_float16(x, y) : pack_bfloat16(x, y);
+}
+
+/* Of warps that kWarps has a bit for. Row 5 of each a is of NaN, row 12 of the first warp's infinite. */
+template <class T, int kWarps>
+__global__ void product_kernel(uint32_t *out)
+{
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    if (!(kWarps >> warp & 1))
+        return;
+    uint32_t a[4], b[2];
+    float c[4];
+    for (int r = 0; r < 4; r++) {
+        const int row = g + r % 2 * 8, inner = 2 * t + r / 2 * 8;
+        a[r] = pack_pair<T>(small(0, warp, row, inner), small(0, warp, row, inner + 1));
+        if (row == 5)
+            a[r] = 0xffffffffu;
+        if (row == 12 && !warp)
+            a[r] = std::is_same_v<T, float16> ? 0x7c007c00u : 0x7f807f80u;
+        c[r] = static_cast<float>(small(2, warp, g + r / 2 * 8, 2 * t + r % 2));
+    }
+    for (int r = 0; r < 2; r++)
+        b[r] = pack_pair<T>(small(1, warp, 2 * t + r * 8, g) + 6, small(1, warp, 2 * t + r * 8 + 1, g) + 6);
+    mma_16816<T>(c, a[0], a[1], a[2], a[3], b[0], b[1]);
+    for (int r = 0; r < 4; r++)
+        out[128 * warp + (g + r / 2 * 8) * 8 + 2 * t + r % 2] = bits_of(c[r]);
+}
+
+template <class T, int kWarps>
+void expect_products()
+{
+    std::vector<uint32_t> out(kBlocks * kThreads);
+    ASSERT_EQ(launch({1}, kThreads, 0, nullptr, false, product_kernel<T, kWarps>, out.data()), kSuccess)
+        << vendor::error_text(simt::WRONG_KERNEL);
+    for (int warp = 0; warp < kThreads / 32; warp++)
+        for (int row = 0; row < 16; row++)
+            for (int column = 0; column < 8; column++) {
+                int sum = small(2, warp, row, column);
+                for (int k = 0; k < 16; k++)
+                    sum += small(0, warp, row, k) * (small(1, warp, k, column) + 6);
+                const float found = float_of_bits(out[static_cast<size_t>(128 * warp + row * 8 + column)]);
+                const std::string where =
+                    std::to_string(warp) + ": " + std::to_string(row) + ", " + std::to_string(column);
+                if (!(kWarps >> warp & 1))
+                    EXPECT_EQ(found, 0) << where;
+                else if (row == 5)
+                    EXPECT_TRUE(std::isnan(found)) << where;
+                else
+                    EXPECT_EQ(found, row == 12 && !warp ? INFINITY : static_cast<float>(sum)) << where;
+            }
+}
+
+/* Of whole waves, and of waves of 64 one half of which has returned. */
+TEST_P(Engine, ProductsOfMatrices)
+{
+    using simt::Matrices;
+    for (Matrices matrices : {Matrices::CUDA, Matrices::MFMA, Matrices::WMMA_GFX11, Matrices::WMMA_GFX12}) {
+        if (matrices != Matrices::CUDA && (matrices == Matrices::MFMA) != (GetParam() == 64))
+            continue;
+        SCOPED_TRACE(static_cast<int>(matrices));
+        simt::configure({GetParam(), 0, 1, matrices});
+        expect_products<float16, 15>();
+        expect_products<float16, 5>();
+        expect_products<bfloat16, 15>();
+        expect_products<bfloat16, 10>();
+    }
 }
 
 /* ---- what is an error ---- */

@@ -20,8 +20,7 @@ enum { SUCCESS = 0, WRONG_KERNEL = 1, NO_SUCH_KERNEL = 98, INVALID_CONFIGURATION
 const char *error_text(int error);
 void keep_error(const std::string &text);
 
-/* Few multiprocessors, so that grids are small; the shared memory of an A100. */
-constexpr int kNumMultiprocessors = 3;
+/* The shared memory of an A100. */
 constexpr size_t kBlockShared = kMostShared, kMultiprocessorShared = 164 << 10, kReservedShared = 1024;
 
 template <class... Parameters>

@@ -2,6 +2,7 @@
 #include "tests/simt/shared.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -21,7 +22,8 @@ SAME("_ZN5hattn6sharedE");
 SAME("_ZN5hattn12_GLOBAL__N_16sharedE");
 SAME("_ZN5hattn12_GLOBAL__N_15partsE");
 SAME("_ZN5hattn14dynamic_memoryE");
-/* What initialises them, gcc thinks: those of unnamed namespaces, which it takes for a file's own, and each other. There is nothing to do. */
+/* What initialises them, gcc thinks: those of unnamed namespaces, which it takes for a file's own, and each other.
+ * There is nothing to do. */
 extern "C" {
 void nothing_to_do();
 void nothing_to_do() {}
@@ -101,14 +103,30 @@ Symbols::Symbols() : base(loaded().base)
     }
 }
 
-/* Whether a variable inside of a function of namespace hattn is of this kernel or of what all kernels call: of no kernel, whose
- * names end in _kernel. */
+/* The function that a variable is inside of, without its namespaces and arguments: of _ZZN5hattn3runI..., run. */
+std::string function_of(const std::string &variable)
+{
+    std::string name;
+    size_t at = 4;
+    while (at < variable.size() && isdigit(variable[at])) {
+        size_t length = 0;
+        for (; at < variable.size() && isdigit(variable[at]); at++)
+            length = 10 * length + static_cast<size_t>(variable[at] - '0');
+        name = variable.substr(at, length);
+        at += length;
+    }
+    return name;
+}
+
+/* Whether a variable inside of a function of namespace hattn is of this kernel or of what kernels call: of no other
+ * kernel, whose names end in _kernel. What is called may have kernels among its template arguments. */
 bool is_used(const std::string &variable, const std::string &kernel)
 {
     if (variable.compare(0, 4, "_ZZN") || variable.find("5hattn") == std::string::npos)
         return false;
-    const bool is_of_kernel =
-        variable.find("_kernelE") != std::string::npos || variable.find("_kernelI") != std::string::npos;
+    const std::string function = function_of(variable), ending = "_kernel";
+    const bool is_of_kernel = function.size() > ending.size() &&
+                              !function.compare(function.size() - ending.size(), std::string::npos, ending);
     return !is_of_kernel || !variable.compare(3, kernel.size() - 2, kernel, 2, std::string::npos);
 }
 

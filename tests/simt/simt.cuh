@@ -62,7 +62,7 @@ inline Error with_properties(int device, F f)
 {
     if (device)
         return simt::INVALID_DEVICE;
-    f(Properties{"a processor", kTargets, true, simt::kNumMultiprocessors, simt::kBlockShared,
+    f(Properties{"a processor", kTargets, true, simt::config().multiprocessors, simt::kBlockShared,
                  simt::kMultiprocessorShared, simt::kReservedShared, INT32_MAX});
     return kSuccess;
 }
@@ -271,6 +271,11 @@ inline float rounded_product(float x, float y) { return x * y; } /* -ffp-contrac
 } // namespace hattn::vendor
 
 #include "kernels_cuda/device/plain.cuh"
+
+#include "tests/simt/amd.cuh"
+
+#include "kernels_hip/matrix.cuh"
+
 #include "tests/simt/simt_fast.cuh"
 
 #endif

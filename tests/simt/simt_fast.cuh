@@ -169,8 +169,8 @@ using plain::prefetch_line;
 /* ---- matrices ---- */
 
 template <class T>
-inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1,
-                      simt::Place place = SIMT_HERE)
+inline void mma_by_cuda(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1,
+                        simt::Place place)
 {
     struct Halves {
         float a[4][2], b[2][2]; /* registers' elements */
@@ -197,6 +197,18 @@ inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint
         }
         return 0;
     });
+}
+
+template <class T>
+inline void mma_16816(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1,
+                      simt::Place place = SIMT_HERE)
+{
+    switch (simt::config().matrices) {
+    case simt::Matrices::CUDA: return mma_by_cuda<T>(c, a0, a1, a2, a3, b0, b1, place);
+    case simt::Matrices::MFMA: return amd::mma_by_mfma<T>(c, a0, a1, a2, a3, b0, b1);
+    case simt::Matrices::WMMA_GFX11: return amd::mma_by_wmma<T, 11>(c, a0, a1, a2, a3, b0, b1);
+    case simt::Matrices::WMMA_GFX12: return amd::mma_by_wmma<T, 12>(c, a0, a1, a2, a3, b0, b1);
+    }
 }
 
 inline uint32_t transpose_8x8(uint32_t x, simt::Place place = SIMT_HERE)

@@ -23,7 +23,7 @@
 namespace conformance {
 namespace {
 
-/* What main was asked for. By default two minutes of one core. */
+/* What main was asked for. By default four minutes of one core. */
 #ifdef __SANITIZE_ADDRESS__
 uint64_t first_seed = 1, num_seeds = 1;
 #else
@@ -92,16 +92,23 @@ private:
     mutable std::map<void *, std::pair<void *, size_t>> mappings_;
 };
 
+/* One for each number of multiprocessors, of which a device is opened with what is configured then. */
+std::map<int, std::unique_ptr<Session>> &sessions()
+{
+    static std::map<int, std::unique_ptr<Session>> all;
+    return all;
+}
+
 Session &session()
 {
     static const SimtMemory memory;
-    static Session *const one = [] {
-        Session *made = new Session({"cuda", ""});
+    std::unique_ptr<Session> &one = sessions()[simt::config().multiprocessors];
+    if (!one) {
+        one = std::make_unique<Session>(Target{"cuda", ""});
         DeviceCalls calls = {&memory, &memory};
         calls.leaves_workspaces = true;
-        made->runner = device_runner(calls);
-        return made;
-    }();
+        one->runner = device_runner(calls);
+    }
     return *one;
 }
 
@@ -136,10 +143,14 @@ std::vector<Problem> tested_problems()
 
 std::vector<simt::Config> tested_configs()
 {
+    constexpr simt::Matrices of_wave32[] = {simt::Matrices::CUDA, simt::Matrices::WMMA_GFX11,
+                                            simt::Matrices::WMMA_GFX12};
     std::vector<simt::Config> configs;
-    for (uint64_t seed = first_seed; seed < first_seed + num_seeds; seed++)
-        for (int wave : {32, 64})
-            configs.push_back({wave, 0, seed});
+    for (uint64_t seed = first_seed; seed < first_seed + num_seeds; seed++) {
+        const int multiprocessors = seed % 2 ? 3 : 8; /* no parts to join, or some */
+        configs.push_back({32, 0, seed, of_wave32[seed % 3], multiprocessors});
+        configs.push_back({64, 0, seed, simt::Matrices::MFMA, multiprocessors});
+    }
     return configs;
 }
 
@@ -185,7 +196,11 @@ INSTANTIATE_TEST_SUITE_P(All, Simt, testing::ValuesIn(all_params()), [](const au
 });
 
 /* After the problems, as tests run in the order of their definition. */
-TEST(SimtFlips, AreRare) { EXPECT_EQ(session().flips.verdict(), ""); }
+TEST(SimtFlips, AreRare)
+{
+    for (const auto &[multiprocessors, session] : sessions())
+        EXPECT_EQ(session->flips.verdict(), "") << multiprocessors << " multiprocessors";
+}
 
 } // namespace
 
