@@ -1,12 +1,59 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Softmax attention, over tiles of TILE keys with running maxima. A group serves HEADS query heads that share rows of K and V, and
- * one split of the row's positions. LANES neighbouring work-items share a key's products; then each has eight columns of V of every
- * few rows. DTYPE of K and V; HEAD_DIM_QK and HEAD_DIM_V; IS_ALIGNED: their rows start at 16 bytes (fp8: 8).
+ * one split of the row's positions. LANES neighbouring work-items share a key's products, of PASSES keys of a tile; then each has
+ * COLUMNS of V of every few rows. DTYPE of K and V; HEAD_DIM_QK and HEAD_DIM_V; IS_ALIGNED: their rows start at 16 bytes (fp8: 8).
  */
-#define TILE (LOCAL / LANES)
+#ifdef IS_CPU
+#define PASSES 1
+#define KEYS_TOGETHER 1
+#define ROWS_TOGETHER 1
+#define MAX_SHARE 16
+#define COLUMNS 8
+#else
+/* A GPU waits for memory: keys and rows of V that a work-item loads together, as far as registers are for three groups a
+ * compute unit of NVIDIA's. Tiles of eight heads are smaller, for 32 KiB of local memory. */
+#define PASSES (HEADS > 4 ? 2 : 4)
+#define KEYS_TOGETHER 2
+#define MAX_SHARE 32
+#if HEAD_DIM_V > 4 * LOCAL
+#define COLUMNS 8
+#define ROWS_TOGETHER 2
+#else
+#define COLUMNS 4
+#define ROWS_TOGETHER (HEADS > 4 ? 4 : 16)
+#endif
+#endif
+#define STEP (LOCAL / LANES) /* keys of a pass */
+#define TILE (STEP * PASSES)
 /* Work-items that share a head's softmax. */
-#define SHARE (LOCAL / HEADS < 16 ? LOCAL / HEADS : 16)
-#define SCRATCH (LOCAL * 8)
+#define SHARE (LOCAL / HEADS < MAX_SHARE ? LOCAL / HEADS : MAX_SHARE)
+#define SCRATCH (HEADS * TILE * LANES > LOCAL * COLUMNS ? HEADS * TILE * LANES : LOCAL * COLUMNS)
+
+#if COLUMNS == 8
+typedef float8 columns_of_v;
+#define LOAD_COLUMNS load8
+#define STORE_COLUMNS vstore8
+#else
+typedef float4 columns_of_v;
+#define LOAD_COLUMNS load4
+#define STORE_COLUMNS vstore4
+#endif
+
+/* A processor adds in vectors and takes exponentials of vectors; a GPU's work-item in fewer registers, and reads the weights of all
+ * heads of a key together. */
+#ifdef IS_CPU
+typedef float8 partial_product;
+#define ADD_PRODUCT(sum, piece, query) sum += (piece) * (query)
+#define SUM_OF(product) sum8(product)
+#define QUERY_AT(i) vload8(0, (__local const float *)queries + (i))
+#define WEIGHT(head, i) weights[(head) * TILE + (i)]
+#else
+typedef float partial_product;
+#define ADD_PRODUCT(sum, piece, query) sum += dot((piece).lo, (query).lo) + dot((piece).hi, (query).hi)
+#define SUM_OF(product) (product)
+#define QUERY_AT(i) ((float8)(queries[(i) / 4], queries[(i) / 4 + 1]))
+#define WEIGHT(head, i) weights[(i) * HEADS + (head)]
+#endif
 
 /* Sums of values near the largest number of their type stay finite: fp16 and fp8 values cannot overflow them. */
 #define WEIGHT_UNIT (DTYPE == HATTN_F32 || DTYPE == HATTN_BF16 ? 0x1p-30f : 1.0f)
@@ -65,10 +112,10 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
            ulong k_cache_at, bytes_in v_cache, ulong v_cache_at, bytes_in k_scale, ulong k_scale_at, bytes_in v_scale,
            ulong v_scale_at, bytes_in sinks, ulong sinks_at, bytes_in indices, ulong indices_at, bytes_in counts,
            ulong counts_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at, bytes_out parts, ulong parts_at,
-           __local float *queries)
+           __local float4 *queries)
 {
-    __local float scratch[SCRATCH], weights[HEADS * TILE], maxima[HEADS * SHARE],
-        decay[HEADS], sums[HEADS * SHARE];
+    __local float scratch[SCRATCH] __attribute__((aligned(16))), weights[HEADS * TILE] __attribute__((aligned(16))),
+        maxima[HEADS * SHARE] __attribute__((aligned(16))), decay[HEADS], sums[HEADS * SHARE];
     __local long values_at[2][TILE];
     const head_place place = place_heads(&a, get_group_id(0));
     const row_place owner =
@@ -86,9 +133,10 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 
     for (int i = item; i < HEADS * d; i += LOCAL) {
         const int h = i / d;
-        queries[i] = h < place.num_heads ? load_element(q + q_at, a.q_dtype,
-                                                        place.row * a.q[0] + (place.first_head + h) * a.q[1] + i % d)
-                                         : 0;
+        ((__local float *)queries)[i] =
+            h < place.num_heads
+                ? load_element(q + q_at, a.q_dtype, place.row * a.q[0] + (place.first_head + h) * a.q[1] + i % d)
+                : 0;
     }
     const float scale =
         a.scale * (k_scale ? AT(const float, k_scale, k_scale_at)[a.has_head_scales ? place.kv_head : 0] : 1);
@@ -98,9 +146,9 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     /* This work-item's part of the products, of the softmax, and of the values. */
     const int own_key = item / LANES, lane = item % LANES;
     const int own_head = item / SHARE, share = item % SHARE;
-    const int columns = dv / 8, num_rows = LOCAL / columns, own_row = item / columns, column = item % columns;
+    const int columns = dv / COLUMNS, num_rows = LOCAL / columns, own_row = item / columns, column = item % columns;
     float largest = -INFINITY, sum = 0;
-    float8 values_sum[HEADS];
+    columns_of_v values_sum[HEADS];
 #pragma unroll
     for (int h = 0; h < HEADS; h++)
         values_sum[h] = 0;
@@ -112,38 +160,65 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         const int num_keys = min(TILE, end - tile);
         if (list && tile + TILE + own_key < end)
             fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[tile + TILE + own_key]);
-        if (own_key < num_keys) {
-            const int position = list ? list[tile + own_key] : tile + own_key;
-            int slot;
-            const long page = page_of(&rows, pages, owner.sequence, position, &slot);
-            const long key = page * a.k_cache[0] + slot * a.k_cache[1] + place.kv_head * a.k_cache[2];
-            if (lane == 0)
-                values_at[turn][own_key] =
-                    page * a.v_cache[0] + slot * a.v_cache[1] + place.kv_head * a.v_cache[2];
-            float8 product[HEADS];
+        long page[PASSES];
+        int slot[PASSES];
 #pragma unroll
-            for (int h = 0; h < HEADS; h++)
-                product[h] = 0;
-            for (int i = lane * 8; i < d; i += LANES * 8) {
-                const float8 piece = load8(keys, DTYPE, IS_ALIGNED, key + i);
+        for (int pass = 0; pass < PASSES; pass++) { /* behind the last one: that one again, which nobody counts */
+            const int i = min(tile + pass * STEP + own_key, end - 1);
+            page[pass] = page_of(&rows, pages, owner.sequence, list ? list[i] : i, &slot[pass]);
+        }
+#pragma unroll
+        for (int pass = 0; lane == 0 && pass < PASSES; pass++)
+            values_at[turn][pass * STEP + own_key] =
+                page[pass] * a.v_cache[0] + slot[pass] * a.v_cache[1] + place.kv_head * a.v_cache[2];
+#pragma unroll
+        for (int pass = 0; (PASSES > 1 || own_key < num_keys) && pass < PASSES; pass += KEYS_TOGETHER) {
+            partial_product product[KEYS_TOGETHER][HEADS];
+#pragma unroll
+            for (int t = 0; t < KEYS_TOGETHER; t++)
 #pragma unroll
                 for (int h = 0; h < HEADS; h++)
-                    product[h] += piece * vload8(0, queries + h * d + i);
+                    product[t][h] = 0;
+#ifndef IS_CPU
+#pragma unroll
+#endif
+            for (int i = 0; i < d; i += LANES * 8) {
+                const int at = i + lane * 8;
+                if (d % (LANES * 8) && at >= d)
+                    continue;
+                float8 piece[KEYS_TOGETHER];
+#pragma unroll
+                for (int t = 0; t < KEYS_TOGETHER; t++)
+                    piece[t] = load8(keys, DTYPE, IS_ALIGNED,
+                                     page[pass + t] * a.k_cache[0] + slot[pass + t] * a.k_cache[1] +
+                                         place.kv_head * a.k_cache[2] + at);
+#pragma unroll
+                for (int h = 0; h < HEADS; h++) {
+                    const float8 query = QUERY_AT(h * d + at);
+#pragma unroll
+                    for (int t = 0; t < KEYS_TOGETHER; t++)
+                        ADD_PRODUCT(product[t][h], piece[t], query);
+                }
             }
 #pragma unroll
-            for (int h = 0; h < HEADS; h++)
-                scratch[h * LOCAL + item] = sum8(product[h]);
+            for (int t = 0; t < KEYS_TOGETHER; t++)
+#pragma unroll
+                for (int h = 0; h < HEADS; h++)
+                    scratch[h * TILE * LANES + (pass + t) * LOCAL + item] = SUM_OF(product[t][h]);
         }
         barrier(CLK_LOCAL_MEM_FENCE);
 
         if (own_head < HEADS) {
             float own = -INFINITY;
+#ifndef IS_CPU
+#pragma unroll
+#endif
             for (int i = share; i < TILE; i += SHARE) {
                 float logit = 0;
-                for (int l = 0; l < LANES && i < num_keys; l++)
-                    logit += scratch[own_head * LOCAL + i * LANES + l];
+                for (int l = 0; l < LANES; l++)
+                    logit += scratch[(own_head * TILE + i) * LANES + l];
                 logit = i < num_keys ? cap(logit * scale, a.soft_cap) : -INFINITY;
-                weights[own_head * TILE + i] = logit;
+                WEIGHT(own_head, i) = logit;
                 own = larger(own, logit);
             }
             maxima[own_head * SHARE + share] = own;
@@ -166,10 +241,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 added += sum8(weight);
             }
 #else
-            for (int i = share; i < num_keys; i += SHARE) {
-                const float logit = weights[own_head * TILE + i];
+#pragma unroll
+            for (int i = share; i < TILE; i += SHARE) {
+                const float logit = WEIGHT(own_head, i);
                 const float weight = logit == -INFINITY ? 0 : exp(logit - next) * WEIGHT_UNIT;
-                weights[own_head * TILE + i] = weight;
+                WEIGHT(own_head, i) = weight;
                 added += weight;
             }
 #endif
@@ -181,15 +257,24 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         barrier(CLK_LOCAL_MEM_FENCE);
 
         if (own_row < num_rows) {
-            float8 added[HEADS];
+            columns_of_v added[HEADS];
 #pragma unroll
             for (int h = 0; h < HEADS; h++)
                 added[h] = 0;
-            for (int i = own_row; i < num_keys; i += num_rows) {
-                const float8 piece = load8(values, DTYPE, IS_ALIGNED, values_at[turn][i] + column * 8);
+            for (int i = own_row; i < num_keys; i += ROWS_TOGETHER * num_rows) {
+                columns_of_v piece[ROWS_TOGETHER];
 #pragma unroll
-                for (int h = 0; h < HEADS; h++)
-                    added[h] += weights[h * TILE + i] * piece;
+                for (int r = 0; r < ROWS_TOGETHER; r++)
+                    piece[r] = LOAD_COLUMNS(values, DTYPE, IS_ALIGNED,
+                                            values_at[turn][min(i + r * num_rows, num_keys - 1)] + column * COLUMNS);
+#pragma unroll
+                for (int r = 0; r < ROWS_TOGETHER; r++) {
+                    if (i + r * num_rows >= num_keys)
+                        continue;
+#pragma unroll
+                    for (int h = 0; h < HEADS; h++)
+                        added[h] += WEIGHT(h, i + r * num_rows) * piece[r];
+                }
             }
 #pragma unroll
             for (int h = 0; h < HEADS; h++)
@@ -211,7 +296,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     for (int h = 0; h < HEADS; h++) {
         barrier(CLK_LOCAL_MEM_FENCE);
         if (own_row < num_rows)
-            vstore8(values_sum[h], item, scratch);
+            STORE_COLUMNS(values_sum[h], item, scratch);
         barrier(CLK_LOCAL_MEM_FENCE);
         if (h < place.num_heads) {
             const int head = place.first_head + h;
@@ -261,6 +346,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     __global const float *part =
         AT(const float, parts, parts_at) + ((long)row * a.num_q_heads + head) * a.num_splits * PART_FLOATS(dv);
     float top = -INFINITY, weight = 0;
+#pragma unroll 8
     for (int s = 0; s < a.num_splits; s++)
         top = larger(top, part[s * PART_FLOATS(dv)]);
     for (int s = item; s < a.num_splits; s += LOCAL) {
@@ -268,6 +354,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         decay[s] = largest == -INFINITY ? 0 : exp(largest - top);
     }
     barrier(CLK_LOCAL_MEM_FENCE);
+#pragma unroll 8
     for (int s = 0; s < a.num_splits; s++)
         weight += decay[s] * part[s * PART_FLOATS(dv) + 1];
     const float v_unit = v_scale ? AT(const float, v_scale, v_scale_at)[a.has_head_scales ? kv_head : 0] : 1;
@@ -275,9 +362,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         end_head(top, weight, sinks ? AT(const float, sinks, sinks_at)[head] : -INFINITY, WEIGHT_UNIT);
     for (int i = item; i < dv; i += LOCAL) {
         float value = 0;
-        for (int s = 0; s < a.num_splits; s++)
-            if (decay[s] != 0) /* of an empty part nothing counts, whatever V holds; NaN does */
-                value += decay[s] * part[s * PART_FLOATS(dv) + 2 + i];
+#pragma unroll 8
+        for (int s = 0; s < a.num_splits; s++) {
+            const float one = part[s * PART_FLOATS(dv) + 2 + i];
+            value += decay[s] == 0 ? 0 : decay[s] * one; /* of an empty part nothing counts, whatever V holds; NaN does */
+        }
         store_element(out + out_at, a.out_dtype, row * a.out[0] + head * a.out[1] + i,
                       end.is_empty ? 0 : value * end.decay / end.sum * v_unit);
     }

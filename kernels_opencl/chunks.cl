@@ -6,9 +6,11 @@
 #ifdef IS_CPU
 typedef ushort counter;
 #define BY_RANGES 1 /* a work-item's keys are neighbours; else neighbours' are */
+#define AHEAD 1     /* keys of a work-item that are loaded together */
 #else
 typedef uint counter;
 #define BY_RANGES 0
+#define AHEAD 4
 #endif
 
 /* Keys of a chunk: at least 1024, as long as there are no more than num_chunks. */

@@ -71,10 +71,23 @@ float8 halves8(bytes_in base, const int is_aligned, long i)
     return as_float8(select(as_uint8(value), special, magnitude >= (uint8)(0x7c00u << 13)) | (bits & 0x8000) << 16);
 }
 #else
+/* One load for all: a GPU's compiler makes of vloada_half8 as many as there are halves. */
 float8 halves8(bytes_in base, const int is_aligned, long i)
 {
     __global const half *from = (__global const half *)base + i;
-    return is_aligned ? vloada_half8(0, from) : vload_half8(0, from);
+    if (!is_aligned)
+        return vload_half8(0, from);
+    const ushort8 bits = as_ushort8(*(__global const uint4 *)from);
+    return vload_half8(0, (const __private half *)&bits);
+}
+
+float4 halves4(bytes_in base, const int is_aligned, long i)
+{
+    __global const half *from = (__global const half *)base + i;
+    if (!is_aligned)
+        return vload_half4(0, from);
+    const ushort4 bits = as_ushort4(*(__global const uint2 *)from);
+    return vload_half4(0, (const __private half *)&bits);
 }
 #endif
 
@@ -94,6 +107,23 @@ float8 load8(bytes_in base, const int dtype, const int is_aligned, long i)
     __global const ushort *from = (__global const ushort *)base + i;
     return as_float8(convert_uint8(is_aligned ? *(__global const ushort8 *)from : vload8(0, from)) << 16);
 }
+
+#ifndef IS_CPU
+/* Four likewise. */
+float4 load4(bytes_in base, const int dtype, const int is_aligned, long i)
+{
+    if (dtype == HATTN_F32) {
+        __global const float *from = (__global const float *)base + i;
+        return is_aligned ? *(__global const float4 *)from : vload4(0, from);
+    }
+    if (dtype == HATTN_F8_E4M3)
+        return f8_values((uchar8)(is_aligned ? *(__global const uchar4 *)(base + i) : vload4(0, base + i), (uchar4)(0))).lo;
+    if (dtype == HATTN_F16)
+        return halves4(base, is_aligned, i);
+    __global const ushort *from = (__global const ushort *)base + i;
+    return as_float4(convert_uint4(is_aligned ? *(__global const ushort4 *)from : vload4(0, from)) << 16);
+}
+#endif
 
 float sum8(float8 x)
 {
@@ -136,15 +166,22 @@ row_place place_row(const hattn_opencl_rows *rows, __global const int *q_start, 
     return place;
 }
 
-/* The page of a position, and its slot there. */
+/* The page of a position, and its slot there. Where it counts a plan gives PAGE_SIZE, so that no branch is between loads, which a
+ * GPU then sends out together. */
+#ifdef PAGE_SIZE
+#define PAGE_INDEX(position) ((uint)(position) / (PAGE_SIZE ? PAGE_SIZE : 1))
+#else
+#define PAGE_SIZE rows->page_size
+#define PAGE_INDEX(position) (rows->page_shift >= 0 ? (position) >> rows->page_shift : (position) / rows->page_size)
+#endif
 long page_of(const hattn_opencl_rows *rows, __global const int *table, int sequence, int position, int *slot)
 {
-    if (!rows->page_size) {
+    if (!PAGE_SIZE) {
         *slot = position;
         return sequence;
     }
-    const int index = rows->page_shift >= 0 ? position >> rows->page_shift : position / rows->page_size;
-    *slot = position - index * rows->page_size;
+    const int index = PAGE_INDEX(position);
+    *slot = position - index * PAGE_SIZE;
     return table[sequence * rows->table_stride + index];
 }
 

@@ -3,6 +3,11 @@
  * time. MAP_DTYPE, IS_ALIGNED: its rows start at 16 bytes; TOGETHER: vectors that a work-item multiplies a piece with.
  */
 #define NORM_SHARE 8 /* work-items of a vector's norm */
+#ifdef IS_CPU
+#define ROWS_TOGETHER 4
+#else
+#define ROWS_TOGETHER 8 /* of the map, which a GPU waits for */
+#endif
 
 /* sums[part][vector][column] of one layer, over as many parts of the inputs as there are work-items; returns the parts. */
 int multiply(const hattn_opencl_encoding *e, __local const float *x, __local float *sums, bytes_in weight, long stride,
@@ -18,12 +23,17 @@ int multiply(const hattn_opencl_encoding *e, __local const float *x, __local flo
         for (int v = 0; v < TOGETHER; v++)
             sum[v] = 0;
         __local const float *own = x + team * TOGETHER * e->width;
-#pragma unroll 4
-        for (int i = begin; i < end; i++) {
-            const float8 w = load8(weight, MAP_DTYPE, IS_ALIGNED, i * stride + piece * 8);
+        for (int i = begin; i < end; i += ROWS_TOGETHER) {
+            float8 w[ROWS_TOGETHER];
 #pragma unroll
-            for (int v = 0; v < TOGETHER; v++)
-                sum[v] += own[v * e->width + i] * w;
+            for (int r = 0; r < ROWS_TOGETHER; r++)
+                w[r] = load8(weight, MAP_DTYPE, IS_ALIGNED, min(i + r, end - 1) * stride + piece * 8);
+#pragma unroll
+            for (int r = 0; r < ROWS_TOGETHER; r++) {
+#pragma unroll
+                for (int v = 0; i + r < end && v < TOGETHER; v++)
+                    sum[v] += own[v * e->width + i + r] * w[r];
+            }
         }
 #pragma unroll
         for (int v = 0; v < TOGETHER; v++)

@@ -13,22 +13,26 @@
 #define NUM_PLANES s.num_planes
 #endif
 
-/* Planes of two words at a time; the sign's are the first. */
-void make_planes(__global const char *weights, int code_bits, int num_pairs, int num_planes, __local ulong *planes,
+int sum_of8(int8 x)
+{
+    const int4 a = x.lo + x.hi;
+    const int2 b = a.lo + a.hi;
+    return b.x + b.y;
+}
+
+/* Planes of two words at a time; the sign's are the first. A byte of one at a time, whose eight weights are loaded together; of
+ * the sign's also the sum of magnitudes. */
+void make_planes(__global const char *weights, int code_bits, int num_pairs, int num_planes, __local uchar *planes,
                  __local int *totals)
 {
-    for (int i = get_local_id(0); i < num_pairs * (num_planes + 1); i += LOCAL) {
-        const int pair = i / (num_planes + 1), plane = i % (num_planes + 1) - 1;
-        ulong bits = 0;
-        int total = 0;
-        for (int bit = 0; bit < 64 && pair * 64 + bit < code_bits; bit++) {
-            const int weight = max((int)weights[pair * 64 + bit], -127), magnitude = abs(weight);
-            bits |= (ulong)(plane < 0 ? weight < 0 : magnitude >> plane & 1) << bit;
-            total += magnitude;
-        }
-        planes[i] = bits;
+    for (int i = get_local_id(0); i < num_pairs * (num_planes + 1) * 8; i += LOCAL) {
+        const int pair = i / 8 / (num_planes + 1), plane = i / 8 % (num_planes + 1) - 1, first = pair * 64 + i % 8 * 8;
+        const int8 weight = max(first < code_bits ? convert_int8(vload8(0, weights + first)) : (int8)(0), -127);
+        const int8 magnitude = convert_int8(abs(weight)),
+                   bit = (plane < 0 ? weight >> 31 : magnitude >> plane) & 1;
+        planes[i] = (uchar)sum_of8(bit << (int8)(0, 1, 2, 3, 4, 5, 6, 7));
         if (plane < 0)
-            totals[pair] = total;
+            totals[first / 8] = sum_of8(magnitude);
     }
 }
 
@@ -83,14 +87,14 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 bytes_out histograms, ulong histograms_at, __local counter *counts)
 {
     __local ulong shared_planes[PAIRS * (PLANES + 1)];
-    __local int totals[PAIRS];
+    __local int totals[PAIRS * 8];
     const int chunk = get_group_id(0) % s.num_chunks, task = get_group_id(0) / s.num_chunks, row = task / s.num_heads, head = task % s.num_heads;
     const row_place place = place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);
     const int size = chunk_size(place.length, s.num_chunks), begin = min((long)chunk * size, (long)place.length),
               end = min((long)begin + size, (long)place.length), item = get_local_id(0);
 
     make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits, NUM_PAIRS,
-                NUM_PLANES, shared_planes, totals);
+                NUM_PLANES, (__local uchar *)shared_planes, totals);
 #if WITH_COUNTS
     for (int i = item; i < HISTOGRAMS * s.num_buckets; i += LOCAL)
         counts[i] = 0;
@@ -105,8 +109,8 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     __global float *score_at = AT(float, scores, scores_at) + to;
     __global const half *norm = AT(const half, norms, norms_at) + code_head * s.norms[2];
     int total = 0;
-    for (int pair = 0; pair < NUM_PAIRS; pair++)
-        total += totals[pair];
+    for (int byte = 0; byte < NUM_PAIRS * 8; byte++)
+        total += totals[byte];
 #else
     __global ushort *score_at = AT(ushort, scores, scores_at) + to;
 #endif
@@ -123,20 +127,36 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 #endif
     const int share = (end - begin + LOCAL - 1) / LOCAL, own = BY_RANGES ? begin + item * share : begin + item,
               own_end = BY_RANGES ? min(own + share, end) : end;
-    for (int j = own; j < own_end; j += BY_RANGES ? 1 : LOCAL) {
-        int slot;
-        const long page = page_of(&rows, pages, place.sequence, j, &slot);
-        const int score = score_key(code + page * s.codes[0] + slot * s.codes[1], (s.code_bits + 31) / 32,
-                                    NUM_PLANES, planes);
+    for (int j = own; j < own_end; j += BY_RANGES ? 1 : AHEAD * LOCAL) {
+        int score[AHEAD];
 #if WITH_NORMS
-        score_at[j] = (float)(2 * score - total) * vload_half(page * s.norms[0] + slot * s.norms[1], norm);
+        float length[AHEAD];
+#endif
+#pragma unroll
+        for (int n = 0; n < AHEAD; n++) {
+            int slot;
+            const long page = page_of(&rows, pages, place.sequence, min(j + n * LOCAL, own_end - 1), &slot);
+            score[n] = score_key(code + page * s.codes[0] + slot * s.codes[1], (s.code_bits + 31) / 32, NUM_PLANES,
+                                 planes);
+#if WITH_NORMS
+            length[n] = vload_half(page * s.norms[0] + slot * s.norms[1], norm);
+#endif
+        }
+#pragma unroll
+        for (int n = 0; n < AHEAD; n++) {
+            const int key = j + n * LOCAL;
+            if (key >= own_end)
+                continue;
+#if WITH_NORMS
+            score_at[key] = (float)(2 * score[n] - total) * length[n];
 #else
-        score_at[j] = (ushort)score;
+            score_at[key] = (ushort)score[n];
 #endif
 #if WITH_COUNTS
-        if (j >= first && j < past)
-            COUNT(counts, min(score, s.num_buckets - 1));
+            if (key >= first && key < past)
+                COUNT(counts, min(score[n], s.num_buckets - 1));
 #endif
+        }
     }
 #if WITH_COUNTS
     barrier(CLK_LOCAL_MEM_FENCE);

@@ -143,6 +143,65 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
     __global int *list = AT(int, indices, indices_at) + row * s.indices[0] + head * s.indices[1]
 
 #if WITH_COUNTS
+#ifndef IS_CPU
+#define SLABS 8 /* of eight neighbouring scores a work-item, loaded together */
+
+/* Likewise for scores that start at 16 bytes, `begin` at eight of them. A work-item keeps a mask of what it found in a slab: above
+ * the threshold in the low byte, equal to it in the next; places are counts of both, in halves of a word. */
+void write_chunk(wish w, threshold t, __global const ushort *scores, int begin, int end, uint above, uint equal,
+                 __local uint *sums, __local uint *places, __global int *indices)
+{
+    const int item = get_local_id(0);
+    const uint8 bits = (uint8)(1, 2, 4, 8, 16, 32, 64, 128);
+    above += min(begin, w.first) + max(begin - w.past, 0);
+    for (int from = begin; from < end; from += SLABS * LOCAL * 8) {
+        uint masks[SLABS];
+#pragma unroll
+        for (int slab = 0; slab < SLABS; slab++) {
+            const int j = from + (slab * LOCAL + item) * 8;
+            const int8 at = j + (int8)(0, 1, 2, 3, 4, 5, 6, 7);
+            const uint8 key =
+                convert_uint8(as_ushort8(*(__global const uint4 *)(scores + min(j, (end - 1) / 8 * 8))));
+            const int8 forced = at < w.first || at >= w.past;
+            const uint8 found = select((uint8)(0), bits, as_uint8(forced || key > t.key)) |
+                                select((uint8)(0), bits << 8, as_uint8(!forced && key == t.key));
+            const uint8 there = select((uint8)(0), found, as_uint8(at < end));
+            const uint4 half_way = there.lo | there.hi;
+            const uint2 quarter = half_way.lo | half_way.hi;
+            masks[slab] = quarter.x | quarter.y;
+            places[slab * LOCAL + item] = popcount(masks[slab] & 255) | popcount(masks[slab] >> 8) << 16;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        uint sum = 0, total;
+#pragma unroll
+        for (int i = 0; i < SLABS; i++)
+            sum += places[item * SLABS + i];
+        uint before = sum_before(sums, sum, &total);
+#pragma unroll
+        for (int i = 0; i < SLABS; i++) {
+            const uint one = places[item * SLABS + i];
+            places[item * SLABS + i] = before;
+            before += one;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+#pragma unroll
+        for (int slab = 0; slab < SLABS; slab++) {
+            const uint place = places[slab * LOCAL + item];
+            uint ties = equal + (place >> 16), to = above + (place & 0xffff) + min(ties, t.ties);
+            for (uint mask = (masks[slab] | masks[slab] >> 8) & 255; mask; mask &= mask - 1) {
+                const int bit = 31 - clz(mask & -mask);
+                if (masks[slab] >> bit & 1 || ties++ < t.ties)
+                    indices[to++] = from + (slab * LOCAL + item) * 8 + bit;
+            }
+        }
+        above += total & 0xffff;
+        equal += total >> 16;
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+}
+#endif
+
+/* total: counts of the row, then of the chunks before this one. */
 __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(SELECT_ARGUMENTS, bytes_in histograms,
                                                                                ulong histograms_at, __local uint *total)
 {
@@ -150,18 +209,24 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(S
     __local bound found;
     const int chunk = get_group_id(0) % s.num_chunks, task = get_group_id(0) / s.num_chunks;
     TASK(task);
-    const int size = chunk_size(w.length, s.num_chunks), buckets = s.num_buckets, begin = min((long)chunk * size, (long)w.length),
+    const int buckets = s.num_buckets, size = chunk_size(w.length, s.num_chunks), begin = min((long)chunk * size, (long)w.length),
               end = min((long)begin + size, (long)w.length), num_used = w.length ? (w.length - 1) / size + 1 : 0;
 
     __global const uint *histogram = AT(const uint, histograms, histograms_at) + (long)task * s.num_chunks * buckets;
+    __local uint *earlier = total + buckets;
     for (int b = item; b < buckets; b += LOCAL) {
-        uint sum = 0;
-        for (int c = 0; c < num_used; c++)
-            sum += histogram[c * buckets + b];
+        uint sum = 0, sum_earlier = 0;
+#pragma unroll 8
+        for (int c = 0; c < num_used; c++) {
+            const uint one = histogram[c * buckets + b];
+            sum += one;
+            sum_earlier += c < chunk ? one : 0;
+        }
         total[b] = sum;
+        earlier[b] = sum_earlier;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    threshold t = {0, 0, w.wanted > 0};
+    threshold t = {0xffffffff, 0, w.wanted > 0};
     uint above = 0, equal = 0;
     if (t.is_any) {
         const bound b = find_bin(total, buckets, w.wanted, sums, &found);
@@ -169,13 +234,16 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(S
         t.ties = w.wanted - b.above;
         uint own = 0;
         for (int i = item + b.bin + 1; i < buckets; i += LOCAL)
-            for (int c = 0; c < chunk; c++)
-                own += histogram[c * buckets + i];
+            own += earlier[i];
         sum_before(sums, own, &above);
-        for (int c = 0; c < chunk && c < num_used; c++)
-            equal += histogram[c * buckets + b.bin];
+        equal = earlier[b.bin];
     }
+#ifdef IS_CPU
     write_positions(w, t, keys, begin, end, above, equal, sums, list);
+#else
+    __local uint places[SLABS * LOCAL];
+    write_chunk(w, t, keys, begin, end, above, equal, sums, places, list);
+#endif
     for (int i = w.kept + chunk * LOCAL + item; i < s.k; i += s.num_chunks * LOCAL)
         list[i] = -1;
     if (chunk == 0 && item == 0)

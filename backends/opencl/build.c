@@ -112,14 +112,16 @@ typedef struct recipe {
 static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r,
                                 hattn_error *error)
 {
-    char options[256];
+    char options[256], pages[32] = "";
+    if (!device->is_cpu && (r->source == HATTN_OPENCL_SCORE_CL || r->source == HATTN_OPENCL_ATTEND_CL))
+        snprintf(pages, sizeof(pages), " -DPAGE_SIZE=%d", plan->rows.page_size);
     snprintf(options, sizeof(options),
-             "-cl-std=CL1.2 -w -DLOCAL=%d -DHATTN_F32=%d -DHATTN_F16=%d -DHATTN_BF16=%d -DHATTN_F8_E4M3=%d%s%s",
+             "-cl-std=CL1.2 -w -DLOCAL=%d -DHATTN_F32=%d -DHATTN_F16=%d -DHATTN_BF16=%d -DHATTN_F8_E4M3=%d%s%s%s",
              r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3,
              !device->is_cpu                         ? ""
              : strstr(device->base.info.isa, "PoCL") ? " -DIS_CPU -DIS_POCL"
                                                      : " -DIS_CPU",
-             r->definitions);
+             pages, r->definitions);
     cl_program program = NULL;
     pthread_mutex_lock(&device->lock);
     const hattn_status status = find_program(device, r->source, options, &program, error);

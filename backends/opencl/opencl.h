@@ -89,6 +89,8 @@ hattn_status hattn_opencl_from_code(cl_int code, const char *what, hattn_error *
 void hattn_opencl_choose(const hattn_opencl_device *device, const hattn_problem *p, hattn_opencl_plan *plan);
 /* Chunks of a row's keys for so many rows and selection heads. */
 int32_t hattn_opencl_num_chunks(const hattn_opencl_plan *plan, int64_t tasks);
+/* From a row of a decode's scores to the next: rows start at 16 bytes. */
+int64_t hattn_opencl_scores_stride(const hattn_opencl_plan *plan);
 /* Groups of work-items that share a row's positions, for so many rows. */
 int32_t hattn_opencl_num_splits(const hattn_opencl_plan *plan, const hattn_opencl_attender *attender, int64_t rows);
 

@@ -112,15 +112,20 @@ static void choose_selection(const hattn_problem *p, hattn_opencl_plan *plan)
     plan->histograms = plan->is_cpu ? 8 : is_narrow ? (int32_t)larger(1, smaller(8, 2048 / s->num_buckets)) : 1;
 }
 
+/* Groups that a scoring should have. */
+static int64_t wanted_chunks(const hattn_opencl_plan *plan) { return (plan->is_cpu ? 8 : 4) * plan->num_units; }
+
 int32_t hattn_opencl_num_chunks(const hattn_opencl_plan *plan, int64_t tasks)
 {
-    const int64_t wanted = larger(8 * (int64_t)plan->num_units / tasks, 1),
+    const int64_t wanted = larger(wanted_chunks(plan) / tasks, 1),
                   most = smaller(MAX_CHUNKS, divide_up(plan->rows.max_length, MIN_CHUNK));
     return (int32_t)larger(smaller(wanted, most), plan->min_chunks <= MAX_CHUNKS ? plan->min_chunks : 1);
 }
 
-/* Groups that the device should have at a time. */
-static int64_t wanted_groups(const hattn_opencl_plan *plan) { return (plan->is_cpu ? 1 : 4) * plan->num_units; }
+/* Groups of an attention that the device should have at a time: a few more would wait for all of these. */
+static int64_t wanted_groups(const hattn_opencl_plan *plan) { return (plan->is_cpu ? 1 : 3) * plan->num_units; }
+
+int64_t hattn_opencl_scores_stride(const hattn_opencl_plan *plan) { return divide_up(plan->rows.max_length, 8) * 8; }
 
 static int64_t min_splits(const hattn_opencl_attender *attender)
 {
@@ -131,7 +136,7 @@ int32_t hattn_opencl_num_splits(const hattn_opencl_plan *plan, const hattn_openc
 {
     const hattn_opencl_attention *a = &attender->attention;
     const int64_t groups = rows * (a->num_q_heads / a->group) * a->num_blocks;
-    const int64_t wanted = smaller(divide_up(wanted_groups(plan), groups), attender->max_count / 32);
+    const int64_t wanted = smaller(wanted_groups(plan) / groups, attender->max_count / 32);
     return (int32_t)larger(larger(1, min_splits(attender)), smaller(wanted, MAX_SPLITS));
 }
 
@@ -177,10 +182,10 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     hattn_opencl_layout *l = &plan->layout;
     const uint64_t tasks = (uint64_t)p->max_rows * (uint64_t)p->num_selection_heads;
     l->weights = hattn_carve(&l->size, tasks * (uint64_t)p->code_bits);
-    l->scores = hattn_carve(&l->size, tasks * (uint64_t)p->max_length * (p->key_norms ? 4 : 2));
+    l->scores = hattn_carve(&l->size, tasks * (uint64_t)hattn_opencl_scores_stride(plan) * (p->key_norms ? 4 : 2));
     l->indices = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
     l->counts = hattn_carve(&l->size, tasks * 4);
-    const uint64_t chunks = (uint64_t)larger(8 * (int64_t)plan->num_units, (int64_t)tasks * plan->min_chunks);
+    const uint64_t chunks = (uint64_t)larger(wanted_chunks(plan), (int64_t)tasks * plan->min_chunks);
     l->histograms = hattn_carve(&l->size, (chunks + tasks) * (uint64_t)plan->selection.num_buckets * 4);
     const uint64_t sparse = part_floats(plan, p, &plan->sparse), dense = part_floats(plan, p, &plan->dense);
     l->parts = hattn_carve(&l->size, (sparse > dense ? sparse : dense) * 4);

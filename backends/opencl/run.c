@@ -193,7 +193,7 @@ static void topk(run *r, const hattn_topk_args *args, hattn_opencl_selection s, 
     put_buffer(r, args->counts);
     if (has_counts) {
         put_buffer(r, in_workspace(r, r->plan->layout.histograms));
-        put_local(r, s.num_buckets, sizeof(cl_uint));
+        put_local(r, 2 * (int64_t)s.num_buckets, sizeof(cl_uint));
     }
     enqueue(r, has_counts ? tasks * s.num_chunks : tasks);
 }
@@ -322,7 +322,7 @@ hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args
     hattn_opencl_selection s = r.plan->selection;
     const int64_t heads = s.num_heads;
     const hattn_buffer weights = place(&r, args->weights, l->weights, heads, s.code_bits, s.weights),
-                       scores = place(&r, none, l->scores, heads, r.plan->rows.max_length, s.scores),
+                       scores = place(&r, none, l->scores, heads, hattn_opencl_scores_stride(r.plan), s.scores),
                        indices = place(&r, args->indices, l->indices, heads, s.k, s.indices),
                        counts = place(&r, args->counts, l->counts, heads, 1, s.counts);
     if (args->append)
