@@ -47,7 +47,9 @@ std::vector<int32_t> select(const Shape &s, std::vector<uint16_t> scores, int32_
     World w(s);
     std::vector<int32_t> indices(s.k, 77), counts = {-5}, budgets = {budget};
     w.seq_len[0] = length;
-    hattn_topk_args args = {sizeof(args), 0, w.batch, buffer(scores), buffer(budgets), buffer(indices), buffer(counts)};
+    hattn_topk_args args = {};
+    args.batch = w.batch, args.scores = buffer(scores), args.budgets = buffer(budgets);
+    args.indices = buffer(indices), args.counts = buffer(counts);
     hattn_reference_topk(&w.p, &args);
     for (int i = 0; i < s.k; i++)
         EXPECT_EQ(i >= counts[0], indices[i] == -1) << i;
