@@ -3,6 +3,7 @@
 #include <map>
 
 #include "conformance/rules.h"
+#include "contract/projection.h"
 #include "reference/reference.h"
 
 namespace conformance {
@@ -21,15 +22,15 @@ void put_key_margins(const Context &context)
     const Instance &instance = context.instance;
     const hattn_problem &shape = instance.shape;
     const hattn_map_buffers map = instance.key_map.buffers();
-    std::vector<double> x(shape.head_dim_qk), z(shape.code_bits), bound(shape.code_bits);
+    std::vector<double> x(shape.head_dim_qk);
     std::vector<float> margins;
     for (int64_t t = 0; t < instance.problem.num_tokens; t++)
         for (int c = 0; c < shape.num_code_heads; c++) {
             const int g = instance.kv_head_of_code(c);
             load_scaled(instance.k_new, {t, g}, instance.kv_scale(instance.k_scale, g), x.data());
-            hattn_reference_project(&shape, &shape.key_map, &map, x.data(), c, z.data(), bound.data());
+            const contract::Projection exact = contract::project(shape, shape.key_map, map, x.data(), c);
             for (int r = 0; r < shape.code_bits; r++)
-                margins.push_back(static_cast<float>(contract::bit_margin(z[r], bound[r])));
+                margins.push_back(static_cast<float>(contract::bit_margin(exact.z[r], exact.bound[r])));
         }
     put_margins(context, {instance.problem.num_tokens, shape.num_code_heads, shape.code_bits}, margins);
 }

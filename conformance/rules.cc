@@ -9,12 +9,13 @@
 
 #include "contract/attention.h"
 #include "contract/flips.h"
+#include "contract/projection.h"
 #include "reference/reference.h"
 
 namespace conformance {
 namespace {
 
-const int MAX_BITS = 512, MAX_DIM = 576;
+const int MAX_DIM = 576;
 
 std::string number(const char *what, double value)
 {
@@ -137,10 +138,11 @@ contract::GroupProjection project_group(const Instance &instance, int row, int s
     for (int h = 0; h < shape.num_q_heads; h++) {
         if (instance.selection_head_of_query(h) != s)
             continue;
-        double x[MAX_DIM], z[MAX_BITS], bound[MAX_BITS];
+        double x[MAX_DIM];
         load_scaled(instance.q, {row, h}, 1, x);
-        hattn_reference_project(&shape, &shape.query_map, &map, x, instance.code_head_of_query(h), z, bound);
-        group.add(z, bound);
+        const contract::Projection head =
+            contract::project(shape, shape.query_map, map, x, instance.code_head_of_query(h));
+        group.add(head.z.data(), head.bound.data());
     }
     return group;
 }
@@ -157,9 +159,7 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
         double x[MAX_DIM];
         if (!keys(index[0], index[1], instance.kv_head_of_code(c), x))
             return false;
-        double z[MAX_BITS], bound[MAX_BITS];
-        hattn_map_buffers map = instance.key_map.buffers();
-        hattn_reference_project(&shape, &shape.key_map, &map, x, c, z, bound);
+        const contract::Projection exact = contract::project(shape, shape.key_map, instance.key_map.buffers(), x, c);
         for (int i = 0; i < 32; i++) {
             int r = static_cast<int>(index[3]) * 32 + i;
             if (!((a ^ b) >> i & 1))
@@ -168,11 +168,12 @@ Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on
                 verdict->why = "bits past code_bits";
                 return false;
             }
-            if (!contract::bit_may_flip(z[r], bound[r])) {
-                verdict->why = "bit " + std::to_string(r) + number(", z", z[r]) + number(", bound", bound[r]);
+            const double z = exact.z[r], bound = exact.bound[r];
+            if (!contract::bit_may_flip(z, bound)) {
+                verdict->why = "bit " + std::to_string(r) + number(", z", z) + number(", bound", bound);
                 return false;
             }
-            verdict->share = std::max(verdict->share, contract::bit_margin(z[r], bound[r]));
+            verdict->share = std::max(verdict->share, contract::bit_margin(z, bound));
             if (flips)
                 flips->bit_flips++;
         }

@@ -14,7 +14,7 @@ using KeySource = std::function<bool(int64_t page, int64_t slot, int g, double *
 /* Called with the index of an allowed difference. */
 using OnFlip = std::function<void(const Index &)>;
 
-/* A code bit may differ where |z| is within the bound of hattn_reference_project. Counts into flips, if not null. */
+/* A code bit may differ where |z| is within the bound of contract::project. Counts into flips, if not null. */
 Rule code_rule(const Instance &instance, KeySource keys, Flips *flips, OnFlip on_flip = nullptr);
 
 Rule norm_rule();

@@ -16,7 +16,8 @@
 namespace conformance {
 namespace {
 
-const int THREAD_COUNTS[] = {1, 2, 3, 7};
+/* 0: as many as the library thinks that the work is worth. */
+const int THREAD_COUNTS[] = {0, 1, 2, 3, 7};
 const int MAX_THREADS = 7;
 
 std::string describe(hattn_status status, const hattn_error &error)
@@ -173,7 +174,7 @@ std::vector<Manner> all_manners(const Session &session)
     if (session.info.max_threads > 1)
         for (bool team : {false, true})
             for (int threads : THREAD_COUNTS)
-                if (threads > 1 || team)
+                if (team ? threads > 0 : threads != 1)
                     manners.push_back({team, threads, false, false});
     manners.push_back({false, 1, true, false});
     manners.push_back({false, 1, false, true});

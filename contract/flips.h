@@ -15,7 +15,7 @@ namespace contract {
 /* On random data a rounding may turn at most these shares, over a whole run. */
 const double MAX_BIT_FLIPS = 1e-4, MAX_WEIGHT_FLIPS = 1e-2;
 
-/* A code bit; z and bound as hattn_reference_project gives them. */
+/* A code bit; z and bound as project() gives them. */
 bool bit_may_flip(double z, double bound);
 /* How far it is from turning, as a share of what roundings can do: up to 1 it may; infinite where they do nothing. */
 double bit_margin(double z, double bound);
@@ -28,7 +28,7 @@ class GroupProjection
 {
 public:
     explicit GroupProjection(int num_bits);
-    /* One query head: [num_bits], as hattn_reference_project gives them. */
+    /* One query head: [num_bits], as project() gives them. */
     void add(const double *z, const double *bound);
     /* May weight r be `got` where the reference has `want`, another value? `why` says what was too near to call, or was not. */
     bool allows(const hattn_problem &problem, int r, int got, int want, std::string *why) const;

@@ -1,183 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CUDA backend's host side without a GPU: what a plan chooses for made-up devices, and that calls make the right device current and the
- * caller's again. The kernels' side of kernels_cuda/launch.h is played here.
+ * What the CUDA backend's plans choose for made-up devices.
  */
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <iterator>
-#include <vector>
 
 extern "C" {
 #include "backends/cuda/cuda.h"
 #include "kernels_cuda/decode/cut.h"
 #include "kernels_cuda/encode/key_encoders.h"
-#include "reference/reference.h"
 }
 #include "problems/problems.h"
 #include "problems/rng.h"
 #include "problems/shape.h"
+#include "tests/fake_cuda.h"
 
 namespace {
 
-/* What the played runtime does and saw. */
-struct Runtime {
-    int count = 2, current = 0, launch_code = 0, launches = 0, launched_on = -1;
-    hattn_cuda_properties properties = {"made up", "sm_90", 1, 132, 232448, 233472, 1024, INT32_MAX, 0};
-    uint64_t zeroed = 0;
-    bool computes = false; /* kernels do, as the reference does */
-    int streams = 0, allocations = 0, allocate_code = 0;
-    const char *wrong = ""; /* the operation whose kernel gives one wrong value */
-};
-Runtime runtime;
-
-int launch()
-{
-    runtime.launches++;
-    runtime.launched_on = runtime.current;
-    return runtime.launch_code;
-}
-
-/* 0 and the reference's results where kernels compute; else as any launch. */
-template <class Call>
-int compute(const char *operation, hattn_buffer output, Call call)
-{
-    const int code = launch();
-    if (code || !runtime.computes)
-        return code;
-    call();
-    if (!std::strcmp(operation, runtime.wrong))
-        static_cast<uint8_t *>(output.data)[output.byte_offset + 3] ^= 64;
-    return 0;
-}
-
-/* Not more than what the known answer asks: all outputs are there, scores are integers. */
-void decode(const hattn_problem &p, const hattn_decode_args &a)
-{
-    std::vector<uint16_t> scores(static_cast<size_t>(p.max_length));
-    hattn_encode_queries_args encode = {};
-    encode.num_rows = a.batch.num_rows, encode.q = a.q, encode.query_map = a.query_map, encode.weights = a.weights;
-    hattn_reference_encode_queries(&p, &encode);
-    hattn_score_args score = {};
-    score.batch = a.batch, score.weights = a.weights, score.codes = a.codes, score.scores = {scores.data(), 0};
-    hattn_reference_score(&p, &score);
-    hattn_topk_args topk = {};
-    topk.batch = a.batch, topk.scores = score.scores, topk.indices = a.indices, topk.counts = a.counts;
-    hattn_reference_topk(&p, &topk);
-    hattn_attend_args attend = {};
-    attend.batch = a.batch, attend.q = a.q, attend.k_cache = a.k_cache, attend.v_cache = a.v_cache;
-    attend.indices = a.indices, attend.counts = a.counts, attend.out = a.out, attend.lse = a.lse;
-    hattn_reference_attend(&p, &attend);
-}
-
-const hattn_cuda_scratch scratch = {
-    [](void **stream) {
-        *stream = &runtime;
-        runtime.streams += !runtime.launch_code;
-        return runtime.launch_code;
-    },
-    [](void *) { runtime.streams--; },
-    [](uint64_t size, void *, void **address) {
-        if (runtime.allocate_code)
-            return runtime.allocate_code;
-        *address = std::aligned_alloc(256, (size + 255) / 256 * 256);
-        runtime.allocations++;
-        return 0;
-    },
-    [](void *address, void *) {
-        std::free(address);
-        runtime.allocations--;
-    },
-    [](void *to, const void *from, uint64_t size, void *) {
-        std::memcpy(to, from, size);
-        return 0;
-    },
-};
-
-} // namespace
-
-extern "C" const hattn_cuda_kernels *hattn_cuda_kernels_by_nvcc()
-{
-    static const hattn_cuda_kernels kernels = {
-        "sm_80 or later",
-        [](int code) { return code == 7 ? "out of luck" : "another error"; },
-        [](int *count) {
-            *count = runtime.count;
-            return 0;
-        },
-        [](int, hattn_cuda_properties *properties) {
-            *properties = runtime.properties;
-            return 0;
-        },
-        [](int index, hattn_cuda_caller *caller) {
-            *caller = {runtime.current, 0};
-            runtime.current = index;
-            return 0;
-        },
-        [](const hattn_cuda_caller *caller) { runtime.current = caller->device; },
-        [](void *, uint64_t bytes, void *) {
-            runtime.zeroed += bytes;
-            return launch();
-        },
-        [](hattn_cuda_params *) { return launch(); },
-        [](const hattn_cuda_params *, const hattn_decode_args *, void *) { return launch(); },
-        [](const hattn_cuda_params *p, const hattn_encode_keys_args *a, void *) {
-            return compute("encode_keys", a->codes, [&] { hattn_reference_encode_keys(&p->problem, a); });
-        },
-        [](const hattn_cuda_params *p, const hattn_encode_queries_args *a, void *) {
-            return compute("encode_queries", a->weights, [&] { hattn_reference_encode_queries(&p->problem, a); });
-        },
-        [](const hattn_cuda_params *p, const hattn_score_args *a, void *) {
-            return compute("score", a->scores, [&] { hattn_reference_score(&p->problem, a); });
-        },
-        [](const hattn_cuda_params *p, const hattn_topk_args *a, hattn_buffer, void *) {
-            return compute("topk", a->counts, [&] { hattn_reference_topk(&p->problem, a); });
-        },
-        [](const hattn_cuda_params *p, const hattn_attend_args *a, hattn_buffer, void *) {
-            return compute("attend", a->out, [&] { hattn_reference_attend(&p->problem, a); });
-        },
-        [](const hattn_cuda_params *p, const hattn_merge_args *a, void *) {
-            return compute("merge", a->out, [&] { hattn_reference_merge(&p->problem, a); });
-        },
-        [](const hattn_cuda_params *p, const hattn_decode_args *a, hattn_buffer, void *) {
-            return compute("decode", a->lse, [&] { decode(p->problem, *a); });
-        },
-        &scratch,
-    };
-    return &kernels;
-}
-
-namespace {
+using CudaPlan = CudaTest;
 
 hattn_cuda_params choose(const hattn_problem &problem)
 {
     hattn_cuda_params params = {};
-    hattn_cuda_choose(&runtime.properties, &problem, &params);
+    hattn_cuda_choose(&fake_cuda.properties, &problem, &params);
     return params;
 }
-
-hattn_problem shape_of(int32_t q, int32_t kv, int dim, int group = 4)
-{
-    problems::Problem p;
-    p.q_dtype = q;
-    p.kv_dtype = kv;
-    p.head_dim_qk = dim;
-    p.group = group;
-    p.lengths = {1000};
-    return problems::make_shape(p, 70);
-}
-
-class CudaPlan : public testing::Test
-{
-protected:
-    void SetUp() override
-    {
-        runtime = Runtime();
-        setenv("HATTN_SELFTEST", "0", 1);
-    }
-};
 
 TEST_F(CudaPlan, EnginesAreOfTypesAndDims)
 {
@@ -215,7 +63,7 @@ TEST_F(CudaPlan, RowsOffSixteenBytesAreForThePlainEngine)
 TEST_F(CudaPlan, WideNeedsSharedMemory)
 {
     EXPECT_EQ(choose(shape_of(HATTN_F16, HATTN_F16, 256)).engine, HATTN_CUDA_WIDE);
-    runtime.properties.block_shared = HATTN_WIDE_STATIC + 1000;
+    fake_cuda.properties.block_shared = HATTN_WIDE_STATIC + 1000;
     EXPECT_EQ(choose(shape_of(HATTN_F16, HATTN_F16, 256)).engine, HATTN_CUDA_PLAIN);
     EXPECT_FALSE(choose(shape_of(HATTN_F16, HATTN_F16, 128)).encodes_keys_by_mma);
 }
@@ -236,7 +84,7 @@ TEST_F(CudaPlan, EveryCardHasTensorCoresForBenchShapes)
     for (const hattn_cuda_properties &card : cards)
         for (const problems::Problem &problem : problems::bench_problems()) {
             SCOPED_TRACE(std::string(card.isa) + " " + problem.name);
-            runtime.properties = card;
+            fake_cuda.properties = card;
             const hattn_problem shape = problems::make_shape(problem, 4096);
             const hattn_cuda_params p = choose(shape);
             const int32_t type = shape.k_cache.dtype, dim = shape.head_dim_qk == shape.head_dim_v && p.group <= 16
@@ -260,7 +108,7 @@ TEST_F(CudaPlan, SmallSharedMemoryIsEnough)
 {
     for (const hattn_cuda_properties &card : cards) {
         SCOPED_TRACE(card.name);
-        runtime.properties = card;
+        fake_cuda.properties = card;
         const bool is_small = card.block_shared < 100 << 10;
         problems::Problem mla;
         mla.q_dtype = mla.kv_dtype = HATTN_F16;
@@ -326,7 +174,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         SCOPED_TRACE(problem.name);
         const hattn_problem shape = problems::make_shape(problem, 1000);
         const hattn_cuda_params p = choose(shape);
-        EXPECT_EQ(hattn_cuda_check("cuda", &runtime.properties, &p, nullptr), HATTN_OK);
+        EXPECT_EQ(hattn_cuda_check("cuda", &fake_cuda.properties, &p, nullptr), HATTN_OK);
         EXPECT_GE(p.workspace_size, sizeof(hattn_cuda_head));
         EXPECT_GE(p.num_splits, 1);
         EXPECT_GE(p.num_dense_splits, 1);
@@ -379,13 +227,13 @@ TEST_F(CudaPlan, EveryWidthOfCodesHasAKernel)
 /* With AMD's 64 KiB a block and nothing more for the multiprocessor, every shape has a plan that fits. */
 TEST_F(CudaPlan, PlansFitSixtyFourKibibytes)
 {
-    runtime.properties = {"MI300X", "gfx942", 1, 304, 65536, 65536, 0, (1 << 24) - 1, 0};
+    fake_cuda.properties = {"MI300X", "gfx942", 1, 304, 65536, 65536, 0, (1 << 24) - 1, 0};
     int by_engine[4] = {};
     for (const problems::Problem &problem : problems::bench_problems()) {
         SCOPED_TRACE(problem.name);
         const hattn_problem shape = problems::make_shape(problem, 4096);
         const hattn_cuda_params p = choose(shape);
-        EXPECT_EQ(hattn_cuda_check("hip", &runtime.properties, &p, nullptr), HATTN_OK);
+        EXPECT_EQ(hattn_cuda_check("hip", &fake_cuda.properties, &p, nullptr), HATTN_OK);
         EXPECT_LE(p.attend_shared, p.engine == HATTN_CUDA_WIDE ? 65536 - HATTN_WIDE_STATIC : 0);
         by_engine[p.engine]++;
     }
@@ -400,140 +248,13 @@ TEST_F(CudaPlan, RefusesWhatNoGridHolds)
     p.num_kv_heads = p.num_selection_heads = p.num_code_heads = 1024;
     hattn_cuda_params params = choose(p);
     hattn_error error = {};
-    EXPECT_EQ(hattn_cuda_check("cuda", &runtime.properties, &params, &error), HATTN_UNSUPPORTED);
+    EXPECT_EQ(hattn_cuda_check("cuda", &fake_cuda.properties, &params, &error), HATTN_UNSUPPORTED);
     EXPECT_NE(std::strstr(error.text, "num_q_heads is 131072"), nullptr) << error.text;
     p = shape_of(HATTN_F16, HATTN_F16, 128);
     p.max_rows = 1 << 28;
     params = choose(p);
-    EXPECT_EQ(hattn_cuda_check("cuda", &runtime.properties, &params, &error), HATTN_UNSUPPORTED);
+    EXPECT_EQ(hattn_cuda_check("cuda", &fake_cuda.properties, &params, &error), HATTN_UNSUPPORTED);
     EXPECT_NE(std::strstr(error.text, "more than 2147483647 blocks"), nullptr) << error.text;
-}
-
-TEST_F(CudaPlan, CallsRunOnThePlansDeviceAndLeaveTheCallersCurrent)
-{
-    const hattn_backend &cuda = hattn_cuda_backend;
-    hattn_device_options options = {};
-    options.index = 1;
-    hattn_device *device = nullptr;
-    hattn_error error = {};
-    ASSERT_EQ(cuda.open(&options, &device, &error), HATTN_OK) << error.text;
-    device->backend = &cuda;
-    const hattn_problem problem = shape_of(HATTN_F16, HATTN_F16, 128);
-    hattn_plan *plan = nullptr;
-    ASSERT_EQ(cuda.plan(device, &problem, &plan, &error), HATTN_OK) << error.text;
-    EXPECT_EQ(runtime.launched_on, 1);
-    EXPECT_EQ(runtime.current, 0);
-    plan->device = device;
-    hattn_exec exec = {};
-    ASSERT_EQ(cuda.workspace_init(device, {}, plan->workspace_size, nullptr, &error), HATTN_OK);
-    EXPECT_EQ(runtime.zeroed, sizeof(hattn_cuda_control) + sizeof(uint64_t));
-    const std::function<hattn_status()> calls[] = {
-        [&] {
-            hattn_encode_keys_args a = {};
-            return cuda.encode_keys(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_encode_queries_args a = {};
-            return cuda.encode_queries(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_score_args a = {};
-            return cuda.score(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_topk_args a = {};
-            return cuda.topk(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_attend_args a = {};
-            return cuda.attend(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_merge_args a = {};
-            return cuda.merge(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_decode_args a = {};
-            return cuda.decode(plan, &a, &exec, &error);
-        },
-        [&] {
-            hattn_decode_args a = {};
-            return cuda.append(plan, &a, &exec, &error);
-        },
-    };
-    for (int code : {0, 7}) {
-        runtime.launch_code = code;
-        for (const auto &call : calls) {
-            const int launches = runtime.launches;
-            runtime.launched_on = -1;
-            EXPECT_EQ(call(), code ? HATTN_DEVICE_ERROR : HATTN_OK);
-            EXPECT_EQ(runtime.launches, launches + 1);
-            EXPECT_EQ(runtime.launched_on, 1);
-            EXPECT_EQ(runtime.current, 0);
-            EXPECT_TRUE(!code || std::strstr(error.text, "out of luck")) << error.text;
-        }
-    }
-    cuda.plan_destroy(plan);
-    plan = nullptr;
-    EXPECT_EQ(cuda.plan(device, &problem, &plan, &error), HATTN_DEVICE_ERROR); /* kernels that do not load */
-    EXPECT_EQ(plan, nullptr);
-    EXPECT_EQ(runtime.current, 0);
-    cuda.close(device);
-}
-
-TEST_F(CudaPlan, OpensWithAKnownAnswer)
-{
-    unsetenv("HATTN_SELFTEST");
-    hattn_device_options options = {};
-    options.index = 1;
-    hattn_device *device = nullptr;
-    hattn_error error = {};
-    runtime.computes = true;
-    ASSERT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_OK) << error.text;
-    EXPECT_EQ(runtime.launched_on, 1);
-    EXPECT_EQ(runtime.current, 0);
-    hattn_cuda_backend.close(device);
-    for (const char *operation : {"encode_keys", "encode_queries", "score", "attend", "merge", "decode"}) {
-        runtime.wrong = operation;
-        device = nullptr;
-        EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR) << operation;
-        EXPECT_NE(std::strstr(error.text, (std::string("the known answer of ") + operation).c_str()), nullptr)
-            << error.text;
-        EXPECT_EQ(device, nullptr);
-    }
-    runtime.launch_code = 7;
-    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR);
-    EXPECT_NE(std::strstr(error.text, "out of luck"), nullptr) << error.text;
-    runtime.launch_code = 0;
-    runtime.allocate_code = 7;
-    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_DEVICE_ERROR);
-    runtime.allocate_code = 801; /* no pools: nothing is asked, not even what is wrong */
-    ASSERT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_OK) << error.text;
-    hattn_cuda_backend.close(device);
-    runtime.allocate_code = 0;
-    EXPECT_EQ(runtime.streams, 0);
-    EXPECT_EQ(runtime.allocations, 0);
-    EXPECT_EQ(runtime.current, 0);
-    setenv("HATTN_SELFTEST", "0", 1);
-    const int launches = runtime.launches;
-    ASSERT_EQ(hattn_cuda_backend.open(&options, &device, &error), HATTN_OK) << error.text;
-    EXPECT_EQ(runtime.launches, launches);
-    hattn_cuda_backend.close(device);
-}
-
-TEST_F(CudaPlan, OldDevicesAndForeignOptionsAreRefused)
-{
-    hattn_device_options options = {};
-    hattn_device *device = nullptr;
-    runtime.properties.has_kernels = 0;
-    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, nullptr), HATTN_NO_DEVICE);
-    runtime.properties.has_kernels = 1;
-    options.isa = "avx2";
-    EXPECT_EQ(hattn_cuda_backend.open(&options, &device, nullptr), HATTN_INVALID_ARGUMENT);
-    char why[64] = "";
-    runtime.count = 0;
-    EXPECT_EQ(hattn_cuda_backend.device_count(why, sizeof(why)), 0);
-    EXPECT_STREQ(why, "the driver reports no device");
 }
 
 } // namespace

@@ -5,7 +5,7 @@
 #include <functional>
 #include <limits>
 
-#include "tests/api_job.h"
+#include "tests/plan_fixture.h"
 
 namespace {
 
@@ -17,7 +17,6 @@ struct Refusal {
     Change change;
 };
 
-constexpr int64_t FAR = (static_cast<int64_t>(1) << 46) + 1;
 const float NaN = std::numeric_limits<float>::quiet_NaN(), INF = std::numeric_limits<float>::infinity();
 
 /* A change to a field whose other fields may depend on it is made before the defaults; all others after. */
@@ -127,62 +126,6 @@ const Refusal refusals[] = {
     {"v_cache.memory", INVALID, SET(v_cache.memory, -1)},
 };
 
-/* Every tensor: its number of strides, and the change that makes two of its elements one; none for inputs. */
-struct Tensor {
-    const char *name;
-    hattn_tensor hattn_problem::*field;
-    int num_strides;
-    std::vector<int64_t> overlapping;
-};
-
-const Tensor tensors[] = {
-    {"q", &hattn_problem::q, 2, {}},
-    {"k_cache", &hattn_problem::k_cache, 3, {}},
-    {"v_cache", &hattn_problem::v_cache, 3, {}},
-    {"k_new", &hattn_problem::k_new, 2, {}},
-    {"codes", &hattn_problem::codes, 3, {64, 2, 31}}, /* the heads' slots, 2 words each */
-    {"norms", &hattn_problem::norms, 3, {32, 1, 15}},
-    {"weights", &hattn_problem::weights, 2, {127, 64}},
-    {"scores", &hattn_problem::scores, 2, {200, 99}},
-    {"indices", &hattn_problem::indices, 2, {0, 10}},
-    {"counts", &hattn_problem::counts, 2, {1, 1}},
-    {"out", &hattn_problem::out, 2, {64, 255}}, /* rows inside heads: 4 rows of 64 need 256 */
-    {"lse", &hattn_problem::lse, 2, {8, 0}},
-    {"partial_out", &hattn_problem::partial_out, 3, {}},
-    {"partial_lse", &hattn_problem::partial_lse, 3, {}},
-    {"block_table", &hattn_problem::block_table, 1, {}},
-    {"budgets", &hattn_problem::budgets, 2, {}},
-};
-
-class PlanTest : public testing::TestWithParam<const char *>
-{
-protected:
-    void expect_refused(const std::string &name, hattn_status status, const hattn_problem &problem)
-    {
-        SCOPED_TRACE(name);
-        hattn_plan *const untouched = reinterpret_cast<hattn_plan *>(this), *plan = untouched;
-        hattn_error error = fresh_error();
-        EXPECT_EQ(status, hattn_plan_create(device_.get(), &problem, &plan, &error));
-        EXPECT_EQ(status, error.status);
-        EXPECT_NE(std::string::npos, std::string(error.text).find(name)) << error.text;
-        EXPECT_EQ(std::string::npos, std::string(error.text).find('\n'));
-        EXPECT_EQ(status, hattn_plan_create(device_.get(), &problem, &plan, nullptr));
-        EXPECT_EQ(untouched, plan);
-    }
-
-    void expect_accepted(const hattn_problem &problem)
-    {
-        hattn_error error = fresh_error();
-        hattn_plan *plan = nullptr;
-        ASSERT_EQ(HATTN_OK, hattn_plan_create(device_.get(), &problem, &plan, &error)) << error.text;
-        EXPECT_STREQ("untouched", error.text);
-        EXPECT_GT(hattn_plan_workspace_size(plan), 0u);
-        hattn_plan_destroy(plan);
-    }
-
-    Device device_{GetParam()};
-};
-
 TEST_P(PlanTest, RefusesByName)
 {
     expect_accepted(good_problem());
@@ -191,69 +134,6 @@ TEST_P(PlanTest, RefusesByName)
         refusal.change(p);
         expect_refused(refusal.name, refusal.status, p);
     }
-}
-
-TEST_P(PlanTest, RefusesTensors)
-{
-    hattn_problem good = plain_problem();
-    good.key_norms = 1;
-    good = completed(good);
-    expect_accepted(good);
-    for (const Tensor &tensor : tensors) {
-        auto refuse = [&](const std::string &rule, const std::function<void(hattn_tensor &)> &change) {
-            hattn_problem p = good;
-            change(p.*tensor.field);
-            expect_refused(tensor.name + rule, HATTN_INVALID_ARGUMENT, p);
-        };
-        for (int32_t dtype : {-1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, static_cast<int32_t>(HATTN_I64)})
-            refuse(".dtype", [&](hattn_tensor &t) { t.dtype = dtype; });
-        if (tensor.field != &hattn_problem::k_cache && tensor.field != &hattn_problem::v_cache)
-            refuse(".memory", [&](hattn_tensor &t) { t.memory = HATTN_MEMORY_PINNED_HOST; });
-        for (int i = 0; i < tensor.num_strides; i++) {
-            std::string stride = ".stride[" + std::to_string(i) + "]";
-            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = -2; });
-            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = FAR; });
-        }
-        if (!tensor.overlapping.empty())
-            refuse(".stride",
-                   [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
-    }
-}
-
-/* Sequences of contiguous caches, and pages, must not lie in each other. */
-TEST_P(PlanTest, RefusesCachesThatOverlap)
-{
-    for (int page_size : {0, 16})
-        for (bool head_major : {false, true}) {
-            SCOPED_TRACE(page_size);
-            hattn_problem p = plain_problem();
-            p.page_size = page_size;
-            p.max_sequences = 4;
-            p.key_norms = 1;
-            p = completed(p);
-            const int64_t slots = page_size ? page_size : p.max_length;
-            if (head_major) {
-                p.codes.stride[0] = 2 * slots, p.codes.stride[1] = 2, p.codes.stride[2] = 1 << 20;
-                p.norms.stride[0] = slots, p.norms.stride[1] = 1, p.norms.stride[2] = 1 << 20;
-            }
-            expect_accepted(p);
-            for (int64_t stride : {int64_t(2), p.codes.stride[0] - 1, int64_t(HATTN_BROADCAST)}) {
-                hattn_problem bad = p;
-                bad.codes.stride[0] = stride;
-                expect_refused("codes.stride", HATTN_INVALID_ARGUMENT, bad);
-                bad = p;
-                bad.norms.stride[0] = stride == 2 ? 1 : stride == HATTN_BROADCAST ? stride : p.norms.stride[0] - 1;
-                expect_refused("norms.stride", HATTN_INVALID_ARGUMENT, bad);
-            }
-        }
-}
-
-TEST_P(PlanTest, RefusesSpans)
-{
-    hattn_problem p = good_problem();
-    p.max_rows = 1 << 20;
-    p.q.stride[0] = static_cast<int64_t>(1) << 41;
-    expect_refused("q.stride[0]", HATTN_INVALID_ARGUMENT, p);
 }
 
 TEST_P(PlanTest, RefusesNulls)
@@ -345,28 +225,6 @@ TEST_P(PlanTest, AcceptsTheLimits)
         p = completed(p);
         expect_accepted(p);
     }
-}
-
-TEST_P(PlanTest, AcceptsBroadcastInputsAndLonelyStrides)
-{
-    hattn_problem p = good_problem();
-    for (const Tensor &tensor : tensors)
-        if (tensor.overlapping.empty())
-            std::fill_n((p.*tensor.field).stride, 3, HATTN_BROADCAST);
-    p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = p.key_map.bias_stride[0] = HATTN_BROADCAST;
-    p.norms.stride[0] = p.norms.stride[1] = HATTN_BROADCAST; /* not written: no norms */
-    expect_accepted(p);
-    /* The stride of a dimension of 1 says nothing. */
-    p = plain_problem();
-    p.num_kv_heads = p.max_rows = 1;
-    p = completed(p);
-    p.counts.stride[0] = p.counts.stride[1] = p.scores.stride[0] = p.codes.stride[2] = HATTN_BROADCAST;
-    expect_accepted(p);
-    /* Heads outermost, and gaps. */
-    p = good_problem();
-    p.out.stride[0] = 70, p.out.stride[1] = 4 * 70;
-    p.codes.stride[0] = 2, p.codes.stride[1] = 1 << 20, p.codes.stride[2] = 1 << 26;
-    expect_accepted(p);
 }
 
 /* Whatever is in the fields: a plan or a refusal with words. */

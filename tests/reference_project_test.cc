@@ -6,12 +6,13 @@
 
 #include <gtest/gtest.h>
 
+#include "contract/projection.h"
 #include "tests/reference_world.h"
 
 namespace {
 
 /* Two dimensions to 8 bits, fp32. */
-hattn_problem tiny()
+hattn_problem tiny_map()
 {
     hattn_problem p = {};
     p.head_dim_qk = 2;
@@ -24,7 +25,7 @@ hattn_problem tiny()
 
 TEST(ReferenceProject, LinearValueAndBound)
 {
-    hattn_problem p = tiny();
+    hattn_problem p = tiny_map();
     std::vector<float> weight = {1, 2, 3, 0, 0, 0, 0, 0, 0.5f, -1, 1.5f, 0, 0, 0, 0, 0},
                        bias = {0, 10, 0, 0, 0, 0, 0, 0};
     hattn_map_buffers buffers = {{buffer(weight)}, {buffer(bias)}};
@@ -43,7 +44,7 @@ TEST(ReferenceProject, LinearValueAndBound)
 
 TEST(ReferenceProject, MlpByHand)
 {
-    hattn_problem p = tiny();
+    hattn_problem p = tiny_map();
     hattn_map map = {HATTN_F32, {2, 2}, 0, {{0, 2}, {0, 2}, {0, 8}}, {0, 0, 0}};
     p.map_kind = HATTN_MAP_MLP;
     /* x = (1, -2). First layer: 1, 4.5; SiLU: 0.73106, 4.45056. Second: 9.63218, -0.11842; SiLU: 9.63154, -0.05571. */
@@ -66,61 +67,7 @@ TEST(ReferenceProject, MlpByHand)
     }
 }
 
-/* As the header has it, in long double and from the buffers of the caller: codes and bounds that the tests judge by come from
- * hattn_reference_project, so that it is looked at from outside. `error`: of an fp32 evaluation, by docs/numerics.md. */
-struct Exact {
-    std::vector<long double> value, error;
-};
-
-Exact project_exactly(const hattn_problem &p, const hattn_map &map, const hattn_map_buffers &buffers,
-                      const std::vector<double> &x, int64_t head)
-{
-    const bool mlp = p.map_kind == HATTN_MAP_MLP;
-    const std::vector<int> dims = mlp ? std::vector<int>{p.head_dim_qk, map.hidden[0], map.hidden[1], p.code_bits}
-                                      : std::vector<int>{p.head_dim_qk, p.code_bits};
-    const auto element = [&](const hattn_buffer &buffer, int64_t i) -> long double {
-        const char *data = static_cast<const char *>(buffer.data) + buffer.byte_offset;
-        float f32;
-        uint16_t half;
-        uint32_t bits;
-        if (map.dtype == HATTN_F32) {
-            memcpy(&f32, data + 4 * i, 4);
-            return f32;
-        }
-        memcpy(&half, data + 2 * i, 2);
-        bits = static_cast<uint32_t>(half) << 16; /* bf16 */
-        memcpy(&f32, &bits, 4);
-        if (map.dtype == HATTN_BF16)
-            return f32;
-        const int exponent = half >> 10 & 31, mantissa = half & 1023;
-        const long double size =
-            exponent ? std::ldexp(1024.0L + mantissa, exponent - 25) : std::ldexp(1.0L * mantissa, -24);
-        return half >> 15 ? -size : size;
-    };
-    Exact in = {{x.begin(), x.end()}, std::vector<long double>(x.size())};
-    for (size_t layer = 0; layer + 1 < dims.size(); layer++) {
-        Exact out;
-        for (int r = 0; r < dims[layer + 1]; r++) {
-            const bool biased = buffers.bias[layer].data;
-            long double sum = biased ? element(buffers.bias[layer], head * map.bias_stride[layer] + r) : 0;
-            long double magnitude = 0, carried = 0; /* the bias is among the 8 below */
-            for (int i = 0; i < dims[layer]; i++) {
-                const long double w = element(buffers.weight[layer],
-                                              head * map.weight_stride[layer][0] + i * map.weight_stride[layer][1] + r);
-                sum += w * in.value[i];
-                magnitude += std::fabs(w * in.value[i]);
-                carried += std::fabs(w) * in.error[i];
-            }
-            const bool last = layer + 2 == dims.size();
-            out.value.push_back(last ? sum : sum / (1 + std::exp(-sum)));
-            const long double error = carried + (dims[layer] + 8) * 0x1p-23L * magnitude;
-            out.error.push_back(last ? error : 1.1L * error);
-        }
-        in = out;
-    }
-    return in;
-}
-
+/* Codes and bounds come from hattn_reference_project, which is looked at from outside. */
 TEST(ReferenceProject, AgreesWithLongDouble)
 {
     std::mt19937 random(11);
@@ -156,12 +103,12 @@ TEST(ReferenceProject, AgreesWithLongDouble)
                     for (double &value : x)
                         value = normal(random);
                     hattn_reference_project(&p, &map, &buffers, x.data(), head, z.data(), bound.data());
-                    const Exact exact = project_exactly(p, map, buffers, x, head);
+                    const contract::Projection exact = contract::project(p, map, buffers, x.data(), head);
                     for (int r = 0; r < 40; r++) {
                         /* Sums of some hundred terms in double, 2^-29 of fp32's: a thousandth of what may flip a bit. */
-                        ASSERT_LE(std::fabs(z[r] - exact.value[r]), exact.error[r] / 1000)
+                        ASSERT_LE(std::fabs(z[r] - exact.z[r]), exact.bound[r] / 1000)
                             << "dtype " << dtype << (mlp ? " mlp" : "") << " head " << head << " bit " << r;
-                        ASSERT_LE(std::fabs(bound[r] - exact.error[r]), exact.error[r] * 1e-9L) << r;
+                        ASSERT_LE(std::fabs(bound[r] - exact.bound[r]), exact.bound[r] * 1e-9) << r;
                     }
                 }
             }

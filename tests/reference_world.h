@@ -26,6 +26,17 @@ struct Shape {
     unsigned seed = 1;
 };
 
+/* One head, 8 bits, two dimensions, everything fp32 and contiguous. */
+inline Shape tiny()
+{
+    Shape s;
+    s.q_heads = s.kv_heads = s.code_heads = s.selection_heads = s.sequences = 1;
+    s.d = s.dv = 2;
+    s.bits = 8;
+    s.max_length = s.k = 4;
+    return s;
+}
+
 template <typename T>
 hattn_buffer buffer(std::vector<T> &v)
 {

@@ -6,20 +6,14 @@
 
 #include "contract/attention.h"
 #include "contract/flips.h"
-#include "reference/reference.h"
+#include "contract/projection.h"
 
-struct Projection {
-    std::vector<double> z, bound;
-};
-
-static Projection project(const Lane &oracle, const hattn_map &map, const hattn_map_buffers &buffers, const float *x,
-                          int code_head)
+static contract::Projection project(const Lane &oracle, const hattn_map &map, const hattn_map_buffers &buffers,
+                                    const float *x, int code_head)
 {
     const hattn_problem &problem = oracle.problem();
-    std::vector<double> exact(x, x + problem.head_dim_qk);
-    Projection result = {std::vector<double>(problem.code_bits), std::vector<double>(problem.code_bits)};
-    hattn_reference_project(&problem, &map, &buffers, exact.data(), code_head, result.z.data(), result.bound.data());
-    return result;
+    const std::vector<double> exact(x, x + problem.head_dim_qk);
+    return contract::project(problem, map, buffers, exact.data(), code_head);
 }
 
 static void judge_code(const TruthSource &source, const Lane &lane, const Lane &oracle, int head, int64_t key,
@@ -31,7 +25,7 @@ static void judge_code(const TruthSource &source, const Lane &lane, const Lane &
     if (std::equal(have, have + words, want))
         return;
     const int kv_head = static_cast<int>(static_cast<int64_t>(head) * problem.num_kv_heads / problem.num_code_heads);
-    const Projection exact = project(oracle, problem.key_map, oracle.key_map(), source.k(kv_head, key), head);
+    const contract::Projection exact = project(oracle, problem.key_map, oracle.key_map(), source.k(kv_head, key), head);
     for (int bit = 0; bit < words * 32; bit++)
         if ((have[bit / 32] ^ want[bit / 32]) >> bit % 32 & 1) {
             const bool allowed = bit < problem.code_bits && contract::bit_may_flip(exact.z[bit], exact.bound[bit]);
@@ -66,7 +60,8 @@ static void judge_weights(const TruthSource &source, int query, int selection_he
     contract::GroupProjection projection(bits);
     for (int h = selection_head * group; h < (selection_head + 1) * group; h++) {
         const int code_head = static_cast<int>(static_cast<int64_t>(h) * problem.num_code_heads / problem.num_q_heads);
-        const Projection head = project(oracle, problem.query_map, oracle.query_map(), source.q(query, h), code_head);
+        const contract::Projection head =
+            project(oracle, problem.query_map, oracle.query_map(), source.q(query, h), code_head);
         projection.add(head.z.data(), head.bound.data());
     }
     for (int bit = 0; bit < bits; bit++) {
