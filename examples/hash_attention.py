@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to a decode with its own hash maps: python3 examples/hash_attention.py [OUT]
+"""From a model to a decode with its own hash maps, in minutes of a CPU: python3 examples/hash_attention.py [OUT]
 
-The model is small_model, beside this file, where its make.py has made one; the text is what Python carries for its
-help(). Each step is a command that you can give for a model of your own: it is printed before it runs. Needs the
-package (docs/python.md says how), torch and transformers.
+The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
+you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
+and transformers.
 """
 import argparse
 import os
@@ -19,7 +19,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "small_model"))
 import make  # noqa: E402
 
-PASSAGE, SHOWN = 64, 160  # bytes of what is to be found again: given, and to be continued
+BITS = 32  # of a code, for heads of 64 dimensions: from so many on, orthogonal maps are hard to beat
+TEXTS, PASSAGE, SHOWN = 8, 64, 64  # bytes of what is to be found again: given, and to be continued
 
 
 def step(what, module, *arguments):
@@ -34,36 +35,41 @@ def step(what, module, *arguments):
         sys.exit(status)
 
 
-def continue_passage(model_path, maps, window, budget):
-    """Gives the model a long text and the beginning of a passage that stands far back in it, which it must look up."""
+def continue_passages(model_path, maps, window, budgets):
+    """Gives the model texts, each with the beginning of a passage that stands far back in it, which it must look up."""
     import hattn.transformers
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
-    text = tokenizer(make.topics(held_out=True), return_tensors="pt")["input_ids"][0, :window - PASSAGE - SHOWN]
-    at = len(text) // 8
-    prompt, expected = torch.cat([text, text[at:at + PASSAGE]])[None], text[at + PASSAGE:at + PASSAGE + SHOWN]
+    length = window - PASSAGE - SHOWN
+    texts = tokenizer(make.topics(held_out=True), return_tensors="pt")["input_ids"][0, :TEXTS * length]
+    texts, at = texts.view(TEXTS, length), length // 8
+    prompts, expected = torch.cat([texts, texts[:, at:at + PASSAGE]], 1), texts[:, at + PASSAGE:at + PASSAGE + SHOWN]
     model = transformers.AutoModelForCausalLM.from_pretrained(model_path, attn_implementation=hattn.transformers.NAME,
                                                               dtype=torch.float32)
-    print("\n== generate(): %d bytes of text, then the first %d of a passage that stands %d bytes back in it" %
-          (len(text), PASSAGE, len(text) - at))
-    for name, kept in (("all keys", window), ("%d keys" % budget, budget)):
-        cache = hattn.transformers.HashCache(model.config, maps, budget=kept, num_sink=4, num_recent=min(32, kept // 4))
-        out = model.generate(prompt, past_key_values=cache, max_new_tokens=SHOWN, do_sample=False, pad_token_id=0)
-        new = out[0, prompt.shape[1]:]
-        same = int((new == expected).long().cumprod(0).sum())
-        print("%s: the passage goes on for %d bytes\n    %r" % (name, same, tokenizer.decode(new[:72])))
+    print("\n== generate(): %d texts of %d bytes, each followed by %d of a passage that stands %d bytes back in it" %
+          (TEXTS, length, PASSAGE, length - at))
+    shown = None
+    for name, kept in [("all keys", window)] + [("%d keys" % budget, budget) for budget in budgets]:
+        cache = hattn.transformers.HashCache(model.config, maps, budget=kept, num_sink=4, num_recent=min(16, kept // 4))
+        out = model.generate(prompts, attention_mask=torch.ones_like(prompts), past_key_values=cache,
+                             max_new_tokens=SHOWN, do_sample=False, pad_token_id=0)
+        new = out[:, prompts.shape[1]:]
+        same = (new == expected).long().cumprod(1).sum(1)
+        if shown is None:  # the one that all keys know best
+            shown = int(same.argmax())
+            print("what stands there in text %d: %r" % (shown, tokenizer.decode(expected[shown])))
+        print("%s: the passages go on for %.0f of %d bytes in the mean\n    %r" % (
+            name, same.double().mean(), SHOWN, tokenizer.decode(new[shown])))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", nargs="?", help="a folder for traces and maps; default: one that is gone afterwards")
-    parser.add_argument("--model", default=os.path.join(HERE, "small_model"), help="a folder that make.py wrote")
-    parser.add_argument("--window", type=int, default=4096, help="bytes of text that are attended to (4096)")
-    parser.add_argument("--budget", type=int, default=256, help="selected keys (256)")
-    parser.add_argument("--steps", type=int, default=100, help="of training (100)")
+    parser.add_argument("--model", default=os.path.join(HERE, "small_model"), help="a folder that its make.py wrote")
+    parser.add_argument("--window", type=int, default=1024,
+                        help="bytes of text that are attended to (1024: the model looks back no further)")
+    parser.add_argument("--budget", type=int, default=64, help="selected keys (64)")
+    parser.add_argument("--steps", type=int, default=200, help="of training (200)")
     args = parser.parse_args()
-    if not os.path.exists(os.path.join(args.model, "model.safetensors")):
-        sys.exit("%s has no model: python3 %s %s makes one, in some quarter of an hour" % (
-            args.model, os.path.relpath(make.__file__), os.path.relpath(args.model)))
     with tempfile.TemporaryDirectory() as temporary:
         run(args.model, args.out or temporary, args.window, args.budget, args.steps)
 
@@ -77,16 +83,16 @@ def run(model, out, window, budget, steps):
         with open(path[name], "w", encoding="utf-8") as file:
             file.write(make.topics(held_out))
     step("What attention sees, on text to learn from and on other text", maps, "capture", model, "--text",
-         path["learn.txt"], "--window", window, "--windows", 5, "--queries", 512, "--out", path["learn"])
+         path["learn.txt"], "--window", window, "--windows", 12, "--queries", 256, "--out", path["learn"])
     step("The same of other text", maps, "capture", model, "--text", path["held.txt"], "--window", window, "--windows",
-         2, "--queries", 128, "--out", path["held"])
-    step("Hash maps for each layer", maps, "train", path["learn"], "--kind", "weighted", "--bits", 128, "--steps",
+         4, "--queries", 128, "--out", path["held"])
+    step("Hash maps for each layer", maps, "train", path["learn"], "--kind", "weighted", "--bits", BITS, "--steps",
          steps, "--budget", budget, "--out", path["maps"])
     step("What a selection of %d keys keeps of softmax, on the other text" % budget, maps, "check", path["maps"],
          path["held"], "--budget", budget)
     step("What the model's predictions lose", hattn.evaluate, model, "--maps", path["maps"], "--text", path["held.txt"],
          "--window", window, "--tokens", min(128, window // 4), "--budgets", "%d,%d" % (budget // 2, budget))
-    continue_passage(model, path["maps"], window, budget)
+    continue_passages(model, path["maps"], window, (budget, budget // 4))
 
 
 if __name__ == "__main__":
