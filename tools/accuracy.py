@@ -37,10 +37,10 @@ class Selection:
     """One query and KV head: the group's attention and what a map's scores say of it."""
 
     def __init__(self, trace, scale, name, query, g):
-        wide = {part: trace[part].astype(np.float64) for part in ("q", "k", "v")}
-        group = wide["q"].shape[1] // wide["k"].shape[1]
+        group = trace["q"].shape[1] // trace["k"].shape[1]
         length = int(trace["q_pos"][query]) + 1
-        self.q, self.keys, self.values = wide["q"][query, g * group:(g + 1) * group], wide["k"][:length, g], wide["v"][:length, g]
+        self.q = trace["q"][query, g * group:(g + 1) * group]
+        self.keys, self.values = trace["k"][:length, g], trace["v"][:length, g]
         logits = self.q @ self.keys.T * scale
         self.attention = np.exp(logits - logits.max(1, keepdims=True))
         self.attention /= self.attention.sum(1, keepdims=True)
@@ -48,9 +48,9 @@ class Selection:
         self.encode(trace, name, g, weighted=name.startswith("weighted"))
 
     def encode(self, trace, name, g, weighted):
-        key_map = trace[name + ".wk"][g].astype(np.float64)
-        query_map = trace.get(name + ".wq", trace[name + ".wk"])[g].astype(np.float64)
-        bias = trace[name + ".bias"][g].astype(np.float64) if name + ".bias" in trace else 0.0
+        key_map = trace[name + ".wk"][g]
+        query_map = trace.get(name + ".wq", trace[name + ".wk"])[g]
+        bias = trace[name + ".bias"][g] if name + ".bias" in trace else 0.0
         signs = np.where(self.keys @ key_map + bias > 0, 1, -1)
         z = self.q @ query_map
         self.unit = 1.0
@@ -65,23 +65,25 @@ class Selection:
         self.scores = (self.sums + np.abs(weights).sum()) // 2
         self.order = np.argsort(-self.scores, kind="stable")
 
-    def kept(self, k, tau, slope):
-        """Positions of hattn_topk, a floor's in its integers."""
+    def look(self, k, slope):
+        """What a floor compares: shares of the k best, and the estimate of the sum of all."""
         n = len(self.scores)
-        best = self.order[:min(k, n)]
-        if tau == 0 or len(best) <= MIN_K:
-            return best
+        self.best = best = self.order[:min(k, n)]
         step = min(int(np.rint(2048 / math.log(2) * slope * self.unit)), 32768)
         e = (int(self.scores.max()) - self.scores) * step
         shares = np.floor(2.0**(30 - (e >> 4 & 63) / 64)).astype(np.int64) >> np.minimum(e >> 10, 62)
         shares[e >> 10 > 30] = 0
         if n > k:
             is_low = self.scores <= self.scores[best].min()
-            z = int(shares[~is_low].sum()) + STRIDE * int(shares[is_low & (np.arange(n) % STRIDE == 0)].sum())
+            self.z = int(shares[~is_low].sum()) + STRIDE * int(shares[is_low & (np.arange(n) % STRIDE == 0)].sum())
         else:
-            z = int(shares.sum())
-        above = sum(int(share) << 32 >= tau * z for share in shares[best])
-        return best[:max(above, min(MIN_K, len(best)))]
+            self.z = int(shares.sum())
+        self.shares = shares[best]
+
+    def kept(self, tau):
+        """Positions of hattn_topk. share * 2^32 >= tau * z, in whole numbers."""
+        above = int((self.shares >= -(-tau * self.z >> 32)).sum()) if tau else len(self.best)
+        return self.best[:max(above, min(MIN_K, len(self.best)))]
 
     def metrics(self, kept, compared):
         """recall, mass and error of what is kept, mass and error of the best `compared`."""
@@ -136,6 +138,7 @@ def main():
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
     trace, metadata = read(args.trace)
+    trace = {name: tensor.astype(np.float64) for name, tensor in trace.items()}
     scale = float(metadata.get("softmax_scale", trace["q"].shape[2]**-0.5))
     for name in args.maps.split(","):
         score = "weighted" if name.startswith("weighted") else "hamming"
@@ -144,15 +147,17 @@ def main():
         if args.fit:
             print(name, score, *["%.6g" % fit(selections) for selections in heads])
             continue
-        slopes = trace.get("%s.slope.%s" % (name, score), np.zeros(len(heads))).astype(np.float64)
+        slopes = trace.get("%s.slope.%s" % (name, score), np.zeros(len(heads)))
+        flat = [one for selections in heads for one in selections]
+        for g, selections in enumerate(heads):
+            for one in selections:
+                one.look(args.topk, slopes[g])
 
-        def selected(tau, heads=heads, slopes=slopes):
-            whole = int(np.rint(np.float64(np.float32(tau)) * 2**32))
-            return [one.kept(args.topk, whole, slopes[g]) for g, selections in enumerate(heads) for one in selections]
+        def selected(tau, flat=flat):
+            return [one.kept(int(np.rint(np.float64(np.float32(tau)) * 2**32))) for one in flat]
 
         tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows) if args.mean_rows else 0.0
         kept = selected(tau)
-        flat = [one for selections in heads for one in selections]
         figures = np.mean([one.metrics(positions, len(positions) if args.mean_rows else args.topk)
                            for one, positions in zip(flat, kept)], 0)
         print("\t".join([os.path.basename(args.trace).split(".")[0], name, score, "kv", str(trace[name + ".wk"].shape[2]),
