@@ -57,7 +57,8 @@ TEST(Cli, BadOptionsOfDecode)
         {{"--floor", "1e-4", "--topk", "50", "--min-k", "51"}, "--min-k 51 is above --topk 50"},
         {{"--floor", "1e-4", "--maps", "weighted128", "--bits", "64"}, "slopes are of all its bits"},
         {{"--floor", "1e-4", "--maps", "weighted128", "--select", "query"}, "its 2 heads: a floor goes with no other"},
-        {{"--floor", "1e-4", "--norms"}, "map hamming128: reference: unsupported: min_probability is 0.0001 with key_norms"},
+        {{"--floor", "1e-4", "--norms"},
+         "map hamming128: reference: unsupported: min_probability is 0.0001 with key_norms"},
         {{"--mean-rows", "600", "--maps", "weighted64", "--topk", "512"},
          "map weighted64: --mean-rows 600: with --topk 512 and --min-k 64 floors keep 63."},
         {{"--json", "/nonexistent/x.json"}, "cannot write /nonexistent/x.json"},
@@ -76,7 +77,7 @@ TEST(Cli, BadOptionsOfCalibrate)
     expect_refusal({"calibrate", "--trace", TRACE}, "--out FILE is needed");
     expect_refusal({"calibrate", "--trace", "/nonexistent/trace", "--out", "-"}, "No such file or directory");
     expect_refusal({"calibrate", "--trace", TRACE, "--out", "/nonexistent/x"}, "cannot write /nonexistent/x");
-    expect_refusal({"calibrate", "--trace", TRACE, "--out", TRACE}, "--out and --trace are both");
+    expect_refusal({"calibrate", "--trace", TRACE, "--out", TRACE}, "--out would write over the file of --trace");
 }
 
 TEST(Cli, UnreadableTraces)

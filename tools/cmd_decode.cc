@@ -179,8 +179,12 @@ void Race::find_floors(double mean_rows)
     const Lane *oracle = nullptr;
     for (Row &row : rows_) {
         progress.step(row.map->name);
-        if (row.oracle != oracle)
-            find_floor(row.oracle, trace_.num_queries, mean_rows);
+        try {
+            if (row.oracle != oracle)
+                find_floor(row.oracle, trace_.num_queries, mean_rows);
+        } catch (const UsageError &error) {
+            throw UsageError("map " + printable(row.map->name, 80) + ": " + error.what());
+        }
         oracle = row.oracle;
         row.lane->set_min_probability(oracle->problem().min_probability);
     }
