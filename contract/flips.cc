@@ -80,14 +80,19 @@ double GroupProjection::margin(const hattn_problem &problem, int r) const
 }
 
 /* Next to a tie that three roundings of fp32, or those of max|u|, can reach. */
+double GroupProjection::unit(const hattn_problem &problem) const
+{
+    if (problem.score_kind == HATTN_SCORE_HAMMING)
+        return 1;
+    return std::fabs(u_[largest()]) / ((1 << (problem.weight_bits - 1)) - 1);
+}
+
 bool GroupProjection::allows_step(const hattn_problem &problem, double slope, int got, int want, std::string *why) const
 {
-    double exact = 2048 / std::log(2) * slope, error = 4 * 0x1p-24;
-    if (problem.score_kind == HATTN_SCORE_WEIGHTED) {
-        const size_t most = largest();
-        exact *= std::fabs(u_[most]) / ((1 << (problem.weight_bits - 1)) - 1);
-        error += error_[most] / std::fabs(u_[most]);
-    }
+    const double exact = 2048 / std::log(2) * slope * unit(problem);
+    double error = 4 * 0x1p-24;
+    if (problem.score_kind == HATTN_SCORE_WEIGHTED)
+        error += error_[largest()] / std::fabs(u_[largest()]);
     const double bound = exact * error;
     char text[80];
     snprintf(text, sizeof(text), "exactly %.9g, bound %.6g", exact, bound);

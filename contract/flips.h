@@ -34,6 +34,8 @@ public:
     bool allows(const hattn_problem &problem, int r, int got, int want, std::string *why) const;
     /* May the step of a floor be `got` where the reference has `want`, another value? */
     bool allows_step(const hattn_problem &problem, double slope, int got, int want, std::string *why) const;
+    /* What a weight of 1 is worth in the group's summed projection: hattn_encode_queries. */
+    double unit(const hattn_problem &problem) const;
     /* How far weight r is from another value, likewise: of its nearest query, or of its nearest tie. */
     double margin(const hattn_problem &problem, int r) const;
 

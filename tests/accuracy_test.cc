@@ -3,6 +3,7 @@
  */
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -12,7 +13,7 @@
 
 struct Expected {
     std::string trace, map, score, select;
-    int bits = 0, topk = 0, sink = 0, recent = 0;
+    int bits = 0, topk = 0, sink = 0, recent = 0, mean_rows = 0;
     double recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0;
 };
 
@@ -31,7 +32,7 @@ static std::vector<Expected> read_expected()
             std::istringstream words(line);
             Expected e;
             std::string figures[5];
-            words >> e.trace >> e.map >> e.score >> e.select >> e.bits >> e.topk >> e.sink >> e.recent;
+            words >> e.trace >> e.map >> e.score >> e.select >> e.bits >> e.topk >> e.sink >> e.recent >> e.mean_rows;
             for (std::string &figure : figures)
                 words >> figure;
             e.recall = number(figures[0]);
@@ -51,14 +52,19 @@ static std::vector<std::vector<Expected>> runs()
 {
     std::map<std::string, std::vector<Expected>> groups;
     for (const Expected &e : read_expected())
-        groups[e.trace + "_" + std::to_string(e.topk) + "_" + std::to_string(e.sink)].push_back(e);
+        groups[e.trace + "_" + std::to_string(e.topk) + "_" + std::to_string(e.sink) + "_" +
+               std::to_string(e.mean_rows)]
+            .push_back(e);
     std::vector<std::vector<Expected>> list;
     for (const auto &[name, group] : groups)
         list.push_back(group);
     return list;
 }
 
-static void PrintTo(const Expected &e, std::ostream *out) { *out << e.trace << " " << e.map << " k " << e.topk; }
+static void PrintTo(const Expected &e, std::ostream *out)
+{
+    *out << e.trace << " " << e.map << " k " << e.topk << " rows " << e.mean_rows;
+}
 
 class Accuracy : public testing::TestWithParam<std::vector<Expected>>
 {
@@ -86,6 +92,9 @@ static void check_row(const json_t *row, const Expected &e)
     EXPECT_EQ(text(row, "select"), e.select);
     EXPECT_EQ(real(row, "code_bits"), e.bits);
     EXPECT_EQ(real(row, "topk"), e.topk);
+    EXPECT_EQ(real(row, "floor") > 0, e.mean_rows > 0);
+    if (e.mean_rows)
+        EXPECT_NEAR(real(row, "mean_rows"), e.mean_rows, 2); // one score more or less is many tokens
     EXPECT_NEAR(real(row, "recall"), e.recall, close);
     EXPECT_NEAR(real(row, "mass"), e.mass, close);
     EXPECT_NEAR(real(row, "output_error"), e.error, close);
@@ -108,8 +117,9 @@ static void check_backends(const std::vector<Expected> &group, const std::vector
         maps += (maps.empty() ? "" : ",") + e.map;
     const Expected &first = group[0];
     const Ran ran = run_hattn({"decode", "--trace", "examples/" + first.trace + ".safetensors", "--maps", maps,
-                               "--topk", std::to_string(first.topk), "--sink", std::to_string(first.sink), "--recent",
-                               std::to_string(first.recent), "--threads", "1", "--backend", option, "--json", "-"});
+                               "--topk", std::to_string(first.topk), "--sink", std::to_string(first.sink),
+                               "--mean-rows", std::to_string(first.mean_rows), "--recent", std::to_string(first.recent),
+                               "--threads", "1", "--backend", option, "--json", "-"});
     EXPECT_EQ(ran.exit_code, 0);
     EXPECT_EQ(ran.err, "");
     JsonOwner json = parse_json(ran.out);
@@ -135,16 +145,19 @@ TEST_P(Accuracy, AsPublished)
     for (const char *name : {"cuda", "opencl"})
         if (why_no_device(name).empty())
             backends.push_back(name);
+    if (GetParam()[0].mean_rows) // opencl has no floors
+        backends.erase(std::remove(backends.begin(), backends.end(), "opencl"), backends.end());
     check_backends(GetParam(), backends, "all");
 }
 
 TEST(AccuracyFile, HasEveryMapAndBudget)
 {
-    EXPECT_EQ(read_expected().size(), 18u);
-    EXPECT_EQ(runs().size(), 6u);
+    EXPECT_EQ(read_expected().size(), 26u);
+    EXPECT_EQ(runs().size(), 10u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Traces, Accuracy, testing::ValuesIn(runs()), [](const auto &info) {
     const Expected &e = info.param[0];
-    return e.trace + "_k" + std::to_string(e.topk) + "_sink" + std::to_string(e.sink);
+    return e.trace + "_k" + std::to_string(e.topk) + "_sink" + std::to_string(e.sink) + "_rows" +
+           std::to_string(e.mean_rows);
 });

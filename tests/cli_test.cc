@@ -14,7 +14,7 @@ TEST(Cli, BadCommandLines)
     expect_refusal({}, "a command is needed");
     expect_refusal({"frobnicate"}, "unknown command 'frobnicate'");
     expect_refusal({"--frobnicate"}, "unknown command");
-    for (const std::string command : {"info", "decode", "verify", "bench"}) {
+    for (const std::string command : {"info", "decode", "calibrate", "verify", "bench"}) {
         expect_refusal({command, "--frobnicate"}, "hattn " + command + ": unknown option '--frobnicate'");
         expect_refusal({command, "word"}, "unexpected 'word'");
         expect_refusal({command, "-x"}, "unexpected '-x'");
@@ -47,6 +47,20 @@ TEST(Cli, BadOptionsOfDecode)
         {{"--maps", "hata128", "--bits", "33"}, "map hata128: "},
         {{"--maps", "hashattention32", "--select", "kv"}, "map hashattention32: "},
         {{"--topk", "64", "--sink", "40", "--recent", "40"}, "map hamming128: "},
+        {{"--floor", "1"}, "--floor is a number from 0 to 0.999"},
+        {{"--floor", "-1e-4"}, "--floor is a number from 0"},
+        {{"--floor", "nan"}, "--floor is a number from 0"},
+        {{"--floor", "1e-4", "--mean-rows", "512"}, "--mean-rows finds a floor: not with --floor"},
+        {{"--mean-rows", "-1"}, "--mean-rows is a whole number from 0"},
+        {{"--min-k", "64"}, "--min-k is for --floor or --mean-rows"},
+        {{"--floor", "1e-4", "--min-k", "0"}, "--min-k is a whole number from 1"},
+        {{"--floor", "1e-4", "--topk", "50", "--min-k", "51"}, "--min-k 51 is above --topk 50"},
+        {{"--floor", "1e-4", "--maps", "weighted128", "--bits", "64"}, "slopes are of all its bits"},
+        {{"--floor", "1e-4", "--maps", "weighted128", "--select", "query"}, "its 2 heads: a floor goes with no other"},
+        {{"--floor", "1e-4", "--norms"},
+         "map hamming128: reference: unsupported: min_probability is 0.0001 with key_norms"},
+        {{"--mean-rows", "600", "--maps", "weighted64", "--topk", "512"},
+         "map weighted64: --mean-rows 600: with --topk 512 and --min-k 64 floors keep 63."},
         {{"--json", "/nonexistent/x.json"}, "cannot write /nonexistent/x.json"},
     };
     for (const auto &[words, text] : bad) {
@@ -55,6 +69,15 @@ TEST(Cli, BadOptionsOfDecode)
         expect_refusal(all, text);
     }
     expect_refusal({"decode"}, "--trace FILE is needed");
+}
+
+TEST(Cli, BadOptionsOfCalibrate)
+{
+    expect_refusal({"calibrate"}, "--trace FILE is needed");
+    expect_refusal({"calibrate", "--trace", TRACE}, "--out FILE is needed");
+    expect_refusal({"calibrate", "--trace", "/nonexistent/trace", "--out", "-"}, "No such file or directory");
+    expect_refusal({"calibrate", "--trace", TRACE, "--out", "/nonexistent/x"}, "cannot write /nonexistent/x");
+    expect_refusal({"calibrate", "--trace", TRACE, "--out", TRACE}, "--out would write over the file of --trace");
 }
 
 TEST(Cli, UnreadableTraces)
@@ -66,8 +89,8 @@ TEST(Cli, UnreadableTraces)
     std::string lying = whole, wrong_dtype = whole, not_finite = whole, far_query = whole;
     lying[6] = 1;
     wrong_dtype.replace(whole.find("\"F16\""), 5, "\"F12\"");
-    not_finite.replace(8 + 2368 + 1386112 + 1000, 2, "\xff\x7f"); // in k
-    far_query.replace(8 + 2368, 4, std::string("\x00\x10\x00\x00", 4));
+    not_finite.replace(8 + 3184 + 1386240 + 1000, 2, "\xff\x7f"); // in k
+    far_query.replace(8 + 3184, 4, std::string("\x00\x10\x00\x00", 4));
     const std::pair<std::string, std::string> damaged[] = {
         {"", "shorter than 8 bytes"},
         {whole.substr(0, 1000), "cut short"},
@@ -90,7 +113,7 @@ TEST(Cli, HelpOfEveryCommand)
     const Ran all = run_hattn({"--help"});
     EXPECT_EQ(all.exit_code, 0);
     EXPECT_EQ(all.err, "");
-    for (const std::string command : {"info", "decode", "verify", "bench"}) {
+    for (const std::string command : {"info", "decode", "calibrate", "verify", "bench"}) {
         EXPECT_NE(all.out.find("  " + command + " "), std::string::npos) << all.out;
         const Ran help = run_hattn({command, "--help"});
         EXPECT_EQ(help.exit_code, 0);
@@ -193,6 +216,75 @@ TEST_P(CliDevice, DecodesAndIsTimed)
 
 INSTANTIATE_TEST_SUITE_P(Backends, CliDevice, testing::Values("cuda", "opencl"),
                          [](const auto &info) { return info.param; });
+
+static double real(const json_t *row, const char *name)
+{
+    const json_t *value = json_object_get(row, name);
+    EXPECT_TRUE(json_is_number(value)) << name;
+    return json_number_value(value);
+}
+
+static JsonOwner decode_json(const Words &more)
+{
+    Words words = {"decode", "--trace", TRACE, "--threads", "1", "--json", "-"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Ran ran = run_hattn(words);
+    EXPECT_EQ(ran.exit_code, 0) << command_line(words) << "\n" << ran.err;
+    return parse_json(ran.out);
+}
+
+/* The floor that is found keeps what was asked for, given again it keeps the same, and a higher one less. */
+TEST(Cli, FloorsOfDecode)
+{
+    const Words on_cpu = {"--backend", "cpu", "--maps", "weighted128"};
+    const auto with_words = [&](Words words) {
+        words.insert(words.end(), on_cpu.begin(), on_cpu.end());
+        return decode_json(words);
+    };
+    const JsonOwner found = with_words({"--mean-rows", "300", "--topk", "1000", "--min-k", "10"});
+    const json_t *row = json_array_get(json_object_get(found.get(), "rows"), 0);
+    const double floor = real(row, "floor"), error = real(row, "output_error");
+    EXPECT_NEAR(real(row, "mean_rows"), 300, 3);
+    EXPECT_EQ(real(row, "min_k"), 10);
+    EXPECT_EQ(real(row, "topk"), 1000);
+    EXPECT_EQ(real(row, "wrong"), 0);
+    EXPECT_LT(real(row, "mass"), real(row, "best_mass"));
+    char again[40];
+    snprintf(again, sizeof(again), "%.9g", floor);
+    const JsonOwner given = with_words({"--floor", again, "--topk", "1000", "--min-k", "10"});
+    row = json_array_get(json_object_get(given.get(), "rows"), 0);
+    EXPECT_EQ(real(row, "floor"), floor);
+    EXPECT_EQ(real(row, "output_error"), error);
+    const JsonOwner usual = with_words({"--floor", "0.01"});
+    row = json_array_get(json_object_get(usual.get(), "rows"), 0);
+    EXPECT_EQ(real(row, "topk"), 2048);
+    EXPECT_EQ(real(row, "min_k"), 64);
+    EXPECT_LT(real(row, "mean_rows"), 100);
+    EXPECT_GE(real(row, "mean_rows"), 63); // a query sees fewer keys
+    EXPECT_GT(real(row, "output_error"), error);
+    const JsonOwner none = with_words({});
+    row = json_array_get(json_object_get(none.get(), "rows"), 0);
+    EXPECT_EQ(real(row, "floor"), 0);
+    EXPECT_GT(real(row, "mean_rows"), 400);
+}
+
+/* A backend that has no code for floors is left out in words where nobody named it. */
+TEST(Cli, FloorsWhereABackendHasNone)
+{
+    const JsonOwner json = decode_json({"--floor", "0.001", "--maps", "weighted64"});
+    const json_t *rows = json_object_get(json.get(), "rows"), *left_out = json_object_get(json.get(), "left_out");
+    EXPECT_GE(json_array_size(rows), 2u);
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        EXPECT_EQ(real(json_array_get(rows, i), "wrong"), 0);
+    for (size_t i = 0; i < json_array_size(left_out); i++) {
+        const json_t *one = json_array_get(left_out, i);
+        const std::string backend = json_string_value(json_object_get(one, "backend"));
+        EXPECT_STREQ(json_string_value(json_object_get(one, "maps")), "weighted64");
+        EXPECT_NE(std::string(json_string_value(json_object_get(one, "text"))).find("unsupported"), std::string::npos);
+        expect_refusal({"decode", "--trace", TRACE, "--floor", "0.001", "--maps", "weighted64", "--backend", backend},
+                       "map weighted64: " + backend + ": unsupported: ");
+    }
+}
 
 TEST(Cli, DecodeOptionsReachTheStep)
 {

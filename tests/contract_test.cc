@@ -99,7 +99,7 @@ protected:
     LaneDevice device_, cpu_;
     Lane oracle_, lane_;
     StepResult step_;
-    std::vector<int8_t> expected_;
+    EncodedQuery expected_;
 };
 
 TEST_P(Contract, HonestResultsPass)
@@ -137,9 +137,9 @@ TEST_P(Contract, WeightOffByOne)
 {
     int steps_wrong = 0;
     for (int bit = 0; bit < BITS; bit++) {
-        expected_[bit]++;
+        expected_.weights[bit]++;
         steps_wrong += steps().wrong == 1;
-        expected_[bit]--;
+        expected_.weights[bit]--;
     }
     EXPECT_EQ(steps_wrong, BITS); // random data has no ties
 }

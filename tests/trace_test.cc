@@ -136,6 +136,19 @@ TEST(Trace, LinearMapsPerQueryHead)
     EXPECT_EQ(load(parts).find("own")->num_heads, 4);
 }
 
+TEST(Trace, Slopes)
+{
+    Parts parts = small_parts();
+    EXPECT_TRUE(load(parts).find("one")->slopes_of(HATTN_SCORE_HAMMING).empty());
+    parts["one.slope.hamming"] = zeros({2});
+    parts["two.slope.weighted"] = zeros({4});
+    put_i32(&parts["one.slope.hamming"], 1, 0x3e800000);
+    const Trace trace = load(parts);
+    EXPECT_EQ(trace.find("one")->slopes_of(HATTN_SCORE_HAMMING), (std::vector<float>{0, 0.25f}));
+    EXPECT_TRUE(trace.find("one")->slopes_of(HATTN_SCORE_WEIGHTED).empty());
+    EXPECT_EQ(trace.find("two")->slopes_of(HATTN_SCORE_WEIGHTED).size(), 4u);
+}
+
 TEST(Trace, EachRefusalNamesTheTensor)
 {
     const Wrong wrongs[] = {
@@ -204,6 +217,17 @@ TEST(Trace, EachRefusalNamesTheTensor)
              p["one.bias"] = zeros({2, 64}, Dtype::F16);
          }},
         {"'one.bias' belongs to no part", [](Parts &p) { p.erase("one.wk"), p.erase("one.wq"); }},
+        {"'one.slope.hamming' has shape [4], must be [2]", [](Parts &p) { p["one.slope.hamming"] = zeros({4}); }},
+        {"'two.slope.weighted' has shape [2], must be [4]", [](Parts &p) { p["two.slope.weighted"] = zeros({2}); }},
+        {"'one.slope.weighted' is F16, must be F32",
+         [](Parts &p) { p["one.slope.weighted"] = zeros({2}, Dtype::F16); }},
+        {"'one.slope.hamming' is not finite at element 1",
+         [](Parts &p) {
+             p["one.slope.hamming"] = zeros({2});
+             put_i32(&p["one.slope.hamming"], 1, 0x7fc00000);
+         }},
+        {"'one.slope.cosine' belongs to no part", [](Parts &p) { p["one.slope.cosine"] = zeros({2}); }},
+        {"'three.slope.hamming' belongs to no part", [](Parts &p) { p["three.slope.hamming"] = zeros({2}); }},
         {"'one.wbias' belongs to no part",
          [](Parts &p) {
              p["one.wbias"] = zeros({2, 64});

@@ -94,6 +94,7 @@ bool parse_real(const std::string &word, double *value);
 /* Every command; hattn.cc has the table. */
 int cmd_info(Args &args);
 int cmd_decode(Args &args);
+int cmd_calibrate(Args &args);
 int cmd_verify(Args &args);
 int cmd_bench(Args &args);
 

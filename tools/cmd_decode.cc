@@ -5,96 +5,18 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
-#include <sstream>
+#include <set>
 
 #include "bench/timer.h"
-#include "tools/args.h"
 #include "tools/contract.h"
+#include "tools/decode_options.h"
+#include "tools/floor_search.h"
 #include "tools/lane.h"
 #include "tools/report.h"
 #include "tools/text.h"
 #include "tools/truth.h"
 
 namespace {
-
-struct DecodeOptions {
-    std::string trace, backend = "all", isa, score, maps, select, json;
-    int64_t topk = 512, bits = 0, sink = 0, recent = 0, threads = 0;
-    bool norms = false;
-};
-
-bool parse_options(Args &args, DecodeOptions *options)
-{
-    args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees "
-               "the keys\n"
-               "0..q_pos, and compares with exact attention. recall: of the true top-k, by softmax summed over the "
-               "heads that\n"
-               "select together; mass: softmax that the selection keeps; best: that the best selection of this size "
-               "would keep;\n"
-               "error: ||out - dense|| / ||dense||, mean over queries and heads. wrong counts what the numerics "
-               "contract does\n"
-               "not allow, and makes the exit code 1.");
-    args.text("trace", "FILE", "the trace", &options->trace, Args::REQUIRED);
-    args.choice("backend", backend_choices(), "all: each that has a device", &options->backend);
-    args.choice("isa", {"scalar", "neon", "avx2", "avx512"}, "cpu backend: nothing above this", &options->isa);
-    args.number("topk", "K", "tokens kept, sink and recent included", &options->topk, 1, INT32_MAX);
-    args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming",
-                &options->score);
-    args.text("maps", "NAME[,NAME]", "the hash maps; default: each of the trace", &options->maps);
-    args.number("bits", "N", "use the first N bits of the map; 0: all", &options->bits, 0, 512);
-    args.choice("select", {"kv", "query"},
-                "one selection a KV head or a query head; default: query for MLP maps, else kv", &options->select);
-    args.flag("norms", "multiply scores by key norms", &options->norms);
-    args.number("sink", "N", "first tokens, always kept", &options->sink, 0, INT32_MAX);
-    args.number("recent", "N", "last tokens, always kept", &options->recent, 0, INT32_MAX);
-    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, num_processors());
-    args.text("json", "OUT", "write JSON to this file; -: to stdout, instead of the table", &options->json);
-    return args.parse();
-}
-
-/* More tokens than there are keys are no selection; the default gives way to a short trace. */
-void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
-{
-    if (given && options->topk > trace.num_keys)
-        throw UsageError("--topk " + std::to_string(options->topk) + ": the trace has " +
-                         std::to_string(trace.num_keys) + " keys");
-    options->topk = std::min<int64_t>(options->topk, trace.num_keys);
-}
-
-LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
-{
-    LaneSettings settings;
-    const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
-    const bool query = options.select.empty() ? map.num_heads > trace.num_kv_heads : options.select == "query";
-    settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
-    settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;
-    if (options.bits > map.bits)
-        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + printable(map.name, 80) + " has " +
-                         std::to_string(map.bits));
-    settings.bits = options.bits ? int32_t(options.bits) : map.bits;
-    settings.topk = int32_t(options.topk);
-    settings.sink = int32_t(options.sink);
-    settings.recent = int32_t(options.recent);
-    settings.threads = int32_t(options.threads);
-    settings.norms = options.norms;
-    return settings;
-}
-
-std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
-{
-    std::vector<const TraceMap *> maps;
-    if (names.empty())
-        for (const TraceMap &map : trace.maps)
-            maps.push_back(&map);
-    std::istringstream words(names);
-    for (std::string name; std::getline(words, name, ',');) {
-        const TraceMap *map = trace.find(name);
-        if (!map)
-            throw UsageError(trace.path + ": no map " + quoted(name) + "; it has " + trace.map_names());
-        maps.push_back(map);
-    }
-    return maps;
-}
 
 /* One row of the report: what a backend does with a map. */
 struct Row {
@@ -107,7 +29,8 @@ struct Row {
     size_t device; /* of Race::devices_ */
     Lane *lane;
     Lane *oracle; /* the reference backend's lane of the map; may be the row's own */
-    double recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0; /* means, once all queries are in */
+    double rows = 0, recall = 0, mass = 0, error = 0, best_mass = 0,
+           best_error = 0; /* means, once all queries are in */
     std::vector<double> times;
     Verdict verdict;
 };
@@ -147,9 +70,11 @@ void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem
     const int heads = problem.num_selection_heads, group = problem.num_q_heads / heads;
     const double per_selection = 1.0 / num_queries / heads, per_head = per_selection / group;
     for (int s = 0; s < heads; s++) {
-        const std::vector<int32_t> best = truth.best(s, heads, problem.k);
         const int32_t *kept = &step.indices[size_t(s) * problem.k];
         const int count = readable(step, s, problem.k, truth.length()) ? step.counts[s] : 0;
+        const std::vector<int32_t> best =
+            truth.best(s, heads, problem.min_probability > 0 && count ? count : problem.k);
+        row->rows += per_selection * count;
         std::vector<int32_t> both;
         std::set_intersection(kept, kept + count, best.begin(), best.end(), std::back_inserter(both));
         row->recall += per_selection * both.size() / best.size();
@@ -174,7 +99,9 @@ public:
     bool wrong() const;
 
 private:
+    void add_map(const TraceMap &map, const LaneSettings &settings, bool may_leave_out);
     void encode();
+    void find_floors(double mean_rows);
     void decode(int query);
     Json row_json(const Row &row) const;
     double dense_us(const Row &row) const { return median(dense_[row.device].times); }
@@ -183,12 +110,19 @@ private:
     const Trace &trace_;
     TruthSource source_;
     std::vector<std::unique_ptr<LaneDevice>> devices_; /* the reference's is the first */
-    std::vector<Dense> dense_;                         /* of each device */
+    bool reference_too_ = false;
+    std::vector<Dense> dense_; /* of each device */
     std::vector<std::unique_ptr<Lane>> lanes_;
     std::vector<Row> rows_;
+    double mean_rows_; /* that floors are to be found for; 0: none */
+    struct LeftOut {
+        std::string backend, map, why;
+    };
+    std::vector<LeftOut> left_out_;
 };
 
-Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), source_(trace)
+Race::Race(const DecodeOptions &options, const Trace &trace)
+    : trace_(trace), source_(trace), mean_rows_(double(options.mean_rows))
 {
     const int32_t threads = int32_t(options.threads);
     const std::vector<std::string> backends = choose_backends(options.backend);
@@ -198,21 +132,33 @@ Race::Race(const DecodeOptions &options, const Trace &trace) : trace_(trace), so
         if (backend != "reference")
             devices_.push_back(std::make_unique<LaneDevice>(backend, options.isa, threads, trace));
     dense_.resize(devices_.size());
-    const bool reference_too = std::count(backends.begin(), backends.end(), "reference");
+    reference_too_ = std::count(backends.begin(), backends.end(), "reference");
     for (const TraceMap *map : maps) {
         const LaneSettings settings = settings_for(options, trace, *map);
         try {
-            for (const auto &device : devices_)
-                lanes_.push_back(std::make_unique<Lane>(*device, trace, *map, settings));
-            const auto lanes = lanes_.end() - ptrdiff_t(devices_.size());
-            for (size_t i = 1; i < devices_.size(); i++)
-                rows_.push_back(Row(*map, i, *lanes[i], *lanes[0]));
-            if (reference_too)
-                rows_.push_back(Row(*map, 0, *lanes[0], *lanes[0]));
+            add_map(*map, settings, options.backend == "all");
         } catch (const UsageError &error) {
             throw UsageError("map " + printable(map->name, 80) + ": " + error.what());
         }
     }
+}
+
+/* A backend that nobody named may say that it has no code for this; the reference has for everything. */
+void Race::add_map(const TraceMap &map, const LaneSettings &settings, bool may_leave_out)
+{
+    lanes_.push_back(std::make_unique<Lane>(*devices_[0], trace_, map, settings));
+    Lane &oracle = *lanes_.back();
+    for (size_t i = 1; i < devices_.size(); i++)
+        try {
+            lanes_.push_back(std::make_unique<Lane>(*devices_[i], trace_, map, settings));
+            rows_.push_back(Row(map, i, *lanes_.back(), oracle));
+        } catch (const UnsupportedError &error) {
+            if (!may_leave_out)
+                throw;
+            left_out_.push_back({devices_[i]->device().info().backend, map.name, error.what()});
+        }
+    if (reference_too_)
+        rows_.push_back(Row(map, 0, oracle, oracle));
 }
 
 void Race::encode()
@@ -226,12 +172,31 @@ void Race::encode()
         judge_keys(source_, *row.lane, *row.oracle, &row.verdict);
 }
 
+/* A map's floor is one for all backends. */
+void Race::find_floors(double mean_rows)
+{
+    Progress progress("finding floors:", int(rows_.size()));
+    const Lane *oracle = nullptr;
+    for (Row &row : rows_) {
+        progress.step(row.map->name);
+        try {
+            if (row.oracle != oracle)
+                find_floor(row.oracle, trace_.num_queries, mean_rows);
+        } catch (const UsageError &error) {
+            throw UsageError("map " + printable(row.map->name, 80) + ": " + error.what());
+        }
+        oracle = row.oracle;
+        row.lane->set_min_probability(oracle->problem().min_probability);
+    }
+}
+
 void Race::decode(int query)
 {
     const Truth truth(source_, query);
+    std::set<size_t> devices_seen;
     for (Row &row : rows_) {
         Dense &dense = dense_[row.device];
-        if (row.map == rows_[0].map) {
+        if (devices_seen.insert(row.device).second) {
             const StepResult step = row.lane->attend_dense(query);
             judge_dense(source_, truth, *row.lane, step, &dense.verdict);
             sample(
@@ -248,6 +213,8 @@ void Race::decode(int query)
 void Race::run()
 {
     encode();
+    if (mean_rows_ > 0)
+        find_floors(mean_rows_);
     Progress progress("decoding: query", trace_.num_queries);
     for (int query = 0; query < trace_.num_queries; query++) {
         progress.step("");
@@ -258,11 +225,6 @@ void Race::run()
 bool Race::wrong() const
 {
     return std::any_of(rows_.begin(), rows_.end(), [this](const Row &row) { return wrong(row) != 0; });
-}
-
-const char *score_name(const hattn_problem &problem)
-{
-    return problem.score_kind == HATTN_SCORE_WEIGHTED ? "weighted" : "hamming";
 }
 
 const char *select_name(const hattn_problem &problem)
@@ -280,12 +242,15 @@ Json Race::row_json(const Row &row) const
     json_put(object, "backend", json_text(info.backend));
     json_put(object, "isa", json_text(info.isa));
     json_put(object, "maps", json_text(row.map->name));
-    json_put(object, "score", json_text(score_name(problem)));
+    json_put(object, "score", json_text(score_name(problem.score_kind)));
     json_put(object, "select", json_text(select_name(problem)));
     json_put(object, "code_bits", json_integer(problem.code_bits));
     json_put(object, "topk", json_integer(problem.k));
     json_put(object, "sink", json_integer(problem.num_sink));
     json_put(object, "recent", json_integer(problem.num_recent));
+    json_put(object, "floor", json_number(problem.min_probability));
+    json_put(object, "min_k", json_integer(problem.min_k));
+    json_put(object, "mean_rows", json_number(row.rows));
     json_put(object, "norms", json_boolean(problem.key_norms));
     json_put(object, "threads", json_integer(info.max_threads));
     json_put(object, "recall", json_number(row.recall));
@@ -312,24 +277,37 @@ void Race::report(const Output &output) const
     json_put(json.get(), "num_kv_heads", json_integer(trace_.num_kv_heads));
     json_t *list = json_array();
     json_put(json.get(), "rows", list);
-    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "recall", "mass", "best", "error",
-                 "step us", "dense us", "speed-up", "flips", "wrong"});
+    json_t *left_out = json_array();
+    json_put(json.get(), "left_out", left_out);
+    std::string notes;
+    for (const LeftOut &one : left_out_) {
+        Json object(json_object());
+        json_put(object.get(), "backend", json_text(one.backend));
+        json_put(object.get(), "maps", json_text(one.map));
+        json_put(object.get(), "text", json_text(one.why));
+        json_array_append_new(left_out, object.release());
+        notes += "left out: " + printable(one.map, 80) + " on " + printable(one.why) + "\n";
+    }
+    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "floor", "rows", "recall", "mass",
+                 "best", "error", "step us", "dense us", "speed-up", "flips", "wrong"});
     for (const Row &row : rows_) {
         const hattn_problem &problem = row.lane->problem();
         const hattn_device_info &info = row.lane->device().device().info();
         json_array_append_new(list, row_json(row).release());
         table.row({info.backend, info.isa, printable(row.map->name, 80), std::to_string(problem.code_bits),
-                   score_name(problem), select_name(problem), std::to_string(problem.k), format("%.4f", row.recall),
-                   format("%.4f", row.mass), format("%.4f", row.best_mass), format("%.4f", row.error),
-                   format("%.1f", median(row.times)), format("%.1f", dense_us(row)),
-                   format("%.2f", dense_us(row) / median(row.times)), std::to_string(row.verdict.flips),
-                   std::to_string(wrong(row))});
+                   score_name(problem.score_kind), select_name(problem), std::to_string(problem.k),
+                   problem.min_probability > 0 ? format("%.4g", problem.min_probability) : "-",
+                   format("%.1f", row.rows), format("%.4f", row.recall), format("%.4f", row.mass),
+                   format("%.4f", row.best_mass), format("%.4f", row.error), format("%.1f", median(row.times)),
+                   format("%.1f", dense_us(row)), format("%.2f", dense_us(row) / median(row.times)),
+                   std::to_string(row.verdict.flips), std::to_string(wrong(row))});
     }
     if (output.is_wanted())
         write_json(json.get(), output);
     if (!output.is_stdout())
-        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s", printable(trace_.path).c_str(),
-                    trace_.num_queries, trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str());
+        std::printf("%s: %d queries, %d keys, %d query heads, %d KV heads\n%s%s", printable(trace_.path).c_str(),
+                    trace_.num_queries, trace_.num_keys, trace_.num_q_heads, trace_.num_kv_heads, table.str().c_str(),
+                    notes.c_str());
 }
 
 } // namespace
@@ -337,7 +315,7 @@ void Race::report(const Output &output) const
 int cmd_decode(Args &args)
 {
     DecodeOptions options;
-    if (!parse_options(args, &options))
+    if (!parse_decode_options(args, &options))
         return EXIT_OK;
     const Output output("--json", options.json);
     Output::check_apart({&output}, {{"--trace", options.trace}});

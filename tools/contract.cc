@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "contract/attention.h"
-#include "contract/flips.h"
 #include "contract/projection.h"
 
 static contract::Projection project(const Lane &oracle, const hattn_map &map, const hattn_map_buffers &buffers,
@@ -48,27 +47,40 @@ void judge_keys(const TruthSource &source, const Lane &lane, const Lane &oracle,
         }
 }
 
-static void judge_weights(const TruthSource &source, int query, int selection_head, const Lane &oracle,
-                          const StepResult &step, const std::vector<int8_t> &expected, Verdict *verdict)
+contract::GroupProjection group_projection(const TruthSource &source, int query, int selection_head, const Lane &oracle)
 {
     const hattn_problem &problem = oracle.problem();
-    const int bits = problem.code_bits, group = problem.num_q_heads / problem.num_selection_heads;
-    const int8_t *have = &step.weights[static_cast<size_t>(selection_head) * bits];
-    const int8_t *want = &expected[static_cast<size_t>(selection_head) * bits];
-    if (std::equal(have, have + bits, want))
-        return;
-    contract::GroupProjection projection(bits);
+    const int group = problem.num_q_heads / problem.num_selection_heads;
+    contract::GroupProjection projection(problem.code_bits);
     for (int h = selection_head * group; h < (selection_head + 1) * group; h++) {
         const int code_head = static_cast<int>(static_cast<int64_t>(h) * problem.num_code_heads / problem.num_q_heads);
         const contract::Projection head =
             project(oracle, problem.query_map, oracle.query_map(), source.q(query, h), code_head);
         projection.add(head.z.data(), head.bound.data());
     }
-    for (int bit = 0; bit < bits; bit++) {
-        if (have[bit] == want[bit])
-            continue;
-        std::string why;
-        (projection.allows(problem, bit, have[bit], want[bit], &why) ? verdict->flips : verdict->wrong)++;
+    return projection;
+}
+
+static void judge_query(const TruthSource &source, int query, int selection_head, const Lane &oracle,
+                        const EncodedQuery &encoded, const EncodedQuery &expected, Verdict *verdict)
+{
+    const hattn_problem &problem = oracle.problem();
+    const int bits = problem.code_bits;
+    const int8_t *have = &encoded.weights[static_cast<size_t>(selection_head) * bits];
+    const int8_t *want = &expected.weights[static_cast<size_t>(selection_head) * bits];
+    const bool steps_differ =
+        problem.min_probability > 0 && encoded.steps[selection_head] != expected.steps[selection_head];
+    if (std::equal(have, have + bits, want) && !steps_differ)
+        return;
+    const contract::GroupProjection projection = group_projection(source, query, selection_head, oracle);
+    std::string why;
+    for (int bit = 0; bit < bits; bit++)
+        if (have[bit] != want[bit])
+            (projection.allows(problem, bit, have[bit], want[bit], &why) ? verdict->flips : verdict->wrong)++;
+    if (steps_differ) {
+        const bool allowed = projection.allows_step(
+            problem, oracle.slope(selection_head), encoded.steps[selection_head], expected.steps[selection_head], &why);
+        (allowed ? verdict->flips : verdict->wrong)++;
     }
 }
 
@@ -102,13 +114,13 @@ static contract::Sums sums_of(const Lane &lane)
 }
 
 void judge_step(const TruthSource &source, const Truth &truth, int query, const Lane &lane, const Lane &oracle,
-                const StepResult &step, const std::vector<int8_t> &expected, Verdict *verdict)
+                const StepResult &step, const EncodedQuery &expected, Verdict *verdict)
 {
     const hattn_problem &problem = oracle.problem();
-    const StepResult selected = oracle.select(query, step.weights, lane);
+    const StepResult selected = oracle.select(query, step.encoded, lane);
     const int group = problem.num_q_heads / problem.num_selection_heads;
     for (int s = 0; s < problem.num_selection_heads; s++) {
-        judge_weights(source, query, s, oracle, step, expected, verdict);
+        judge_query(source, query, s, oracle, step.encoded, expected, verdict);
         const size_t begin = static_cast<size_t>(s) * problem.k;
         const bool same = step.counts[s] == selected.counts[s] &&
                           std::equal(&step.indices[begin], &step.indices[begin] + problem.k, &selected.indices[begin]);

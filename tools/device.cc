@@ -14,6 +14,8 @@ void check(hattn_status status, const hattn_error &error, const std::string &wha
     const std::string text = what + ": " + hattn_status_string(status) + (error.text[0] ? ": " : "") + error.text;
     if (status == HATTN_INVALID_ARGUMENT)
         throw UsageError(text);
+    if (status == HATTN_UNSUPPORTED)
+        throw UnsupportedError(text);
     throw DeviceError(text);
 }
 

@@ -25,7 +25,15 @@ public:
     using UsageError::UsageError;
 };
 
-/* Throws UsageError "what: status: text" unless status is HATTN_OK, and a DeviceError unless it is HATTN_INVALID_ARGUMENT. */
+/* ... whose backend has no code for what was asked. */
+class UnsupportedError : public DeviceError
+{
+public:
+    using DeviceError::DeviceError;
+};
+
+/* Throws "what: status: text" unless status is HATTN_OK: for HATTN_INVALID_ARGUMENT a UsageError, for HATTN_UNSUPPORTED an
+ * UnsupportedError, else a DeviceError. */
 void check(hattn_status status, const hattn_error &error, const std::string &what);
 
 std::vector<hattn_backend_info> query_backends();

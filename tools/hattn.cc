@@ -24,6 +24,7 @@ struct Command {
 const Command COMMANDS[] = {
     {"info", cmd_info, "which backends and devices this build sees, and why one is absent"},
     {"decode", cmd_decode, "decode a trace of real queries and keys: accuracy, time, correctness"},
+    {"calibrate", cmd_calibrate, "fit to a trace what floors of probability need"},
     {"verify", cmd_verify, "check every operation of a backend against the reference"},
     {"bench", cmd_bench, "time decode shapes against this machine's own ceilings"},
 };
@@ -32,7 +33,7 @@ void print_usage(std::FILE *out)
 {
     std::fputs("usage: hattn COMMAND [options]\n       hattn COMMAND --help\n       hattn --version\n\n", out);
     for (const Command &command : COMMANDS)
-        std::fprintf(out, "  %-8s %s\n", command.name, command.text);
+        std::fprintf(out, "  %-9s %s\n", command.name, command.text);
 }
 
 /* Every refusal: one line, whatever names are in it. */

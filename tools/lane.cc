@@ -45,6 +45,8 @@ hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const La
     problem.k = settings.topk;
     problem.num_sink = settings.sink;
     problem.num_recent = settings.recent;
+    problem.min_probability = settings.min_probability;
+    problem.min_k = settings.min_k;
     problem.scale = trace.scale;
     problem.q.dtype = trace.q_dtype;
     problem.k_cache.dtype = trace.kv_dtype;
@@ -83,7 +85,7 @@ LaneDevice::LaneDevice(const std::string &backend, const std::string &isa, int32
 }
 
 Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, const LaneSettings &settings)
-    : device_(device), trace_(trace), problem_(describe_problem(trace, map, settings)),
+    : device_(device), trace_(trace), threads_(settings.threads), problem_(describe_problem(trace, map, settings)),
       plan_(device.device(), problem_, settings.threads)
 {
     const TraceMapSide *sides[2] = {&map.key, &map.query};
@@ -100,10 +102,21 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
     if (settings.norms)
         norms_ = devices::Buffer(memory(), num_keys * problem_.num_code_heads * sizeof(uint16_t));
     weights_ = devices::Buffer(memory(), uint64_t(problem_.num_selection_heads) * problem_.code_bits);
+    if (problem_.min_probability > 0) {
+        slope_values_ = map.slopes_of(problem_.score_kind);
+        slopes_ = devices::buffer_of(memory(), slope_values_);
+        steps_ = devices::Buffer(memory(), problem_.num_selection_heads * sizeof(int32_t));
+    }
     indices_ = devices::Buffer(memory(), uint64_t(problem_.num_selection_heads) * problem_.k * sizeof(int32_t));
     counts_ = devices::Buffer(memory(), problem_.num_selection_heads * sizeof(int32_t));
     out_ = devices::Buffer(memory(), uint64_t(problem_.num_q_heads) * problem_.head_dim_v * sizeof(float));
     lse_ = devices::Buffer(memory(), problem_.num_q_heads * sizeof(float));
+}
+
+void Lane::set_min_probability(float min_probability)
+{
+    problem_.min_probability = min_probability;
+    plan_ = Plan(device_.device(), problem_, threads_);
 }
 
 Arguments Lane::arguments(int query) const
@@ -119,6 +132,8 @@ Arguments Lane::arguments(int query) const
     all.codes = codes_.at();
     all.norms = norms_.at();
     all.weights = weights_.at();
+    all.slopes = slopes_.at();
+    all.steps = steps_.at();
     all.indices = indices_.at();
     all.counts = counts_.at();
     all.out = out_.at();
@@ -137,12 +152,12 @@ void Lane::encode_keys()
     encoded_norms_ = norms_.contents<uint16_t>();
 }
 
-std::vector<int8_t> Lane::encode_query(int query)
+EncodedQuery Lane::encode_query(int query)
 {
     const hattn_encode_queries_args args = arguments(query).encode_queries_args();
     hattn_error error = {};
     check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
-    return weights_.contents<int8_t>();
+    return {weights_.contents<int8_t>(), steps_.contents<int32_t>()};
 }
 
 double Lane::time(const std::function<void()> &call) const
@@ -162,7 +177,7 @@ StepResult Lane::decode(int query)
     const double time_us =
         time([&] { check(hattn_decode(plan_.get(), &args, plan_.exec(), &error), error, "decode"); });
     return {time_us,
-            weights_.contents<int8_t>(),
+            {weights_.contents<int8_t>(), steps_.contents<int32_t>()},
             indices_.contents<int32_t>(),
             counts_.contents<int32_t>(),
             out_.contents<float>(),
@@ -178,27 +193,38 @@ StepResult Lane::attend_dense(int query)
     return {time_us, {}, {}, {}, out_.contents<float>(), lse_.contents<float>()};
 }
 
-StepResult Lane::select(int query, const std::vector<int8_t> &weights, const Lane &codes) const
+devices::Buffer Lane::score(int query, const std::vector<int8_t> &weights, const Lane &codes) const
 {
     const devices::Buffer weight_memory = devices::buffer_of(memory(), weights);
     const devices::Buffer code_memory = devices::buffer_of(memory(), codes.encoded_codes_);
     const devices::Buffer norm_memory = devices::buffer_of(memory(), codes.encoded_norms_);
-    const devices::Buffer scores(memory(), uint64_t(problem_.num_selection_heads) * problem_.max_length *
-                                               size_t(hattn_dtype_size(problem_.scores.dtype)));
-    const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
+    devices::Buffer scores(memory(), uint64_t(problem_.num_selection_heads) * problem_.max_length *
+                                         size_t(hattn_dtype_size(problem_.scores.dtype)));
     Arguments all = arguments(query);
     all.weights = weight_memory.at();
     all.codes = code_memory.at();
     all.norms = norm_memory.at();
     all.scores = scores.at();
+    const hattn_score_args args = all.score_args();
+    hattn_error error = {};
+    check(hattn_score(plan_.get(), &args, plan_.exec(), &error), error, "score");
+    return scores;
+}
+
+StepResult Lane::select(int query, const EncodedQuery &encoded, const Lane &codes) const
+{
+    const devices::Buffer scores = score(query, encoded.weights, codes);
+    const devices::Buffer step_memory = devices::buffer_of(memory(), encoded.steps);
+    const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
+    Arguments all = arguments(query);
+    all.scores = scores.at();
+    all.steps = step_memory.at();
     all.indices = indices.at();
     all.counts = counts.at();
-    const hattn_score_args score = all.score_args();
-    const hattn_topk_args topk = all.topk_args();
+    const hattn_topk_args args = all.topk_args();
     hattn_error error = {};
-    check(hattn_score(plan_.get(), &score, plan_.exec(), &error), error, "score");
-    check(hattn_topk(plan_.get(), &topk, plan_.exec(), &error), error, "topk");
-    return {0, weights, indices.contents<int32_t>(), counts.contents<int32_t>(), {}, {}};
+    check(hattn_topk(plan_.get(), &args, plan_.exec(), &error), error, "topk");
+    return {0, encoded, indices.contents<int32_t>(), counts.contents<int32_t>(), {}, {}};
 }
 
 const uint32_t *Lane::code(int head, int64_t key) const

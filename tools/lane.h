@@ -17,6 +17,9 @@ struct LaneSettings {
     int32_t score_kind = 0, num_selection_heads = 0, bits = 0;
     int32_t topk = 0, sink = 0, recent = 0, threads = 0;
     bool norms = false;
+    /* A floor, by the slopes of the map, which must be there; 0: none. */
+    float min_probability = 0;
+    int32_t min_k = 0;
 };
 
 /* A backend's device and the trace in its memory, shared by its lanes. */
@@ -34,10 +37,16 @@ private:
         seq_len_; /* of each query: one row of one sequence is decoded at a time */
 };
 
+/* A query as encoding makes it. */
+struct EncodedQuery {
+    std::vector<int8_t> weights; /* [Hs, bits] */
+    std::vector<int32_t> steps;  /* [Hs]; without a floor empty */
+};
+
 /* What a call gives: everything that can be looked at, and how long it took. */
 struct StepResult {
     double time_us = 0;
-    std::vector<int8_t> weights;          /* [Hs, bits] */
+    EncodedQuery encoded;
     std::vector<int32_t> indices, counts; /* [Hs, k], [Hs] */
     std::vector<float> out, lse;          /* [Hq, dv], [Hq] */
 };
@@ -51,14 +60,20 @@ public:
     const hattn_problem &problem() const { return problem_; }
     const LaneDevice &device() const { return device_; }
 
+    /* Another floor: a new plan, with the keys that were encoded. */
+    void set_min_probability(float min_probability);
+
     void encode_keys();
-    /* Weights of a query: [Hs, bits]. */
-    std::vector<int8_t> encode_query(int query);
+    EncodedQuery encode_query(int query);
     /* One decode step of a query, and dense attention of it (only out and lse). */
     StepResult decode(int query);
     StepResult attend_dense(int query);
-    /* Indices and counts from weights and from the codes (and norms) of another lane of the same map. */
-    StepResult select(int query, const std::vector<int8_t> &weights, const Lane &codes) const;
+    /* From weights and from the codes (and norms) of another lane of the same map: scores [Hs, max_length], which are nothing
+     * past the query's own keys; indices and counts. */
+    devices::Buffer score(int query, const std::vector<int8_t> &weights, const Lane &codes) const;
+    StepResult select(int query, const EncodedQuery &encoded, const Lane &codes) const;
+    /* Of a selection head; there is a floor. */
+    float slope(int head) const { return slope_values_[head]; }
 
     /* Of the keys that were encoded. */
     const uint32_t *code(int head, int64_t key) const;
@@ -76,11 +91,13 @@ private:
 
     const LaneDevice &device_;
     const Trace &trace_;
+    const int32_t threads_;
     hattn_problem problem_;
     Plan plan_;
+    std::vector<float> slope_values_;
     devices::Buffer map_memory_[2][6];
     hattn_map_buffers key_map_ = {}, query_map_ = {};
-    devices::Buffer codes_, norms_, weights_, indices_, counts_, out_, lse_;
+    devices::Buffer codes_, norms_, weights_, slopes_, steps_, indices_, counts_, out_, lse_;
     std::vector<uint32_t> encoded_codes_; /* on the host */
     std::vector<uint16_t> encoded_norms_;
 };

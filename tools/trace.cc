@@ -25,6 +25,15 @@ std::string Trace::map_names() const
     return list;
 }
 
+const std::vector<float> &TraceMap::slopes_of(int32_t score_kind) const
+{
+    return slopes[score_kind == HATTN_SCORE_WEIGHTED];
+}
+
+const char *score_name(int32_t score_kind) { return score_kind == HATTN_SCORE_WEIGHTED ? "weighted" : "hamming"; }
+
+std::string slopes_name(const std::string &map, int32_t score_kind) { return map + ".slope." + score_name(score_kind); }
+
 namespace {
 
 std::string shape_text(const std::vector<int64_t> &shape)
@@ -48,6 +57,13 @@ bool is_finite(const uint8_t *data, Dtype dtype)
     }
 }
 
+std::vector<float> to_f32(const std::vector<uint8_t> &bytes)
+{
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+    return values;
+}
+
 class Loader
 {
 public:
@@ -69,6 +85,7 @@ private:
                     int32_t outputs, int layer, TraceMapSide *side);
     void load_linear(const std::string &name);
     void load_mlp_side(const std::string &name, const char *letter, TraceMap *map, TraceMapSide *side);
+    void add_map(TraceMap map);
 
     Safetensors file_;
     Trace trace_;
@@ -171,7 +188,7 @@ void Loader::load_linear(const std::string &name)
     load_layer(name + ".wk", name + ".bias", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.key);
     const std::string query = file_.find(name + ".wq") ? name + ".wq" : name + ".wk";
     load_layer(query, "", false, map.num_heads, trace_.head_dim_qk, map.bits, 0, &map.query);
-    trace_.maps.push_back(std::move(map));
+    add_map(std::move(map));
 }
 
 void Loader::load_mlp_side(const std::string &name, const char *letter, TraceMap *map, TraceMapSide *side)
@@ -183,6 +200,23 @@ void Loader::load_mlp_side(const std::string &name, const char *letter, TraceMap
         load_layer(prefix + "w" + number, prefix + "b" + number, true, map->num_heads, sizes[layer], sizes[layer + 1],
                    layer, side);
     }
+}
+
+/* With its slopes. */
+void Loader::add_map(TraceMap map)
+{
+    for (const int32_t score_kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED}) {
+        const std::string name = slopes_name(map.name, score_kind);
+        if (!file_.find(name))
+            continue;
+        const Safetensors::Tensor &slopes = tensor(name, 1);
+        check_shape(slopes, {map.num_heads});
+        if (slopes.dtype != Dtype::F32)
+            refuse(name, std::string("is ") + dtype_name(slopes.dtype) + ", must be F32");
+        int32_t dtype = HATTN_F32;
+        map.slopes[score_kind == HATTN_SCORE_WEIGHTED] = to_f32(floats(slopes, false, &dtype));
+    }
+    trace_.maps.push_back(std::move(map));
 }
 
 bool ends_with(const std::string &text, const std::string &end)
@@ -210,7 +244,7 @@ Trace Loader::load()
         map.bits = int32_t(tensor(map.name + ".k.w3", 3).shape[2]);
         load_mlp_side(map.name, "k", &map, &map.key);
         load_mlp_side(map.name, "q", &map, &map.query);
-        trace_.maps.push_back(std::move(map));
+        add_map(std::move(map));
     }
     for (const auto &[name, unused] : file_.tensors())
         if (!used_.count(name))

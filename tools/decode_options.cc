@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/decode_options.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "tools/device.h"
+#include "tools/text.h"
+
+namespace {
+
+/* Of --topk where there is a floor. */
+const int64_t USUAL_CAP = 2048;
+
+/* Slopes are of a whole map and of its usual selections. */
+void set_floor(const DecodeOptions &options, const TraceMap &map, LaneSettings *settings)
+{
+    const std::string name = printable(map.name, 80);
+    if (map.slopes_of(settings->score_kind).empty())
+        throw UsageError("map " + name + " has no slopes of " + score_name(settings->score_kind) +
+                         " scores, which a floor needs: hattn calibrate adds them");
+    if (settings->bits != map.bits || settings->num_selection_heads != map.num_heads)
+        throw UsageError("map " + name + ": slopes are of all its bits and of a selection for each of its " +
+                         std::to_string(map.num_heads) + " heads: a floor goes with no other --bits or --select");
+    settings->min_probability = float(options.floor > 0 ? options.floor : 0.001);
+    settings->min_k = int32_t(std::min<int64_t>(options.min_k, settings->topk));
+}
+
+} // namespace
+
+bool parse_decode_options(Args &args, DecodeOptions *options)
+{
+    args.about("Decodes each query of a trace (a safetensors file of real q, k, v and hash maps) as one step that sees "
+               "the keys\n"
+               "0..q_pos, and compares with exact attention. recall: of the true top-k, by softmax summed over the "
+               "heads that\n"
+               "select together (with a floor, of as many as are kept); mass: softmax that the selection keeps; best: "
+               "that the "
+               "best\n"
+               "selection of this size would keep; rows: tokens kept, mean over queries and selections;\n"
+               "error: ||out - dense|| / ||dense||, mean over queries and heads. wrong counts what the numerics "
+               "contract does\n"
+               "not allow, and makes the exit code 1.");
+    args.text("trace", "FILE", "the trace", &options->trace, Args::REQUIRED);
+    args.choice("backend", backend_choices(), "all: each that has a device", &options->backend);
+    args.choice("isa", {"scalar", "neon", "avx2", "avx512"}, "cpu backend: nothing above this", &options->isa);
+    args.number("topk", "K", "tokens kept, sink and recent included; with a floor the most, usually 2048",
+                &options->topk, 1, INT32_MAX);
+    args.real("floor", "TAU",
+              "keep only tokens of at least this probability, by the trace's slopes (hattn calibrate); 0: "
+              "no such floor",
+              &options->floor, 0, 0.999);
+    args.number("mean-rows", "N", "the floor with which each map keeps so many tokens on average; 0: no such floor",
+                &options->mean_rows, 0, INT32_MAX);
+    args.number("min-k", "N", "with a floor: so many tokens are kept in any case", &options->min_k, 1, INT32_MAX);
+    args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming",
+                &options->score);
+    args.text("maps", "NAME[,NAME]", "the hash maps; default: each of the trace", &options->maps);
+    args.number("bits", "N", "use the first N bits of the map; 0: all", &options->bits, 0, 512);
+    args.choice("select", {"kv", "query"},
+                "one selection a KV head or a query head; default: query for MLP maps, else kv", &options->select);
+    args.flag("norms", "multiply scores by key norms", &options->norms);
+    args.number("sink", "N", "first tokens, always kept", &options->sink, 0, INT32_MAX);
+    args.number("recent", "N", "last tokens, always kept", &options->recent, 0, INT32_MAX);
+    args.number("threads", "N", "cpu backend; 0: all processors", &options->threads, 0, num_processors());
+    args.text("json", "OUT", "write JSON to this file; -: to stdout, instead of the table", &options->json);
+    if (!args.parse())
+        return false;
+    if (options->floor > 0 && options->mean_rows > 0)
+        throw UsageError("--mean-rows finds a floor: not with --floor");
+    if (args.given("min-k") && !options->has_floor())
+        throw UsageError("--min-k is for --floor or --mean-rows");
+    if (args.given("min-k") && args.given("topk") && options->min_k > options->topk)
+        throw UsageError("--min-k " + std::to_string(options->min_k) + " is above --topk " +
+                         std::to_string(options->topk));
+    if (options->has_floor() && !args.given("topk"))
+        options->topk = USUAL_CAP;
+    return true;
+}
+
+void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
+{
+    if (given && options->topk > trace.num_keys)
+        throw UsageError("--topk " + std::to_string(options->topk) + ": the trace has " +
+                         std::to_string(trace.num_keys) + " keys");
+    options->topk = std::min<int64_t>(options->topk, trace.num_keys);
+}
+
+LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
+{
+    LaneSettings settings;
+    const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
+    const bool query = options.select.empty() ? map.num_heads > trace.num_kv_heads : options.select == "query";
+    settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+    settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;
+    if (options.bits > map.bits)
+        throw UsageError("--bits " + std::to_string(options.bits) + ": map " + printable(map.name, 80) + " has " +
+                         std::to_string(map.bits));
+    settings.bits = options.bits ? int32_t(options.bits) : map.bits;
+    settings.topk = int32_t(options.topk);
+    settings.sink = int32_t(options.sink);
+    settings.recent = int32_t(options.recent);
+    settings.threads = int32_t(options.threads);
+    settings.norms = options.norms;
+    if (options.has_floor())
+        set_floor(options, map, &settings);
+    return settings;
+}
+
+std::vector<const TraceMap *> choose_maps(const Trace &trace, const std::string &names)
+{
+    std::vector<const TraceMap *> maps;
+    if (names.empty())
+        for (const TraceMap &map : trace.maps)
+            maps.push_back(&map);
+    std::istringstream words(names);
+    for (std::string name; std::getline(words, name, ',');) {
+        const TraceMap *map = trace.find(name);
+        if (!map)
+            throw UsageError(trace.path + ": no map " + quoted(name) + "; it has " + trace.map_names());
+        maps.push_back(map);
+    }
+    return maps;
+}
