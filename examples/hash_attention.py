@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to a decode with its own hash maps, in minutes of a CPU: python3 examples/hash_attention.py [OUT]
+"""From a model to a decode with its own hash maps, in half a minute of a CPU: python3 examples/hash_attention.py [OUT]
 
 The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
 you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
@@ -70,6 +70,7 @@ def main():
     parser.add_argument("--budget", type=int, default=64, help="selected keys (64)")
     parser.add_argument("--steps", type=int, default=200, help="of training (200)")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a model as small gains little from more, which wait for each other on busy processors
     with tempfile.TemporaryDirectory() as temporary:
         run(args.model, args.out or temporary, args.window, args.budget, args.steps)
 

@@ -75,6 +75,7 @@ def main():
     command = [PYTHON, "-m", "pytest", "-q", "-c", os.path.join(ROOT, "python", "pyproject.toml"), "--rootdir", ROOT,
                "-p", "no:cacheprovider"] + (["--junit-xml=" + args.junit] if args.junit else [])
     env = dict(os.environ, PYTHONPATH=os.path.join(ROOT, "python"), PYTHONDONTWRITEBYTECODE="1")
+    env.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other: minutes more on busy processors
     if "HATTN_LIBRARY" not in env:
         env["HATTN_LIBRARY"], env["HATTN_COMMAND"] = venv_setup.built("//:libhattn.so.0", "//tools:hattn")
     return subprocess.run(command + (others or [HERE]), cwd=ROOT, env=env).returncode
