@@ -167,12 +167,20 @@ def test_alpha_is_the_slope_of_scores():
     assert fit_alpha(trace, by) == pytest.approx([0.125], rel=1e-3)  # logits: .25 * .5 * sum of sign * sign
 
 
-def test_worse_maps_are_told(folder, tmp_path, capsys):
+def blind(name):
+    """A map that gives all keys of a window the same code."""
+    if name.startswith("weighted"):
+        return traces.LayerMap(name, [torch.zeros((2, 64, 64))], [torch.ones((2, 64, 64))], "weighted")
+    flat = [torch.zeros(shape) for shape in ((4, 64, 8), (4, 8), (4, 8, 8), (4, 8), (4, 8, 64), (4, 64))]
+    return traces.LayerMap(name, flat, flat, "hamming")
+
+
+@pytest.mark.parametrize("name", ["weighted64", "hashattention64"])
+def test_worse_maps_are_told(name, folder, tmp_path, capsys):
     os.makedirs(tmp_path / "maps")
-    blind = traces.LayerMap("weighted64", [torch.zeros((2, 64, 64))], [torch.ones((2, 64, 64))], "weighted")
-    traces.save(str(tmp_path / "maps" / "layer0.safetensors"), {}, [blind.to("cpu", torch.float16)])
+    traces.save(str(tmp_path / "maps" / "layer0.safetensors"), {}, [blind(name).to("cpu", torch.float16)])
     assert main(["check", str(tmp_path / "maps"), str(folder / "held"), "--budget", "64", "--device", "cpu"]) == 1
-    assert "layer 0: weighted64 keeps" in capsys.readouterr().err
+    assert "layer 0: %s keeps" % name in capsys.readouterr().err
 
 
 REFUSED = [

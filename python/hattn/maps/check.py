@@ -44,12 +44,12 @@ def check(maps: str, traces: str, budget: int = 512, from_position: int = 0, dev
         for one in mine:
             per_query_head = one.per_query_head(loaded[0].k.shape[1])
             key = (one.bits, one.score, " per query head" if per_query_head else "")
-            if key not in plain and not one.is_mlp:
+            if key not in plain:
                 ours = train(loaded[:1], Recipe("orthogonal", one.bits, per_query_head=per_query_head)).to(device)
                 ours.score = one.score
                 plain[key] = measure("orthogonal%d, %s%s" % key, ours)["mass"]
             mass = measure(one.name, one)["mass"]
-            if mass < plain.get(key, 0):
+            if mass < plain[key]:
                 worse.append("layer %d: %s keeps %.4f, orthogonal maps %.4f" % (layer, one.name, mass, plain[key]))
     return {"budget": budget, "from_position": from_position, "rows": rows, "worse": worse}
 
