@@ -155,6 +155,20 @@ Session::~Session()
     hattn_device_close(device);
 }
 
+bool Session::refuses_floors() const
+{
+    hattn_problem problem = sized<hattn_problem>();
+    problem.num_q_heads = problem.num_kv_heads = problem.max_sequences = 1;
+    problem.head_dim_qk = problem.code_bits = problem.max_length = 32;
+    problem.k = 8;
+    problem.q.dtype = problem.k_cache.dtype = HATTN_F16;
+    problem.min_probability = 0.1f;
+    hattn_plan *plan = nullptr;
+    const hattn_status status = hattn_plan_create(device, &problem, &plan, nullptr);
+    hattn_plan_destroy(plan);
+    return status == HATTN_UNSUPPORTED;
+}
+
 Workspace &Session::shared_workspace(uint64_t size)
 {
     if (!shared_ || shared_->size() < size)

@@ -80,6 +80,8 @@ public:
     Runner runner;
     Flips flips;
 
+    /* Whether its plans refuse floors of probability, whatever else is asked for. */
+    bool refuses_floors() const;
     /* One for all plans, at least of this size. */
     Workspace &shared_workspace(uint64_t size);
 

@@ -93,8 +93,9 @@ static void check_row(const json_t *row, const Expected &e)
     EXPECT_EQ(real(row, "code_bits"), e.bits);
     EXPECT_EQ(real(row, "topk"), e.topk);
     EXPECT_EQ(real(row, "floor") > 0, e.mean_rows > 0);
-    if (e.mean_rows)
+    if (e.mean_rows) {
         EXPECT_NEAR(real(row, "mean_rows"), e.mean_rows, 2); // one score more or less is many tokens
+    }
     EXPECT_NEAR(real(row, "recall"), e.recall, close);
     EXPECT_NEAR(real(row, "mass"), e.mass, close);
     EXPECT_NEAR(real(row, "output_error"), e.error, close);

@@ -60,7 +60,7 @@ TEST(Cli, BadOptionsOfDecode)
         {{"--floor", "1e-4", "--norms"},
          "map hamming128: reference: unsupported: min_probability is 0.0001 with key_norms"},
         {{"--mean-rows", "600", "--maps", "weighted64", "--topk", "512"},
-         "map weighted64: --mean-rows 600: with --topk 512 and --min-k 64 floors keep 63."},
+         "map weighted64: --mean-rows 600: with --topk 512 and --min-k 64 floors keep 64.0 to "},
         {{"--json", "/nonexistent/x.json"}, "cannot write /nonexistent/x.json"},
     };
     for (const auto &[words, text] : bad) {
@@ -77,7 +77,9 @@ TEST(Cli, BadOptionsOfCalibrate)
     expect_refusal({"calibrate", "--trace", TRACE}, "--out FILE is needed");
     expect_refusal({"calibrate", "--trace", "/nonexistent/trace", "--out", "-"}, "No such file or directory");
     expect_refusal({"calibrate", "--trace", TRACE, "--out", "/nonexistent/x"}, "cannot write /nonexistent/x");
-    expect_refusal({"calibrate", "--trace", TRACE, "--out", TRACE}, "--out would write over the file of --trace");
+    const std::string own = testing::TempDir() + "/" + std::to_string(getpid()) + ".own";
+    write_file(own, read_file(TRACE));
+    expect_refusal({"calibrate", "--trace", own, "--out", own}, "--out would write over the file of --trace");
 }
 
 TEST(Cli, UnreadableTraces)
