@@ -152,7 +152,7 @@ MUTANTS = [
            CONFORMANCE, "*cpu_scalar_floor_*"),
     Mutant("the budget's last score counted exactly by a floor", "backends/cpu/floor.c", "exact += score > bound ?",
            "exact += score >= bound ?", CONFORMANCE, "*cpu_scalar_floor_*"),
-    Mutant("a floor keeps fewer than min_k", "backends/cpu/floor.c", "return least > forced ? least : forced;", "return forced;",
+    Mutant("a floor keeps fewer than min_k", "backends/cpu/floor.c", "return least > forced ? least : forced;", "return least > forced ? forced : least;",
            CONFORMANCE, "*cpu_scalar_floor_*"),
     Mutant("counts are written with indices only", "backends/cpu/topk.c", "    if (counts.data)\n", "    if (counts.data && indices.data)\n",
            CONFORMANCE, "*cpu_scalar_strides*"),
