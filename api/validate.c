@@ -72,8 +72,8 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
     INVALID_IF(!isfinite(p->soft_cap) || p->soft_cap < 0, "soft_cap is %g: it must be finite and 0 (none) or more",
                (double)p->soft_cap);
     INVALID_IF(p->key_norms != 0 && p->key_norms != 1, "key_norms is %d: it must be 0 or 1", p->key_norms);
-    INVALID_IF(!(p->min_probability >= 0 && p->min_probability < 1), "min_probability is %g: it must be 0..1",
-               (double)p->min_probability);
+    INVALID_IF(!(p->min_probability >= 0 && p->min_probability < 1),
+               "min_probability is %g: it must be at least 0 and below 1", (double)p->min_probability);
     INVALID_IF(p->min_k < 0 || p->min_k > p->k, "min_k is %d: it must be 0..k (%d)", p->min_k, p->k);
     INVALID_IF(p->min_k && p->min_probability == 0, "min_k is %d: without min_probability there is no floor", p->min_k);
     UNSUPPORTED_IF(p->min_probability > 0 && p->key_norms,

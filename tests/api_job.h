@@ -129,6 +129,10 @@ public:
         scales = integers(p.num_kv_heads, [](int64_t) { return 0x3f800000; });
         if (p.k_cache.dtype == HATTN_F8_E4M3)
             k_scale = v_scale = scales;
+        if (p.min_probability > 0) {
+            slopes = integers(p.num_selection_heads, [](int64_t) { return 0x3d000000; });
+            steps = make(p.steps, {rows, p.num_selection_heads, 1});
+        }
         sink_logits = integers(p.num_q_heads, [](int64_t) { return 0x3f000000; });
 
         batch.num_sequences = p.max_sequences;

@@ -361,6 +361,38 @@ TEST_P(RunTest, DecodeRefuses)
     }
 }
 
+/* What a floor reads and writes is needed where there is one, and refused where there is none. */
+TEST_P(RunTest, FloorsRefuse)
+{
+    hattn_problem floored = plain_problem();
+    floored.min_probability = 0.1f;
+    Job job(device_, completed(floored)), plain(device_, good_problem());
+    const auto encode = job.encode_queries_args();
+    check_buffers<hattn_encode_queries_args>(
+        job, hattn_encode_queries, encode,
+        {{"slopes", &hattn_encode_queries_args::slopes}, {"steps", &hattn_encode_queries_args::steps}}, {});
+    expect_runs<hattn_encode_queries_args>(job, hattn_encode_queries, encode);
+    const auto topk = job.topk_args();
+    check_buffers<hattn_topk_args>(job, hattn_topk, topk, {{"steps", &hattn_topk_args::steps}}, {});
+    expect_runs<hattn_topk_args>(job, hattn_topk, topk);
+    auto decode = job.decode_args(false);
+    check_buffers<hattn_decode_args>(job, hattn_decode, decode, {{"slopes", &hattn_decode_args::slopes}},
+                                     {{"steps", &hattn_decode_args::steps}});
+    decode.steps = {};
+    expect_runs<hattn_decode_args>(job, hattn_decode, decode);
+
+    const hattn_buffer set = plain.lse;
+    refuse<hattn_encode_queries_args>(plain, hattn_encode_queries, plain.encode_queries_args(), "slopes is set",
+                                      [&](auto &a) { a.slopes = set; });
+    refuse<hattn_encode_queries_args>(plain, hattn_encode_queries, plain.encode_queries_args(), "steps is set",
+                                      [&](auto &a) { a.steps = set; });
+    refuse<hattn_topk_args>(plain, hattn_topk, plain.topk_args(), "steps is set", [&](auto &a) { a.steps = set; });
+    refuse<hattn_decode_args>(plain, hattn_decode, plain.decode_args(false), "slopes is set",
+                              [&](auto &a) { a.slopes = set; });
+    refuse<hattn_decode_args>(plain, hattn_decode, plain.decode_args(false), "steps is set",
+                              [&](auto &a) { a.steps = set; });
+}
+
 TEST_P(RunTest, WorkspaceInitRefuses)
 {
     Job job(device_, good_problem());
