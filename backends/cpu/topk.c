@@ -52,18 +52,25 @@ static void select_kept(const hattn_crew *crew, char *scratch, int32_t length, i
 }
 
 int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
-                              const hattn_cpu_scores *scores, int32_t *out)
+                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, int64_t *rest)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     select_kept(crew, scratch, length, kept, scores, out);
     const int32_t least = hattn_cpu_least_kept(p, kept);
-    if (p->min_probability == 0 || kept <= least)
-        return kept;
-    const int32_t left = hattn_cpu_apply_floor(crew->plan, scores->scores, length, kept, scores->step, out);
-    if (left >= 0)
-        return left;
-    select_kept(crew, scratch, length, least, scores, out);
-    return least;
+    const bool has_floor = p->min_probability > 0 && kept > least, is_ranked = hattn_cpu_is_ranked(p, length, kept);
+    hattn_cpu_estimate estimate = {0};
+    int32_t left = kept;
+    if (is_ranked && (has_floor || p->tail > 0))
+        estimate = hattn_cpu_make_estimate(p, scores, length, kept, out);
+    if (has_floor && (left = hattn_cpu_apply_floor(crew->plan, &estimate, length, kept, out)) < 0)
+        select_kept(crew, scratch, length, left = least, scores, out);
+    if (p->tail > 0) {
+        if (is_ranked && left < length)
+            *rest = hattn_cpu_tell_shares(p, &estimate, left, out, shares);
+        else
+            *rest = 0, memset(shares, 0, (size_t)left * sizeof(*shares));
+    }
+    return left;
 }
 
 static void topk_body(hattn_crew *crew, hattn_cpu_args run)
@@ -86,7 +93,16 @@ static void topk_body(hattn_crew *crew, hattn_cpu_args run)
             scores.scores = (const uint16_t *)(const void *)middle;
         if (args->steps.data)
             scores.step = *(const int32_t *)(const void *)hattn_element(&p->steps, args->steps, row, head, 0);
-        const int32_t kept = hattn_cpu_select_unit(crew, scratch, resolved.length, budget, &scores, selected);
+        uint32_t *shares = NULL;
+        int64_t *rest = NULL;
+        if (p->tail > 0) {
+            shares = (uint32_t *)(void *)hattn_element(&p->shares, args->shares, row, head, 0);
+            rest = (int64_t *)(void *)hattn_element(&p->rests, args->rests, row, head, 0);
+        }
+        const int32_t kept =
+            hattn_cpu_select_unit(crew, scratch, resolved.length, budget, &scores, selected, shares, rest);
+        if (p->tail > 0)
+            memset(shares + kept, 0, (size_t)(p->k - kept) * sizeof(*shares));
         hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);
     }
 }
