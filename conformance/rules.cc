@@ -12,10 +12,6 @@
 #include "contract/projection.h"
 #include "reference/reference.h"
 
-extern "C" {
-#include "core/tail.h"
-}
-
 namespace conformance {
 namespace {
 
@@ -33,28 +29,6 @@ struct Truth {
     contract::Attention attention;
     contract::Columns columns;
 };
-
-/* ln R of hattn_attend; -INFINITY: no tail. Its error: that of the logits, and roundings of the sums. */
-contract::Logit tail_logit(const std::vector<contract::Logit> &logits, const Tail &tail, double factor)
-{
-    double largest = -INFINITY, near = 0, all = 0, near_shares = 0, all_shares = 0, error = 0;
-    for (const contract::Logit &logit : logits)
-        largest = std::max(largest, logit.value);
-    for (size_t i = 0; i < logits.size(); i++) {
-        const double share = tail.shares[i] & ~HATTN_SHARE_ANCHOR, e = std::exp(logits[i].value - largest);
-        if (share == 0)
-            continue;
-        all += e, all_shares += share;
-        error = std::max(error, logits[i].error);
-        if (tail.shares[i] & HATTN_SHARE_ANCHOR)
-            near += e, near_shares += share;
-    }
-    if (near_shares == 0 || tail.rest <= 0 || largest == -INFINITY)
-        return {-INFINITY, 0};
-    const double rest = static_cast<double>(tail.rest);
-    const double mass = std::min(factor * near * rest / near_shares, all * rest / all_shares);
-    return {largest + std::log(mass), error + 2 * contract::sum_error(contract::Sums::F32)};
-}
 
 /* The mean of a row's values, scaled. */
 void mean_value(const Instance &instance, int row, int g, double *mean)
@@ -312,7 +286,7 @@ Positions all_positions(const Instance &instance)
 Tails listed_tails(const Tensor &shares, const Tensor &rests)
 {
     return [shares, rests](int row, int s) {
-        Tail tail = {std::vector<uint32_t>(shares.extent[2]), rests.value<int64_t>({row, s})};
+        contract::Tail tail = {std::vector<uint32_t>(shares.extent[2]), rests.value<int64_t>({row, s})};
         for (size_t i = 0; i < tail.shares.size(); i++)
             tail.shares[i] = shares.value<uint32_t>({row, s, static_cast<int64_t>(i)});
         return tail;

@@ -5,6 +5,7 @@
 #define HATTN_CONFORMANCE_RULES_H
 
 #include "conformance/case.h"
+#include "contract/attention.h"
 #include "contract/flips.h"
 
 namespace conformance {
@@ -34,11 +35,7 @@ Positions listed_positions(const Tensor &indices, const Tensor &counts);
 Positions all_positions(const Instance &instance);
 
 /* What hattn_topk says of these positions. */
-struct Tail {
-    std::vector<uint32_t> shares;
-    int64_t rest;
-};
-using Tails = std::function<Tail(int row, int s)>;
+using Tails = std::function<contract::Tail(int row, int s)>;
 Tails listed_tails(const Tensor &shares, const Tensor &rests);
 
 /* Rules of out and lse: the backend as near to what they are in double as what it sums in allows, the reference but for its
