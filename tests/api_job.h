@@ -17,7 +17,6 @@
 #include "api/hattn.h"
 #include "core/arguments.h"
 #include "core/dtype.h"
-#include "core/rows.h"
 #include "reference/reference.h"
 
 /* Eight query heads on two, pages of 16, fp16. Change it before it is completed. */
@@ -130,7 +129,7 @@ public:
         scales = integers(p.num_kv_heads, [](int64_t) { return 0x3f800000; });
         if (p.k_cache.dtype == HATTN_F8_E4M3)
             k_scale = v_scale = scales;
-        if (hattn_has_shares(&p)) {
+        if (p.min_probability > 0 || p.tail > 0) {
             slopes = integers(p.num_selection_heads, [](int64_t) { return 0x3d000000; });
             steps = make(p.steps, {rows, p.num_selection_heads, 1});
         }
