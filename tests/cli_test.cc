@@ -278,24 +278,24 @@ TEST(Cli, FloorsOfDecode)
 /* A tail changes the output alone, and for the better; a small one little. */
 TEST(Cli, TailsOfDecode)
 {
-    double error[3];
-    const char *const factors[] = {"0", "0.5", "1e-6"};
-    JsonOwner jsons[3];
+    std::vector<JsonOwner> jsons;
+    for (const char *tail : {"0", "0.5", "1e-6"})
+        jsons.push_back(
+            decode_json({"--backend", "cpu", "--maps", "weighted128", "--topk", "128", "--sink", "4", "--tail", tail}));
+    const auto figure = [&](int i, const char *name) {
+        return real(json_array_get(json_object_get(jsons[i].get(), "rows"), 0), name);
+    };
+    const float tails[] = {0, 0.5f, 1e-6f};
     for (int i = 0; i < 3; i++) {
-        jsons[i] = decode_json(
-            {"--backend", "cpu", "--maps", "weighted128", "--topk", "128", "--sink", "4", "--tail", factors[i]});
-        const json_t *row = json_array_get(json_object_get(jsons[i].get(), "rows"), 0),
-                     *first = json_array_get(json_object_get(jsons[0].get(), "rows"), 0);
-        EXPECT_FLOAT_EQ(static_cast<float>(real(row, "tail")), std::stof(factors[i]));
-        EXPECT_EQ(real(row, "floor"), 0);
-        EXPECT_EQ(real(row, "wrong"), 0);
+        EXPECT_EQ(static_cast<float>(figure(i, "tail")), tails[i]);
+        EXPECT_EQ(figure(i, "floor"), 0);
+        EXPECT_EQ(figure(i, "wrong"), 0);
         for (const char *same : {"recall", "mass", "mean_rows", "best_output_error"})
-            EXPECT_EQ(real(row, same), real(first, same)) << same;
-        error[i] = real(row, "output_error");
+            EXPECT_EQ(figure(i, same), figure(0, same)) << same;
     }
-    EXPECT_LT(error[1], 0.9 * error[0]);
-    EXPECT_NE(error[2], error[0]);
-    EXPECT_NEAR(error[2], error[0], 1e-5);
+    EXPECT_LT(figure(1, "output_error"), 0.9 * figure(0, "output_error"));
+    EXPECT_NE(figure(2, "output_error"), figure(0, "output_error"));
+    EXPECT_NEAR(figure(2, "output_error"), figure(0, "output_error"), 1e-5);
 }
 
 /* A backend that has no code for floors, or for tails, is left out in words where nobody named it. */
