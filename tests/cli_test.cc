@@ -275,27 +275,24 @@ TEST(Cli, FloorsOfDecode)
     EXPECT_GT(real(row, "mean_rows"), 400);
 }
 
-/* A tail changes the output alone, and for the better; a small one little. */
+/* A tail changes the output alone, and for the better. */
 TEST(Cli, TailsOfDecode)
 {
     std::vector<JsonOwner> jsons;
-    for (const char *tail : {"0", "0.5", "1e-6"})
+    for (const char *tail : {"0", "0.5"})
         jsons.push_back(
             decode_json({"--backend", "cpu", "--maps", "weighted128", "--topk", "128", "--sink", "4", "--tail", tail}));
     const auto figure = [&](int i, const char *name) {
         return real(json_array_get(json_object_get(jsons[i].get(), "rows"), 0), name);
     };
-    const float tails[] = {0, 0.5f, 1e-6f};
-    for (int i = 0; i < 3; i++) {
-        EXPECT_EQ(static_cast<float>(figure(i, "tail")), tails[i]);
+    for (int i = 0; i < 2; i++) {
+        EXPECT_EQ(figure(i, "tail"), 0.5 * i);
         EXPECT_EQ(figure(i, "floor"), 0);
         EXPECT_EQ(figure(i, "wrong"), 0);
         for (const char *same : {"recall", "mass", "mean_rows", "best_output_error"})
             EXPECT_EQ(figure(i, same), figure(0, same)) << same;
     }
     EXPECT_LT(figure(1, "output_error"), 0.9 * figure(0, "output_error"));
-    EXPECT_NE(figure(2, "output_error"), figure(0, "output_error"));
-    EXPECT_NEAR(figure(2, "output_error"), figure(0, "output_error"), 1e-5);
 }
 
 /* A backend that has no code for floors, or for tails, is left out in words where nobody named it. */
@@ -323,9 +320,7 @@ TEST_P(CliWithout, IsLeftOut)
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Options, CliWithout,
-                         testing::Values(Words{"--floor", "0.001"}, Words{"--tail", "0.5"},
-                                         Words{"--floor", "0.001", "--tail", "1"}));
+INSTANTIATE_TEST_SUITE_P(Options, CliWithout, testing::Values(Words{"--floor", "0.001"}, Words{"--tail", "0.5"}));
 
 TEST(Cli, DecodeOptionsReachTheStep)
 {
