@@ -119,7 +119,8 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         sum[h] = 0;
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
-    const uint32_t *shares = a->tail.rest > 0 ? a->tail.shares : NULL;
+    const uint32_t *shares = a->tail.rest.rest > 0 ? a->tail.shares : NULL;
+    const bool all_have_shares = shares && hattn_cpu_all_have_shares(shares + first, count);
     if (shares)
         hattn_cpu_begin_tail(plan, scratch, a->group, max);
 
@@ -158,10 +159,10 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         block.v_rows = v_rows + row;
         plan->kernels.attend(&block);
         if (shares)
-            hattn_cpu_add_block(plan, scratch, &block, shares + first + done);
+            hattn_cpu_add_block(plan, scratch, &block, shares + first + done, all_have_shares);
     }
     if (shares)
-        hattn_cpu_end_tail(plan, scratch, task_scratch, a->group, part);
+        hattn_cpu_end_tail(plan, scratch, task_scratch, a->group, part, all_have_shares);
     bool overflowed = false;
     for (int h = 0; h < a->group; h++) {
         float *out = part_out(plan, task_scratch, a->group, part, h);
@@ -257,14 +258,16 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
         const int32_t count = *(const int32_t *)hattn_element(&p->counts, args->counts, row, head, 0);
         a.indices = (const int32_t *)hattn_element(&p->indices, args->indices, row, head, 0);
         a.count = count < 0 ? 0 : count < resolved.length ? count : resolved.length;
-        if (args->shares.data && resolved.length)
-            a.tail = (hattn_cpu_tail){
-                .shares = (const uint32_t *)(const void *)hattn_element(&p->shares, args->shares, row, head, 0),
-                .rest = *(const int64_t *)(const void *)hattn_element(&p->rests, args->rests, row, head, 0),
-                .value_sums = args->value_sums,
-                .value_lengths = args->value_lengths,
-                .value_slots = args->value_slots,
-                .length = resolved.length};
+        if (args->shares.data && resolved.length) {
+            const void *shares = hattn_element(&p->shares, args->shares, row, head, 0),
+                       *rest = hattn_element(&p->rests, args->rests, row, head, 0);
+            a.tail = (hattn_cpu_tail){.shares = shares,
+                                      .rest = hattn_cpu_sum_shares(shares, a.count, *(const int64_t *)rest),
+                                      .value_sums = args->value_sums,
+                                      .value_lengths = args->value_lengths,
+                                      .value_slots = args->value_slots,
+                                      .length = resolved.length};
+        }
     }
     return a;
 }

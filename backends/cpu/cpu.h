@@ -13,8 +13,9 @@
 #include "kernels_cpu/kernels.h"
 
 enum {
-    HATTN_KEY_BLOCK = 32,    /* keys encoded by one unit: the map is read once for all of them */
-    HATTN_SCORE_CHUNK = 8192 /* keys scored by one unit when a head is shared: 128 KiB of 128-bit codes */
+    HATTN_KEY_BLOCK = 32,     /* keys encoded by one unit: the map is read once for all of them */
+    HATTN_CPU_SHARE_STEP = 8, /* shares are looked at in such steps */
+    HATTN_SCORE_CHUNK = 8192  /* keys scored by one unit when a head is shared: 128 KiB of 128-bit codes */
 };
 
 /* Offsets into one thread's scratch. */
@@ -30,11 +31,17 @@ typedef struct hattn_cpu_scratch {
     uint64_t size;
 } hattn_cpu_scratch;
 
+/* What a selection has left out, and the sums of the shares that it has: of anchors, of all. */
+typedef struct hattn_cpu_rest {
+    int64_t rest; /* hattn_topk */
+    uint64_t near, all;
+} hattn_cpu_rest;
+
 /* What the steps of a decode's task leave for later ones. */
 typedef struct hattn_cpu_task_state {
     int32_t step; /* hattn_encode_queries */
     int32_t kept;
-    int64_t rest; /* hattn_topk */
+    hattn_cpu_rest rest;
 } hattn_cpu_task_state;
 
 struct hattn_cpu_plan {
@@ -100,9 +107,10 @@ typedef struct hattn_cpu_scores {
 /* Whether scores decide about any of `kept` of `length` positions; if not they are not read. */
 bool hattn_cpu_is_ranked(const hattn_problem *problem, int32_t length, int32_t kept);
 /* Selects `kept` of `length` positions, the budget's, or as many of them as a floor leaves, and returns how many. out has room
- * for kept + HATTN_TOPK_SLACK; with a tail their shares go to `shares`, and the rest to *rest, else both may be null. */
+ * for kept + HATTN_TOPK_SLACK; where there are floors or tails `shares` has room for kept +
+ * HATTN_CPU_SHARE_STEP; with a tail it gets their shares, and *rest the rest. */
 int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
-                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, int64_t *rest);
+                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, hattn_cpu_rest *rest);
 hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                             hattn_error *error);
 
@@ -114,23 +122,27 @@ typedef struct hattn_cpu_estimate {
     const uint16_t *scores; /* from position num_sink on */
     int32_t step;
     uint32_t largest;
-    uint64_t sum; /* Z */
+    uint64_t sum;     /* Z */
+    uint32_t *shares; /* of the list's positions that are not forced; room for HATTN_CPU_SHARE_STEP more */
+    int32_t count;
 } hattn_cpu_estimate;
-/* Of a list of `kept` of `length` positions that are ranked. */
+/* Of a list of `kept` of `length` positions that are ranked, with their shares. */
 hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_problem *problem, const hattn_cpu_scores *scores, int32_t length,
-                                           int32_t kept, const int32_t *selected);
-/* Makes the list of the budget's selection shorter and returns how many are left; -1: fewer than are kept in any case, and the
- * list is as it was. */
-int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, const hattn_cpu_estimate *estimate, int32_t length,
-                              int32_t kept, int32_t *selected);
-/* Shares of the `kept` positions of a list; returns the rest. */
-int64_t hattn_cpu_tell_shares(const hattn_problem *problem, const hattn_cpu_estimate *estimate, int32_t kept,
-                              const int32_t *selected, uint32_t *shares);
+                                           int32_t kept, const int32_t *selected, uint32_t *shares);
+/* The shares of another list. */
+void hattn_cpu_share_list(const hattn_problem *problem, hattn_cpu_estimate *estimate, int32_t kept,
+                          const int32_t *selected);
+/* Makes the list of the budget's selection shorter, and its shares, and returns how many are left; -1: fewer than are kept in any
+ * case, and the list is as it was. */
+int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, hattn_cpu_estimate *estimate, int32_t length, int32_t kept,
+                              int32_t *selected);
+/* Marks anchors among the shares. */
+hattn_cpu_rest hattn_cpu_mark_anchors(const hattn_cpu_estimate *estimate);
 
 /* What an attention needs for its tail. */
 typedef struct hattn_cpu_tail {
     const uint32_t *shares; /* NULL: no tail */
-    int64_t rest;
+    hattn_cpu_rest rest;
     hattn_buffer value_sums, value_lengths, value_slots;
     int32_t length; /* of the row */
 } hattn_cpu_tail;
@@ -170,11 +182,16 @@ hattn_status hattn_cpu_sum_values(const hattn_plan *plan, const hattn_sum_values
 /* tail.c: the sums of weights that a tail is made of. */
 /* No block has been seen yet; max: what weights are relative to. */
 void hattn_cpu_begin_tail(const hattn_cpu_plan *plan, char *scratch, int group, const float *max);
+/* Then the weights of all need no sums of their own. */
+bool hattn_cpu_all_have_shares(const uint32_t *shares, int32_t count);
 /* A block that the kernel has just left; shares of its rows. */
 void hattn_cpu_add_block(const hattn_cpu_plan *plan, char *scratch, const hattn_attend_block *block,
-                         const uint32_t *shares);
+                         const uint32_t *shares, bool all_have_shares);
 /* The sums of a part to where its task's are. */
-void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *task_scratch, int group, int part);
+void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *task_scratch, int group, int part,
+                        bool all_have_shares);
+/* Of a selection that somebody else has made. */
+hattn_cpu_rest hattn_cpu_sum_shares(const uint32_t *shares, int32_t count, int64_t rest);
 /* Adds the tail, where there is one, as part num_parts of each head; true if it did. */
 bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const hattn_cpu_attention *a, int num_parts);
 

@@ -55,7 +55,8 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->candidates = hattn_carve(&used, room * sizeof(uint32_t));
     scratch->indices = hattn_carve(&used, (kept + HATTN_TOPK_SLACK) * sizeof(int32_t));
     const uint64_t tail = p->tail > 0;
-    scratch->shares = hattn_carve(&used, tail * kept * sizeof(uint32_t));
+    if (hattn_has_shares(p))
+        scratch->shares = hattn_carve(&used, (kept + HATTN_CPU_SHARE_STEP) * sizeof(uint32_t));
     scratch->state = hattn_carve(&used, sizeof(hattn_cpu_task_state));
     scratch->q = hattn_carve(&used, group * (uint64_t)plan->stride_q * f32);
     scratch->logits = hattn_carve(&used, group * HATTN_ATTEND_BLOCK * f32);

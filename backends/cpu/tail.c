@@ -35,45 +35,62 @@ static float masked_sum(const float *weights, const uint32_t *mask)
     return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
+bool hattn_cpu_all_have_shares(const uint32_t *shares, int32_t count)
+{
+    uint32_t least = UINT32_MAX;
+    for (int32_t i = 0; i < count; i++)
+        least = shares[i] < least ? shares[i] : least;
+    return least > 0;
+}
+
 void hattn_cpu_add_block(const hattn_cpu_plan *plan, char *scratch, const hattn_attend_block *block,
-                         const uint32_t *shares)
+                         const uint32_t *shares, bool all_have_shares)
 {
     float *near = floats(scratch, plan->scratch.near), *all = floats(scratch, plan->scratch.all),
           *old_max = floats(scratch, plan->scratch.old_max);
-    uint32_t near_mask[HATTN_ATTEND_BLOCK] = {0}, all_mask[HATTN_ATTEND_BLOCK] = {0};
+    uint32_t near_mask[HATTN_ATTEND_BLOCK], all_mask[HATTN_ATTEND_BLOCK];
     for (int j = 0; j < block->num_rows; j++) {
-        near_mask[j] = -(shares[j] >> 31);
-        all_mask[j] = shares[j] & ~HATTN_SHARE_ANCHOR ? UINT32_MAX : 0;
+        near_mask[j] = (uint32_t)((int32_t)shares[j] >> 31);
+        all_mask[j] = shares[j] ? UINT32_MAX : 0;
     }
+    for (int j = block->num_rows; j < HATTN_ATTEND_BLOCK; j++)
+        near_mask[j] = all_mask[j] = 0;
     for (int h = 0; h < block->group; h++) {
         const float *weights = block->logits + h * HATTN_ATTEND_BLOCK;
         const float decay = old_max[h] == block->max[h] ? 1 : expf(old_max[h] - block->max[h]);
         near[h] = near[h] * decay + masked_sum(weights, near_mask);
-        all[h] = all[h] * decay + masked_sum(weights, all_mask);
+        if (!all_have_shares)
+            all[h] = all[h] * decay + masked_sum(weights, all_mask);
         old_max[h] = block->max[h];
     }
 }
 
-void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *task_scratch, int group, int part)
+void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *task_scratch, int group, int part,
+                        bool all_have_shares)
 {
     const size_t size = (size_t)group * sizeof(float);
     memcpy(floats(task_scratch, plan->scratch.part_near) + part * group, floats(scratch, plan->scratch.near), size);
-    memcpy(floats(task_scratch, plan->scratch.part_all) + part * group, floats(scratch, plan->scratch.all), size);
+    memcpy(floats(task_scratch, plan->scratch.part_all) + part * group,
+           floats(scratch, all_have_shares ? plan->scratch.sum : plan->scratch.all), size);
+}
+
+hattn_cpu_rest hattn_cpu_sum_shares(const uint32_t *shares, int32_t count, int64_t rest)
+{
+    hattn_cpu_rest sums = {.rest = rest};
+    for (int32_t i = 0; i < count; i++) {
+        const uint32_t share = shares[i] & ~HATTN_SHARE_ANCHOR;
+        sums.all += share;
+        sums.near += shares[i] >> 31 ? share : 0;
+    }
+    return sums;
 }
 
 bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const hattn_cpu_attention *a, int num_parts)
 {
     const hattn_problem *p = &plan->base.problem;
     const hattn_cpu_scratch *at = &plan->scratch;
-    if (!a->tail.shares || a->tail.rest <= 0)
-        return false;
-    uint64_t near_shares = 0, all_shares = 0;
-    for (int32_t i = 0; i < a->count; i++) {
-        const uint32_t share = a->tail.shares[i] & ~HATTN_SHARE_ANCHOR;
-        all_shares += share;
-        near_shares += a->tail.shares[i] >> 31 ? share : 0;
-    }
-    if (!near_shares)
+    const hattn_cpu_rest *rest = &a->tail.rest;
+    if (!a->tail.shares || rest->rest <= 0 || !rest->near)
         return false;
     float *mean = floats(task_scratch, at->mean), *maxima = floats(task_scratch, at->part_max),
           *sums = floats(task_scratch, at->part_sum);
@@ -91,8 +108,7 @@ bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const ha
         memcpy(floats(task_scratch, at->part_out) + ((int64_t)num_parts * a->group + h) * plan->stride_acc, mean,
                (size_t)p->head_dim_v * sizeof(float));
         maxima[num_parts * a->group + h] = max;
-        sums[num_parts * a->group + h] =
-            hattn_tail_mass(p->tail, near_sum, all_sum, near_shares, all_shares, a->tail.rest);
+        sums[num_parts * a->group + h] = hattn_tail_mass(p->tail, near_sum, all_sum, rest->near, rest->all, rest->rest);
     }
     return true;
 }

@@ -8,9 +8,11 @@
 namespace hattn {
 namespace {
 
-constexpr int kLanes = 8;                /* that share a row of K */
-constexpr int kRows = kThreads / kLanes; /* of a block at a time */
-constexpr int kHeads = kLanes;           /* query heads at a time: a lane sums for one */
+constexpr int kLanes = 8;                 /* that share a row of K */
+constexpr int kRows = kThreads / kLanes;  /* of a block at a time */
+constexpr int kHeads = kLanes;            /* query heads at a time: a lane sums for one */
+constexpr int kTogether = 2;              /* rows that such lanes load at once */
+constexpr int kPiece = kRows * kTogether; /* of a selection: 64 */
 constexpr int kMostDims = 576;
 
 /* Of anchors, and of all that have shares. */
@@ -48,30 +50,43 @@ struct Selected {
     }
 };
 
-/* What a row of K makes of the queries' heads: the lane's own, of kHeads. All lanes of a warp together. */
+/* What rows of K make of the queries' heads: the lane's own, of kHeads. All lanes of a warp together; loads of both rows are in
+ * flight at once. */
 template <class T>
-__device__ float dot_of_lane(const T *row, int dims, const float (*q)[kMostDims], int heads)
+__device__ void dots_of_lane(const T *const (&row)[kTogether], int dims, const float (*q)[kMostDims], int heads,
+                             float (&own)[kTogether])
 {
     const int lane = lane_id() % kLanes;
-    float dot[kHeads] = {};
+    float dot[kTogether][kHeads] = {};
+#pragma unroll 2
     for (int first = lane * 8; first < dims; first += kLanes * 8) {
-        const Eight<T> key = load_eight(row + first);
+        Eight<T> key[kTogether];
+#pragma unroll
+        for (int r = 0; r < kTogether; r++)
+            key[r] = load_eight(row[r] + first);
 #pragma unroll
         for (int h = 0; h < kHeads; h++)
             if (h < heads)
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    dot[h] = fmaf(to_float(key.x[i]), q[h][first + i], dot[h]);
-    }
-    float own = 0.0f;
+                for (int i = 0; i < 8; i++) {
+                    const float x = q[h][first + i];
 #pragma unroll
-    for (int h = 0; h < kHeads; h++) {
-#pragma unroll
-        for (int mask = kLanes / 2; mask; mask /= 2)
-            dot[h] += from_partner(dot[h], mask);
-        own = h == lane ? dot[h] : own;
+                    for (int r = 0; r < kTogether; r++)
+                        dot[r][h] = fmaf(to_float(key[r].x[i]), x, dot[r][h]);
+                }
     }
-    return own;
+#pragma unroll
+    for (int r = 0; r < kTogether; r++) {
+        own[r] = 0.0f;
+#pragma unroll
+        for (int h = 0; h < kHeads; h++)
+            if (h < heads) {
+#pragma unroll
+                for (int mask = kLanes / 2; mask; mask /= 2)
+                    dot[r][h] += from_partner(dot[r][h], mask);
+                own[r] = h == lane ? dot[r][h] : own[r];
+            }
+    }
 }
 
 template <class T>
@@ -107,19 +122,28 @@ __global__ void __launch_bounds__(kThreads)
                               ? floats(workspace, params.tail_lse)[row * p.num_q_heads + head * group + lane_head]
                               : 0.0f;
         Pair<float> sum = {0.0f, 0.0f};
-        for (int base = static_cast<int>(split) * kRows; base < selected.count; base += splits * kRows) {
-            const int rank = base + thread / kLanes;
-            const uint32_t share = rank < selected.count ? selected.shares[rank] : 0;
-            const int32_t position = selected.indices[min(rank, selected.count - 1)];
-            float x =
-                dot_of_lane(cache_row<T>(p.k_cache, args.k_cache, pages, position, kv_head), p.head_dim_qk, q, heads);
-            if (p.soft_cap > 0.0f)
-                x = p.soft_cap * tanhf(x / p.soft_cap);
-            const float weight = expf(x - lse);
-            if (share & ~HATTN_SHARE_ANCHOR)
-                sum.all += weight;
-            if (share & HATTN_SHARE_ANCHOR)
-                sum.near += weight;
+        for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece) {
+            uint32_t share[kTogether];
+            const T *rows[kTogether];
+            float x[kTogether];
+#pragma unroll
+            for (int r = 0; r < kTogether; r++) {
+                const int rank = base + r * kRows + thread / kLanes;
+                share[r] = rank < selected.count ? selected.shares[rank] : 0;
+                rows[r] = cache_row<T>(p.k_cache, args.k_cache, pages, selected.indices[min(rank, selected.count - 1)],
+                                       kv_head);
+            }
+            dots_of_lane(rows, p.head_dim_qk, q, heads, x);
+#pragma unroll
+            for (int r = 0; r < kTogether; r++) {
+                if (p.soft_cap > 0.0f)
+                    x[r] = p.soft_cap * tanhf(x[r] / p.soft_cap);
+                const float weight = expf(x[r] - lse);
+                if (share[r] & ~HATTN_SHARE_ANCHOR)
+                    sum.all += weight;
+                if (share[r] & HATTN_SHARE_ANCHOR)
+                    sum.near += weight;
+            }
         }
 #pragma unroll
         for (int mask = kLanes; mask < 32; mask *= 2) {
@@ -141,12 +165,13 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (warp_id() == 0) {
         Pair<uint64_t> shares = {0, 0};
-        for (int base = static_cast<int>(split) * kRows; base < selected.count; base += splits * kRows) {
-            const int rank = base + lane_id();
-            const uint32_t share = rank < selected.count ? selected.shares[rank] : 0;
-            shares.all += share & ~HATTN_SHARE_ANCHOR;
-            shares.near += share & HATTN_SHARE_ANCHOR ? share & ~HATTN_SHARE_ANCHOR : 0;
-        }
+        for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece)
+#pragma unroll
+            for (int rank = base + lane_id(); rank < base + kPiece; rank += 32) {
+                const uint32_t share = rank < selected.count ? selected.shares[rank] : 0;
+                shares.all += share & ~HATTN_SHARE_ANCHOR;
+                shares.near += share & HATTN_SHARE_ANCHOR ? share & ~HATTN_SHARE_ANCHOR : 0;
+            }
 #pragma unroll
         for (int mask = 16; mask; mask /= 2) {
             shares.all += from_partner(shares.all, mask);
