@@ -204,9 +204,11 @@ void Instance::make_tail()
     const std::vector<int> q_lens = query_lengths(problem);
     for (int b = 0; b < sequences; b++) {
         const int usual = std::max(0, cached_length(b) - q_lens[b]);
-        const int lengths[] = {usual, static_cast<int>(rng.between(0, usual)), 0, cached_length(b) + 7, usual + 1, -1};
+        const int any = static_cast<int>(rng.between(0, usual));
+        /* usual + 2: past the first row of the step, and not of the second. */
+        const int lengths[] = {usual, any, 0, usual + 2, cached_length(b) + 7, usual + 1, -1};
         for (int g = 0; g < shape.num_kv_heads; g++) {
-            const int length = lengths[(b + g) % 6];
+            const int length = lengths[(b + g) % 7];
             value_lengths.value<int32_t>({state_of(b), g}) = length;
             if (length <= 0 || length > cached_length(b))
                 continue;
