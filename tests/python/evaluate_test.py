@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hattn.evaluate import main
+from hattn.evaluate import _texts, main
 from hattn.maps import traces
 from transformers_test import maps_of, model_of
 
@@ -63,6 +63,13 @@ def test_floors(folder, tmp_path, capsys):
     assert "copied, 276 back" in out and "above 0.01" in out
     with open(figure) as file:
         assert "copied, 24 back, floors" in file.read()
+
+
+def test_where_spans_come_from():
+    prompt, text = torch.arange(100), torch.arange(100, 110)
+    plain, near, far = _texts(prompt, text, [10, 100])
+    assert plain.tokens.equal(text) and (plain.distance, plain.skipped) == (0, 0)
+    assert near.tokens.equal(prompt[90:]) and far.tokens.equal(prompt[:10]) and far.skipped == 2
 
 
 def test_refusals(folder, capsys):
