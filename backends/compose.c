@@ -4,10 +4,11 @@
  */
 #include "backends/backend.h"
 #include "core/dtype.h"
+#include "core/rows.h"
 #include "core/workspace.h"
 
 typedef struct composed {
-    uint64_t weights, scores, indices, counts, steps; /* offsets behind the backend's own workspace */
+    uint64_t weights, scores, indices, counts, steps, shares, rests; /* offsets behind the backend's own workspace */
     uint64_t size;
 } composed;
 
@@ -26,33 +27,59 @@ static composed layout(const hattn_problem *problem)
     c.scores = hattn_carve(&c.size, span(problem, &problem->scores, problem->max_length));
     c.indices = hattn_carve(&c.size, span(problem, &problem->indices, problem->k));
     c.counts = hattn_carve(&c.size, span(problem, &problem->counts, 1));
-    if (problem->min_probability > 0)
+    if (hattn_has_shares(problem))
         c.steps = hattn_carve(&c.size, span(problem, &problem->steps, 1));
+    if (problem->tail > 0) {
+        c.shares = hattn_carve(&c.size, span(problem, &problem->shares, problem->k));
+        c.rests = hattn_carve(&c.size, span(problem, &problem->rests, 1));
+    }
     return c;
 }
 
 uint64_t hattn_compose_workspace_size(const hattn_problem *problem) { return layout(problem).size; }
+
+/* The caller's buffer, or what the workspace has instead; null where the problem has no such tensor. */
+static hattn_buffer choose(hattn_buffer callers, hattn_buffer space, uint64_t offset, bool is_needed)
+{
+    if (callers.data || !is_needed)
+        return callers;
+    return (hattn_buffer){space.data, space.byte_offset + offset};
+}
+
+/* The step's own keys, and, with a tail, the values of those before them. */
+static hattn_status append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
+                           hattn_error *error)
+{
+    const hattn_status status = plan->backend->append(plan, args, exec, error);
+    if (status || plan->problem.tail == 0)
+        return status;
+    const hattn_sum_values_args sums = {.struct_size = sizeof(sums),
+                                        .batch = args->batch,
+                                        .v_cache = args->v_cache,
+                                        .value_slots = args->value_slots,
+                                        .value_sums = args->value_sums,
+                                        .value_lengths = args->value_lengths};
+    return plan->backend->sum_values(plan, &sums, exec, error);
+}
 
 hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                   hattn_error *error)
 {
     const hattn_backend *backend = plan->backend;
     const composed c = layout(&plan->problem);
+    const bool has_tail = plan->problem.tail > 0;
     hattn_buffer space = exec->workspace;
     space.byte_offset += plan->backend_workspace_size;
-    const hattn_buffer weights =
-        args->weights.data ? args->weights : (hattn_buffer){space.data, space.byte_offset + c.weights};
-    const hattn_buffer scores = {space.data, space.byte_offset + c.scores};
-    const hattn_buffer indices =
-        args->indices.data ? args->indices : (hattn_buffer){space.data, space.byte_offset + c.indices};
-    const hattn_buffer counts =
-        args->counts.data ? args->counts : (hattn_buffer){space.data, space.byte_offset + c.counts};
-    hattn_buffer steps = args->steps;
-    if (plan->problem.min_probability > 0 && !steps.data)
-        steps = (hattn_buffer){space.data, space.byte_offset + c.steps};
+    const hattn_buffer weights = choose(args->weights, space, c.weights, true),
+                       scores = choose((hattn_buffer){0}, space, c.scores, true),
+                       indices = choose(args->indices, space, c.indices, true),
+                       counts = choose(args->counts, space, c.counts, true),
+                       steps = choose(args->steps, space, c.steps, hattn_has_shares(&plan->problem)),
+                       shares = choose((hattn_buffer){0}, space, c.shares, has_tail),
+                       rests = choose((hattn_buffer){0}, space, c.rests, has_tail);
 
     hattn_status status;
-    if (args->append && (status = backend->append(plan, args, exec, error)))
+    if (args->append && (status = append(plan, args, exec, error)))
         return status;
     const hattn_encode_queries_args encode = {.struct_size = sizeof(encode),
                                               .num_rows = args->batch.num_rows,
@@ -77,7 +104,9 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                                   .budgets = args->budgets,
                                   .indices = indices,
                                   .counts = counts,
-                                  .steps = steps};
+                                  .steps = steps,
+                                  .shares = shares,
+                                  .rests = rests};
     if ((status = backend->topk(plan, &topk, exec, error)))
         return status;
     const hattn_attend_args attend = {.struct_size = sizeof(attend),
@@ -91,6 +120,11 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                                       .indices = indices,
                                       .counts = counts,
                                       .out = args->out,
-                                      .lse = args->lse};
+                                      .lse = args->lse,
+                                      .shares = shares,
+                                      .rests = rests,
+                                      .value_sums = args->value_sums,
+                                      .value_lengths = args->value_lengths,
+                                      .value_slots = args->value_slots};
     return backend->attend(plan, &attend, exec, error);
 }

@@ -112,7 +112,7 @@ std::string check_encode_queries(const Context &context)
     auto args = [&](Tensor Output::*side) {
         hattn_encode_queries_args made = instance.encode_queries_args();
         made.weights = weights.buffer(side);
-        if (instance.shape.min_probability > 0)
+        if (instance.has_shares())
             made.steps = steps.buffer(side);
         return made;
     };
@@ -127,7 +127,7 @@ std::string check_encode_queries(const Context &context)
         hattn_reference_encode_queries(&instance.shape, &a);
     };
     checked.outputs = {&weights};
-    if (instance.shape.min_probability > 0)
+    if (instance.has_shares())
         checked.outputs.push_back(&steps);
     if (context.flips())
         context.flips()->weights += weights.actual.num_elements();

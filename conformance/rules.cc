@@ -30,7 +30,26 @@ struct Truth {
     contract::Columns columns;
 };
 
-Truth attend(const Instance &instance, const std::vector<int> &positions, int row, int h)
+/* The mean of a row's values, scaled. */
+void mean_value(const Instance &instance, int row, int g, double *mean)
+{
+    const int length = instance.rows[row].length;
+    const double scale = instance.kv_scale(instance.v_scale, g);
+    std::vector<int64_t> sums(instance.shape.head_dim_v);
+    const int first = instance.first_unsummed(instance.rows[row].sequence, g, length);
+    for (int i = 0; first && i < instance.shape.head_dim_v; i++)
+        sums[i] = instance.value_sums.value<int64_t>({instance.state_of(instance.rows[row].sequence), g, i});
+    for (int j = first; j < length; j++) {
+        double x[MAX_DIM];
+        load_scaled(instance.v_cache, instance.cache_index(instance.rows[row].sequence, j, g), 1, x);
+        for (int i = 0; i < instance.shape.head_dim_v; i++)
+            sums[i] += std::isnan(x[i]) ? 0 : std::llrint(std::clamp(x[i], -65536.0, 65536.0) * 0x1p24);
+    }
+    for (int i = 0; i < instance.shape.head_dim_v; i++)
+        mean[i] = static_cast<double>(sums[i]) * 0x1p-24 / length * scale;
+}
+
+Truth attend(const Instance &instance, const std::vector<int> &positions, const Tails &tails, int row, int h)
 {
     const hattn_problem &shape = instance.shape;
     const int g = instance.kv_head_of_query(h), sequence = instance.rows[row].sequence;
@@ -48,8 +67,17 @@ Truth attend(const Instance &instance, const std::vector<int> &positions, int ro
         dot = capped ? shape.soft_cap * std::tanh(dot / shape.soft_cap) : dot;
         logits.push_back({dot, contract::logit_error(shape.head_dim_qk, magnitude, capped ? std::fabs(dot) : 0)});
     }
+    if (tails && !positions.empty()) {
+        const contract::Logit tail = tail_logit(logits, tails(row, instance.selection_head_of_query(h)), shape.tail);
+        if (tail.value != -INFINITY)
+            logits.push_back(tail);
+    }
     contract::Attention attention(logits, instance.sink_logits ? instance.sink_logits.load({h}) : -INFINITY);
     auto columns = attention.columns(shape.head_dim_v, [&](size_t j) {
+        if (j == positions.size()) {
+            mean_value(instance, row, g, x);
+            return x;
+        }
         const Index index = instance.cache_index(sequence, positions[j], g);
         load_scaled(instance.v_cache, index, instance.kv_scale(instance.v_scale, g), x);
         return x;
@@ -255,12 +283,22 @@ Positions all_positions(const Instance &instance)
     };
 }
 
-void set_attention_rules(const Context &context, Positions positions, Output *out, Output *lse)
+Tails listed_tails(const Tensor &shares, const Tensor &rests)
+{
+    return [shares, rests](int row, int s) {
+        contract::Tail tail = {std::vector<uint32_t>(shares.extent[2]), rests.value<int64_t>({row, s})};
+        for (size_t i = 0; i < tail.shares.size(); i++)
+            tail.shares[i] = shares.value<uint32_t>({row, s, static_cast<int64_t>(i)});
+        return tail;
+    };
+}
+
+void set_attention_rules(const Context &context, Positions positions, Tails tails, Output *out, Output *lse)
 {
     const Instance &instance = context.instance;
     const int32_t q_dtype = instance.shape.q.dtype;
-    auto make = [&instance, positions](int row, int h) {
-        return attend(instance, positions(row, instance.selection_head_of_query(h)), row, h);
+    auto make = [&instance, positions, tails](int row, int h) {
+        return attend(instance, positions(row, instance.selection_head_of_query(h)), tails, row, h);
     };
     set_rules(instance, make, contract::sums_of(context.session.target.backend, q_dtype), contract::sums_of(q_dtype),
               out, lse);

@@ -5,6 +5,7 @@
 #define HATTN_CONFORMANCE_RULES_H
 
 #include "conformance/case.h"
+#include "contract/attention.h"
 #include "contract/flips.h"
 
 namespace conformance {
@@ -33,9 +34,14 @@ using Positions = std::function<std::vector<int>(int row, int s)>;
 Positions listed_positions(const Tensor &indices, const Tensor &counts);
 Positions all_positions(const Instance &instance);
 
+/* What hattn_topk says of these positions. */
+using Tails = std::function<contract::Tail(int row, int s)>;
+Tails listed_tails(const Tensor &shares, const Tensor &rests);
+
 /* Rules of out and lse: the backend as near to what they are in double as what it sums in allows, the reference but for its
  * rounding; golden values may be those of any backend. */
-void set_attention_rules(const Context &context, Positions positions, Output *out, Output *lse);
+/* tails: none, or what each row has. */
+void set_attention_rules(const Context &context, Positions positions, Tails tails, Output *out, Output *lse);
 void set_merge_rules(const Context &context, Output *out, Output *lse);
 
 /* The group of a selection head, projected. */

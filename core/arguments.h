@@ -14,6 +14,7 @@ struct Arguments {
     hattn_buffer q = {}, k_new = {}, k_cache = {}, v_cache = {}, codes = {}, norms = {}, weights = {}, scores = {};
     hattn_buffer indices = {}, counts = {}, out = {}, lse = {}, partial_out = {}, partial_lse = {};
     hattn_buffer slot_mapping = {}, budgets = {}, slopes = {}, steps = {}, k_scale = {}, v_scale = {}, sink_logits = {};
+    hattn_buffer shares = {}, rests = {}, value_sums = {}, value_lengths = {}, value_slots = {};
     hattn_map_buffers key_map = {}, query_map = {};
 
     hattn_encode_keys_args encode_keys_args() const
@@ -62,6 +63,8 @@ struct Arguments {
         args.indices = indices;
         args.counts = counts;
         args.steps = steps;
+        args.shares = shares;
+        args.rests = rests;
         return args;
     }
 
@@ -79,6 +82,11 @@ struct Arguments {
         if (sparse) {
             args.indices = indices;
             args.counts = counts;
+            args.shares = shares;
+            args.rests = rests;
+            args.value_sums = value_sums;
+            args.value_lengths = value_lengths;
+            args.value_slots = value_slots;
         }
         args.out = out;
         args.lse = lse;
@@ -94,6 +102,17 @@ struct Arguments {
         args.partial_lse = partial_lse;
         args.out = out;
         args.lse = lse;
+        return args;
+    }
+
+    hattn_sum_values_args sum_values_args() const
+    {
+        auto args = sized<hattn_sum_values_args>();
+        args.batch = batch;
+        args.v_cache = v_cache;
+        args.value_sums = value_sums;
+        args.value_lengths = value_lengths;
+        args.value_slots = value_slots;
         return args;
     }
 
@@ -121,6 +140,9 @@ struct Arguments {
         args.counts = counts;
         args.slopes = slopes;
         args.steps = steps;
+        args.value_sums = value_sums;
+        args.value_lengths = value_lengths;
+        args.value_slots = value_slots;
         return args;
     }
 };

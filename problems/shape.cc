@@ -67,6 +67,10 @@ void set_strides(const Problem &problem, hattn_problem *p, int64_t num_pages)
     lay_out(&p->partial_out, part, {problem.num_parts, rows, Hq, p->head_dim_v}, pad);
     lay_out(&p->partial_lse, part, {problem.num_parts, rows, Hq, 1}, pad);
     lay_out(&p->steps, row, {rows, Hs, 1}, pad);
+    lay_out(&p->shares, row, {rows, Hs, p->k}, pad);
+    lay_out(&p->rests, row, {rows, Hs, 1}, pad);
+    lay_out(&p->value_sums, row, {p->max_sequences, Hkv, p->head_dim_v}, pad);
+    lay_out(&p->value_lengths, row, {p->max_sequences, Hkv, 1}, pad);
     p->block_table.stride[0] += pad;
     p->slopes.stride[0] += pad;
     bool broadcast = problem.strides == Strides::BROADCAST;
@@ -130,6 +134,7 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     sparse.num_recent = problem.num_recent;
     sparse.min_probability = problem.min_probability;
     sparse.min_k = problem.min_k;
+    sparse.tail = problem.tail;
     sparse.scale = problem.scale;
     sparse.soft_cap = problem.soft_cap;
     sparse.per_head_kv_scales = problem.kv_scales == Scales::PER_HEAD;

@@ -183,7 +183,7 @@ void hattn_reference_encode_queries(const hattn_problem *problem, const hattn_en
                 unit = rounded_weights(sum, num_bits, problem->weight_bits, weights);
             else
                 hamming_weights(sum, num_bits, group, weights);
-            if (problem->min_probability > 0) {
+            if (problem->min_probability > 0 || problem->tail > 0) {
                 const float *slopes = hattn_reference_address(args->slopes);
                 int32_t *steps = hattn_reference_address(args->steps);
                 steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]] =

@@ -28,6 +28,10 @@ int64_t hattn_reference_key_offset(const hattn_problem *problem, const hattn_bat
 /* values[i] = element (offset + i) * scale. */
 void hattn_reference_load_row(const void *data, int32_t dtype, int64_t offset, int n, double scale, double *values);
 
+/* sums[i] += values of positions begin..end of a sequence and head, in 2^-24. */
+void hattn_reference_add_values(const hattn_problem *problem, const hattn_batch *batch, hattn_buffer v_cache,
+                                int64_t sequence, int64_t kv_head, int64_t begin, int64_t end, int64_t *sums);
+
 /* k_scale or v_scale of a KV head; null buffer: 1. */
 double hattn_reference_kv_scale(const hattn_problem *problem, hattn_buffer scale, int64_t kv_head);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Exact top-k: the k-th largest key is found bit by bit by counting, which needs no memory. A floor of probability shortens
- * the list.
+ * the list; for a tail the probabilities themselves are told.
  */
 #include "reference/internal.h"
 
@@ -72,6 +72,7 @@ typedef struct middle {
     int64_t begin, end;
     uint32_t largest; /* score */
     int64_t step;
+    uint64_t sum; /* Z */
 } middle;
 
 /* A score's probability, in 2^-30 of the largest score's. */
@@ -101,30 +102,62 @@ static int reaches(uint64_t share, uint64_t tau, uint64_t sum)
     return high >> 32 == 0 && share << 32 >= (high << 32 | (low & 0xffffffff));
 }
 
-/* How many of `kept` positions, the budget's, a floor leaves. */
-static int64_t num_above_floor(const hattn_problem *problem, const uint16_t *scores, int64_t length, int64_t kept,
-                               int64_t step, const int32_t *indices)
+/* What the `kept` positions of a budget say of a row. */
+static middle look(const hattn_problem *problem, const uint16_t *scores, int64_t length, int64_t kept, int64_t step,
+                   const int32_t *indices)
 {
-    const int64_t forced = (int64_t)problem->num_sink + problem->num_recent;
-    const int64_t least = problem->min_k < kept ? problem->min_k : kept;
-    if (forced >= length || least >= kept)
-        return kept;
     middle m = {.scores = scores, .begin = problem->num_sink, .end = length - problem->num_recent, .step = step};
-    int64_t bound = UINT16_MAX, above = forced;
+    int64_t bound = UINT16_MAX;
     for (int64_t j = m.begin; j < m.end; j++)
         m.largest = scores[j] > m.largest ? scores[j] : m.largest;
     for (int64_t i = problem->num_sink; i < kept - problem->num_recent; i++)
         bound = scores[indices[i]] < bound ? scores[indices[i]] : bound;
-    const uint64_t sum = estimated_sum(&m, kept < length ? bound : -1),
-                   tau = (uint64_t)rint(problem->min_probability * 0x1p32);
+    m.sum = estimated_sum(&m, kept < length ? bound : -1);
+    return m;
+}
+
+/* How many of `kept` positions, the budget's, a floor leaves. */
+static int64_t num_above_floor(const hattn_problem *problem, const middle *m, int64_t kept, const int32_t *indices)
+{
+    const int64_t least = problem->min_k < kept ? problem->min_k : kept;
+    const uint64_t tau = (uint64_t)rint(problem->min_probability * 0x1p32);
+    int64_t above = (int64_t)problem->num_sink + problem->num_recent;
     for (int64_t i = problem->num_sink; i < kept - problem->num_recent; i++)
-        above += reaches(share(&m, scores[indices[i]]), tau, sum);
+        above += reaches(share(m, m->scores[indices[i]]), tau, m->sum);
     return above > least ? above : least;
+}
+
+/* Shares of the positions that are kept, and what is left of the sum; m NULL: all of them 0. */
+static void store_shares(const hattn_problem *problem, const middle *m, int64_t kept, const int32_t *indices,
+                         uint32_t *shares, int64_t *rest)
+{
+    uint64_t least = UINT64_MAX, sum = 0;
+    int64_t num_near = 0;
+    for (int64_t i = 0; i < problem->k; i++)
+        shares[i] = 0;
+    *rest = 0;
+    if (!m)
+        return;
+    const int64_t end = kept - problem->num_recent;
+    for (int64_t i = problem->num_sink; i < end; i++) {
+        const uint64_t own = share(m, m->scores[indices[i]]);
+        least = own > 0 && own < least ? own : least;
+        sum += own;
+        shares[i] = (uint32_t)own;
+    }
+    for (int64_t i = problem->num_sink; i < end; i++)
+        num_near += shares[i] > 0 && shares[i] < 4 * least;
+    for (int64_t i = problem->num_sink; i < end; i++)
+        if (shares[i] > 0 && (shares[i] < 4 * least || num_near < 8))
+            shares[i] |= 1u << 31;
+    *rest = m->sum > sum ? (int64_t)(m->sum - sum) : 0;
 }
 
 void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *args)
 {
-    const int32_t *budgets = hattn_reference_address(args->budgets);
+    const int32_t *budgets = hattn_reference_address(args->budgets), *steps = hattn_reference_address(args->steps);
+    uint32_t *shares = hattn_reference_address(args->shares);
+    int64_t *rests = hattn_reference_address(args->rests);
     int64_t score_size = problem->key_norms ? sizeof(float) : sizeof(uint16_t);
     for (int64_t row = 0; row < args->batch.num_rows; row++) {
         int64_t sequence;
@@ -137,12 +170,19 @@ void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *a
             int32_t *counts = hattn_reference_address(args->counts);
             int64_t kept = num_kept(problem, budgets, sequence, s, length);
             select_row(problem, scores, length, kept, indices);
-            if (problem->min_probability > 0) {
-                const int32_t *steps = hattn_reference_address(args->steps);
-                kept = num_above_floor(problem, (const uint16_t *)(const void *)scores, length, kept,
-                                       steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]], indices);
+            middle m = {0};
+            const int is_ranked = kept > (int64_t)problem->num_sink + problem->num_recent;
+            if (steps && is_ranked)
+                m = look(problem, (const uint16_t *)(const void *)scores, length, kept,
+                         steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]], indices);
+            if (problem->min_probability > 0 && is_ranked) {
+                kept = num_above_floor(problem, &m, kept, indices);
                 select_row(problem, scores, length, kept, indices);
             }
+            if (shares)
+                store_shares(problem, is_ranked && kept < length ? &m : NULL, kept, indices,
+                             shares + row * problem->shares.stride[0] + s * problem->shares.stride[1],
+                             rests + row * problem->rests.stride[0] + s * problem->rests.stride[1]);
             for (int64_t i = kept; i < problem->k; i++)
                 indices[i] = -1;
             counts[row * problem->counts.stride[0] + s * problem->counts.stride[1]] = (int32_t)kept;

@@ -119,6 +119,10 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         sum[h] = 0;
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
+    const uint32_t *shares = a->tail.rest.rest > 0 ? a->tail.shares : NULL;
+    const bool all_have_shares = shares && hattn_cpu_all_have_shares(shares + first, count);
+    if (shares)
+        hattn_cpu_begin_tail(plan, scratch, a->group, max);
 
     const cache_head k = head_of(&p->k_cache, a->k_cache, kv_head), v = head_of(&p->v_cache, a->v_cache, kv_head);
     const void *k_rows[2 * ROWS_RESOLVED], *v_rows[2 * ROWS_RESOLVED];
@@ -154,7 +158,11 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         block.k_rows = k_rows + row;
         block.v_rows = v_rows + row;
         plan->kernels.attend(&block);
+        if (shares)
+            hattn_cpu_add_block(plan, scratch, &block, shares + first + done, all_have_shares);
     }
+    if (shares)
+        hattn_cpu_end_tail(plan, scratch, task_scratch, a->group, part, all_have_shares);
     bool overflowed = false;
     for (int h = 0; h < a->group; h++) {
         float *out = part_out(plan, task_scratch, a->group, part, h);
@@ -199,17 +207,18 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const h
     const hattn_problem *p = &plan->base.problem;
     const float *sink_logits = a->sink_logits.data ? hattn_address(a->sink_logits) : NULL;
     const int num_parts = hattn_cpu_num_parts(a);
+    const int num_joined = num_parts + hattn_cpu_add_tail(plan, task_scratch, a, num_parts);
     float *merged = (float *)(task_scratch + plan->scratch.merged);
     for (int h = 0; h < a->group; h++) {
         const float *out = part_out(plan, task_scratch, a->group, 0, h);
         float lse = *part_max(plan, task_scratch, a->group, 0, h) + logf(*part_sum(plan, task_scratch, a->group, 0, h));
         if (sink_logits) { /* a part of its own: all weight, no value */
-            memset(part_out(plan, task_scratch, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
-            *part_max(plan, task_scratch, a->group, num_parts, h) = sink_logits[a->first_head + h];
-            *part_sum(plan, task_scratch, a->group, num_parts, h) = 1;
+            memset(part_out(plan, task_scratch, a->group, num_joined, h), 0, (size_t)p->head_dim_v * sizeof(float));
+            *part_max(plan, task_scratch, a->group, num_joined, h) = sink_logits[a->first_head + h];
+            *part_sum(plan, task_scratch, a->group, num_joined, h) = 1;
         }
-        if (num_parts > 1 || sink_logits) {
-            lse = join_parts(plan, task_scratch, a->group, h, num_parts + (sink_logits != NULL), merged);
+        if (num_joined > 1 || sink_logits) {
+            lse = join_parts(plan, task_scratch, a->group, h, num_joined + (sink_logits != NULL), merged);
             out = merged;
         }
         plan->kernels.store(out, p->head_dim_v, p->out.dtype,
@@ -249,6 +258,16 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
         const int32_t count = *(const int32_t *)hattn_element(&p->counts, args->counts, row, head, 0);
         a.indices = (const int32_t *)hattn_element(&p->indices, args->indices, row, head, 0);
         a.count = count < 0 ? 0 : count < resolved.length ? count : resolved.length;
+        if (args->shares.data && resolved.length) {
+            const void *shares = hattn_element(&p->shares, args->shares, row, head, 0),
+                       *rest = hattn_element(&p->rests, args->rests, row, head, 0);
+            a.tail = (hattn_cpu_tail){.shares = shares,
+                                      .rest = hattn_cpu_sum_shares(shares, a.count, *(const int64_t *)rest),
+                                      .value_sums = args->value_sums,
+                                      .value_lengths = args->value_lengths,
+                                      .value_slots = args->value_slots,
+                                      .length = resolved.length};
+        }
     }
     return a;
 }

@@ -13,8 +13,9 @@
 #include "kernels_cpu/kernels.h"
 
 enum {
-    HATTN_KEY_BLOCK = 32,    /* keys encoded by one unit: the map is read once for all of them */
-    HATTN_SCORE_CHUNK = 8192 /* keys scored by one unit when a head is shared: 128 KiB of 128-bit codes */
+    HATTN_KEY_BLOCK = 32,     /* keys encoded by one unit: the map is read once for all of them */
+    HATTN_CPU_SHARE_STEP = 8, /* shares are looked at in such steps */
+    HATTN_SCORE_CHUNK = 8192  /* keys scored by one unit when a head is shared: 128 KiB of 128-bit codes */
 };
 
 /* Offsets into one thread's scratch. */
@@ -22,17 +23,25 @@ typedef struct hattn_cpu_scratch {
     uint64_t x, z, hidden[2];                  /* encode: fp32 vectors */
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
-    uint64_t indices;
+    uint64_t indices, shares;
     uint64_t state;                                /* of a task: hattn_cpu_task_state */
     uint64_t q, logits, max, sum, acc;             /* attend: one part */
-    uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink included */
+    uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink and tail included */
+    uint64_t part_near, part_all, near, all, old_max, mean, sums; /* a tail's */
     uint64_t size;
 } hattn_cpu_scratch;
+
+/* What a selection has left out, and the sums of the shares that it has: of anchors, of all. */
+typedef struct hattn_cpu_rest {
+    int64_t rest; /* hattn_topk */
+    uint64_t near, all;
+} hattn_cpu_rest;
 
 /* What the steps of a decode's task leave for later ones. */
 typedef struct hattn_cpu_task_state {
     int32_t step; /* hattn_encode_queries */
     int32_t kept;
+    hattn_cpu_rest rest;
 } hattn_cpu_task_state;
 
 struct hattn_cpu_plan {
@@ -98,19 +107,45 @@ typedef struct hattn_cpu_scores {
 /* Whether scores decide about any of `kept` of `length` positions; if not they are not read. */
 bool hattn_cpu_is_ranked(const hattn_problem *problem, int32_t length, int32_t kept);
 /* Selects `kept` of `length` positions, the budget's, or as many of them as a floor leaves, and returns how many. out has room
- * for kept + HATTN_TOPK_SLACK. */
+ * for kept + HATTN_TOPK_SLACK; where there are floors or tails `shares` has room for kept +
+ * HATTN_CPU_SHARE_STEP; with a tail it gets their shares, and *rest the rest. */
 int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
-                              const hattn_cpu_scores *scores, int32_t *out);
+                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, hattn_cpu_rest *rest);
 hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                             hattn_error *error);
 
 /* floor.c */
 /* How many of the budget's `kept` positions are kept in any case. */
 int32_t hattn_cpu_least_kept(const hattn_problem *problem, int32_t kept);
-/* Makes the list of the budget's selection shorter and returns how many are left; -1: fewer than are kept in any case, and the
- * list is as it was. scores: from position num_sink on. */
-int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, const uint16_t *scores, int32_t length, int32_t kept,
-                              int32_t step, int32_t *selected);
+/* What the budget's list says of a row's probabilities. */
+typedef struct hattn_cpu_estimate {
+    const uint16_t *scores; /* from position num_sink on */
+    int32_t step;
+    uint32_t largest;
+    uint64_t sum;     /* Z */
+    uint32_t *shares; /* of the list's positions that are not forced; room for HATTN_CPU_SHARE_STEP more */
+    int32_t count;
+} hattn_cpu_estimate;
+/* Of a list of `kept` of `length` positions that are ranked, with their shares. */
+hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_problem *problem, const hattn_cpu_scores *scores, int32_t length,
+                                           int32_t kept, const int32_t *selected, uint32_t *shares);
+/* The shares of another list. */
+void hattn_cpu_share_list(const hattn_problem *problem, hattn_cpu_estimate *estimate, int32_t kept,
+                          const int32_t *selected);
+/* Makes the list of the budget's selection shorter, and its shares, and returns how many are left; -1: fewer than are kept in any
+ * case, and the list is as it was. */
+int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, hattn_cpu_estimate *estimate, int32_t length, int32_t kept,
+                              int32_t *selected);
+/* Marks anchors among the shares. */
+hattn_cpu_rest hattn_cpu_mark_anchors(const hattn_cpu_estimate *estimate);
+
+/* What an attention needs for its tail. */
+typedef struct hattn_cpu_tail {
+    const uint32_t *shares; /* NULL: no tail */
+    hattn_cpu_rest rest;
+    hattn_buffer value_sums, value_lengths, value_slots;
+    int32_t length; /* of the row */
+} hattn_cpu_tail;
 
 /* attend.c: attention of one row and the heads that share a selection. */
 typedef struct hattn_cpu_attention {
@@ -121,6 +156,7 @@ typedef struct hattn_cpu_attention {
     const int32_t *indices; /* NULL: positions 0..count */
     int32_t count, part_size;
     int page_shift; /* the plan's */
+    hattn_cpu_tail tail;
 } hattn_cpu_attention;
 int hattn_cpu_num_parts(const hattn_cpu_attention *a);
 /* Part `part` into the part area of `task_scratch`, its own scratch in `scratch`; finish joins the parts there and writes out and lse. */
@@ -133,6 +169,31 @@ hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *a
                               hattn_error *error);
 hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
                              hattn_error *error);
+
+/* values.c */
+/* The row's mean value, scaled. */
+void hattn_cpu_mean_value(const hattn_cpu_plan *plan, const hattn_cpu_attention *a, int64_t kv_head, char *scratch,
+                          float *mean);
+/* Until all units are done, the other threads' too. */
+void hattn_cpu_sum_values_units(hattn_crew *crew, const hattn_sum_values_args *args);
+hattn_status hattn_cpu_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                                  hattn_error *error);
+
+/* tail.c: the sums of weights that a tail is made of. */
+/* No block has been seen yet; max: what weights are relative to. */
+void hattn_cpu_begin_tail(const hattn_cpu_plan *plan, char *scratch, int group, const float *max);
+/* Then the weights of all need no sums of their own. */
+bool hattn_cpu_all_have_shares(const uint32_t *shares, int32_t count);
+/* A block that the kernel has just left; shares of its rows. */
+void hattn_cpu_add_block(const hattn_cpu_plan *plan, char *scratch, const hattn_attend_block *block,
+                         const uint32_t *shares, bool all_have_shares);
+/* The sums of a part to where its task's are. */
+void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *task_scratch, int group, int part,
+                        bool all_have_shares);
+/* Of a selection that somebody else has made. */
+hattn_cpu_rest hattn_cpu_sum_shares(const uint32_t *shares, int32_t count, int64_t rest);
+/* Adds the tail, where there is one, as part num_parts of each head; true if it did. */
+bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const hattn_cpu_attention *a, int num_parts);
 
 /* plan.c: chooses kernels, and lays out the scratch. */
 hattn_status hattn_cpu_make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan,

@@ -76,7 +76,8 @@ static void select_tokens(const hattn_crew *crew, const hattn_decode_args *args,
         scores.scores = (const uint16_t *)(t->scratch + at->scores);
     if (needs_scores(p, t))
         scores.max_score = planes->max_score;
-    const int32_t kept = hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->budget, &scores, indices);
+    const int32_t kept = hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->budget, &scores, indices,
+                                               (uint32_t *)(void *)(t->scratch + at->shares), &state_of(crew, t)->rest);
     state_of(crew, t)->kept = kept;
     hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, kept);
 }
@@ -103,6 +104,13 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
     };
     if (t->resolved.length)
         a.pages = hattn_sequence_pages(&plan->base.problem, &args->batch, t->resolved.sequence);
+    if (plan->base.problem.tail > 0 && t->resolved.length)
+        a.tail = (hattn_cpu_tail){.shares = (const uint32_t *)(const void *)(t->scratch + plan->scratch.shares),
+                                  .rest = state_of(crew, t)->rest,
+                                  .value_sums = args->value_sums,
+                                  .value_lengths = args->value_lengths,
+                                  .value_slots = args->value_slots,
+                                  .length = t->resolved.length};
     return a;
 }
 

@@ -121,6 +121,14 @@ void hattn_cpu_append(hattn_crew *crew, const hattn_decode_args *args)
         const float *z = project(crew, scratch, &p->key_map, &args->key_map, code_head, 1);
         store_code(crew, args->codes, args->norms, page, slot_in_page, code_head, z, x);
     }
+    if (p->tail > 0) {
+        const hattn_sum_values_args sums = {.batch = args->batch,
+                                            .v_cache = args->v_cache,
+                                            .value_slots = args->value_slots,
+                                            .value_sums = args->value_sums,
+                                            .value_lengths = args->value_lengths};
+        hattn_cpu_sum_values_units(crew, &sums);
+    }
     hattn_crew_finish(crew, HATTN_STEP_APPEND, units);
 }
 

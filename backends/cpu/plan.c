@@ -36,7 +36,7 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
 {
     const uint64_t vectors = (uint64_t)larger(plan->group, HATTN_KEY_BLOCK), group = (uint64_t)plan->dense_group,
                    f32 = sizeof(float);
-    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 1,
+    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 2,
                    stride_acc = (uint64_t)plan->stride_acc;
     const uint64_t kept = (uint64_t)smaller(p->k, p->max_length);
     const uint64_t room = (uint64_t)hattn_topk_room(p->max_length, (int64_t)kept);
@@ -54,6 +54,9 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->positions = hattn_carve(&used, room * sizeof(int32_t));
     scratch->candidates = hattn_carve(&used, room * sizeof(uint32_t));
     scratch->indices = hattn_carve(&used, (kept + HATTN_TOPK_SLACK) * sizeof(int32_t));
+    const uint64_t tail = p->tail > 0;
+    if (hattn_has_shares(p))
+        scratch->shares = hattn_carve(&used, (kept + HATTN_CPU_SHARE_STEP) * sizeof(uint32_t));
     scratch->state = hattn_carve(&used, sizeof(hattn_cpu_task_state));
     scratch->q = hattn_carve(&used, group * (uint64_t)plan->stride_q * f32);
     scratch->logits = hattn_carve(&used, group * HATTN_ATTEND_BLOCK * f32);
@@ -64,6 +67,13 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->part_max = hattn_carve(&used, parts * group * f32);
     scratch->part_sum = hattn_carve(&used, parts * group * f32);
     scratch->merged = hattn_carve(&used, stride_acc * f32);
+    scratch->part_near = hattn_carve(&used, tail * parts * group * f32);
+    scratch->part_all = hattn_carve(&used, tail * parts * group * f32);
+    scratch->near = hattn_carve(&used, tail * group * f32);
+    scratch->all = hattn_carve(&used, tail * group * f32);
+    scratch->old_max = hattn_carve(&used, tail * group * f32);
+    scratch->mean = hattn_carve(&used, tail * stride_acc * f32);
+    scratch->sums = hattn_carve(&used, tail * stride_acc * sizeof(int64_t));
     scratch->size = used;
 }
 

@@ -52,18 +52,29 @@ static void select_kept(const hattn_crew *crew, char *scratch, int32_t length, i
 }
 
 int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
-                              const hattn_cpu_scores *scores, int32_t *out)
+                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, hattn_cpu_rest *rest)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     select_kept(crew, scratch, length, kept, scores, out);
     const int32_t least = hattn_cpu_least_kept(p, kept);
-    if (p->min_probability == 0 || kept <= least)
-        return kept;
-    const int32_t left = hattn_cpu_apply_floor(crew->plan, scores->scores, length, kept, scores->step, out);
-    if (left >= 0)
+    const bool has_floor = p->min_probability > 0 && kept > least, is_ranked = hattn_cpu_is_ranked(p, length, kept);
+    hattn_cpu_estimate estimate = {0};
+    int32_t left = kept;
+    if (is_ranked && (has_floor || p->tail > 0))
+        estimate = hattn_cpu_make_estimate(p, scores, length, kept, out, shares + p->num_sink);
+    if (has_floor && (left = hattn_cpu_apply_floor(crew->plan, &estimate, length, kept, out)) < 0) {
+        select_kept(crew, scratch, length, left = least, scores, out);
+        if (p->tail > 0)
+            hattn_cpu_share_list(p, &estimate, left, out);
+    }
+    if (p->tail == 0)
         return left;
-    select_kept(crew, scratch, length, least, scores, out);
-    return least;
+    *rest = is_ranked && left < length ? hattn_cpu_mark_anchors(&estimate) : (hattn_cpu_rest){0};
+    const int32_t first = is_ranked && left < length ? p->num_sink : left; /* of those that are not 0 */
+    memset(shares, 0, (size_t)first * sizeof(*shares));
+    if (first < left)
+        memset(shares + left - p->num_recent, 0, (size_t)p->num_recent * sizeof(*shares));
+    return left;
 }
 
 static void topk_body(hattn_crew *crew, hattn_cpu_args run)
@@ -86,7 +97,16 @@ static void topk_body(hattn_crew *crew, hattn_cpu_args run)
             scores.scores = (const uint16_t *)(const void *)middle;
         if (args->steps.data)
             scores.step = *(const int32_t *)(const void *)hattn_element(&p->steps, args->steps, row, head, 0);
-        const int32_t kept = hattn_cpu_select_unit(crew, scratch, resolved.length, budget, &scores, selected);
+        uint32_t *shares = (uint32_t *)(void *)(scratch + crew->plan->scratch.shares);
+        hattn_cpu_rest rest = {0};
+        const int32_t kept =
+            hattn_cpu_select_unit(crew, scratch, resolved.length, budget, &scores, selected, shares, &rest);
+        if (p->tail > 0) {
+            uint32_t *out = (uint32_t *)(void *)hattn_element(&p->shares, args->shares, row, head, 0);
+            memcpy(out, shares, (size_t)kept * sizeof(*out));
+            memset(out + kept, 0, (size_t)(p->k - kept) * sizeof(*out));
+            *(int64_t *)(void *)hattn_element(&p->rests, args->rests, row, head, 0) = rest.rest;
+        }
         hattn_cpu_store_selection(p, args->indices, args->counts, row, head, selected, kept);
     }
 }
