@@ -94,9 +94,9 @@ def run(model, out, window, budget, steps):
     step("What a selection of %d keys keeps of softmax, on the other text" % budget, maps, "check", path["maps"],
          path["held"], "--budget", budget)
     step("What the model's predictions lose, also of spans that are copied from far back", hattn.evaluate, model,
-         "--maps", path["maps"], "--text", path["held.txt"], "--window", window, "--tokens", 64, "--distances",
-         "%d,%d,%d" % (window // 4, window // 2, window // 8 * 7), "--budgets", "%d,%d" % (budget // 2, budget),
-         "--min-probability", FLOOR, "--most", 4 * budget, "--min-k", budget // 8)
+         "--maps", path["maps"], "--text", path["held.txt"], "--window", window, "--tokens", min(64, window // 16),
+         "--distances", "%d,%d,%d" % (window // 4, window // 2, window // 8 * 7), "--budgets",
+         "%d,%d" % (budget // 2, budget), "--min-probability", FLOOR, "--most", 4 * budget, "--min-k", budget // 8)
     continue_passages(model, path["maps"], window, {
         "all keys": dict(budget=window), "%d keys" % budget: dict(budget=budget),
         "%d keys" % (budget // 4): dict(budget=budget // 4),
