@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to a decode with its own hash maps, in a minute of a CPU: python3 examples/hash_attention.py [OUT]
+"""From a model to a decode with its own hash maps, in 70 seconds of a CPU: python3 examples/hash_attention.py [OUT]
 
 The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
 you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
