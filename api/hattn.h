@@ -232,11 +232,17 @@ typedef struct hattn_problem {
     /* A tail: tokens that are not kept count, with the mean value of all, by what scores promise of them (hattn_attend) times this
      * factor, at most 1; 0.5 is a good one. 0: none. Not with key_norms, nor with max_length above 2^22 */
     float tail;
-    int32_t reserved_tail;      /* 0 */
-    hattn_tensor shares;        /* [row, Hs, k]                {row, head}         U32 */
-    hattn_tensor rests;         /* [row, Hs]                   {row, head}         I64 */
-    hattn_tensor value_sums;    /* [state, Hkv, dv]            {state, head}       I64 */
+    /* Scores per query head: of so many candidates, the best by the group's summed weights, each query head makes an estimate of its own,
+     * and the sum of these decides (hattn_topk); k or more, 4 k is usual, at most 2^20. With weighted scores alone, not with key_norms, for
+     * selections of up to 64 query heads. 0: none */
+    int32_t num_candidates;
+    hattn_tensor shares;     /* [row, Hr, k]                {row, head}         U32; Hr: Hq with candidates, else Hs */
+    hattn_tensor rests;      /* [row, Hr]                   {row, head}         I64 */
+    hattn_tensor value_sums; /* [state, Hkv, dv]            {state, head}       I64 */
     hattn_tensor value_lengths; /* [state, Hkv]                {state, head}       I32 */
+    hattn_tensor head_weights;  /* [row, Hq, code_bits]        {row, head}         I8 */
+    hattn_tensor head_slopes;   /* [Hq]                        {head}              F32; zero stride allowed */
+    hattn_tensor head_steps;    /* [row, Hq]                   {row, head}         I32 */
 } hattn_problem;
 
 /* Writes the problem that a plan of *problem would have: all that is 0 and means the usual filled in, strides too;
@@ -374,6 +380,8 @@ HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_enc
  *             qmax = 2^(weight_bits-1) - 1; w = 0 if all u are 0 or any is not finite
  * With a floor or a tail also what one score is worth, in 1/1024 of a factor of 2 of probability:
  *   step = rint(2048 / ln 2 * slope * unit), in 0..32768; unit = 1 (hamming), or max|u| / qmax, and 0 where w = 0 (weighted)
+ * With candidates also the same of each query head by itself: head_weights as weighted, with u its own z, and head_steps by its head_slopes. Steps of the
+ * summed weights are then wanted by tails alone.
  * slope: nats of a key's probability that a score of one is worth where unit is 1, halved: softmax(slope * unit * sum w_r
  * (2 code_r - 1)) is the estimate of the group's mean attention (`hattn calibrate` fits it to a trace). Negative or NaN:
  * 0. */
@@ -382,9 +390,11 @@ typedef struct hattn_encode_queries_args {
     int32_t num_rows;
     hattn_buffer q;
     hattn_map_buffers query_map;
-    hattn_buffer weights; /* out; all code_bits of every row, padding too */
-    hattn_buffer slopes;  /* f32; null without a floor or a tail */
-    hattn_buffer steps;   /* out, likewise */
+    hattn_buffer weights;                  /* out; all code_bits of every row, padding too */
+    hattn_buffer slopes;                   /* f32; null without a floor or a tail; with candidates without a tail */
+    hattn_buffer steps;                    /* out, likewise */
+    hattn_buffer head_slopes;              /* f32; null without candidates */
+    hattn_buffer head_weights, head_steps; /* out, likewise */
 } hattn_encode_queries_args;
 HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
                                             const hattn_exec *exec, hattn_error *error);
@@ -422,16 +432,26 @@ HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_arg
  * With a tail, what attend is to make it of: shares, in the order of indices, T of each kept position, and bit 31 set in
  * anchors: those of the kept with 0 < T < 4 times the least T above 0, or all with T above 0 if these are fewer than 8. 0 in
  * forced positions, and past counts. rests: Z less the sum of the kept T, at least 0. Both are 0 where all positions are
- * kept, or forced ones alone. */
+ * kept, or forced ones alone.
+ * With candidates, the num_candidates best by score of the positions that are not forced, or all of these, take their place: for each query head
+ * h of the selection, with scores and T by its own weights and step, S the largest of the candidates,
+ *   Z_h = sum of T_h over the candidates;  p_j = sum over h of floor(T_hj * floor(2^62 / Z_h) / 2^38)
+ * and the budget keeps those with the largest p, equal ones by smallest position; with a floor, of these those with p * 2^8 >= G tau (G: query heads of
+ * the selection) and min_k as before. Shares are T_hj, of each query head; anchors, of all heads alike, are the kept with 0 < p < 4 times the least p above
+ * 0, or all with p above 0, less those of which T_hj is 0. With O the estimate of the sum of T of what is no candidate, as above by the summed
+ * scores and the candidates' list, and I the sum of T by them of candidates that are not kept:
+ *   rest_h = r + floor(r * f / 2^8),  r = Z_h less the sum of the kept T_h,  f = min(floor(2^8 O / I), 19 * 2^8), 0 where I is 0
+ * Method: sums before the exponential lose what single heads look for. */
 typedef struct hattn_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
-    hattn_batch batch;            /* block_table is not read */
-    hattn_buffer scores;          /* scores of forced positions are not read */
-    hattn_buffer budgets;         /* null: problem.k for all */
-    hattn_buffer indices, counts; /* out */
-    hattn_buffer steps;           /* of hattn_encode_queries; null without a floor or a tail */
-    hattn_buffer shares, rests;   /* out; null without a tail */
+    hattn_batch batch;                            /* block_table is read with candidates only */
+    hattn_buffer scores;                          /* scores of forced positions are not read */
+    hattn_buffer budgets;                         /* null: problem.k for all */
+    hattn_buffer indices, counts;                 /* out */
+    hattn_buffer steps;                           /* of hattn_encode_queries; null without a floor or a tail */
+    hattn_buffer shares, rests;                   /* out; null without a tail */
+    hattn_buffer codes, head_weights, head_steps; /* null without candidates */
 } hattn_topk_args;
 HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                                   hattn_error *error);
@@ -517,6 +537,8 @@ typedef struct hattn_decode_args {
     hattn_buffer slopes;                                 /* as in hattn_encode_queries */
     hattn_buffer steps;                                  /* out, may be null */
     hattn_buffer value_sums, value_lengths, value_slots; /* with a tail: as in hattn_sum_values, written with append */
+    hattn_buffer head_slopes;                            /* as in hattn_encode_queries */
+    hattn_buffer head_weights, head_steps;               /* out, each may be null */
 } hattn_decode_args;
 HATTN_API hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                     hattn_error *error);

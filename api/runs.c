@@ -146,6 +146,17 @@ static hattn_status check_tail(const hattn_plan *plan, bool wanted, const char *
     return wanted ? check_buffer(plan, name, buffer, element, error) : HATTN_OK;
 }
 
+/* A buffer that scores per query head need and nothing else has. */
+static hattn_status check_heads(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element,
+                                hattn_error *error)
+{
+    const bool is_wanted = plan->problem.num_candidates > 0;
+    INVALID_IF(!is_wanted && buffer.data, "%s is set: the problem has no num_candidates", name);
+    return is_wanted ? check_buffer(plan, name, buffer, element, error) : HATTN_OK;
+}
+
+#define CHECK_HEADS(name, element) RETURN_IF_FAILED(check_heads(plan, #name, args->name, element, error))
+
 #define CHECK_TAIL(wanted, name, element) RETURN_IF_FAILED(check_tail(plan, wanted, #name, args->name, element, error))
 
 #define CHECK_VALUE_SUMS(wanted)                                        \
@@ -250,6 +261,9 @@ static hattn_status check_encode_queries(const hattn_plan *plan, const hattn_enc
     CHECK_BUFFER(q, hattn_dtype_size(plan->problem.q.dtype));
     RETURN_IF_FAILED(check_map(plan, true, &args->query_map, error));
     CHECK_BUFFER(weights, 1);
+    CHECK_HEADS(head_slopes, 4);
+    CHECK_HEADS(head_weights, 1);
+    CHECK_HEADS(head_steps, 4);
     RETURN_IF_FAILED(check_floor(plan, "slopes", args->slopes, error));
     return check_floor(plan, "steps", args->steps, error);
 }
@@ -292,9 +306,12 @@ hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, c
 static hattn_status check_topk(const hattn_plan *plan, const hattn_topk_args *args, hattn_error *error)
 {
     INVALID_IF(args->reserved, "args.reserved must be 0");
-    RETURN_IF_FAILED(check_batch(plan, &args->batch, false, error));
+    RETURN_IF_FAILED(check_batch(plan, &args->batch, plan->problem.num_candidates > 0, error));
     if (!args->batch.num_rows)
         return HATTN_OK;
+    CHECK_HEADS(codes, 4);
+    CHECK_HEADS(head_weights, 1);
+    CHECK_HEADS(head_steps, 4);
     CHECK_BUFFER(scores, hattn_dtype_size(plan->problem.scores.dtype));
     CHECK_OPTIONAL(budgets, 4);
     CHECK_BUFFER(indices, 4);
@@ -422,6 +439,11 @@ static hattn_status check_decode(const hattn_plan *plan, const hattn_decode_args
     CHECK_OPTIONAL(indices, 4);
     CHECK_OPTIONAL(counts, 4);
     CHECK_VALUE_SUMS(plan->problem.tail > 0);
+    CHECK_HEADS(head_slopes, 4);
+    if (args->head_weights.data)
+        CHECK_HEADS(head_weights, 1);
+    if (args->head_steps.data)
+        CHECK_HEADS(head_steps, 4);
     RETURN_IF_FAILED(check_floor(plan, "slopes", args->slopes, error));
     return args->steps.data ? check_floor(plan, "steps", args->steps, error) : HATTN_OK;
 }

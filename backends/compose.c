@@ -8,16 +8,21 @@
 #include "core/workspace.h"
 
 typedef struct composed {
-    uint64_t weights, scores, indices, counts, steps, shares, rests; /* offsets behind the backend's own workspace */
+    uint64_t weights, scores, indices, counts, steps, shares, rests, head_weights,
+        head_steps; /* offsets behind the backend's own workspace */
     uint64_t size;
 } composed;
 
-/* Bytes from the first to past the last element of a [row, Hs, last] tensor. */
+/* Bytes from the first to past the last element of a [row, heads, last] tensor. */
+static uint64_t span_of(const hattn_problem *problem, const hattn_tensor *tensor, int32_t heads, int64_t last)
+{
+    const int64_t elements = (problem->max_rows - 1) * tensor->stride[0] + (heads - 1) * tensor->stride[1] + last;
+    return (uint64_t)(elements * hattn_dtype_size(tensor->dtype));
+}
+
 static uint64_t span(const hattn_problem *problem, const hattn_tensor *tensor, int64_t last)
 {
-    int64_t elements =
-        (problem->max_rows - 1) * tensor->stride[0] + (problem->num_selection_heads - 1) * tensor->stride[1] + last;
-    return (uint64_t)(elements * hattn_dtype_size(tensor->dtype));
+    return span_of(problem, tensor, problem->num_selection_heads, last);
 }
 
 static composed layout(const hattn_problem *problem)
@@ -29,9 +34,15 @@ static composed layout(const hattn_problem *problem)
     c.counts = hattn_carve(&c.size, span(problem, &problem->counts, 1));
     if (hattn_has_shares(problem))
         c.steps = hattn_carve(&c.size, span(problem, &problem->steps, 1));
+    const int32_t of_shares = problem->num_candidates ? problem->num_q_heads : problem->num_selection_heads;
     if (problem->tail > 0) {
-        c.shares = hattn_carve(&c.size, span(problem, &problem->shares, problem->k));
-        c.rests = hattn_carve(&c.size, span(problem, &problem->rests, 1));
+        c.shares = hattn_carve(&c.size, span_of(problem, &problem->shares, of_shares, problem->k));
+        c.rests = hattn_carve(&c.size, span_of(problem, &problem->rests, of_shares, 1));
+    }
+    if (problem->num_candidates) {
+        c.head_weights =
+            hattn_carve(&c.size, span_of(problem, &problem->head_weights, problem->num_q_heads, problem->code_bits));
+        c.head_steps = hattn_carve(&c.size, span_of(problem, &problem->head_steps, problem->num_q_heads, 1));
     }
     return c;
 }
@@ -67,7 +78,7 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
 {
     const hattn_backend *backend = plan->backend;
     const composed c = layout(&plan->problem);
-    const bool has_tail = plan->problem.tail > 0;
+    const bool has_tail = plan->problem.tail > 0, by_heads = plan->problem.num_candidates > 0;
     hattn_buffer space = exec->workspace;
     space.byte_offset += plan->backend_workspace_size;
     const hattn_buffer weights = choose(args->weights, space, c.weights, true),
@@ -76,7 +87,9 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                        counts = choose(args->counts, space, c.counts, true),
                        steps = choose(args->steps, space, c.steps, hattn_has_shares(&plan->problem)),
                        shares = choose((hattn_buffer){0}, space, c.shares, has_tail),
-                       rests = choose((hattn_buffer){0}, space, c.rests, has_tail);
+                       rests = choose((hattn_buffer){0}, space, c.rests, has_tail),
+                       head_weights = choose(args->head_weights, space, c.head_weights, by_heads),
+                       head_steps = choose(args->head_steps, space, c.head_steps, by_heads);
 
     hattn_status status;
     if (args->append && (status = append(plan, args, exec, error)))
@@ -87,7 +100,10 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                                               .query_map = args->query_map,
                                               .weights = weights,
                                               .slopes = args->slopes,
-                                              .steps = steps};
+                                              .steps = steps,
+                                              .head_slopes = args->head_slopes,
+                                              .head_weights = head_weights,
+                                              .head_steps = head_steps};
     if ((status = backend->encode_queries(plan, &encode, exec, error)))
         return status;
     const hattn_score_args score = {.struct_size = sizeof(score),
@@ -106,7 +122,10 @@ hattn_status hattn_compose_decode(const hattn_plan *plan, const hattn_decode_arg
                                   .counts = counts,
                                   .steps = steps,
                                   .shares = shares,
-                                  .rests = rests};
+                                  .rests = rests,
+                                  .codes = by_heads ? args->codes : (hattn_buffer){0},
+                                  .head_weights = head_weights,
+                                  .head_steps = head_steps};
     if ((status = backend->topk(plan, &topk, exec, error)))
         return status;
     const hattn_attend_args attend = {.struct_size = sizeof(attend),

@@ -23,13 +23,17 @@ public:
           lse_(context, "lse", &hattn_problem::lse), steps_(context, "steps", &hattn_problem::steps),
           value_sums_(context, "value_sums", &hattn_problem::value_sums),
           value_lengths_(context, "value_lengths", &hattn_problem::value_lengths),
+          head_weights_(context, "head_weights", &hattn_problem::head_weights),
+          head_steps_(context, "head_steps", &hattn_problem::head_steps),
+          separate_head_weights_(head_weights_.actual.twin(".separate", 0xAA)),
+          separate_head_steps_(head_steps_.actual.twin(".separate", 0xAA)),
           separate_steps_(steps_.actual.twin(".separate", 0xAA)),
           separate_weights_(weights_.actual.twin(".separate", 0xAA)),
           scores_(instance_.output("scores", &hattn_problem::scores, 0xAA)),
           shares_(instance_.output("shares", &hattn_problem::shares, 0xAA)),
           rests_(instance_.output("rests", &hattn_problem::rests, 0xAA))
     {
-        for (Output *output : {&weights_, &steps_, &indices_, &counts_, &lse_})
+        for (Output *output : {&weights_, &steps_, &head_weights_, &head_steps_, &indices_, &counts_, &lse_})
             output->optional = true;
         set_append_rules();
         Positions positions = listed_positions(indices_.expected, counts_.expected);
@@ -60,6 +64,8 @@ public:
             checked.outputs.push_back(&norms_);
         if (instance_.has_shares())
             checked.outputs.push_back(&steps_);
+        if (by_heads())
+            checked.outputs.insert(checked.outputs.end(), {&head_weights_, &head_steps_});
         if (append_ && has_tail())
             checked.outputs.insert(checked.outputs.end(), {&value_sums_, &value_lengths_});
         checked.outputs.insert(checked.outputs.end(), {&weights_, &counts_, &indices_, &out_, &lse_});
@@ -82,6 +88,10 @@ private:
         args.counts = counts_.buffer(side);
         if (instance_.has_shares())
             args.steps = steps_.buffer(side);
+        if (by_heads()) {
+            args.head_weights = head_weights_.buffer(side);
+            args.head_steps = head_steps_.buffer(side);
+        }
         if (append_ && has_tail()) {
             args.value_sums = value_sums_.buffer(side);
             args.value_lengths = value_lengths_.buffer(side);
@@ -90,6 +100,8 @@ private:
     }
 
     bool has_tail() const { return instance_.shape.tail > 0; }
+
+    bool by_heads() const { return instance_.shape.num_candidates > 0; }
 
     /* Made when they are first asked for: an answer of before does not have them. */
     Tails tails()
@@ -153,6 +165,11 @@ private:
 
     void set_golden_rules()
     {
+        head_weights_.golden_rule = weight_rule(
+            instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); },
+            Heads::QUERIES);
+        head_steps_.golden_rule = step_rule(
+            instance_, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); }, Heads::QUERIES);
         weights_.golden_rule = weight_rule(
             instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
         steps_.golden_rule =
@@ -172,6 +189,10 @@ private:
         args.weights = separate_weights_.buffer();
         if (instance_.has_shares())
             args.steps = separate_steps_.buffer();
+        if (by_heads()) {
+            args.head_weights = separate_head_weights_.buffer();
+            args.head_steps = separate_head_steps_.buffer();
+        }
         std::string problem =
             run_in_manner(all_manners(context_.session)[0], context_.workspace, context_.name(),
                           [&](const hattn_exec *exec, hattn_error *error) {
@@ -182,7 +203,7 @@ private:
 
     void reference()
     {
-        hattn_decode_args expected = make_args(&Output::expected);
+        const hattn_decode_args expected = make_args(&Output::expected);
         if (append_)
             hattn_reference_append(&instance_.shape, &expected);
         if (append_ && has_tail()) {
@@ -197,6 +218,13 @@ private:
             steps_.expected.for_each([&](const Index &index) {
                 steps_.expected.value<int32_t>(index) = separate_steps_.value<int32_t>(index);
             });
+        if (by_heads()) {
+            head_weights_.expected.for_each(
+                [&](const Index &index) { *head_weights_.expected.at(index) = *separate_head_weights_.at(index); });
+            head_steps_.expected.for_each([&](const Index &index) {
+                head_steps_.expected.value<int32_t>(index) = separate_head_steps_.value<int32_t>(index);
+            });
+        }
 
         select();
         hattn_attend_args attend = instance_.attend_args(false);
@@ -230,6 +258,11 @@ private:
         topk.indices = expected.indices;
         topk.counts = expected.counts;
         topk.steps = instance_.has_shares() ? separate_steps_.buffer() : hattn_buffer{};
+        if (by_heads()) {
+            topk.codes = actual.codes;
+            topk.head_weights = separate_head_weights_.buffer();
+            topk.head_steps = separate_head_steps_.buffer();
+        }
         if (has_tail()) {
             topk.shares = shares_.buffer();
             topk.rests = rests_.buffer();
@@ -244,6 +277,9 @@ private:
         std::vector<uint8_t> bytes(separate_weights_.memory->begin(), separate_weights_.memory->end());
         if (instance_.has_shares())
             bytes.insert(bytes.end(), separate_steps_.memory->begin(), separate_steps_.memory->end());
+        if (by_heads())
+            for (const Tensor *tensor : {&separate_head_weights_, &separate_head_steps_})
+                bytes.insert(bytes.end(), tensor->memory->begin(), tensor->memory->end());
         if (append_)
             for (const Output *output : {&codes_, &norms_})
                 if (output->actual)
@@ -275,8 +311,9 @@ private:
     const Context &context_;
     const Instance &instance_;
     bool append_;
-    Output codes_, norms_, weights_, indices_, counts_, out_, lse_, steps_, value_sums_, value_lengths_;
-    Tensor separate_steps_, separate_weights_, scores_, shares_, rests_;
+    Output codes_, norms_, weights_, indices_, counts_, out_, lse_, steps_, value_sums_, value_lengths_, head_weights_,
+        head_steps_;
+    Tensor separate_head_weights_, separate_head_steps_, separate_steps_, separate_weights_, scores_, shares_, rests_;
     bool has_selected_ = false;
     std::set<int> turned_rows_;
     std::unique_ptr<PoisonedCache> cache_;

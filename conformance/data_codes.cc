@@ -179,6 +179,39 @@ void Instance::make_floor()
     });
 }
 
+/* Of query heads, as those of selection heads are made; every third head has the weights of the one before it, so that heads agree. */
+void Instance::make_heads()
+{
+    Rng rng(seed, "heads");
+    const float odd[] = {0.05f, 0, 1e30f, std::numeric_limits<float>::quiet_NaN(), 1e-4f, 3};
+    const int32_t sizes[] = {100, 30, 7, 300, 0, 1000, 2, 32768, 60, 20000};
+    const int limit = (1 << (shape.weight_bits - 1)) - 1;
+    head_weights = make("head_weights", &hattn_problem::head_weights);
+    head_weights.for_each([&](const Index &index) {
+        if (rows[index[0]].sequence < 0)
+            return;
+        int64_t value = rng.between(-limit, limit);
+        if (problem.pattern == Pattern::ZERO)
+            value = 0;
+        if (problem.pattern == Pattern::BY_TIME || problem.pattern == Pattern::OVERFLOW)
+            value = limit;
+        if (index[1] % 3 == 2)
+            value = head_weights.value<int8_t>({index[0], index[1] - 1, index[2]});
+        head_weights.value<int8_t>(index) = static_cast<int8_t>(value);
+    });
+    head_slopes = make("head_slopes", &hattn_problem::head_slopes);
+    head_slopes.for_each([&](const Index &index) {
+        const float slope = 0.02f * static_cast<float>(1 + index[0] % 3);
+        head_slopes.store(index, problem.odd_slopes ? odd[index[0] % 6] : slope);
+    });
+    head_steps = make("head_steps", &hattn_problem::head_steps);
+    size_t turn = 0;
+    head_steps.for_each([&](const Index &index) {
+        if (rows[index[0]].sequence >= 0)
+            head_steps.value<int32_t>(index) = sizes[turn++ % 10];
+    });
+}
+
 /* Shares and rests of every size, for attend; and states of values: as they are before a step, and all that they may be else. */
 void Instance::make_tail()
 {

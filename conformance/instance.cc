@@ -74,8 +74,11 @@ std::vector<int64_t> Instance::extents(Field field) const
         {&hattn_problem::budgets, {sequences, Hs, 1}},
         {&hattn_problem::slopes, {Hs, 1}},
         {&hattn_problem::steps, {num_rows, Hs, 1}},
-        {&hattn_problem::shares, {num_rows, Hs, shape.k}},
-        {&hattn_problem::rests, {num_rows, Hs, 1}},
+        {&hattn_problem::shares, {num_rows, num_share_heads(), shape.k}},
+        {&hattn_problem::rests, {num_rows, num_share_heads(), 1}},
+        {&hattn_problem::head_weights, {num_rows, Hq, shape.code_bits}},
+        {&hattn_problem::head_slopes, {Hq, 1}},
+        {&hattn_problem::head_steps, {num_rows, Hq, 1}},
         {&hattn_problem::value_sums, {sequences, Hkv, dv}},
         {&hattn_problem::value_lengths, {sequences, Hkv, 1}},
     };
@@ -115,6 +118,8 @@ Instance::Instance(const Problem &p, uint64_t instance_seed) : problem(p), seed(
     if (has_shares())
         make_floor();
     make_selection();
+    if (shape.num_candidates)
+        make_heads();
     if (shape.tail > 0)
         make_tail();
     make_parts();
@@ -191,10 +196,11 @@ double Instance::kv_scale(const Tensor &scale, int kv_head) const
 
 void Instance::protect(bool writable) const
 {
-    const Tensor *all[] = {&q,       &k_new,   &k_cache,      &v_cache,     &codes,         &norms,       &weights,
-                           &scores,  &indices, &counts,       &partial_out, &partial_lse,   &block_table, &budgets,
-                           &q_start, &seq_len, &slot_mapping, &k_scale,     &v_scale,       &sink_logits, &slopes,
-                           &steps,   &shares,  &rests,        &value_sums,  &value_lengths, &value_slots};
+    const Tensor *all[] = {&q,           &k_new,         &k_cache,     &v_cache,      &codes,        &norms,
+                           &weights,     &scores,        &indices,     &counts,       &partial_out,  &partial_lse,
+                           &block_table, &budgets,       &q_start,     &seq_len,      &slot_mapping, &k_scale,
+                           &v_scale,     &sink_logits,   &slopes,      &steps,        &shares,       &rests,
+                           &value_sums,  &value_lengths, &value_slots, &head_weights, &head_slopes,  &head_steps};
     for (const Tensor *tensor : all)
         if (*tensor)
             tensor->memory->protect(writable);
@@ -239,6 +245,9 @@ Arguments Instance::inputs() const
     all.budgets = budgets.buffer();
     all.slopes = slopes.buffer();
     all.steps = steps.buffer();
+    all.head_weights = head_weights.buffer();
+    all.head_slopes = head_slopes.buffer();
+    all.head_steps = head_steps.buffer();
     all.shares = shares.buffer();
     all.rests = rests.buffer();
     all.value_sums = value_sums.buffer();
@@ -262,7 +271,7 @@ hattn_encode_keys_args Instance::encode_keys_args() const
 hattn_encode_queries_args Instance::encode_queries_args() const
 {
     hattn_encode_queries_args args = inputs().encode_queries_args();
-    args.weights = args.steps = {};
+    args.weights = args.steps = args.head_weights = args.head_steps = {};
     return args;
 }
 
@@ -289,7 +298,7 @@ hattn_sum_values_args Instance::sum_values_args() const { return inputs().sum_va
 hattn_decode_args Instance::decode_args(bool append) const
 {
     hattn_decode_args args = inputs().decode_args(append);
-    args.weights = args.indices = args.counts = args.steps = {};
+    args.weights = args.indices = args.counts = args.steps = args.head_weights = args.head_steps = {};
     return args;
 }
 

@@ -44,6 +44,7 @@ public:
 
     Tensor q, k_new, k_cache, v_cache, codes, norms; /* v_cache may share k_cache's memory */
     Tensor weights, scores, indices, counts, partial_out, partial_lse;
+    Tensor head_weights, head_slopes, head_steps;                 /* with candidates */
     Tensor shares, rests, value_sums, value_lengths, value_slots; /* with a tail */
     Tensor block_table, budgets, slopes, steps, q_start, seq_len, slot_mapping, k_scale, v_scale, sink_logits;
     Map key_map, query_map;
@@ -62,7 +63,8 @@ public:
     hattn_sum_values_args sum_values_args() const;
     hattn_decode_args decode_args(bool append) const;
 
-    bool has_shares() const { return shape.min_probability > 0 || shape.tail > 0; }
+    bool has_shares() const { return shape.tail > 0 || (shape.min_probability > 0 && !shape.num_candidates); }
+    int num_share_heads() const { return shape.num_candidates ? shape.num_q_heads : shape.num_selection_heads; }
     /* Where the values of a sequence and head begin that its state does not have, for a row of so many keys. */
     int first_unsummed(int sequence, int kv_head, int length) const;
     int64_t state_of(int sequence) const { return value_slots ? value_slots.value<int32_t>({sequence}) : sequence; }
@@ -107,6 +109,7 @@ private:
     void make_scores();
     void make_floor();
     void make_tail();
+    void make_heads();
     void make_selection();
     void make_parts();
     void make_slot_mapping();

@@ -68,7 +68,8 @@ Truth attend(const Instance &instance, const std::vector<int> &positions, const 
         logits.push_back({dot, contract::logit_error(shape.head_dim_qk, magnitude, capped ? std::fabs(dot) : 0)});
     }
     if (tails && !positions.empty()) {
-        const contract::Logit tail = tail_logit(logits, tails(row, instance.selection_head_of_query(h)), shape.tail);
+        const contract::Logit tail =
+            tail_logit(logits, tails(row, shape.num_candidates ? h : instance.selection_head_of_query(h)), shape.tail);
         if (tail.value != -INFINITY)
             logits.push_back(tail);
     }
@@ -158,19 +159,19 @@ void load_scaled(const Tensor &tensor, Index index, double scale, double *x)
         x[i] = hattn_reference_load(row, tensor.dtype, i) * scale;
 }
 
-contract::GroupProjection project_group(const Instance &instance, int row, int s)
+contract::GroupProjection project_group(const Instance &instance, int row, int head, Heads heads)
 {
     const hattn_problem &shape = instance.shape;
     contract::GroupProjection group(shape.code_bits);
     hattn_map_buffers map = instance.query_map.buffers();
     for (int h = 0; h < shape.num_q_heads; h++) {
-        if (instance.selection_head_of_query(h) != s)
+        if ((heads == Heads::QUERIES ? h : instance.selection_head_of_query(h)) != head)
             continue;
         double x[MAX_DIM];
         load_scaled(instance.q, {row, h}, 1, x);
-        const contract::Projection head =
+        const contract::Projection projected =
             contract::project(shape, shape.query_map, map, x, instance.code_head_of_query(h));
-        group.add(head.z.data(), head.bound.data());
+        group.add(projected.z.data(), projected.bound.data());
     }
     return group;
 }
@@ -221,11 +222,12 @@ Rule norm_rule()
     };
 }
 
-Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
+Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip, Heads heads)
 {
-    return [&instance, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
+    return [&instance, flips, on_flip, heads](const Index &index, const uint8_t *got, const uint8_t *want,
+                                              Verdict *verdict) {
         const contract::GroupProjection group =
-            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
+            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]), heads);
         const bool allowed = group.allows(instance.shape, static_cast<int>(index[2]), static_cast<int8_t>(*got),
                                           static_cast<int8_t>(*want), &verdict->why);
         verdict->share = group.margin(instance.shape, static_cast<int>(index[2]));
@@ -237,16 +239,17 @@ Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
     };
 }
 
-Rule step_rule(const Instance &instance, OnFlip on_flip)
+Rule step_rule(const Instance &instance, OnFlip on_flip, Heads heads)
 {
-    return [&instance, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
+    return [&instance, on_flip, heads](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
         int32_t steps[2];
         memcpy(&steps[0], got, sizeof(steps[0]));
         memcpy(&steps[1], want, sizeof(steps[1]));
         const contract::GroupProjection group =
-            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
+            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]), heads);
+        const Tensor &slopes = heads == Heads::QUERIES ? instance.head_slopes : instance.slopes;
         const bool allowed =
-            group.allows_step(instance.shape, instance.slopes.load({index[1]}), steps[0], steps[1], &verdict->why);
+            group.allows_step(instance.shape, slopes.load({index[1]}), steps[0], steps[1], &verdict->why);
         if (allowed && on_flip)
             on_flip(index);
         return allowed;

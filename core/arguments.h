@@ -15,6 +15,7 @@ struct Arguments {
     hattn_buffer indices = {}, counts = {}, out = {}, lse = {}, partial_out = {}, partial_lse = {};
     hattn_buffer slot_mapping = {}, budgets = {}, slopes = {}, steps = {}, k_scale = {}, v_scale = {}, sink_logits = {};
     hattn_buffer shares = {}, rests = {}, value_sums = {}, value_lengths = {}, value_slots = {};
+    hattn_buffer head_weights = {}, head_slopes = {}, head_steps = {};
     hattn_map_buffers key_map = {}, query_map = {};
 
     hattn_encode_keys_args encode_keys_args() const
@@ -39,6 +40,9 @@ struct Arguments {
         args.weights = weights;
         args.slopes = slopes;
         args.steps = steps;
+        args.head_slopes = head_slopes;
+        args.head_weights = head_weights;
+        args.head_steps = head_steps;
         return args;
     }
 
@@ -57,7 +61,8 @@ struct Arguments {
     {
         auto args = sized<hattn_topk_args>();
         args.batch = batch;
-        args.batch.block_table = {};
+        if (!head_weights.data)
+            args.batch.block_table = {};
         args.scores = scores;
         args.budgets = budgets;
         args.indices = indices;
@@ -65,6 +70,10 @@ struct Arguments {
         args.steps = steps;
         args.shares = shares;
         args.rests = rests;
+        if (head_weights.data)
+            args.codes = codes;
+        args.head_weights = head_weights;
+        args.head_steps = head_steps;
         return args;
     }
 
@@ -143,6 +152,9 @@ struct Arguments {
         args.value_sums = value_sums;
         args.value_lengths = value_lengths;
         args.value_slots = value_slots;
+        args.head_slopes = head_slopes;
+        args.head_weights = head_weights;
+        args.head_steps = head_steps;
         return args;
     }
 };

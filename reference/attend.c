@@ -129,8 +129,9 @@ static void attend_row(const hattn_problem *problem, const hattn_attend_args *ar
             count = length > 0 ? counts[row * problem->counts.stride[0] + s * problem->counts.stride[1]] : 0;
         }
         if (shares && length > 0) {
-            x.shares = shares + row * problem->shares.stride[0] + s * problem->shares.stride[1];
-            x.rest = rests[row * problem->rests.stride[0] + s * problem->rests.stride[1]];
+            const int64_t of = problem->num_candidates ? h : s;
+            x.shares = shares + row * problem->shares.stride[0] + of * problem->shares.stride[1];
+            x.rest = rests[row * problem->rests.stride[0] + of * problem->rests.stride[1]];
         }
         x.kv_head = h * problem->num_kv_heads / problem->num_q_heads;
         x.k_scale = hattn_reference_kv_scale(problem, args->k_scale, x.kv_head);

@@ -31,18 +31,25 @@ static int64_t count_at_least(const hattn_problem *problem, const void *scores, 
     return count;
 }
 
+uint32_t hattn_reference_threshold(const hattn_problem *problem, const void *scores, int64_t begin, int64_t end,
+                                   int64_t wanted, int64_t *ties)
+{
+    uint32_t threshold = 0;
+    for (int bit = problem->key_norms ? 31 : 15; bit >= 0; bit--)
+        if (count_at_least(problem, scores, begin, end, threshold | 1u << bit) >= wanted)
+            threshold |= 1u << bit;
+    *ties = wanted - (threshold == UINT32_MAX ? 0 : count_at_least(problem, scores, begin, end, threshold + 1));
+    return threshold;
+}
+
 /* Writes the `kept` positions of one row of `length` scores, scores[0] being position 0. */
 static void select_row(const hattn_problem *problem, const void *scores, int64_t length, int64_t kept, int32_t *indices)
 {
     int64_t begin = problem->num_sink < length ? problem->num_sink : length;
     int64_t end = length - problem->num_recent > begin ? length - problem->num_recent : begin;
     int64_t wanted = kept - (length - (end - begin));
-    uint32_t threshold = 0;
-    for (int bit = problem->key_norms ? 31 : 15; bit >= 0; bit--)
-        if (count_at_least(problem, scores, begin, end, threshold | 1u << bit) >= wanted)
-            threshold |= 1u << bit;
-    int64_t above = threshold == UINT32_MAX ? 0 : count_at_least(problem, scores, begin, end, threshold + 1);
-    int64_t ties = wanted - above;
+    int64_t ties;
+    const uint32_t threshold = hattn_reference_threshold(problem, scores, begin, end, wanted, &ties);
     for (int64_t j = 0; j < length; j++) {
         int chosen = j < begin || j >= end;
         if (!chosen) {
@@ -75,22 +82,26 @@ typedef struct middle {
     uint64_t sum; /* Z */
 } middle;
 
-/* A score's probability, in 2^-30 of the largest score's. */
-static uint64_t share(const middle *m, uint32_t score)
+uint64_t hattn_reference_share(int64_t distance, int64_t step)
 {
-    const int64_t e = (m->largest - (int64_t)score) * m->step;
+    const int64_t e = distance * step;
     return e >> 10 > 30 ? 0 : (uint64_t)floor(exp2(30 - (double)(e >> 4 & 63) / 64)) >> (e >> 10);
 }
 
-/* The sum of all probabilities: exact above `bound`, of every 61st position from there down; bound -1: all exact. */
-static uint64_t estimated_sum(const middle *m, int64_t bound)
+static uint64_t share(const middle *m, uint32_t score)
+{
+    return hattn_reference_share(m->largest - (int64_t)score, m->step);
+}
+
+uint64_t hattn_reference_sum(const uint16_t *scores, int64_t begin, int64_t end, uint32_t largest, int64_t bound,
+                             int64_t step)
 {
     uint64_t exact = 0, sampled = 0;
-    for (int64_t j = m->begin; j < m->end; j++) {
-        if (m->scores[j] > bound)
-            exact += share(m, m->scores[j]);
+    for (int64_t j = begin; j < end; j++) {
+        if (scores[j] > bound)
+            exact += hattn_reference_share(largest - (int64_t)scores[j], step);
         else if (j % 61 == 0)
-            sampled += share(m, m->scores[j]);
+            sampled += hattn_reference_share(largest - (int64_t)scores[j], step);
     }
     return exact + 61 * sampled;
 }
@@ -112,7 +123,7 @@ static middle look(const hattn_problem *problem, const uint16_t *scores, int64_t
         m.largest = scores[j] > m.largest ? scores[j] : m.largest;
     for (int64_t i = problem->num_sink; i < kept - problem->num_recent; i++)
         bound = scores[indices[i]] < bound ? scores[indices[i]] : bound;
-    m.sum = estimated_sum(&m, kept < length ? bound : -1);
+    m.sum = hattn_reference_sum(scores, m.begin, m.end, m.largest, kept < length ? bound : -1, step);
     return m;
 }
 
@@ -153,11 +164,33 @@ static void store_shares(const hattn_problem *problem, const middle *m, int64_t 
     *rest = m->sum > sum ? (int64_t)(m->sum - sum) : 0;
 }
 
-void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *args)
+/* Of a row whose budget keeps `kept` positions; returns how many. */
+static int64_t select_by_scores(const hattn_problem *problem, const hattn_topk_args *args, int64_t row, int64_t s,
+                                const void *scores, int64_t length, int64_t kept, int32_t *indices)
 {
-    const int32_t *budgets = hattn_reference_address(args->budgets), *steps = hattn_reference_address(args->steps);
+    const int32_t *steps = hattn_reference_address(args->steps);
     uint32_t *shares = hattn_reference_address(args->shares);
     int64_t *rests = hattn_reference_address(args->rests);
+    middle m = {0};
+    const int is_ranked = kept > (int64_t)problem->num_sink + problem->num_recent;
+    select_row(problem, scores, length, kept, indices);
+    if (steps && is_ranked)
+        m = look(problem, (const uint16_t *)scores, length, kept,
+                 steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]], indices);
+    if (problem->min_probability > 0 && is_ranked) {
+        kept = num_above_floor(problem, &m, kept, indices);
+        select_row(problem, scores, length, kept, indices);
+    }
+    if (shares)
+        store_shares(problem, is_ranked && kept < length ? &m : NULL, kept, indices,
+                     shares + row * problem->shares.stride[0] + s * problem->shares.stride[1],
+                     rests + row * problem->rests.stride[0] + s * problem->rests.stride[1]);
+    return kept;
+}
+
+void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *args)
+{
+    const int32_t *budgets = hattn_reference_address(args->budgets);
     int64_t score_size = problem->key_norms ? sizeof(float) : sizeof(uint16_t);
     for (int64_t row = 0; row < args->batch.num_rows; row++) {
         int64_t sequence;
@@ -169,20 +202,10 @@ void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *a
                                s * problem->indices.stride[1];
             int32_t *counts = hattn_reference_address(args->counts);
             int64_t kept = num_kept(problem, budgets, sequence, s, length);
-            select_row(problem, scores, length, kept, indices);
-            middle m = {0};
-            const int is_ranked = kept > (int64_t)problem->num_sink + problem->num_recent;
-            if (steps && is_ranked)
-                m = look(problem, (const uint16_t *)(const void *)scores, length, kept,
-                         steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]], indices);
-            if (problem->min_probability > 0 && is_ranked) {
-                kept = num_above_floor(problem, &m, kept, indices);
-                select_row(problem, scores, length, kept, indices);
-            }
-            if (shares)
-                store_shares(problem, is_ranked && kept < length ? &m : NULL, kept, indices,
-                             shares + row * problem->shares.stride[0] + s * problem->shares.stride[1],
-                             rests + row * problem->rests.stride[0] + s * problem->rests.stride[1]);
+            if (problem->num_candidates)
+                kept = hattn_reference_select_by_heads(problem, args, row, s, sequence, length, kept, indices);
+            else
+                kept = select_by_scores(problem, args, row, s, scores, length, kept, indices);
             for (int64_t i = kept; i < problem->k; i++)
                 indices[i] = -1;
             counts[row * problem->counts.stride[0] + s * problem->counts.stride[1]] = (int32_t)kept;

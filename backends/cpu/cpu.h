@@ -23,7 +23,9 @@ typedef struct hattn_cpu_scratch {
     uint64_t x, z, hidden[2];                  /* encode: fp32 vectors */
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
-    uint64_t indices, shares;
+    uint64_t indices, shares, rests;
+    uint64_t head_weights, head_planes, head_steps, listed, head_scores, head_shares, head_keys,
+        ranks;                                     /* scores per query head */
     uint64_t state;                                /* of a task: hattn_cpu_task_state */
     uint64_t q, logits, max, sum, acc;             /* attend: one part */
     uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink and tail included */
@@ -41,7 +43,6 @@ typedef struct hattn_cpu_rest {
 typedef struct hattn_cpu_task_state {
     int32_t step; /* hattn_encode_queries */
     int32_t kept;
-    hattn_cpu_rest rest;
 } hattn_cpu_task_state;
 
 struct hattn_cpu_plan {
@@ -57,6 +58,9 @@ struct hattn_cpu_plan {
     int page_shift;   /* log2 of a page's size; -1: not a power of two, or contiguous */
     int64_t stride_q; /* of fp32 vectors, padded to whole lines */
     int64_t stride_acc;
+    int num_told;           /* query heads, or 1 for all of a selection, that shares and rests are of */
+    int64_t stride_shares;  /* of these, in scratch */
+    int64_t stride_listed;  /* of scores and shares of candidates */
     uint64_t floor_tau;     /* hattn_floor_tau */
     uint64_t scratch_start; /* of rank 0, behind the control region */
     hattn_cpu_scratch scratch;
@@ -75,6 +79,9 @@ static inline int64_t hattn_cpu_most_keys(const hattn_plan *plan, const hattn_ba
 int32_t hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hattn_buffer q,
                                       const hattn_map_buffers *map, hattn_buffer slopes, int64_t row, int64_t head,
                                       int8_t *weights);
+/* After that, out of its projections: of query head `head`, the group's i'th. Returns its step. */
+int32_t hattn_cpu_encode_head(const hattn_crew *crew, char *scratch, hattn_buffer slopes, int64_t head, int i,
+                              int8_t *weights);
 /* Until all units are done, the other threads' too. */
 void hattn_cpu_append(hattn_crew *crew, const hattn_decode_args *args);
 hattn_status hattn_cpu_encode_keys(const hattn_plan *plan, const hattn_encode_keys_args *args, const hattn_exec *exec,
@@ -102,15 +109,19 @@ typedef struct hattn_cpu_scores {
     const uint16_t *scores;
     const float *keys;
     uint32_t max_score;
-    int32_t step; /* with a floor */
+    int32_t step;                        /* with a floor or a tail */
+    const struct hattn_cpu_heads *heads; /* with scores per query head */
 } hattn_cpu_scores;
 /* Whether scores decide about any of `kept` of `length` positions; if not they are not read. */
 bool hattn_cpu_is_ranked(const hattn_problem *problem, int32_t length, int32_t kept);
 /* Selects `kept` of `length` positions, the budget's, or as many of them as a floor leaves, and returns how many. out has room
- * for kept + HATTN_TOPK_SLACK; where there are floors or tails `shares` has room for kept +
- * HATTN_CPU_SHARE_STEP; with a tail it gets their shares, and *rest the rest. */
+ * for kept + HATTN_TOPK_SLACK. Where there are floors or tails `shares` is the scratch's; with a tail it gets
+ * their shares, and rests the rests. */
 int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
-                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, hattn_cpu_rest *rest);
+                              const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares, hattn_cpu_rest *rests);
+/* The budget's list: of `kept` of `length` positions. */
+void hattn_cpu_select_kept(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
+                           const hattn_cpu_scores *scores, int32_t *out);
 hattn_status hattn_cpu_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                             hattn_error *error);
 
@@ -139,10 +150,22 @@ int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, hattn_cpu_estimate *es
 /* Marks anchors among the shares. */
 hattn_cpu_rest hattn_cpu_mark_anchors(const hattn_cpu_estimate *estimate);
 
+/* heads.c: scores per query head */
+typedef struct hattn_cpu_heads {
+    hattn_cpu_keys keys;
+    const hattn_planes *planes; /* of each head of the group */
+    const int32_t *steps;
+} hattn_cpu_heads;
+/* Like hattn_cpu_select_unit, of a row that is ranked. */
+int32_t hattn_cpu_select_by_heads(const hattn_crew *crew, char *scratch, int32_t length, int32_t kept,
+                                  const hattn_cpu_scores *scores, int32_t *out, uint32_t *shares,
+                                  hattn_cpu_rest *rests);
+
 /* What an attention needs for its tail. */
 typedef struct hattn_cpu_tail {
-    const uint32_t *shares; /* NULL: no tail */
-    hattn_cpu_rest rest;
+    const uint32_t *shares;      /* NULL: no tail */
+    int64_t stride_shares;       /* of the group's heads; 0: of all of them */
+    const hattn_cpu_rest *rests; /* likewise */
     hattn_buffer value_sums, value_lengths, value_slots;
     int32_t length; /* of the row */
 } hattn_cpu_tail;
@@ -182,11 +205,13 @@ hattn_status hattn_cpu_sum_values(const hattn_plan *plan, const hattn_sum_values
 /* tail.c: the sums of weights that a tail is made of. */
 /* No block has been seen yet; max: what weights are relative to. */
 void hattn_cpu_begin_tail(const hattn_cpu_plan *plan, char *scratch, int group, const float *max);
+/* Whether any of its heads has one. */
+bool hattn_cpu_has_tail(const hattn_cpu_attention *a);
 /* Then the weights of all need no sums of their own. */
-bool hattn_cpu_all_have_shares(const uint32_t *shares, int32_t count);
-/* A block that the kernel has just left; shares of its rows. */
+bool hattn_cpu_all_have_shares(const hattn_cpu_tail *tail, int group, int32_t first, int32_t count);
+/* A block that the kernel has just left, of rows from `first` of the selection on. */
 void hattn_cpu_add_block(const hattn_cpu_plan *plan, char *scratch, const hattn_attend_block *block,
-                         const uint32_t *shares, bool all_have_shares);
+                         const hattn_cpu_tail *tail, int32_t first, bool all_have_shares);
 /* The sums of a part to where its task's are. */
 void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *task_scratch, int group, int part,
                         bool all_have_shares);

@@ -35,27 +35,37 @@ static float masked_sum(const float *weights, const uint32_t *mask)
     return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
-bool hattn_cpu_all_have_shares(const uint32_t *shares, int32_t count)
+bool hattn_cpu_all_have_shares(const hattn_cpu_tail *tail, int group, int32_t first, int32_t count)
 {
     uint32_t least = UINT32_MAX;
-    for (int32_t i = 0; i < count; i++)
-        least = shares[i] < least ? shares[i] : least;
+    for (int h = 0; h < (tail->stride_shares ? group : 1); h++) {
+        const uint32_t *shares = tail->shares + h * tail->stride_shares + first;
+        for (int32_t i = 0; i < count; i++)
+            least = shares[i] < least ? shares[i] : least;
+    }
     return least > 0;
 }
 
+/* Ones where there are anchors, and where there are shares at all. */
+static void make_masks(const uint32_t *shares, int count, uint32_t *near_mask, uint32_t *all_mask)
+{
+    for (int j = 0; j < count; j++) {
+        near_mask[j] = (uint32_t)((int32_t)shares[j] >> 31);
+        all_mask[j] = shares[j] ? UINT32_MAX : 0;
+    }
+    for (int j = count; j < HATTN_ATTEND_BLOCK; j++)
+        near_mask[j] = all_mask[j] = 0;
+}
+
 void hattn_cpu_add_block(const hattn_cpu_plan *plan, char *scratch, const hattn_attend_block *block,
-                         const uint32_t *shares, bool all_have_shares)
+                         const hattn_cpu_tail *tail, int32_t first, bool all_have_shares)
 {
     float *near = floats(scratch, plan->scratch.near), *all = floats(scratch, plan->scratch.all),
           *old_max = floats(scratch, plan->scratch.old_max);
     uint32_t near_mask[HATTN_ATTEND_BLOCK], all_mask[HATTN_ATTEND_BLOCK];
-    for (int j = 0; j < block->num_rows; j++) {
-        near_mask[j] = (uint32_t)((int32_t)shares[j] >> 31);
-        all_mask[j] = shares[j] ? UINT32_MAX : 0;
-    }
-    for (int j = block->num_rows; j < HATTN_ATTEND_BLOCK; j++)
-        near_mask[j] = all_mask[j] = 0;
     for (int h = 0; h < block->group; h++) {
+        if (h == 0 || tail->stride_shares)
+            make_masks(tail->shares + h * tail->stride_shares + first, block->num_rows, near_mask, all_mask);
         const float *weights = block->logits + h * HATTN_ATTEND_BLOCK;
         const float decay = old_max[h] == block->max[h] ? 1 : expf(old_max[h] - block->max[h]);
         near[h] = near[h] * decay + masked_sum(weights, near_mask);
@@ -85,12 +95,19 @@ hattn_cpu_rest hattn_cpu_sum_shares(const uint32_t *shares, int32_t count, int64
     return sums;
 }
 
+bool hattn_cpu_has_tail(const hattn_cpu_attention *a)
+{
+    for (int h = 0; a->tail.shares && h < (a->tail.stride_shares ? a->group : 1); h++)
+        if (a->tail.rests[h].rest > 0 && a->tail.rests[h].near)
+            return true;
+    return false;
+}
+
 bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const hattn_cpu_attention *a, int num_parts)
 {
     const hattn_problem *p = &plan->base.problem;
     const hattn_cpu_scratch *at = &plan->scratch;
-    const hattn_cpu_rest *rest = &a->tail.rest;
-    if (!a->tail.shares || rest->rest <= 0 || !rest->near)
+    if (!hattn_cpu_has_tail(a))
         return false;
     float *mean = floats(task_scratch, at->mean), *maxima = floats(task_scratch, at->part_max),
           *sums = floats(task_scratch, at->part_sum);
@@ -108,6 +125,7 @@ bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const ha
         memcpy(floats(task_scratch, at->part_out) + ((int64_t)num_parts * a->group + h) * plan->stride_acc, mean,
                (size_t)p->head_dim_v * sizeof(float));
         maxima[num_parts * a->group + h] = max;
+        const hattn_cpu_rest *rest = &a->tail.rests[a->tail.stride_shares ? h : 0];
         sums[num_parts * a->group + h] = hattn_tail_mass(p->tail, near_sum, all_sum, rest->near, rest->all, rest->rest);
     }
     return true;
