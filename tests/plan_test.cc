@@ -102,7 +102,7 @@ const Refusal refusals[] = {
     {"max_length", UNSUPPORTED, [](hattn_problem &p) { p.tail = 0.5f, p.max_length = (1 << 22) + 1; }},
     {"per_head_kv_scales", INVALID, SET(per_head_kv_scales, 2)},
     {"reserved", INVALID, SET(reserved, 1)},
-    {"reserved", INVALID, SET(reserved_tail, 1)},
+    {"num_candidates", INVALID, [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.num_candidates = p.k - 1; }},
     {"reserved", INVALID, SET(key_map.reserved, 1)},
     {"reserved", INVALID, SET(query_map.reserved, 1)},
     {"map_kind", UNSUPPORTED, SET(map_kind, -1)},

@@ -158,11 +158,14 @@ class Problem(C.Structure):
         ("slopes", Tensor),
         ("steps", Tensor),
         ("tail", C.c_float),
-        ("reserved_tail", C.c_int32),
+        ("num_candidates", C.c_int32),
         ("shares", Tensor),
         ("rests", Tensor),
         ("value_sums", Tensor),
         ("value_lengths", Tensor),
+        ("head_weights", Tensor),
+        ("head_slopes", Tensor),
+        ("head_steps", Tensor),
     ]
 
 
@@ -248,6 +251,9 @@ class EncodeQueriesArgs(C.Structure):
         ("weights", Buffer),
         ("slopes", Buffer),
         ("steps", Buffer),
+        ("head_slopes", Buffer),
+        ("head_weights", Buffer),
+        ("head_steps", Buffer),
     ]
 
 
@@ -279,6 +285,9 @@ class TopkArgs(C.Structure):
         ("steps", Buffer),
         ("shares", Buffer),
         ("rests", Buffer),
+        ("codes", Buffer),
+        ("head_weights", Buffer),
+        ("head_steps", Buffer),
     ]
 
 
@@ -364,6 +373,9 @@ class DecodeArgs(C.Structure):
         ("value_sums", Buffer),
         ("value_lengths", Buffer),
         ("value_slots", Buffer),
+        ("head_slopes", Buffer),
+        ("head_weights", Buffer),
+        ("head_steps", Buffer),
     ]
 
 

@@ -203,7 +203,7 @@ class Problem:
         library = library or default_library()
         given: dict[str, Any] = {**(fields or {}), **more}
         struct, views = sized(abi.Problem), {}
-        known = {name for name, *_ in abi.Problem._fields_} - {"struct_size", "reserved", "reserved_tail"}
+        known = {name for name, *_ in abi.Problem._fields_} - {"struct_size", "reserved"}
         for name, value in given.items():
             if name not in known:
                 raise InvalidArgument("a problem has no field %s" % name)
