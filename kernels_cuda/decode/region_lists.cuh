@@ -5,7 +5,7 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
 #define HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
 
-#include "kernels_cuda/decode/regions.cuh"
+#include "kernels_cuda/decode/floor.cuh"
 #include "kernels_cuda/select/select.cuh"
 
 namespace hattn {
@@ -29,11 +29,21 @@ struct alignas(16) RegionSpace {
         };
         struct {
             QueryCode query;
-            SelectSpace select;
+            union {
+                SelectSpace select;
+                LevelSpace levels; /* with a floor */
+            };
             uint32_t claimed;
         } rescore;
     };
 };
+
+struct FloorRegionSpace : RegionSpace {
+    FloorSpace floor;
+};
+
+template <SelectBy kBy>
+using SelectSpaceBy = std::conditional_t<kBy == SelectBy::FLOOR, FloorRegionSpace, RegionSpace>;
 
 /* The row of a task's first region. */
 __device__ inline uint16_t *rows_of(const RegionRun &run, const RegionCut &cut)

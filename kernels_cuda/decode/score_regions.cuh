@@ -96,25 +96,57 @@ struct ScoreSpace {
     std::conditional_t<kSampled, LevelSpace, char> levels;
 };
 
+/* Of a step's keys of a lane the one that a floor counts, if one is: HATTN_FLOOR_STRIDE is prime, so that no two are. */
+template <int kWords>
+class FloorKey
+{
+public:
+    using S = Step<kWords>;
+
+    /* first: of the range. */
+    __device__ explicit FloorKey(int32_t first)
+        : rest_(static_cast<uint32_t>(first + lane_id() * S::kPerLoad) % HATTN_FLOOR_STRIDE)
+    {
+    }
+
+    /* Key i of unit u of the step. */
+    __device__ bool is(int u, int i) const
+    {
+        const uint32_t after = (u * 32 * S::kPerLoad + i) % HATTN_FLOOR_STRIDE;
+        return rest_ == (HATTN_FLOOR_STRIDE - after) % HATTN_FLOOR_STRIDE;
+    }
+
+    __device__ void next_step()
+    {
+        rest_ += S::kSize % HATTN_FLOOR_STRIDE;
+        rest_ = min(rest_, rest_ - HATTN_FLOOR_STRIDE); /* which wraps where it is the smaller one already */
+    }
+
+private:
+    uint32_t rest_; /* of the lane's first key */
+};
+
 /* What a warp leaves of its range, step by step. */
-template <int kWords, bool kLoose, int kBlocks, Leaves kLeaves>
+template <int kWords, bool kLoose, int kBlocks, Leaves kLeaves, class Regions>
 class RangeScorer
 {
 public:
     using S = Step<kWords>;
     using Reader = CodeReader<kWords, kLoose>;
-    static constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
+    static constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES,
+                          kFloor = std::is_same_v<Regions, FloorRun>;
 
-    __device__ RangeScorer(const RegionRun &run, const RegionTask &task, const RegionCut &cut, uint32_t piece,
+    __device__ RangeScorer(const Regions &run, const RegionTask &task, const RegionCut &cut, uint32_t piece,
                            uint32_t *histogram)
         : run_(run), task_(task), cut_(cut), histogram_(histogram), range_(piece * kWarps + warp_id()),
           begin_(static_cast<int32_t>(range_) * cut.range), end_(min(begin_ + cut.range, task.is_ranked ? task.end : 0))
     {
     }
 
-    /* The first step's codes are in `words`; the next one's pages are known. True if a list had no room. */
+    /* The first step's codes are in `words`; the next one's pages are known. total: the task's histogram. True if a list had no room. */
     __device__ bool scan(Reader &reader, uint32_t (&words)[S::kAll][4], const PlaneCounter<kWords, kBlocks> &counter,
-                         ValueMaker<kWords> &maker, const LevelMap &map, uint32_t bound, int row_size) const
+                         ValueMaker<kWords> &maker, const LevelMap &map, uint32_t bound, int row_size,
+                         [[maybe_unused]] uint32_t *total) const
     {
         const SharedCounters counts(histogram_ + 3);
         const uint32_t first_list = cut_.first_score + range_ * cut_.room;
@@ -126,6 +158,7 @@ public:
         int32_t region_end = begin_ + cut_.region;
         uint32_t score[S::kKeys];
         float values[S::kKeys];
+        [[maybe_unused]] FloorKey<kWords> floor_key(begin_);
 #pragma unroll 1
         for (int32_t first = begin_; first < end_; first += S::kSize) {
             score_step(score, words, counter);
@@ -157,6 +190,10 @@ public:
                         counts.count(key + i < ranked ? mine[i] : 0);
                 }
             }
+            if constexpr (kFloor) {
+                count_for_floor(floor_key, score, first, ranked, total);
+                floor_key.next_step();
+            }
             if (next == region_end || next >= end_) {
                 publish_row(histogram_ + 4, row_size, rows);
                 rows += run_.row_size;
@@ -167,7 +204,23 @@ public:
     }
 
 private:
-    const RegionRun &run_;
+    __device__ void count_for_floor(const FloorKey<kWords> &key, const uint32_t (&score)[S::kKeys], int32_t first,
+                                    uint32_t ranked, uint32_t *total) const
+    {
+        int32_t mine = -1;
+#pragma unroll
+        for (int u = 0; u < S::kUnits; u++)
+#pragma unroll
+            for (int i = 0; i < S::kPerLoad; i++) {
+                const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad + i;
+                if (key.is(u, i) && position - task_.first < ranked)
+                    mine = static_cast<int32_t>(score[u * S::kPerLoad + i]);
+            }
+        if (mine >= 0)
+            atomic_add(&total[floor_counts(run_) + mine - 1], 1u);
+    }
+
+    const Regions &run_;
     const RegionTask &task_;
     const RegionCut &cut_;
     uint32_t *histogram_;
@@ -176,16 +229,16 @@ private:
 };
 
 /* Scores one piece of a task. `shared`: the sample's histogram; partial sums of the query, then a histogram a warp. */
-template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed, const TaskCut &by,
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves, class Regions>
+__device__ inline void score_piece(const ScoreRun<Regions> &run, const PlacedTask &placed, const TaskCut &by,
                                    const QueryProduct<W> &product, CodeReader<kWords, kLoose> &reader, float *shared,
                                    ScoreSpace<kWords, kLeaves != Leaves::SCORES> &fixed)
 {
     using S = Step<kWords>;
     using Reader = CodeReader<kWords, kLoose>;
-    using Scorer = RangeScorer<kWords, kLoose, kBlocks, kLeaves>;
-    constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed;
-    const RegionRun &regions = run.regions;
+    using Scorer = RangeScorer<kWords, kLoose, kBlocks, kLeaves, Regions>;
+    constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed, kFloor = Scorer::kFloor;
+    const Regions &regions = run.regions;
     RegionCut cut;
     const int32_t budget = load_budget(regions, placed);
     Planes<kWords> &planes = fixed.planes;
@@ -194,6 +247,7 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     RegionTask task = {};
     bool scores_keys = false, samples = false;
     int32_t begin = 0, end = 0;
+    [[maybe_unused]] int32_t slope = 0;
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
     uint32_t words[S::kAll][4];
@@ -214,6 +268,8 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
         [&] {
             task = region_task(regions, placed.place, placed.seq_len, budget);
             cut = cut_task(regions, by, placed);
+            if constexpr (kFloor)
+                slope = load_now(regions.slopes + placed.head * regions.slope_head);
             const int32_t range = cut.range;
             samples = kKeyed || (kSampled && takes_sample(regions, task, cut));
             const int32_t first = static_cast<int32_t>(placed.piece) * kWarps * range;
@@ -231,6 +287,12 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
         [&] {
             if (comes_early)
                 load_first();
+        },
+        [&]([[maybe_unused]] float largest) {
+            if constexpr (kFloor)
+                if (placed.piece == 0 && threadIdx.x == 0)
+                    regions.steps[placed.row * regions.steps_row + placed.head * regions.steps_head] = hattn_floor_step(
+                        float_of_bits(static_cast<uint32_t>(slope)), unit_of(run.query.weight_max, largest));
         });
     wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)
@@ -238,8 +300,11 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     uint32_t *total = histogram_of(regions, placed.index);
     if (kSampled && !run.codes.norms &&
         planes.max_score() == 0) { /* the smallest positions are kept, and nothing is listed */
-        if (placed.piece == 0 && threadIdx.x == 0)
+        if (placed.piece == 0 && threadIdx.x == 0) {
             total[regions.row_size + HATTN_CUDA_ALL_EQUAL] = 1;
+            if constexpr (kFloor)
+                total[floor_counts(regions) - 1] = num_floor_positions(task);
+        }
         return;
     }
     if (!comes_early)
@@ -293,7 +358,7 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     }
     warp_barrier();
     const Scorer scorer(regions, task, cut, placed.piece, histogram);
-    if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
+    if (scorer.scan(reader, words, counter, maker, map, bound, row_size, total) && lane_id() == 0)
         total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
 
     __syncthreads();
@@ -308,12 +373,12 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     }
 }
 
-template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves, class Regions>
+__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun<Regions> run)
 {
     extern __shared__ __align__(16) float shared[];
     __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
-    const RegionRun &regions = run.regions;
+    const Regions &regions = run.regions;
     /* What can be known before the wait is, if no row is padding: a packed code of a query that is encoded here fills its words. */
     if (run.is_first && regions.batch.q_start.data)
         wait_for_previous();
@@ -349,33 +414,34 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
 }
 
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
-template <int kWords, bool kLoose, int kBlocks, class W, class F>
-DeviceError with_leaves(const hattn_cuda_params &params, bool is_sampled, F f)
+template <int kWords, bool kLoose, int kBlocks, class W, class Regions, class F>
+DeviceError with_leaves([[maybe_unused]] const hattn_cuda_params &params, bool is_sampled, F f)
 {
-    if (params.is_keyed)
-        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
+    if constexpr (std::is_same_v<Regions, RegionRun>)
+        if (params.is_keyed)
+            return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES, Regions>);
     if constexpr (kBlocks < 4)
-        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
-                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
-    return kNoSuchKernel; /* the plan keys what needs more than 4 planes */
+        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES, Regions>)
+                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES, Regions>);
+    return kNoSuchKernel; /* the plan keys what needs more than 4 planes, and has no floor with it */
 }
 
-template <int kWords, bool kLoose, int kBlocks, class F>
+template <int kWords, bool kLoose, int kBlocks, class Regions, class F>
 DeviceError with_map_type(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     return params.problem.query_map.dtype == HATTN_BF16
-               ? with_leaves<kWords, kLoose, kBlocks, bfloat16>(params, is_sampled, f)
-               : with_leaves<kWords, kLoose, kBlocks, float16>(params, is_sampled, f);
+               ? with_leaves<kWords, kLoose, kBlocks, bfloat16, Regions>(params, is_sampled, f)
+               : with_leaves<kWords, kLoose, kBlocks, float16, Regions>(params, is_sampled, f);
 }
 
-template <int kWords, bool kLoose, class F>
+template <int kWords, bool kLoose, class Regions, class F>
 DeviceError with_kernel(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     if constexpr (!kLoose && kWords < 16)
         if (params.plane_blocks == 1)
-            return with_map_type<kWords, kLoose, 1>(params, is_sampled, f);
-    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, is_sampled, f)
-                                   : with_map_type<kWords, kLoose, 4>(params, is_sampled, f);
+            return with_map_type<kWords, kLoose, 1, Regions>(params, is_sampled, f);
+    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2, Regions>(params, is_sampled, f)
+                                   : with_map_type<kWords, kLoose, 4, Regions>(params, is_sampled, f);
 }
 
 inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sampled)
@@ -386,27 +452,27 @@ inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sample
     return sample + (query > histograms ? query : histograms);
 }
 
-/* Both of what few and many rows are scored by. */
-template <int kWords, bool kLoose>
+/* Both of what few and many rows are scored by. Regions: RegionRun, or FloorRun. */
+template <int kWords, bool kLoose, class Regions>
 DeviceError load_score_regions(const hattn_cuda_params &params)
 {
     auto load = [&](bool is_sampled) {
-        return with_kernel<kWords, kLoose>(
+        return with_kernel<kWords, kLoose, Regions>(
             params, is_sampled, [&](auto kernel) { return prepare(kernel, score_shared_bytes(params, is_sampled)); });
     };
     return first_error({load(false), load(true)});
 }
 
-template <int kWords, bool kLoose>
+template <int kWords, bool kLoose, class Regions>
 DeviceError launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                                  hattn_buffer workspace, DeviceStream stream)
 {
-    const ScoreRun run = score_run(params, args, wave, workspace);
+    const ScoreRun<Regions> run = score_run<Regions>(params, args, wave, workspace);
     const bool is_sampled = run.regions.is_sampled;
     const size_t bytes = score_shared_bytes(params, is_sampled);
     const dim3 grid(static_cast<unsigned>(
         hattn_cuda_score_grid(&params, static_cast<int64_t>(wave.num_rows) * wave.num_heads, run.regions.is_alone)));
-    return with_kernel<kWords, kLoose>(params, is_sampled, [&](auto kernel) {
+    return with_kernel<kWords, kLoose, Regions>(params, is_sampled, [&](auto kernel) {
         if (!run.is_first || run.regions.overlaps)
             return launch_dependent(params, kernel, grid, bytes, stream, run);
         return launch({grid, kThreads, bytes, stream}, kernel, run);
