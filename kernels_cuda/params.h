@@ -20,13 +20,15 @@ enum {
 };
 
 /* Entries of a decode's histogram behind its levels: whether a list had no room for all candidates, whether all weights are 0, what is claimed
- * and done when a row is scored anew, and how many blocks of the task's heads are done. With a floor the last one counts positions of score 0 (decode/floor.cuh). */
+ * and done when a row is scored anew, how many blocks of the task's heads are done, and with a floor how many of the positions that it counts
+ * have score 0 (decode/floor.cuh). */
 enum {
     HATTN_CUDA_OVERFLOWN,
     HATTN_CUDA_ALL_EQUAL,
     HATTN_CUDA_CLAIMED,
     HATTN_CUDA_DONE,
     HATTN_CUDA_JOINED,
+    HATTN_CUDA_ZEROS,
     HATTN_CUDA_FLAGS = 8
 };
 

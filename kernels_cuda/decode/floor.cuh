@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A floor of probability in a decode by regions (api/hattn.h, hattn_topk). The score kernel counts every HATTN_FLOOR_STRIDE'th position
- * apart, in a histogram behind the task's own. From the two each block of the attend kernel knows all that the rule asks for: the largest score, the
- * budget's last one, and with a barrier more the sum, hence the least score that stays.
+ * A floor of probability in a decode by regions (api/hattn.h, hattn_topk). The score kernel also counts every HATTN_FLOOR_STRIDE'th position apart:
+ * a task's histogram is of pairs. From it each block of the attend kernel knows all that the rule asks for: the largest score, the budget's last
+ * one, and with a barrier more the sum, hence the least score that stays.
  */
 #ifndef HATTN_KERNELS_CUDA_DECODE_FLOOR_CUH
 #define HATTN_KERNELS_CUDA_DECODE_FLOOR_CUH
@@ -49,10 +49,8 @@ Run make_run(const hattn_cuda_params &params, const hattn_decode_args &args, con
     }
 }
 
-/* Where the histogram of HATTN_FLOOR_STRIDE'th positions lies in a task's: entry b - 1 is that of score b, also of score 0. */
-__device__ inline int floor_counts(const FloorRun &run) { return run.row_size + HATTN_CUDA_FLAGS; }
-
-__device__ inline int histogram_words(const FloorRun &run) { return floor_counts(run) + run.row_size; }
+/* A pair for each level: all that have it, and those that the floor counts. */
+__device__ inline int level_words(const FloorRun &run) { return 2 * run.row_size; }
 
 /* A row that its budget does not shorten may be shortened by the floor. */
 __device__ inline RegionTask region_task(const FloorRun &run, hattn_row_place place, int32_t seq_len, int32_t budget)
@@ -84,20 +82,18 @@ __device__ inline void load_factors(FloorSpace &space)
         space.factors[threadIdx.x] = kFactors[threadIdx.x];
 }
 
-/* The largest distance from the largest score at which a share is at least `least`; -1: none. By all lanes of a warp alike. */
-__device__ inline int32_t floor_reach(uint64_t least, uint32_t step, const uint32_t *factors)
+/* The largest distance from the largest score at which a share is at least `least`; -1: none. By all lanes of a warp alike, each with two of the
+ * factors; inverse: of `step`, or of 1. */
+__device__ inline int32_t floor_reach(uint64_t least, uint32_t step, float inverse, const uint32_t (&factors)[2])
 {
-    if (least > 1u << 30)
-        return -1;
-    if (least == 0 || step == 0)
-        return HATTN_CUDA_LEVELS;
     /* The octave of the last share that is, and how many of its 64 are: a distance times the step, in 1/1024, is below that. */
     const uint32_t share = static_cast<uint32_t>(least), octaves = 30 - bit_width(share - 1),
-                   num = count_ones(ballot(factors[lane_id()] >> octaves >= share)) +
-                         count_ones(ballot(factors[32 + lane_id()] >> octaves >= share)),
+                   num = count_ones(ballot(factors[0] >> (octaves & 31) >= share)) +
+                         count_ones(ballot(factors[1] >> (octaves & 31) >= share)),
                    limit = 16 * (64 * octaves + num) - 1;
     /* Exact: both are below 2^16, and the half is far more than what the product is off. */
-    return static_cast<int32_t>((static_cast<float>(limit) + 0.5f) * fast_inverse(static_cast<float>(step)));
+    const int32_t reach = static_cast<int32_t>((static_cast<float>(limit & 0xffff) + 0.5f) * inverse);
+    return least > 1u << 30 ? -1 : least == 0 || step == 0 ? HATTN_CUDA_LEVELS : reach;
 }
 
 /* The middle of a task, and what its budget and its floor leave of it. */
@@ -117,9 +113,11 @@ __device__ inline FloorQuery floor_query(const FloorRun &run, int32_t row, int32
 
 struct FloorFound {
     Threshold threshold;
-    uint32_t kept, bound; /* of the middle; the budget's last score */
+    uint32_t kept;
+    bool is_known; /* the budget's last score, if there is one, is not 0 */
 };
 
+/* Little code, in one piece, and no branches that are often taken: it runs once, out of a cold cache. */
 template <int kPerLane, class Load>
 __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query, LevelSpace &space, FloorSpace &floor,
                                            uint32_t zeros, Load load)
@@ -141,16 +139,15 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
     leave_levels(at_least, first, space);
     __syncthreads();
 
-    uint32_t total = 0, largest = 0;
+    uint32_t above = 0, total = 0, largest = 0; /* above: in warps of larger scores */
 #pragma unroll
     for (int w = 0; w < kWarps; w++) {
         total += space.totals[w];
+        above += w > warp_id() ? space.totals[w] : 0;
         largest = max(largest, static_cast<uint32_t>(floor.tops[w]));
     }
-    FloorFound found;
-    uint32_t above;
-    found.bound = look_up_level<kPerLane>(query.wanted, &above, space);
-    /* Of the sum in 1/2^30 of the largest score's share: below 2^62, in three words that a warp can add. */
+    /* The sum in 1/2^30 of the largest score's share: below 2^62, in three words that a warp can add. What fewer reach than the budget keeps is above
+     * its last score. */
     const bool keeps_all = query.wanted == query.middle;
     auto share = [&](uint32_t score) {
         return hattn_floor_share(largest - score, static_cast<int32_t>(query.step), floor.factors);
@@ -158,9 +155,9 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
     uint64_t mine = 0;
 #pragma unroll
     for (int k = 0; k < kPerLane; k++) {
-        const uint32_t score = static_cast<uint32_t>(first + k + 1),
-                       weight = keeps_all || score > found.bound ? counts[k] : HATTN_FLOOR_STRIDE * sampled[k];
-        mine += static_cast<uint64_t>(weight) * share(score);
+        const bool is_above = keeps_all || space.at_least[first + k] + above < query.wanted;
+        mine += static_cast<uint64_t>(is_above ? counts[k] : HATTN_FLOOR_STRIDE * sampled[k]) *
+                share(static_cast<uint32_t>(first + k + 1));
     }
     constexpr uint32_t kMask = (1 << 27) - 1;
     const uint32_t low = warp_total(static_cast<uint32_t>(mine) & kMask),
@@ -170,34 +167,33 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
         floor.sums[warp_id()] = low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
     const uint64_t of_zeros =
         static_cast<uint64_t>(keeps_all ? query.middle - total : HATTN_FLOOR_STRIDE * zeros) * share(0);
+    const uint32_t factors[2] = {floor.factors[lane_id()], floor.factors[32 + lane_id()]};
+    const float inverse = fast_inverse(static_cast<float>(max(query.step, 1u)));
     __syncthreads();
 
-    uint64_t sum = of_zeros;
+    uint64_t sums[kWarps];
 #pragma unroll
     for (int w = 0; w < kWarps; w++)
-        sum += floor.sums[w];
-    const int32_t reach = floor_reach(hattn_floor_least_share(query.tau, sum), query.step, floor.factors);
-    const int32_t score = max(static_cast<int32_t>(largest) - reach, 0);
-    if (score <= static_cast<int32_t>(found.bound)) {
-        found.kept = query.wanted;
-        found.threshold = {found.bound, query.wanted - above};
-        return found;
-    }
-    uint32_t reaching = 0;
-    if (reach >= 0) {
-        const int its = (score - 1) / kShare;
-        reaching = space.at_least[score - 1];
+        sums[w] = floor.sums[w];
 #pragma unroll
-        for (int w = 1; w < kWarps; w++)
-            reaching += w > its ? space.totals[w] : 0;
-    }
-    found.kept = reaching;
-    found.threshold = {static_cast<uint32_t>(score), UINT32_MAX};
-    if (reaching < query.least) {
-        found.kept = query.least;
-        found.threshold.key = look_up_level<kPerLane>(query.least, &above, space);
-        found.threshold.ties = query.least - above;
-    }
+    for (int half = kWarps / 2; half; half /= 2)
+#pragma unroll
+        for (int w = 0; w < half; w++)
+            sums[w] += sums[w + half];
+    const int32_t reach =
+        floor_reach(hattn_floor_least_share(query.tau, sums[0] + of_zeros), query.step, inverse, factors);
+    /* How many reach the least score that stays, if any does; all reach 0. */
+    const int32_t score = static_cast<int32_t>(largest) - reach, level = min(max(score - 1, 0), HATTN_CUDA_LEVELS - 1);
+    uint32_t reaching = space.at_least[level];
+#pragma unroll
+    for (int w = 1; w < kWarps; w++)
+        reaching += w * kShare > level ? space.totals[w] : 0;
+    reaching = reach < 0 ? 0 : score <= 0 ? query.middle : reaching;
+    FloorFound found;
+    found.is_known = keeps_all || total >= query.wanted;
+    found.kept = min(max(reaching, query.least), query.wanted);
+    found.threshold.key = look_up_level<kPerLane>(found.kept, &above, space);
+    found.threshold.ties = found.kept - above;
     return found;
 }
 

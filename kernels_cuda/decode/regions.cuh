@@ -147,13 +147,13 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     return run;
 }
 
-/* Of a task's histogram. */
-__device__ inline int histogram_words(const RegionRun &run) { return run.row_size + HATTN_CUDA_FLAGS; }
+/* Words of a task's histogram before its flags. */
+__device__ inline int level_words(const RegionRun &run) { return run.row_size; }
 
 template <class Run>
 __device__ inline uint32_t *histogram_of(const Run &run, uint32_t task)
 {
-    return run.histograms + static_cast<uint64_t>(task) * static_cast<uint32_t>(histogram_words(run));
+    return run.histograms + static_cast<uint64_t>(task) * static_cast<uint32_t>(level_words(run) + HATTN_CUDA_FLAGS);
 }
 
 /* How the keys of a task are cut, and where what is made of them is. */

@@ -38,7 +38,7 @@ public:
         : params_(params), args_(args), run_(run), task_(task), space_(space),
           positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
           histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
-          claimed_(histogram_of(run, task.index) + run.row_size + HATTN_CUDA_CLAIMED),
+          claimed_(histogram_of(run, task.index) + level_words(run) + HATTN_CUDA_CLAIMED),
           done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted)
     {
         const int32_t middle = task.end - task.first;
@@ -215,14 +215,15 @@ private:
     {
         const FloorQuery query =
             floor_query(run_, task_.row, task_.head, static_cast<uint32_t>(task_.end - task_.first), task_.wanted);
-        const uint32_t *sampled = histogram_of(run_, task_.index) + floor_counts(run_);
-        const FloorFound found = find_floor(run_.row_size, query, space_.rescore.levels, space_.floor,
-                                            load_l2(sampled - 1), [&](auto &x, auto &y, int i) {
-                                                for (size_t k = 0; k < sizeof(x) / sizeof(*x); k++) {
-                                                    x[k] = load_l2(histograms_ + i + k + 1);
-                                                    y[k] = load_l2(sampled + i + k);
-                                                }
-                                            });
+        const uint32_t *pairs = histogram_of(run_, task_.index);
+        const FloorFound found =
+            find_floor(run_.row_size, query, space_.rescore.levels, space_.floor,
+                       load_l2(pairs + level_words(run_) + HATTN_CUDA_ZEROS), [&](auto &x, auto &y, int i) {
+                           for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(*x)); k++) {
+                               x[k] = load_l2(histograms_ + i + k + 1);
+                               y[k] = load_l2(pairs + 2 * (i + k) + 1);
+                           }
+                       });
         if (threadIdx.x == 0)
             space_.floor.kept = found.kept;
         prefix_ = found.kept ? found.threshold.key : UINT32_MAX; /* above all */

@@ -24,7 +24,8 @@ __device__ inline int published_size(int row_size, int num_levels)
     return min(row_size, num_levels / 256 * 256 + 256);
 }
 
-/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. */
+/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. kPairs: of its words the low halves. */
+template <bool kPairs>
 __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
 {
     uint32_t above = 0;
@@ -43,10 +44,13 @@ __device__ inline void publish_row(const uint32_t *histogram, int row_size, uint
         const uint32_t at_least = warp_scan_down(x[0]), base = above + at_least - x[0];
         if (i < row_size) {
             uint4 packed;
-            packed.x = (x[0] + base) | (x[1] + base) << 16;
-            packed.y = (x[2] + base) | (x[3] + base) << 16;
-            packed.z = (x[4] + base) | (x[5] + base) << 16;
-            packed.w = (x[6] + base) | (x[7] + base) << 16;
+            auto pack = [&](uint32_t low, uint32_t high) {
+                return kPairs ? low_halves(low + base, high + base) : (low + base) | (high + base) << 16;
+            };
+            packed.x = pack(x[0], x[1]);
+            packed.y = pack(x[2], x[3]);
+            packed.z = pack(x[4], x[5]);
+            packed.w = pack(x[6], x[7]);
             *reinterpret_cast<uint4 *>(row + i) = packed;
         }
         above += from_lane(at_least, 0);
@@ -195,7 +199,7 @@ public:
                 floor_key.next_step();
             }
             if (next == region_end || next >= end_) {
-                publish_row(histogram_ + 4, row_size, rows);
+                publish_row<kFloor>(histogram_ + 4, row_size, rows);
                 rows += run_.row_size;
                 region_end += cut_.region;
             }
@@ -204,6 +208,7 @@ public:
     }
 
 private:
+    /* In the upper halves of the warp's counts: a range has fewer keys than 2^16. */
     __device__ void count_for_floor(const FloorKey<kWords> &key, const uint32_t (&score)[S::kKeys], int32_t first,
                                     uint32_t ranked, uint32_t *total) const
     {
@@ -216,8 +221,10 @@ private:
                 if (key.is(u, i) && position - task_.first < ranked)
                     mine = static_cast<int32_t>(score[u * S::kPerLoad + i]);
             }
-        if (mine >= 0)
-            atomic_add(&total[floor_counts(run_) + mine - 1], 1u);
+        if (mine > 0)
+            atomic_add(&histogram_[3 + mine], 1u << 16);
+        if (mine == 0) /* seldom: what is not ranked is counted there, too */
+            atomic_add(&total[level_words(run_) + HATTN_CUDA_ZEROS], 1u);
     }
 
     const Regions &run_;
@@ -301,9 +308,9 @@ __device__ inline void score_piece(const ScoreRun<Regions> &run, const PlacedTas
     if (kSampled && !run.codes.norms &&
         planes.max_score() == 0) { /* the smallest positions are kept, and nothing is listed */
         if (placed.piece == 0 && threadIdx.x == 0) {
-            total[regions.row_size + HATTN_CUDA_ALL_EQUAL] = 1;
+            total[level_words(regions) + HATTN_CUDA_ALL_EQUAL] = 1;
             if constexpr (kFloor)
-                total[floor_counts(regions) - 1] = num_floor_positions(task);
+                total[level_words(regions) + HATTN_CUDA_ZEROS] = num_floor_positions(task);
         }
         return;
     }
@@ -359,17 +366,23 @@ __device__ inline void score_piece(const ScoreRun<Regions> &run, const PlacedTas
     warp_barrier();
     const Scorer scorer(regions, task, cut, placed.piece, histogram);
     if (scorer.scan(reader, words, counter, maker, map, bound, row_size, total) && lane_id() == 0)
-        total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
+        total[level_words(regions) + HATTN_CUDA_OVERFLOWN] = 1;
 
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < num_levels; i += kThreads) {
-        uint32_t sum = 0;
+        uint32_t sum = 0, halves = 0;
 #pragma unroll
-        for (int w = 0; w < kWarps; w++)
-            sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
-        if (sum)
+        for (int w = 0; w < kWarps; w++) {
+            const uint32_t its = reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
+            sum += its;
+            if (kFloor)
+                halves += its & 0xffff;
+        }
+        if (sum && !kFloor)
             atomic_add(&total[i], sum);
+        if (sum && kFloor) /* a pair */
+            atomic_add(reinterpret_cast<uint64_t *>(total) + i, halves + (static_cast<uint64_t>(sum - halves) << 16));
     }
 }
 

@@ -63,7 +63,7 @@ public:
         bool has_overflown = false;
         if (run_.is_sampled) {
             const uint2 flags =
-                load_l2(reinterpret_cast<const uint2 *>(histogram_ + run_.row_size + HATTN_CUDA_OVERFLOWN));
+                load_l2(reinterpret_cast<const uint2 *>(histogram_ + level_words(run_) + HATTN_CUDA_OVERFLOWN));
             has_overflown = flags.x;
             is_all_equal_ = flags.y;
         }
@@ -77,14 +77,17 @@ public:
         if (kFloor && (is_all_equal_ || !is_ranked()))
             return true;
         const int first = group_of(lane_id()), end = min(first + group_, used_);
+        uint2 mine = {0, 0};
 #pragma unroll 1
         for (int region = first; region < end; region++) {
             uint32_t above, equal;
             count(region, &above, &equal);
-            mine_.x += above;
-            mine_.y += equal;
+            mine.x += above;
+            mine.y += equal;
         }
-        space_.counts[lane_id() * kGroupRow + warp_id()] = mine_;
+        if constexpr (!kFloor)
+            mine_ = mine;
+        space_.counts[lane_id() * kGroupRow + warp_id()] = mine;
         __syncthreads();
         const uint2 *row = &space_.counts[lane_id() * kGroupRow];
         uint2 sum = {0, 0}; /* of a lane's groups in all warps */
@@ -153,19 +156,22 @@ public:
     }
 
     /* Counts blocks of the task's heads. */
-    __device__ uint32_t *joined() const { return histogram_ + run_.row_size + HATTN_CUDA_JOINED; }
+    __device__ uint32_t *joined() const { return histogram_ + level_words(run_) + HATTN_CUDA_JOINED; }
 
     /* Once, by the last block that reads it. */
     __device__ void clear() const
     {
         if (!task_.is_ranked)
             return;
-        for (int i = threadIdx.x; i < histogram_words(run_); i += kThreads)
+        for (int i = threadIdx.x; i < level_words(run_) + HATTN_CUDA_FLAGS; i += kThreads)
             histogram_[i] = 0;
     }
 
 private:
     __device__ RegionView view() const { return {run_, task_, cut_, rows_}; }
+
+    /* Above the threshold and equal to it in this thread's group. With a floor registers are short. */
+    __device__ uint2 mine() const { return kFloor ? space_.counts[lane_id() * kGroupRow + warp_id()] : mine_; }
 
     /* The first region of this warp's group `lane`. */
     __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
@@ -206,22 +212,36 @@ private:
             const FloorQuery query =
                 floor_query(run_, placed.row, placed.head, static_cast<uint32_t>(task_.end - task_.first),
                             static_cast<uint32_t>(task_.kept - forced));
-            const uint32_t *sampled = histogram_ + floor_counts(run_);
-            const FloorFound found = find_floor(run_.row_size, query, space_.levels, space_.floor, load_l2(sampled - 1),
-                                                [&](auto &x, auto &y, int i) {
-                                                    load_counts(x, histogram_ + i);
-                                                    load_counts(y, sampled + i);
-                                                });
+            const FloorFound found = find_floor(run_.row_size, query, space_.levels, space_.floor,
+                                                load_l2(histogram_ + level_words(run_) + HATTN_CUDA_ZEROS),
+                                                [&](auto &x, auto &y, int i) { load_pairs(x, y, histogram_ + 2 * i); });
             threshold_ = found.threshold;
             this->kept = static_cast<int32_t>(found.kept) + forced;
-            this->is_known =
-                is_all_equal_ || ((found.bound || query.wanted == query.middle) && (threshold_.key || !is_ranked()));
+            /* Score 0 is in no list: where the budget ends there, what it leaves out is not known. */
+            this->is_known = is_all_equal_ || (found.is_known && (threshold_.key || !is_ranked()));
         } else {
             const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
             uint32_t above;
             threshold_.key = find_level(run_.row_size, wanted, &above, space_.levels,
                                         [&](auto &x, int i) { load_counts(x, histogram_ + i); });
             threshold_.ties = wanted - above;
+        }
+    }
+
+    template <int kNum>
+    __device__ static void load_pairs(uint32_t (&x)[kNum], uint32_t (&y)[kNum], const uint32_t *pairs)
+    {
+        using Loaded = std::conditional_t<kNum == 1, uint2, uint4>;
+        uint32_t both[2 * kNum];
+#pragma unroll
+        for (int k = 0; k < 2 * kNum; k += sizeof(Loaded) / 4) {
+            const Loaded loaded = load_l2(reinterpret_cast<const Loaded *>(pairs + k));
+            memcpy(both + k, &loaded, sizeof(loaded));
+        }
+#pragma unroll
+        for (int k = 0; k < kNum; k++) {
+            x[k] = both[2 * k];
+            y[k] = both[2 * k + 1];
         }
     }
 
@@ -250,7 +270,7 @@ private:
     template <class Sink>
     __device__ void visit_groups(int low, int high, Sink sink) const
     {
-        uint32_t groups = hits_of(low, high, group_of(lane_id()), group_, before_, mine_), hits = 0;
+        uint32_t groups = hits_of(low, high, group_of(lane_id()), group_, before_, mine()), hits = 0;
         int region = group_of(lane_id()), end = 0, next = 0;
         uint2 before = before_, passed = {0, 0};
         if (group_ == 1) {
