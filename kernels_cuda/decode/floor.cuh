@@ -117,6 +117,47 @@ struct FloorFound {
     bool is_known; /* the budget's last score, if there is one, is not 0 */
 };
 
+/* How many reach the scores of a warp's share, lane w (and those 8, 16 and 24 after it) of warp w's. */
+class SharesAbove
+{
+public:
+    /* After leave_levels and a barrier. By all lanes of a warp, as all of it. */
+    __device__ explicit SharesAbove(const LevelSpace &space)
+    {
+        const uint32_t mine = space.totals[lane_id() % kWarps];
+        reaching_ = mine;
+#pragma unroll
+        for (int offset = 1; offset < kWarps; offset *= 2) {
+            const uint32_t after = from_after(reaching_, offset);
+            reaching_ += lane_id() % kWarps + offset < kWarps ? after : 0;
+        }
+        above_ = reaching_ - mine;
+    }
+
+    /* The share's least score, or more than its largest. */
+    __device__ uint32_t reaching(int share) const { return from_lane(reaching_, share); }
+    __device__ uint32_t above(int share) const { return from_lane(above_, share); }
+
+    /* The largest score that at least `wanted` reach, and what is left of them. */
+    template <int kPerLane>
+    __device__ Threshold look_up(uint32_t wanted, const LevelSpace &space) const
+    {
+        constexpr int kShare = kLevelShare<kPerLane>;
+        const int share = max(bit_width(ballot(reaching_ >= wanted) & ((1u << kWarps) - 1)) - 1, 0);
+        const uint32_t *at_least = &space.at_least[share * kShare];
+        const uint32_t before = above(share);
+        int reached = 0;
+#pragma unroll
+        for (int k = 0; k < kPerLane; k++)
+            reached += count_ones(ballot(before + at_least[k * 32 + lane_id()] >= wanted));
+        return {static_cast<uint32_t>(reached ? share * kShare + reached : 0),
+                wanted - before - (reached < kShare ? at_least[reached] : 0)};
+    }
+
+private:
+    uint32_t reaching_, above_;
+};
+
 /* Little code, in one piece, and no branches that are often taken: it runs once, out of a cold cache. */
 template <int kPerLane, class Load>
 __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query, LevelSpace &space, FloorSpace &floor,
@@ -139,13 +180,9 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
     leave_levels(at_least, first, space);
     __syncthreads();
 
-    uint32_t above = 0, total = 0, largest = 0; /* above: in warps of larger scores */
-#pragma unroll
-    for (int w = 0; w < kWarps; w++) {
-        total += space.totals[w];
-        above += w > warp_id() ? space.totals[w] : 0;
-        largest = max(largest, static_cast<uint32_t>(floor.tops[w]));
-    }
+    const uint32_t largest = static_cast<uint32_t>(warp_largest(floor.tops[lane_id() % kWarps]));
+    const SharesAbove shares(space);
+    const uint32_t total = shares.reaching(0), above = shares.above(warp_id());
     /* The sum in 1/2^30 of the largest score's share: below 2^62, in three words that a warp can add. What fewer reach than the budget keeps is above
      * its last score. */
     const bool keeps_all = query.wanted == query.middle;
@@ -184,16 +221,13 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
         floor_reach(hattn_floor_least_share(query.tau, sums[0] + of_zeros), query.step, inverse, factors);
     /* How many reach the least score that stays, if any does; all reach 0. */
     const int32_t score = static_cast<int32_t>(largest) - reach, level = min(max(score - 1, 0), HATTN_CUDA_LEVELS - 1);
-    uint32_t reaching = space.at_least[level];
-#pragma unroll
-    for (int w = 1; w < kWarps; w++)
-        reaching += w * kShare > level ? space.totals[w] : 0;
-    reaching = reach < 0 ? 0 : score <= 0 ? query.middle : reaching;
+    const uint32_t some = space.at_least[level] + shares.above(level / kShare), reaching = reach < 0    ? 0
+                                                                                           : score <= 0 ? query.middle
+                                                                                                        : some;
     FloorFound found;
     found.is_known = keeps_all || total >= query.wanted;
     found.kept = min(max(reaching, query.least), query.wanted);
-    found.threshold.key = look_up_level<kPerLane>(found.kept, &above, space);
-    found.threshold.ties = found.kept - above;
+    found.threshold = shares.look_up<kPerLane>(found.kept, space);
     return found;
 }
 
