@@ -162,6 +162,15 @@ void add_long(ProblemList &list)
 /* What GPUs have other kernels for. */
 void add_types(ProblemList &list)
 {
+    for (int kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED}) /* few keys: tests/simt has them, too */
+        add(list, with("few_kind", kind), 0.01f, [&](Problem &p) {
+            p.head_dim_qk = 64;
+            p.num_kv_heads = 1;
+            p.score_kind = kind;
+            p.k = 60;
+            p.lengths = {150, 61, 20};
+            p.num_sink = 2;
+        });
     for (int dim : {64, 128})
         for (int bits : {32, 64, 128})
             add(list, with(with("dim", dim) + "_bits", bits), 0.01f, [&](Problem &p) {
