@@ -29,10 +29,7 @@ struct alignas(16) RegionSpace {
         };
         struct {
             QueryCode query;
-            union {
-                SelectSpace select;
-                LevelSpace levels; /* with a floor */
-            };
+            SelectSpace select;
             uint32_t claimed;
         } rescore;
     };

@@ -215,9 +215,12 @@ private:
     {
         const FloorQuery query =
             floor_query(run_, task_.row, task_.head, static_cast<uint32_t>(task_.end - task_.first), task_.wanted);
+        /* In the place of counts, which are read from where they are added up. No union: that would cost those without a floor. */
+        static_assert(sizeof(LevelSpace) <= sizeof(space_.rescore.select.histogram), "words both");
+        LevelSpace &levels = *reinterpret_cast<LevelSpace *>(space_.rescore.select.histogram);
         const uint32_t *pairs = histogram_of(run_, task_.index);
         const FloorFound found =
-            find_floor(run_.row_size, query, space_.rescore.levels, space_.floor,
+            find_floor(run_.row_size, query, levels, space_.floor,
                        load_l2(pairs + level_words(run_) + HATTN_CUDA_ZEROS), [&](auto &x, auto &y, int i) {
                            for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(*x)); k++) {
                                x[k] = load_l2(histograms_ + i + k + 1);
