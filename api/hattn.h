@@ -229,6 +229,20 @@ typedef struct hattn_problem {
     int32_t min_k;       /* with a floor: so many are kept in any case, budgets permitting; usual: 64, or k */
     hattn_tensor slopes; /* [Hs]                        {head}              F32; zero stride allowed */
     hattn_tensor steps;  /* [row, Hs]                   {row, head}         I32 */
+    /* A tail: tokens that are not kept count, with the mean value of all, by what scores promise of them (hattn_attend) times this
+     * factor, at most 1; 0.5 is a good one. 0: none. Not with key_norms, nor with max_length above 2^22 */
+    float tail;
+    /* Scores per query head: of so many candidates, the best by the group's summed weights, each query head makes an estimate of its own,
+     * and the sum of these decides (hattn_topk); k or more, 4 k is usual, at most 2^20. With weighted scores alone, not with key_norms, for
+     * selections of up to 64 query heads. 0: none */
+    int32_t num_candidates;
+    hattn_tensor shares;     /* [row, Hr, k]                {row, head}         U32; Hr: Hq with candidates, else Hs */
+    hattn_tensor rests;      /* [row, Hr]                   {row, head}         I64 */
+    hattn_tensor value_sums; /* [state, Hkv, dv]            {state, head}       I64 */
+    hattn_tensor value_lengths; /* [state, Hkv]                {state, head}       I32 */
+    hattn_tensor head_weights;  /* [row, Hq, code_bits]        {row, head}         I8 */
+    hattn_tensor head_slopes;   /* [Hq]                        {head}              F32; zero stride allowed */
+    hattn_tensor head_steps;    /* [row, Hq]                   {row, head}         I32 */
 } hattn_problem;
 
 /* Writes the problem that a plan of *problem would have: all that is 0 and means the usual filled in, strides too;
@@ -364,8 +378,10 @@ HATTN_API hattn_status hattn_encode_keys(const hattn_plan *plan, const hattn_enc
  *   hamming:  w_r = sum over the group of (z_r > 0 ? +1 : -1), halved if the group is even     (HATA, section 3)
  *   weighted: u_r = sum over the group of z_r; w_r = rint(u_r * qmax / max|u|), ties to even;
  *             qmax = 2^(weight_bits-1) - 1; w = 0 if all u are 0 or any is not finite
- * With a floor also what one score is worth, in 1/1024 of a factor of 2 of probability:
+ * With a floor or a tail also what one score is worth, in 1/1024 of a factor of 2 of probability:
  *   step = rint(2048 / ln 2 * slope * unit), in 0..32768; unit = 1 (hamming), or max|u| / qmax, and 0 where w = 0 (weighted)
+ * With candidates also the same of each query head by itself: head_weights as weighted, with u its own z, and head_steps by its head_slopes. Steps of the
+ * summed weights are then wanted by tails alone.
  * slope: nats of a key's probability that a score of one is worth where unit is 1, halved: softmax(slope * unit * sum w_r
  * (2 code_r - 1)) is the estimate of the group's mean attention (`hattn calibrate` fits it to a trace). Negative or NaN:
  * 0. */
@@ -374,9 +390,11 @@ typedef struct hattn_encode_queries_args {
     int32_t num_rows;
     hattn_buffer q;
     hattn_map_buffers query_map;
-    hattn_buffer weights; /* out; all code_bits of every row, padding too */
-    hattn_buffer slopes;  /* f32; null without a floor */
-    hattn_buffer steps;   /* out, likewise */
+    hattn_buffer weights;                  /* out; all code_bits of every row, padding too */
+    hattn_buffer slopes;                   /* f32; null without a floor or a tail; with candidates without a tail */
+    hattn_buffer steps;                    /* out, likewise */
+    hattn_buffer head_slopes;              /* f32; null without candidates */
+    hattn_buffer head_weights, head_steps; /* out, likewise */
 } hattn_encode_queries_args;
 HATTN_API hattn_status hattn_encode_queries(const hattn_plan *plan, const hattn_encode_queries_args *args,
                                             const hattn_exec *exec, hattn_error *error);
@@ -409,15 +427,31 @@ HATTN_API hattn_status hattn_score(const hattn_plan *plan, const hattn_score_arg
  *   Z = sum of T over scores > b, and 61 times the sum of T over positions j of scores <= b with j % 61 == 0,
  * or the sum over all where the budget keeps all. Kept are those of the budget's list with T * 2^32 >= tau * Z, tau =
  * rint(min_probability * 2^32), and, until with forced ones there are min_k, the next best; counts says how many. (A floor
- * maximises the mean mass that is kept of a mean number of rows; the same mass for all rows does not.) */
+ * maximises the mean mass that is kept of a mean number of rows; the same mass for all rows does not.) Steps are in 0..32768;
+ * with others the list is any that the budget allows.
+ * With a tail, what attend is to make it of: shares, in the order of indices, T of each kept position, and bit 31 set in
+ * anchors: those of the kept with 0 < T < 4 times the least T above 0, or all with T above 0 if these are fewer than 8. 0 in
+ * forced positions, and past counts. rests: Z less the sum of the kept T, at least 0. Both are 0 where all positions are
+ * kept, or forced ones alone.
+ * With candidates, the num_candidates best by score of the positions that are not forced, or all of these, take their place: for each query head
+ * h of the selection, with scores and T by its own weights and step, S the largest of the candidates,
+ *   Z_h = sum of T_h over the candidates;  p_j = sum over h of floor(T_hj * floor(2^62 / Z_h) / 2^38)
+ * and the budget keeps those with the largest p, equal ones by smallest position; with a floor, of these those with p * 2^8 >= G tau (G: query heads of
+ * the selection) and min_k as before. Shares are T_hj, of each query head; anchors, of all heads alike, are the kept with 0 < p < 4 times the least p above
+ * 0, or all with p above 0, less those of which T_hj is 0. With O the estimate of the sum of T of what is no candidate, as above by the summed
+ * scores and the candidates' list, and I the sum of T by them of candidates that are not kept:
+ *   rest_h = r + floor(r * f / 2^8),  r = Z_h less the sum of the kept T_h,  f = min(floor(2^8 O / I), 19 * 2^8), 0 where I is 0
+ * Method: sums before the exponential lose what single heads look for. */
 typedef struct hattn_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
-    hattn_batch batch;            /* block_table is not read */
-    hattn_buffer scores;          /* scores of forced positions are not read */
-    hattn_buffer budgets;         /* null: problem.k for all */
-    hattn_buffer indices, counts; /* out */
-    hattn_buffer steps;           /* of hattn_encode_queries; null without a floor */
+    hattn_batch batch;                            /* block_table is read with candidates only */
+    hattn_buffer scores;                          /* scores of forced positions are not read */
+    hattn_buffer budgets;                         /* null: problem.k for all */
+    hattn_buffer indices, counts;                 /* out */
+    hattn_buffer steps;                           /* of hattn_encode_queries; null without a floor or a tail */
+    hattn_buffer shares, rests;                   /* out; null without a tail */
+    hattn_buffer codes, head_weights, head_steps; /* null without candidates */
 } hattn_topk_args;
 HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args *args, const hattn_exec *exec,
                                   hattn_error *error);
@@ -425,7 +459,14 @@ HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args 
 /* Softmax attention over selected positions; fp32 accumulation.
  *   x_j = cap(scale * q·k_j);  out = sum of e^x_j v_j / D;  lse = ln D;  D = sum of e^x_j (+ e^sink_logit of the head)
  * Empty selection: out 0, lse -inf (with a sink logit: lse = the logit). Only selected rows of K and V are read.
- * Without indices every position below the row's length is attended to: dense decode attention. */
+ * Without indices every position below the row's length is attended to: dense decode attention.
+ * With a tail, which shares and rests turn on, those that are not selected are taken together as one more token:
+ *   R = min(tail * E(anchors) * rest / T(anchors), E(all) * rest / T(all)), 0 where T is 0
+ *   out = (sum of e^x_j v_j + R vbar) / (D + R);  lse = ln(D + R)
+ * E: sum of e^x_j, T: sum of shares, "all" being the selected with shares above 0; vbar = the mean of the row's values, out of
+ * value_sums, and the V cache from value_lengths on, up to the row's length; from 0 if value_lengths is outside 0..the row's
+ * length. What is below the floor weighs little each, and much together; anchors, near it, say what a share is worth.
+ * Parts of a context that are attended to apart have each their own tail, and are merged as ever. */
 typedef struct hattn_attend_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -436,7 +477,10 @@ typedef struct hattn_attend_args {
     hattn_buffer indices,
         counts; /* both or none; distinct positions inside the row's length, any order, counts in 0..k */
     hattn_buffer out;
-    hattn_buffer lse; /* may be null */
+    hattn_buffer lse;           /* may be null */
+    hattn_buffer shares, rests; /* of hattn_topk; both null: no tail */
+    hattn_buffer value_sums, value_lengths,
+        value_slots; /* as in hattn_sum_values; null where these are, and not read */
 } hattn_attend_args;
 HATTN_API hattn_status hattn_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
                                     hattn_error *error);
@@ -456,6 +500,25 @@ typedef struct hattn_merge_args {
 HATTN_API hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
                                    hattn_error *error);
 
+/* Keep the sums of values that tails need: after prefill, and before each step, what hattn_decode with append does itself. For
+ * each sequence of the batch that has rows, with T tokens in it, and each KV head:
+ *   value_sums += sum of rint(v_j * 2^24), v_j clamped to +-65536, NaN 0, positions j from value_lengths to seq_len - T
+ *   value_lengths = seq_len - T, clamped to 0..max_length
+ * and from 0, value_sums having been 0, where value_lengths is negative or above. The tokens of the step stay outside, so that
+ * a caller drops those that were rejected by lowering seq_len, and no more; who lowers it further, or writes other values
+ * below value_lengths, sets these lengths to 0 (sums then are not read). Guarantees: exact, the same on every backend, in
+ * however many calls. fp8 values are without their scale. */
+typedef struct hattn_sum_values_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    hattn_batch batch;
+    hattn_buffer v_cache;
+    hattn_buffer value_slots; /* i32 [sequence]: the state of each sequence, all of them different; null: its number */
+    hattn_buffer value_sums, value_lengths; /* in and out */
+} hattn_sum_values_args;
+HATTN_API hattn_status hattn_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args,
+                                        const hattn_exec *exec, hattn_error *error);
+
 /* One decode step: encode queries, score, top-k, attend; with append, first the rows' own keys, which must already
  * be in the K cache, are encoded into codes (and norms). Weights and selections are bit-identical to the same plan's
  * separate calls; out and lse are within the numerics contract of docs/numerics.md. Speculative tokens that were
@@ -469,10 +532,13 @@ typedef struct hattn_decode_args {
     hattn_map_buffers key_map;                                                              /* read only with append */
     hattn_map_buffers query_map;
     hattn_buffer out;
-    hattn_buffer lse;                      /* may be null */
-    hattn_buffer weights, indices, counts; /* out, each may be null */
-    hattn_buffer slopes;                   /* as in hattn_encode_queries */
-    hattn_buffer steps;                    /* out, may be null */
+    hattn_buffer lse;                                    /* may be null */
+    hattn_buffer weights, indices, counts;               /* out, each may be null */
+    hattn_buffer slopes;                                 /* as in hattn_encode_queries */
+    hattn_buffer steps;                                  /* out, may be null */
+    hattn_buffer value_sums, value_lengths, value_slots; /* with a tail: as in hattn_sum_values, written with append */
+    hattn_buffer head_slopes;                            /* as in hattn_encode_queries */
+    hattn_buffer head_weights, head_steps;               /* out, each may be null */
 } hattn_decode_args;
 HATTN_API hattn_status hattn_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                     hattn_error *error);

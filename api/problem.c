@@ -79,12 +79,17 @@ static void complete_dtypes(hattn_problem *p)
     default_i32(&p->codes.dtype, HATTN_U32);
     default_i32(&p->norms.dtype, HATTN_F16);
     default_i32(&p->weights.dtype, HATTN_I8);
-    hattn_tensor *const integers[] = {&p->indices, &p->counts, &p->block_table, &p->budgets, &p->steps};
+    hattn_tensor *const integers[] = {&p->indices, &p->counts,        &p->block_table, &p->budgets,
+                                      &p->steps,   &p->value_lengths, &p->head_steps};
     for (size_t i = 0; i < sizeof(integers) / sizeof(*integers); i++)
         default_i32(&integers[i]->dtype, HATTN_I32);
-    hattn_tensor *const floats[] = {&p->lse, &p->partial_out, &p->partial_lse, &p->slopes};
+    hattn_tensor *const floats[] = {&p->lse, &p->partial_out, &p->partial_lse, &p->slopes, &p->head_slopes};
     for (size_t i = 0; i < sizeof(floats) / sizeof(*floats); i++)
         default_i32(&floats[i]->dtype, HATTN_F32);
+    default_i32(&p->head_weights.dtype, HATTN_I8);
+    default_i32(&p->shares.dtype, HATTN_U32);
+    default_i32(&p->rests.dtype, HATTN_I64);
+    default_i32(&p->value_sums.dtype, HATTN_I64);
     default_i32(&p->v_cache.dtype, p->k_cache.dtype);
     default_i32(&p->k_new.dtype, p->k_cache.dtype);
     /* Maps in fp8 do not exist: beside an fp8 cache they are as q. */
@@ -136,6 +141,15 @@ void hattn_complete_problem(hattn_problem *p)
     if (!p->slopes.stride[0])
         p->slopes.stride[0] = 1;
     compact2(&p->steps, Hs, 1);
+    const int64_t Hr = p->num_candidates ? Hq : Hs;
+    compact2(&p->shares, Hr, p->k);
+    compact2(&p->rests, Hr, 1);
+    compact2(&p->head_weights, Hq, p->code_bits);
+    if (!p->head_slopes.stride[0])
+        p->head_slopes.stride[0] = 1;
+    compact2(&p->head_steps, Hq, 1);
+    compact2(&p->value_sums, Hkv, dv);
+    compact2(&p->value_lengths, Hkv, 1);
     compact_map(p, &p->key_map);
     compact_map(p, &p->query_map);
 }
@@ -161,10 +175,12 @@ static void resolve(int64_t *strides, int number)
 
 void hattn_resolve_broadcasts(hattn_problem *p)
 {
-    hattn_tensor *const tensors[] = {&p->q,       &p->k_new,   &p->k_cache,     &p->v_cache,     &p->codes,
-                                     &p->norms,   &p->weights, &p->scores,      &p->indices,     &p->counts,
-                                     &p->out,     &p->lse,     &p->partial_out, &p->partial_lse, &p->block_table,
-                                     &p->budgets, &p->slopes,  &p->steps};
+    hattn_tensor *const tensors[] = {
+        &p->q,          &p->k_new,         &p->k_cache,      &p->v_cache,     &p->codes,
+        &p->norms,      &p->weights,       &p->scores,       &p->indices,     &p->counts,
+        &p->out,        &p->lse,           &p->partial_out,  &p->partial_lse, &p->block_table,
+        &p->budgets,    &p->slopes,        &p->steps,        &p->shares,      &p->rests,
+        &p->value_sums, &p->value_lengths, &p->head_weights, &p->head_slopes, &p->head_steps};
     for (size_t i = 0; i < sizeof(tensors) / sizeof(*tensors); i++)
         resolve(tensors[i]->stride, 3);
     hattn_map *const maps[] = {&p->key_map, &p->query_map};

@@ -10,6 +10,7 @@
 #include "backends/host_control.h"
 #include "core/dtype.h"
 #include "core/fp_environment.h"
+#include "core/rows.h"
 #include "core/status.h"
 
 #define INVALID_IF(condition, ...)                                         \
@@ -128,13 +129,42 @@ static hattn_status check_kv_scale(const hattn_plan *plan, const char *name, hat
     return check_optional(plan, name, scale, 4, error);
 }
 
-/* A buffer that floors need and nothing else has. */
+/* A buffer that floors and tails need and nothing else has. */
 static hattn_status check_floor(const hattn_plan *plan, const char *name, hattn_buffer buffer, hattn_error *error)
 {
-    const bool has_floor = plan->problem.min_probability > 0;
-    INVALID_IF(!has_floor && buffer.data, "%s is set: the problem has no min_probability", name);
-    return has_floor ? check_buffer(plan, name, buffer, 4, error) : HATTN_OK;
+    const bool is_read = hattn_has_shares(&plan->problem);
+    INVALID_IF(!is_read && buffer.data, "%s is set: the problem has no min_probability and no tail", name);
+    return is_read ? check_buffer(plan, name, buffer, 4, error) : HATTN_OK;
 }
+
+/* A buffer that tails need, `wanted` by this call. */
+static hattn_status check_tail(const hattn_plan *plan, bool wanted, const char *name, hattn_buffer buffer,
+                               int64_t element, hattn_error *error)
+{
+    INVALID_IF(plan->problem.tail == 0 && buffer.data, "%s is set: the problem has no tail", name);
+    INVALID_IF(!wanted && buffer.data, "%s is set: this call is without a tail", name);
+    return wanted ? check_buffer(plan, name, buffer, element, error) : HATTN_OK;
+}
+
+/* A buffer that scores per query head need and nothing else has. */
+static hattn_status check_heads(const hattn_plan *plan, const char *name, hattn_buffer buffer, int64_t element,
+                                hattn_error *error)
+{
+    const bool is_wanted = plan->problem.num_candidates > 0;
+    INVALID_IF(!is_wanted && buffer.data, "%s is set: the problem has no num_candidates", name);
+    return is_wanted ? check_buffer(plan, name, buffer, element, error) : HATTN_OK;
+}
+
+#define CHECK_HEADS(name, element) RETURN_IF_FAILED(check_heads(plan, #name, args->name, element, error))
+
+#define CHECK_TAIL(wanted, name, element) RETURN_IF_FAILED(check_tail(plan, wanted, #name, args->name, element, error))
+
+#define CHECK_VALUE_SUMS(wanted)                                        \
+    do {                                                                \
+        CHECK_TAIL(wanted, value_sums, 8);                              \
+        CHECK_TAIL(wanted, value_lengths, 4);                           \
+        CHECK_TAIL((wanted) && args->value_slots.data, value_slots, 4); \
+    } while (0)
 
 /* ---- Runs ---- */
 
@@ -231,6 +261,9 @@ static hattn_status check_encode_queries(const hattn_plan *plan, const hattn_enc
     CHECK_BUFFER(q, hattn_dtype_size(plan->problem.q.dtype));
     RETURN_IF_FAILED(check_map(plan, true, &args->query_map, error));
     CHECK_BUFFER(weights, 1);
+    CHECK_HEADS(head_slopes, 4);
+    CHECK_HEADS(head_weights, 1);
+    CHECK_HEADS(head_steps, 4);
     RETURN_IF_FAILED(check_floor(plan, "slopes", args->slopes, error));
     return check_floor(plan, "steps", args->steps, error);
 }
@@ -273,13 +306,18 @@ hattn_status hattn_score(const hattn_plan *plan, const hattn_score_args *args, c
 static hattn_status check_topk(const hattn_plan *plan, const hattn_topk_args *args, hattn_error *error)
 {
     INVALID_IF(args->reserved, "args.reserved must be 0");
-    RETURN_IF_FAILED(check_batch(plan, &args->batch, false, error));
+    RETURN_IF_FAILED(check_batch(plan, &args->batch, plan->problem.num_candidates > 0, error));
     if (!args->batch.num_rows)
         return HATTN_OK;
+    CHECK_HEADS(codes, 4);
+    CHECK_HEADS(head_weights, 1);
+    CHECK_HEADS(head_steps, 4);
     CHECK_BUFFER(scores, hattn_dtype_size(plan->problem.scores.dtype));
     CHECK_OPTIONAL(budgets, 4);
     CHECK_BUFFER(indices, 4);
     CHECK_BUFFER(counts, 4);
+    CHECK_TAIL(plan->problem.tail > 0, shares, 4);
+    CHECK_TAIL(plan->problem.tail > 0, rests, 8);
     return check_floor(plan, "steps", args->steps, error);
 }
 
@@ -298,6 +336,7 @@ static hattn_status check_attend(const hattn_plan *plan, const hattn_attend_args
     INVALID_IF(args->reserved, "args.reserved must be 0");
     RETURN_IF_FAILED(check_batch(plan, &args->batch, true, error));
     INVALID_IF(!args->indices.data != !args->counts.data, "indices and counts go together: one is null");
+    INVALID_IF(args->shares.data && !args->indices.data, "shares is set: without indices there is no tail");
     if (!args->batch.num_rows)
         return HATTN_OK;
     CHECK_BUFFER(q, hattn_dtype_size(plan->problem.q.dtype));
@@ -310,6 +349,10 @@ static hattn_status check_attend(const hattn_plan *plan, const hattn_attend_args
     CHECK_OPTIONAL(counts, 4);
     CHECK_BUFFER(out, hattn_dtype_size(plan->problem.out.dtype));
     CHECK_OPTIONAL(lse, 4);
+    const bool has_tail = args->shares.data || args->rests.data;
+    CHECK_TAIL(has_tail, shares, 4);
+    CHECK_TAIL(has_tail, rests, 8);
+    CHECK_VALUE_SUMS(has_tail);
     return HATTN_OK;
 }
 
@@ -349,6 +392,29 @@ hattn_status hattn_merge(const hattn_plan *plan, const hattn_merge_args *args, c
     return end(&r);
 }
 
+static hattn_status check_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, hattn_error *error)
+{
+    INVALID_IF(args->reserved, "args.reserved must be 0");
+    INVALID_IF(plan->problem.tail == 0, "hattn_sum_values: the problem has no tail");
+    RETURN_IF_FAILED(check_batch(plan, &args->batch, true, error));
+    if (!args->batch.num_rows)
+        return HATTN_OK;
+    CHECK_BUFFER(v_cache, hattn_dtype_size(plan->problem.v_cache.dtype));
+    CHECK_VALUE_SUMS(true);
+    return HATTN_OK;
+}
+
+hattn_status hattn_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                              hattn_error *error)
+{
+    hattn_sum_values_args ours;
+    run r = take(plan, exec, &ours, sizeof(ours), args, error);
+    r.status = r.status ? r.status : check_sum_values(plan, &ours, error);
+    if (begin(&r, plan, r.status ? 0 : ours.batch.num_rows))
+        r.status = plan->backend->sum_values(plan, &ours, &r.exec, error);
+    return end(&r);
+}
+
 static hattn_status check_decode(const hattn_plan *plan, const hattn_decode_args *args, hattn_error *error)
 {
     INVALID_IF(args->append != 0 && args->append != 1, "append is %d: it must be 0 or 1", args->append);
@@ -372,6 +438,12 @@ static hattn_status check_decode(const hattn_plan *plan, const hattn_decode_args
     CHECK_OPTIONAL(weights, 1);
     CHECK_OPTIONAL(indices, 4);
     CHECK_OPTIONAL(counts, 4);
+    CHECK_VALUE_SUMS(plan->problem.tail > 0);
+    CHECK_HEADS(head_slopes, 4);
+    if (args->head_weights.data)
+        CHECK_HEADS(head_weights, 1);
+    if (args->head_steps.data)
+        CHECK_HEADS(head_steps, 4);
     RETURN_IF_FAILED(check_floor(plan, "slopes", args->slopes, error));
     return args->steps.data ? check_floor(plan, "steps", args->steps, error) : HATTN_OK;
 }

@@ -18,6 +18,13 @@
 #define MAX_STRIDE ((int64_t)1 << 46)
 #define MAX_SPAN ((int64_t)1 << 60)
 
+/* Values of a sum below 2^40 each (hattn_sum_values), so that it is below 2^62. */
+#define MAX_SUMMED (1 << 22)
+
+/* Of scores per query head, so that what is made of them fits its integers. */
+#define MOST_CANDIDATES (1 << 20)
+#define MOST_HEADS 64
+
 static hattn_status check_heads(const hattn_problem *p, hattn_error *error)
 {
     INVALID_IF(p->num_kv_heads < 1 || p->num_kv_heads > 4096, "num_kv_heads is %d: it must be 1..4096",
@@ -79,8 +86,22 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
     UNSUPPORTED_IF(p->min_probability > 0 && p->key_norms,
                    "min_probability is %g with key_norms: scores with norms are no probabilities",
                    (double)p->min_probability);
+    INVALID_IF(!(p->tail >= 0 && p->tail <= 1), "tail is %g: it must be 0 (none) to 1", (double)p->tail);
+    UNSUPPORTED_IF(p->tail > 0 && p->key_norms, "tail is %g with key_norms: scores with norms are no probabilities",
+                   (double)p->tail);
+    UNSUPPORTED_IF(p->tail > 0 && p->max_length > MAX_SUMMED, "tail is %g with max_length %d: sums are of 2^22 values",
+                   (double)p->tail, p->max_length);
     INVALID_IF(p->per_head_kv_scales != 0 && p->per_head_kv_scales != 1, "per_head_kv_scales is %d: it must be 0 or 1",
                p->per_head_kv_scales);
+    if (p->num_candidates) {
+        INVALID_IF(p->num_candidates < p->k || p->num_candidates > MOST_CANDIDATES,
+                   "num_candidates is %d: it must be 0 (none), or k (%d) to 2^20", p->num_candidates, p->k);
+        UNSUPPORTED_IF(p->key_norms || p->score_kind != HATTN_SCORE_WEIGHTED,
+                       "num_candidates is %d: query heads have weighted scores without key_norms", p->num_candidates);
+        UNSUPPORTED_IF(p->num_q_heads / p->num_selection_heads > MOST_HEADS,
+                       "num_candidates is %d with %d query heads of a selection: at most %d", p->num_candidates,
+                       p->num_q_heads / p->num_selection_heads, MOST_HEADS);
+    }
     INVALID_IF(p->reserved || p->key_map.reserved || p->query_map.reserved, "reserved fields must be 0");
     return HATTN_OK;
 }
@@ -175,7 +196,7 @@ static hattn_status check_tensor(const rule *r, hattn_error *error)
 static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
 {
     int64_t rows = p->max_rows, Hq = p->num_q_heads, Hkv = p->num_kv_heads, Hc = p->num_code_heads,
-            Hs = p->num_selection_heads;
+            Hs = p->num_selection_heads, Hr = p->num_candidates ? Hq : Hs;
     int64_t slots = p->page_size ? p->page_size : p->max_length, words = (p->code_bits + 31) / 32;
     int64_t pages = p->page_size ? 0 : p->max_sequences;
     unsigned floats = bit(HATTN_F32) | bit(HATTN_F16) | bit(HATTN_BF16), cache = floats | bit(HATTN_F8_E4M3);
@@ -197,7 +218,14 @@ static hattn_status check_tensors(const hattn_problem *p, hattn_error *error)
         {"block_table", &p->block_table, bit(HATTN_I32), 1, {p->max_sequences}, 1, false},
         {"budgets", &p->budgets, bit(HATTN_I32), 2, {p->max_sequences, Hs}, 1, false},
         {"slopes", &p->slopes, bit(HATTN_F32), 1, {Hs}, 1, false},
-        {"steps", &p->steps, bit(HATTN_I32), 2, {rows, Hs}, 1, p->min_probability > 0},
+        {"steps", &p->steps, bit(HATTN_I32), 2, {rows, Hs}, 1, p->min_probability > 0 || p->tail > 0},
+        {"shares", &p->shares, bit(HATTN_U32), 2, {rows, Hr}, p->k, p->tail > 0},
+        {"rests", &p->rests, bit(HATTN_I64), 2, {rows, Hr}, 1, p->tail > 0},
+        {"head_weights", &p->head_weights, bit(HATTN_I8), 2, {rows, Hq}, p->code_bits, p->num_candidates > 0},
+        {"head_slopes", &p->head_slopes, bit(HATTN_F32), 1, {Hq}, 1, false},
+        {"head_steps", &p->head_steps, bit(HATTN_I32), 2, {rows, Hq}, 1, p->num_candidates > 0},
+        {"value_sums", &p->value_sums, bit(HATTN_I64), 2, {0, Hkv}, p->head_dim_v, p->tail > 0},
+        {"value_lengths", &p->value_lengths, bit(HATTN_I32), 2, {0, Hkv}, 1, p->tail > 0},
     };
     for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++) {
         hattn_status status = check_tensor(&rules[i], error);

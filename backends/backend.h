@@ -62,9 +62,11 @@ struct hattn_backend {
     __typeof__(hattn_topk) *topk;
     __typeof__(hattn_attend) *attend;
     __typeof__(hattn_merge) *merge;
+    /* NULL where plans have no tails. */
+    __typeof__(hattn_sum_values) *sum_values;
 
-    /* Optional: NULL, or a plan with is_composed, gives backends/compose.c, which calls append, encode_queries, score, topk and attend
-     * of this table. */
+    /* Optional: NULL, or a plan with is_composed, gives backends/compose.c, which calls append, sum_values, encode_queries, score,
+     * topk and attend of this table. */
     __typeof__(hattn_decode) *decode;
     /* Encode the rows' own keys out of the K cache; needed by the composed decode only. */
     __typeof__(hattn_decode) *append;

@@ -113,6 +113,15 @@ static hattn_status run_merge(const hattn_plan *plan, const hattn_merge_args *ar
     return HATTN_OK;
 }
 
+static hattn_status run_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                                   hattn_error *error)
+{
+    (void)error;
+    (void)exec;
+    hattn_reference_sum_values(&plan->problem, args);
+    return HATTN_OK;
+}
+
 static hattn_status run_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                hattn_error *error)
 {
@@ -138,5 +147,6 @@ const hattn_backend hattn_reference_backend = {
     .topk = run_topk,
     .attend = run_attend,
     .merge = run_merge,
+    .sum_values = run_sum_values,
     .append = run_append,
 };

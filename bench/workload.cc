@@ -180,6 +180,30 @@ void Workload::make_sets()
     fill_values(memory_, partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
 }
 
+/* What floors and tails have beside: slopes with which a score is worth a twentieth of a nat, and sums of values up to the step's own
+ * tokens. */
+void Workload::make_beyond()
+{
+    const size_t selections = size_t(num_rows_) * size_t(shape_.num_selection_heads),
+                 states = size_t(num_sequences_) * size_t(shape_.num_kv_heads);
+    if (shape_.min_probability == 0 && shape_.tail == 0)
+        return;
+    slopes_ = devices::buffer_of(memory_, std::vector<float>(size_t(shape_.num_selection_heads), 0.025f));
+    std::vector<int32_t> lengths;
+    for (size_t b = 0; b < problem_.lengths.size(); b++)
+        lengths.insert(lengths.end(), size_t(shape_.num_kv_heads),
+                       problem_.lengths[b] - problems::query_lengths(problem_)[b]);
+    value_lengths_ = devices::buffer_of(memory_, lengths);
+    for (Set &set : sets_) {
+        set.steps = Buffer(memory_, selections * 4);
+        if (shape_.tail == 0)
+            continue;
+        set.shares = Buffer(memory_, selections * size_t(shape_.k) * 4);
+        set.rests = Buffer(memory_, selections * 8);
+        set.value_sums = devices::buffer_of(memory_, std::vector<int64_t>(states * size_t(shape_.head_dim_v)));
+    }
+}
+
 /* Pages that sequences share come in another order each time. */
 void Workload::make_block_table()
 {
@@ -228,6 +252,7 @@ Workload::Workload(const problems::Problem &problem, const devices::Memory &memo
     choose_rotation(turns, memory_limit);
     fill_layers();
     make_sets();
+    make_beyond();
     if (shape_.page_size)
         make_block_table();
 

@@ -66,7 +66,7 @@ public:
 private:
     /* Queries and what comes out of them; several, so that no call finds the rows of the last one in a cache. */
     struct Set {
-        devices::Buffer q, weights, indices, counts;
+        devices::Buffer q, weights, indices, counts, steps, shares, rests, value_sums;
     };
     struct Sizes {
         size_t num_pages, k, v, codes, norms, query_map, key_map;
@@ -82,6 +82,7 @@ private:
     void write_query_maps();
     void fill_queries(Set &set, uint64_t seed);
     void make_sets();
+    void make_beyond();
     void make_block_table();
 
     hattn_batch batch() const;
@@ -109,7 +110,7 @@ private:
     devices::Buffer kv_, codes_;
     size_t maps_; /* where they start behind the codes: on the host they are in huge pages together */
     std::vector<Set> sets_;
-    devices::Buffer seq_len_, q_start_, block_table_;
+    devices::Buffer seq_len_, q_start_, block_table_, slopes_, value_lengths_;
     devices::Buffer scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;
 };
 

@@ -35,6 +35,14 @@ Arguments Workload::arguments(const Set &set) const
     all.scores = scores_.at();
     all.indices = set.indices.at();
     all.counts = set.counts.at();
+    all.slopes = slopes_.at();
+    all.steps = set.steps.at();
+    all.shares = set.shares.at();
+    all.rests = set.rests.at();
+    if (set.value_sums.size()) {
+        all.value_sums = set.value_sums.at();
+        all.value_lengths = value_lengths_.at();
+    }
     all.partial_out = partial_out_.at();
     all.partial_lse = partial_lse_.at();
     all.out = out_.at();
@@ -102,7 +110,7 @@ hattn_status Workload::run(Stage stage, const hattn_plan *plan, const hattn_exec
 hattn_decode_args Workload::decode_args()
 {
     hattn_decode_args args = with_next_codes(arguments(next_set())).decode_args(append_);
-    args.weights = args.indices = args.counts = {};
+    args.weights = args.indices = args.counts = args.steps = {};
     return args;
 }
 

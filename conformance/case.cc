@@ -180,6 +180,17 @@ void Output::reset(const Tensor &tensor, uint8_t fill) const
         prepare(tensor);
 }
 
+void prepare_values(const Instance &instance, Output *sums, Output *lengths)
+{
+    const auto copy = [](const Tensor &from) {
+        return [&from](const Tensor &to) {
+            from.for_each([&](const Index &index) { memcpy(to.at(index), from.at(index), dtype_size(from.dtype)); });
+        };
+    };
+    sums->prepare = copy(instance.value_sums);
+    lengths->prepare = copy(instance.value_lengths);
+}
+
 std::string compare(const Tensor &tensor, const std::vector<uint8_t> &want, const std::vector<uint8_t> &written,
                     const Rule &rule, Comparison *comparison)
 {

@@ -75,6 +75,9 @@ struct Case {
     std::vector<Output *> outputs;                  /* compared in this order */
 };
 
+/* States of values, as outputs that are read first, too. */
+void prepare_values(const Instance &instance, Output *sums, Output *lengths);
+
 /* "" or what is wrong. */
 std::string check_case(const Context &context, const Case &checked);
 
@@ -91,6 +94,7 @@ std::string check_topk(const Context &context);
 std::string check_attend_sparse(const Context &context);
 std::string check_attend_dense(const Context &context);
 std::string check_merge(const Context &context);
+std::string check_sum_values(const Context &context);
 std::string check_decode(const Context &context);
 std::string check_decode_append(const Context &context);
 

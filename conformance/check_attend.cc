@@ -10,7 +10,9 @@ std::string check_attend(const Context &context, bool sparse)
     const Instance &instance = context.instance;
     Positions positions = sparse ? listed_positions(instance.indices, instance.counts) : all_positions(instance);
     Output out(context, "out", &hattn_problem::out), lse(context, "lse", &hattn_problem::lse);
-    set_attention_rules(context, positions, &out, &lse);
+    const bool has_tail = sparse && instance.shape.tail > 0;
+    set_attention_rules(context, positions, has_tail ? listed_tails(instance.shares, instance.rests) : Tails(), &out,
+                        &lse);
     lse.optional = true;
     auto args = [&](Tensor Output::*side) {
         hattn_attend_args made = instance.attend_args(sparse);
@@ -21,6 +23,8 @@ std::string check_attend(const Context &context, bool sparse)
 
     PoisonedCache poisoned(instance, [&](PoisonedCache *cache) {
         for (int row = 0; row < static_cast<int>(instance.rows.size()); row++) {
+            if (has_tail)
+                keep_unsummed(instance, row, cache);
             for (int h = 0; h < instance.shape.num_q_heads; h++) {
                 for (int j : positions(row, instance.selection_head_of_query(h))) {
                     cache->keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
@@ -48,6 +52,33 @@ std::string check_attend(const Context &context, bool sparse)
 std::string check_attend_sparse(const Context &context) { return check_attend(context, true); }
 
 std::string check_attend_dense(const Context &context) { return check_attend(context, false); }
+
+std::string check_sum_values(const Context &context)
+{
+    const Instance &instance = context.instance;
+    Output sums(context, "value_sums", &hattn_problem::value_sums),
+        lengths(context, "value_lengths", &hattn_problem::value_lengths);
+    prepare_values(instance, &sums, &lengths);
+    auto args = [&](Tensor Output::*side) {
+        hattn_sum_values_args made = instance.sum_values_args();
+        made.value_sums = sums.buffer(side);
+        made.value_lengths = lengths.buffer(side);
+        return made;
+    };
+    PoisonedCache poisoned(instance, [&](PoisonedCache *cache) { keep_summed(instance, cache); });
+
+    Case checked;
+    checked.run = [&](const hattn_exec *exec, hattn_error *error) {
+        hattn_sum_values_args a = args(&Output::actual);
+        return context.session.runner.sum_values(context.plan, &a, exec, error);
+    };
+    checked.reference = [&] {
+        hattn_sum_values_args a = args(&Output::expected);
+        hattn_reference_sum_values(&instance.shape, &a);
+    };
+    checked.outputs = {&sums, &lengths};
+    return check_case(context, checked);
+}
 
 std::string check_merge(const Context &context)
 {

@@ -21,15 +21,25 @@ public:
           weights_(context, "weights", &hattn_problem::weights), indices_(context, "indices", &hattn_problem::indices),
           counts_(context, "counts", &hattn_problem::counts), out_(context, "out", &hattn_problem::out),
           lse_(context, "lse", &hattn_problem::lse), steps_(context, "steps", &hattn_problem::steps),
+          value_sums_(context, "value_sums", &hattn_problem::value_sums),
+          value_lengths_(context, "value_lengths", &hattn_problem::value_lengths),
+          head_weights_(context, "head_weights", &hattn_problem::head_weights),
+          head_steps_(context, "head_steps", &hattn_problem::head_steps),
+          separate_head_weights_(head_weights_.actual.twin(".separate", 0xAA)),
+          separate_head_steps_(head_steps_.actual.twin(".separate", 0xAA)),
           separate_steps_(steps_.actual.twin(".separate", 0xAA)),
           separate_weights_(weights_.actual.twin(".separate", 0xAA)),
-          scores_(instance_.output("scores", &hattn_problem::scores, 0xAA))
+          scores_(instance_.output("scores", &hattn_problem::scores, 0xAA)),
+          shares_(instance_.output("shares", &hattn_problem::shares, 0xAA)),
+          rests_(instance_.output("rests", &hattn_problem::rests, 0xAA))
     {
-        for (Output *output : {&weights_, &steps_, &indices_, &counts_, &lse_})
+        for (Output *output : {&weights_, &steps_, &head_weights_, &head_steps_, &indices_, &counts_, &lse_})
             output->optional = true;
         set_append_rules();
         Positions positions = listed_positions(indices_.expected, counts_.expected);
-        set_attention_rules(context, positions, &out_, &lse_);
+        set_attention_rules(context, positions, has_tail() ? tails() : Tails(), &out_, &lse_);
+        if (has_tail())
+            prepare_values(instance_, &value_sums_, &value_lengths_);
         set_golden_rules();
     }
 
@@ -52,8 +62,12 @@ public:
             checked.outputs.push_back(&codes_);
         if (append_ && instance_.shape.key_norms)
             checked.outputs.push_back(&norms_);
-        if (has_floor())
+        if (instance_.has_shares())
             checked.outputs.push_back(&steps_);
+        if (by_heads())
+            checked.outputs.insert(checked.outputs.end(), {&head_weights_, &head_steps_});
+        if (append_ && has_tail())
+            checked.outputs.insert(checked.outputs.end(), {&value_sums_, &value_lengths_});
         checked.outputs.insert(checked.outputs.end(), {&weights_, &counts_, &indices_, &out_, &lse_});
         return check_case(context_, checked);
     }
@@ -72,12 +86,32 @@ private:
         args.weights = weights_.buffer(side);
         args.indices = indices_.buffer(side);
         args.counts = counts_.buffer(side);
-        if (has_floor())
+        if (instance_.has_shares())
             args.steps = steps_.buffer(side);
+        if (by_heads()) {
+            args.head_weights = head_weights_.buffer(side);
+            args.head_steps = head_steps_.buffer(side);
+        }
+        if (append_ && has_tail()) {
+            args.value_sums = value_sums_.buffer(side);
+            args.value_lengths = value_lengths_.buffer(side);
+        }
         return args;
     }
 
-    bool has_floor() const { return instance_.shape.min_probability > 0; }
+    bool has_tail() const { return instance_.shape.tail > 0; }
+
+    bool by_heads() const { return instance_.shape.num_candidates > 0; }
+
+    /* Made when they are first asked for: an answer of before does not have them. */
+    Tails tails()
+    {
+        return [this](int row, int s) {
+            if (!has_selected_)
+                select();
+            return listed_tails(shares_, rests_)(row, s);
+        };
+    }
 
     int new_tokens(int sequence) const { return query_lengths(instance_.problem)[sequence]; }
 
@@ -131,6 +165,11 @@ private:
 
     void set_golden_rules()
     {
+        head_weights_.golden_rule = weight_rule(
+            instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); },
+            Heads::QUERIES);
+        head_steps_.golden_rule = step_rule(
+            instance_, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); }, Heads::QUERIES);
         weights_.golden_rule = weight_rule(
             instance_, nullptr, [this](const Index &index) { turned_rows_.insert(static_cast<int>(index[0])); });
         steps_.golden_rule =
@@ -148,8 +187,12 @@ private:
     {
         hattn_encode_queries_args args = instance_.encode_queries_args();
         args.weights = separate_weights_.buffer();
-        if (has_floor())
+        if (instance_.has_shares())
             args.steps = separate_steps_.buffer();
+        if (by_heads()) {
+            args.head_weights = separate_head_weights_.buffer();
+            args.head_steps = separate_head_steps_.buffer();
+        }
         std::string problem =
             run_in_manner(all_manners(context_.session)[0], context_.workspace, context_.name(),
                           [&](const hattn_exec *exec, hattn_error *error) {
@@ -160,16 +203,49 @@ private:
 
     void reference()
     {
-        hattn_decode_args expected = make_args(&Output::expected), actual = make_args(&Output::actual);
+        const hattn_decode_args expected = make_args(&Output::expected);
         if (append_)
             hattn_reference_append(&instance_.shape, &expected);
+        if (append_ && has_tail()) {
+            hattn_sum_values_args sums = instance_.sum_values_args();
+            sums.value_sums = expected.value_sums;
+            sums.value_lengths = expected.value_lengths;
+            hattn_reference_sum_values(&instance_.shape, &sums);
+        }
         weights_.expected.for_each(
             [&](const Index &index) { *weights_.expected.at(index) = *separate_weights_.at(index); });
-        if (has_floor())
+        if (instance_.has_shares())
             steps_.expected.for_each([&](const Index &index) {
                 steps_.expected.value<int32_t>(index) = separate_steps_.value<int32_t>(index);
             });
+        if (by_heads()) {
+            head_weights_.expected.for_each(
+                [&](const Index &index) { *head_weights_.expected.at(index) = *separate_head_weights_.at(index); });
+            head_steps_.expected.for_each([&](const Index &index) {
+                head_steps_.expected.value<int32_t>(index) = separate_head_steps_.value<int32_t>(index);
+            });
+        }
 
+        select();
+        hattn_attend_args attend = instance_.attend_args(false);
+        attend.indices = expected.indices;
+        attend.counts = expected.counts;
+        attend.out = expected.out;
+        attend.lse = expected.lse;
+        if (has_tail()) {
+            attend.shares = shares_.buffer();
+            attend.rests = rests_.buffer();
+            attend.value_sums = expected.value_sums;
+            attend.value_lengths = expected.value_lengths;
+            attend.value_slots = expected.value_slots;
+        }
+        hattn_reference_attend(&instance_.shape, &attend);
+    }
+
+    /* By the separate weights and steps, and the codes that were written. */
+    void select()
+    {
+        const hattn_decode_args expected = make_args(&Output::expected), actual = make_args(&Output::actual);
         hattn_score_args score = instance_.score_args();
         score.weights = separate_weights_.buffer();
         score.codes = actual.codes;
@@ -181,23 +257,29 @@ private:
         topk.scores = scores_.buffer();
         topk.indices = expected.indices;
         topk.counts = expected.counts;
-        topk.steps = has_floor() ? separate_steps_.buffer() : hattn_buffer{};
+        topk.steps = instance_.has_shares() ? separate_steps_.buffer() : hattn_buffer{};
+        if (by_heads()) {
+            topk.codes = actual.codes;
+            topk.head_weights = separate_head_weights_.buffer();
+            topk.head_steps = separate_head_steps_.buffer();
+        }
+        if (has_tail()) {
+            topk.shares = shares_.buffer();
+            topk.rests = rests_.buffer();
+        }
         hattn_reference_topk(&instance_.shape, &topk);
-
-        hattn_attend_args attend = instance_.attend_args(false);
-        attend.indices = expected.indices;
-        attend.counts = expected.counts;
-        attend.out = expected.out;
-        attend.lse = expected.lse;
-        hattn_reference_attend(&instance_.shape, &attend);
+        has_selected_ = true;
     }
 
     /* What reference() looks at. */
     std::vector<uint8_t> question() const
     {
         std::vector<uint8_t> bytes(separate_weights_.memory->begin(), separate_weights_.memory->end());
-        if (has_floor())
+        if (instance_.has_shares())
             bytes.insert(bytes.end(), separate_steps_.memory->begin(), separate_steps_.memory->end());
+        if (by_heads())
+            for (const Tensor *tensor : {&separate_head_weights_, &separate_head_steps_})
+                bytes.insert(bytes.end(), tensor->memory->begin(), tensor->memory->end());
         if (append_)
             for (const Output *output : {&codes_, &norms_})
                 if (output->actual)
@@ -207,9 +289,13 @@ private:
 
     void keep_selected(PoisonedCache *cache) const
     {
+        if (append_ && has_tail())
+            keep_summed(instance_, cache);
         Positions positions = listed_positions(indices_.expected, counts_.expected);
         for (int row = 0; row < static_cast<int>(instance_.rows.size()); row++) {
             const Row &of = instance_.rows[row];
+            if (has_tail())
+                keep_unsummed(instance_, row, cache);
             for (int h = 0; h < instance_.shape.num_q_heads; h++) {
                 int g = instance_.kv_head_of_query(h);
                 for (int j : positions(row, instance_.selection_head_of_query(h))) {
@@ -225,8 +311,10 @@ private:
     const Context &context_;
     const Instance &instance_;
     bool append_;
-    Output codes_, norms_, weights_, indices_, counts_, out_, lse_, steps_;
-    Tensor separate_steps_, separate_weights_, scores_;
+    Output codes_, norms_, weights_, indices_, counts_, out_, lse_, steps_, value_sums_, value_lengths_, head_weights_,
+        head_steps_;
+    Tensor separate_head_weights_, separate_head_steps_, separate_steps_, separate_weights_, scores_, shares_, rests_;
+    bool has_selected_ = false;
     std::set<int> turned_rows_;
     std::unique_ptr<PoisonedCache> cache_;
 };

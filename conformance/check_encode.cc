@@ -109,11 +109,20 @@ std::string check_encode_queries(const Context &context)
     weights.golden_rule = weight_rule(instance, nullptr);
     Output steps(context, "steps", &hattn_problem::steps);
     steps.rule = step_rule(instance);
+    Output head_weights(context, "head_weights", &hattn_problem::head_weights),
+        head_steps(context, "head_steps", &hattn_problem::head_steps);
+    head_weights.rule = weight_rule(instance, context.flips(), nullptr, Heads::QUERIES);
+    head_weights.golden_rule = weight_rule(instance, nullptr, nullptr, Heads::QUERIES);
+    head_steps.rule = step_rule(instance, nullptr, Heads::QUERIES);
     auto args = [&](Tensor Output::*side) {
         hattn_encode_queries_args made = instance.encode_queries_args();
         made.weights = weights.buffer(side);
-        if (instance.shape.min_probability > 0)
+        if (instance.has_shares())
             made.steps = steps.buffer(side);
+        if (instance.shape.num_candidates) {
+            made.head_weights = head_weights.buffer(side);
+            made.head_steps = head_steps.buffer(side);
+        }
         return made;
     };
 
@@ -127,10 +136,13 @@ std::string check_encode_queries(const Context &context)
         hattn_reference_encode_queries(&instance.shape, &a);
     };
     checked.outputs = {&weights};
-    if (instance.shape.min_probability > 0)
+    if (instance.has_shares())
         checked.outputs.push_back(&steps);
+    if (instance.shape.num_candidates)
+        checked.outputs.insert(checked.outputs.end(), {&head_weights, &head_steps});
     if (context.flips())
-        context.flips()->weights += weights.actual.num_elements();
+        context.flips()->weights +=
+            weights.actual.num_elements() + (instance.shape.num_candidates ? head_weights.actual.num_elements() : 0);
     const std::string problem = check_case(context, checked);
     if (context.golden && problem.empty())
         put_query_margins(context);

@@ -71,11 +71,16 @@ std::string check_score(const Context &context)
 std::string check_topk(const Context &context)
 {
     const Instance &instance = context.instance;
-    Output indices(context, "indices", &hattn_problem::indices), counts(context, "counts", &hattn_problem::counts);
+    Output indices(context, "indices", &hattn_problem::indices), counts(context, "counts", &hattn_problem::counts),
+        shares(context, "shares", &hattn_problem::shares), rests(context, "rests", &hattn_problem::rests);
     auto args = [&](Tensor Output::*side) {
         hattn_topk_args made = instance.topk_args();
         made.indices = indices.buffer(side);
         made.counts = counts.buffer(side);
+        if (instance.shape.tail > 0) {
+            made.shares = shares.buffer(side);
+            made.rests = rests.buffer(side);
+        }
         return made;
     };
 
@@ -89,6 +94,8 @@ std::string check_topk(const Context &context)
         hattn_reference_topk(&instance.shape, &a);
     };
     checked.outputs = {&counts, &indices};
+    if (instance.shape.tail > 0)
+        checked.outputs.insert(checked.outputs.end(), {&shares, &rests});
     const std::string problem = check_case(context, checked);
     if (context.golden && problem.empty())
         put_ties(context, listed_positions(indices.actual, counts.actual));

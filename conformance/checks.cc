@@ -19,13 +19,15 @@ const struct {
     {"attend_sparse", check_attend_sparse},
     {"attend_dense", check_attend_dense},
     {"merge", check_merge},
+    {"sum_values", check_sum_values},
     {"decode", check_decode},
     {"decode_append", check_decode_append},
 };
 
 bool wanted(const Problem &problem, const std::string &op, const std::string &filter)
 {
-    return (problem.append || op != "decode_append") && is_named(problem.name + "/" + op, filter);
+    return (problem.append || op != "decode_append") && (problem.tail > 0 || op != "sum_values") &&
+           is_named(problem.name + "/" + op, filter);
 }
 
 /* The plan, or what the outcome of every operation is instead. */

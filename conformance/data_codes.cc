@@ -8,6 +8,10 @@
 
 #include "conformance/instance.h"
 
+extern "C" {
+#include "core/tail.h"
+}
+
 namespace conformance {
 
 /* Codes of the caches, independent of the keys: so that ties, extremes and orders are there whatever the maps are. */
@@ -173,6 +177,92 @@ void Instance::make_floor()
         if (rows[index[0]].sequence >= 0)
             steps.value<int32_t>(index) = sizes[turn++ % 10];
     });
+}
+
+/* Of query heads, as those of selection heads are made; every third head has the weights of the one before it, so that heads agree. */
+void Instance::make_heads()
+{
+    Rng rng(seed, "heads");
+    const float odd[] = {0.05f, 0, 1e30f, std::numeric_limits<float>::quiet_NaN(), 1e-4f, 3};
+    const int32_t sizes[] = {100, 30, 7, 300, 0, 1000, 2, 32768, 60, 20000};
+    const int limit = (1 << (shape.weight_bits - 1)) - 1;
+    head_weights = make("head_weights", &hattn_problem::head_weights);
+    head_weights.for_each([&](const Index &index) {
+        if (rows[index[0]].sequence < 0)
+            return;
+        int64_t value = rng.between(-limit, limit);
+        if (problem.pattern == Pattern::ZERO)
+            value = 0;
+        if (problem.pattern == Pattern::BY_TIME || problem.pattern == Pattern::OVERFLOW)
+            value = limit;
+        if (index[1] % 3 == 2)
+            value = head_weights.value<int8_t>({index[0], index[1] - 1, index[2]});
+        head_weights.value<int8_t>(index) = static_cast<int8_t>(value);
+    });
+    head_slopes = make("head_slopes", &hattn_problem::head_slopes);
+    head_slopes.for_each([&](const Index &index) {
+        const float slope = 0.02f * static_cast<float>(1 + index[0] % 3);
+        head_slopes.store(index, problem.odd_slopes ? odd[index[0] % 6] : slope);
+    });
+    head_steps = make("head_steps", &hattn_problem::head_steps);
+    size_t turn = 0;
+    head_steps.for_each([&](const Index &index) {
+        if (rows[index[0]].sequence >= 0)
+            head_steps.value<int32_t>(index) = sizes[turn++ % 10];
+    });
+}
+
+/* Shares and rests of every size, for attend; and states of values: as they are before a step, and all that they may be else. */
+void Instance::make_tail()
+{
+    Rng rng(seed, "tail");
+    shares = make("shares", &hattn_problem::shares);
+    rests = make("rests", &hattn_problem::rests);
+    shares.for_each([&](const Index &index) {
+        const uint32_t share =
+            rng.chance(20) ? 0 : static_cast<uint32_t>((1 << 30) - rng.below(1 << 28)) >> rng.below(14);
+        shares.value<uint32_t>(index) = share | (share && rng.chance(30) ? HATTN_SHARE_ANCHOR : 0);
+    });
+    const int64_t sizes[] = {int64_t(1) << 30, 0, 12345678, int64_t(1) << 36, 1, int64_t(1) << 33, int64_t(1) << 45};
+    rests.for_each([&](const Index &index) { rests.value<int64_t>(index) = rng.pick(sizes); });
+
+    const int sequences = static_cast<int>(problem.lengths.size());
+    if (problem.value_slots) {
+        value_slots = make_vector("value_slots", HATTN_I32, sequences);
+        for (int b = 0; b < sequences; b++)
+            value_slots.value<int32_t>({b}) = sequences - 1 - b;
+    }
+    value_sums = make("value_sums", &hattn_problem::value_sums);
+    value_lengths = make("value_lengths", &hattn_problem::value_lengths);
+    const std::vector<int> q_lens = query_lengths(problem);
+    for (int b = 0; b < sequences; b++) {
+        const int usual = std::max(0, cached_length(b) - q_lens[b]);
+        const int any = static_cast<int>(rng.between(0, usual));
+        /* usual + 2: past the first row of the step, and not of the second. */
+        const int lengths[] = {usual, any, 0, usual + 2, cached_length(b) + 7, usual + 1, -1};
+        for (int g = 0; g < shape.num_kv_heads; g++) {
+            const int length = lengths[(b + g) % 7];
+            value_lengths.value<int32_t>({state_of(b), g}) = length;
+            if (length <= 0 || length > cached_length(b))
+                continue;
+            int64_t *sums = &value_sums.value<int64_t>({state_of(b), g});
+            std::fill_n(sums, shape.head_dim_v, 0);
+            for (int j = 0; j < length; j++)
+                for (int i = 0; i < shape.head_dim_v; i++) {
+                    Index at = cache_index(b, j, g);
+                    at[3] = i;
+                    const double value = v_cache.load(at);
+                    if (!std::isnan(value))
+                        sums[i] += std::llrint(std::clamp(value, -65536.0, 65536.0) * 0x1p24);
+                }
+        }
+    }
+}
+
+int Instance::first_unsummed(int sequence, int kv_head, int length) const
+{
+    const int summed = value_lengths.value<int32_t>({state_of(sequence), kv_head});
+    return summed <= 0 || summed > length ? 0 : summed;
 }
 
 /* Any positions in any order, for attend; rows of even number in rising order. */

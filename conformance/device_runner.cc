@@ -64,6 +64,7 @@ Runner device_runner(const DeviceCalls &calls)
     runner.topk = mirrored(calls, hattn_topk);
     runner.attend = mirrored(calls, hattn_attend);
     runner.merge = mirrored(calls, hattn_merge);
+    runner.sum_values = mirrored(calls, hattn_sum_values);
     runner.decode = mirrored(calls, hattn_decode);
     return runner;
 }

@@ -74,6 +74,13 @@ std::vector<int64_t> Instance::extents(Field field) const
         {&hattn_problem::budgets, {sequences, Hs, 1}},
         {&hattn_problem::slopes, {Hs, 1}},
         {&hattn_problem::steps, {num_rows, Hs, 1}},
+        {&hattn_problem::shares, {num_rows, num_share_heads(), shape.k}},
+        {&hattn_problem::rests, {num_rows, num_share_heads(), 1}},
+        {&hattn_problem::head_weights, {num_rows, Hq, shape.code_bits}},
+        {&hattn_problem::head_slopes, {Hq, 1}},
+        {&hattn_problem::head_steps, {num_rows, Hq, 1}},
+        {&hattn_problem::value_sums, {sequences, Hkv, dv}},
+        {&hattn_problem::value_lengths, {sequences, Hkv, 1}},
     };
     for (const auto &row : table)
         if (row.field == field)
@@ -108,9 +115,13 @@ Instance::Instance(const Problem &p, uint64_t instance_seed) : problem(p), seed(
     make_codes(rng);
     make_weights();
     make_scores();
-    if (shape.min_probability > 0)
+    if (has_shares())
         make_floor();
     make_selection();
+    if (shape.num_candidates)
+        make_heads();
+    if (shape.tail > 0)
+        make_tail();
     make_parts();
     make_slot_mapping();
     protect(false);
@@ -185,10 +196,11 @@ double Instance::kv_scale(const Tensor &scale, int kv_head) const
 
 void Instance::protect(bool writable) const
 {
-    const Tensor *all[] = {&q,           &k_new,       &k_cache, &v_cache, &codes,        &norms,
-                           &weights,     &scores,      &indices, &counts,  &partial_out,  &partial_lse,
-                           &block_table, &budgets,     &q_start, &seq_len, &slot_mapping, &k_scale,
-                           &v_scale,     &sink_logits, &slopes,  &steps};
+    const Tensor *all[] = {&q,           &k_new,         &k_cache,     &v_cache,      &codes,        &norms,
+                           &weights,     &scores,        &indices,     &counts,       &partial_out,  &partial_lse,
+                           &block_table, &budgets,       &q_start,     &seq_len,      &slot_mapping, &k_scale,
+                           &v_scale,     &sink_logits,   &slopes,      &steps,        &shares,       &rests,
+                           &value_sums,  &value_lengths, &value_slots, &head_weights, &head_slopes,  &head_steps};
     for (const Tensor *tensor : all)
         if (*tensor)
             tensor->memory->protect(writable);
@@ -233,6 +245,14 @@ Arguments Instance::inputs() const
     all.budgets = budgets.buffer();
     all.slopes = slopes.buffer();
     all.steps = steps.buffer();
+    all.head_weights = head_weights.buffer();
+    all.head_slopes = head_slopes.buffer();
+    all.head_steps = head_steps.buffer();
+    all.shares = shares.buffer();
+    all.rests = rests.buffer();
+    all.value_sums = value_sums.buffer();
+    all.value_lengths = value_lengths.buffer();
+    all.value_slots = value_slots.buffer();
     all.k_scale = k_scale.buffer();
     all.v_scale = v_scale.buffer();
     all.sink_logits = sink_logits.buffer();
@@ -251,7 +271,7 @@ hattn_encode_keys_args Instance::encode_keys_args() const
 hattn_encode_queries_args Instance::encode_queries_args() const
 {
     hattn_encode_queries_args args = inputs().encode_queries_args();
-    args.weights = args.steps = {};
+    args.weights = args.steps = args.head_weights = args.head_steps = {};
     return args;
 }
 
@@ -265,7 +285,7 @@ hattn_score_args Instance::score_args() const
 hattn_topk_args Instance::topk_args() const
 {
     hattn_topk_args args = inputs().topk_args();
-    args.indices = args.counts = {};
+    args.indices = args.counts = args.shares = args.rests = {};
     return args;
 }
 
@@ -273,10 +293,12 @@ hattn_attend_args Instance::attend_args(bool sparse) const { return inputs().att
 
 hattn_merge_args Instance::merge_args() const { return inputs().merge_args(); }
 
+hattn_sum_values_args Instance::sum_values_args() const { return inputs().sum_values_args(); }
+
 hattn_decode_args Instance::decode_args(bool append) const
 {
     hattn_decode_args args = inputs().decode_args(append);
-    args.weights = args.indices = args.counts = args.steps = {};
+    args.weights = args.indices = args.counts = args.steps = args.head_weights = args.head_steps = {};
     return args;
 }
 
@@ -319,6 +341,25 @@ void PoisonedCache::keep_value(int sequence, int position, int kv_head)
 {
     keep(instance_.v_cache, instance_.problem.v_inside_k ? k_ : v_, instance_.cache_index(sequence, position, kv_head),
          instance_.shape.head_dim_v);
+}
+
+void keep_unsummed(const Instance &instance, int row, PoisonedCache *cache)
+{
+    const Row &of = instance.rows[row];
+    for (int g = 0; g < instance.shape.num_kv_heads && of.length; g++)
+        for (int j = instance.first_unsummed(of.sequence, g, of.length); j < of.length; j++)
+            cache->keep_value(of.sequence, j, g);
+}
+
+void keep_summed(const Instance &instance, PoisonedCache *cache)
+{
+    const std::vector<int> q_lens = query_lengths(instance.problem);
+    for (int b = 0; b < static_cast<int>(q_lens.size()); b++) {
+        const int end = clamp_length(instance.problem.lengths[b] - q_lens[b], instance.shape);
+        for (int g = 0; g < instance.shape.num_kv_heads && q_lens[b]; g++)
+            for (int j = instance.first_unsummed(b, g, end); j < instance.cached_length(b); j++)
+                cache->keep_value(b, j, g); /* those past the end for the rows' means */
+    }
 }
 
 } // namespace conformance

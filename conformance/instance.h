@@ -44,6 +44,8 @@ public:
 
     Tensor q, k_new, k_cache, v_cache, codes, norms; /* v_cache may share k_cache's memory */
     Tensor weights, scores, indices, counts, partial_out, partial_lse;
+    Tensor head_weights, head_slopes, head_steps;                 /* with candidates */
+    Tensor shares, rests, value_sums, value_lengths, value_slots; /* with a tail */
     Tensor block_table, budgets, slopes, steps, q_start, seq_len, slot_mapping, k_scale, v_scale, sink_logits;
     Map key_map, query_map;
 
@@ -58,7 +60,14 @@ public:
     hattn_topk_args topk_args() const;
     hattn_attend_args attend_args(bool sparse) const;
     hattn_merge_args merge_args() const;
+    hattn_sum_values_args sum_values_args() const;
     hattn_decode_args decode_args(bool append) const;
+
+    bool has_shares() const { return shape.tail > 0 || (shape.min_probability > 0 && !shape.num_candidates); }
+    int num_share_heads() const { return shape.num_candidates ? shape.num_q_heads : shape.num_selection_heads; }
+    /* Where the values of a sequence and head begin that its state does not have, for a row of so many keys. */
+    int first_unsummed(int sequence, int kv_head, int length) const;
+    int64_t state_of(int sequence) const { return value_slots ? value_slots.value<int32_t>({sequence}) : sequence; }
 
     int slots_per_page() const { return shape.page_size ? shape.page_size : shape.max_length; }
     int cached_length(int sequence) const; /* keys that the caches hold: its seq_len, clamped */
@@ -99,6 +108,8 @@ private:
     void make_weights();
     void make_scores();
     void make_floor();
+    void make_tail();
+    void make_heads();
     void make_selection();
     void make_parts();
     void make_slot_mapping();
@@ -124,6 +135,10 @@ private:
     const Instance &instance_;
     std::vector<uint8_t> k_, v_; /* v_ empty where V lies inside K */
 };
+
+/* Values that a row's mean is made of beside the state; those that hattn_sum_values reads, and means after it. */
+void keep_unsummed(const Instance &instance, int row, PoisonedCache *cache);
+void keep_summed(const Instance &instance, PoisonedCache *cache);
 
 } // namespace conformance
 #endif

@@ -42,7 +42,8 @@ template <class Fn>
 void for_each_buffer(hattn_encode_queries_args &args, Fn fn)
 {
     for_each_buffer(args.query_map, fn);
-    for (hattn_buffer *buffer : {&args.q, &args.weights, &args.slopes, &args.steps})
+    for (hattn_buffer *buffer :
+         {&args.q, &args.weights, &args.slopes, &args.steps, &args.head_slopes, &args.head_weights, &args.head_steps})
         fn(*buffer);
 }
 
@@ -58,7 +59,8 @@ template <class Fn>
 void for_each_buffer(hattn_topk_args &args, Fn fn)
 {
     for_each_buffer(args.batch, fn);
-    for (hattn_buffer *buffer : {&args.scores, &args.budgets, &args.indices, &args.counts, &args.steps})
+    for (hattn_buffer *buffer : {&args.scores, &args.budgets, &args.indices, &args.counts, &args.steps, &args.shares,
+                                 &args.rests, &args.codes, &args.head_weights, &args.head_steps})
         fn(*buffer);
 }
 
@@ -67,7 +69,16 @@ void for_each_buffer(hattn_attend_args &args, Fn fn)
 {
     for_each_buffer(args.batch, fn);
     for (hattn_buffer *buffer : {&args.q, &args.k_cache, &args.v_cache, &args.k_scale, &args.v_scale, &args.sink_logits,
-                                 &args.indices, &args.counts, &args.out, &args.lse})
+                                 &args.indices, &args.counts, &args.out, &args.lse, &args.shares, &args.rests,
+                                 &args.value_sums, &args.value_lengths, &args.value_slots})
+        fn(*buffer);
+}
+
+template <class Fn>
+void for_each_buffer(hattn_sum_values_args &args, Fn fn)
+{
+    for_each_buffer(args.batch, fn);
+    for (hattn_buffer *buffer : {&args.v_cache, &args.value_slots, &args.value_sums, &args.value_lengths})
         fn(*buffer);
 }
 
@@ -84,9 +95,14 @@ void for_each_buffer(hattn_decode_args &args, Fn fn)
     for_each_buffer(args.batch, fn);
     for_each_buffer(args.key_map, fn);
     for_each_buffer(args.query_map, fn);
-    for (hattn_buffer *buffer : {&args.q, &args.k_cache, &args.v_cache, &args.codes, &args.norms, &args.k_scale,
-                                 &args.v_scale, &args.sink_logits, &args.budgets, &args.out, &args.lse, &args.weights,
-                                 &args.indices, &args.counts, &args.slopes, &args.steps})
+    for (hattn_buffer *buffer : {&args.q,           &args.k_cache,     &args.v_cache,
+                                 &args.codes,       &args.norms,       &args.k_scale,
+                                 &args.v_scale,     &args.sink_logits, &args.budgets,
+                                 &args.out,         &args.lse,         &args.weights,
+                                 &args.indices,     &args.counts,      &args.slopes,
+                                 &args.steps,       &args.value_sums,  &args.value_lengths,
+                                 &args.value_slots, &args.head_slopes, &args.head_weights,
+                                 &args.head_steps})
         fn(*buffer);
 }
 

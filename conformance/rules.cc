@@ -30,7 +30,26 @@ struct Truth {
     contract::Columns columns;
 };
 
-Truth attend(const Instance &instance, const std::vector<int> &positions, int row, int h)
+/* The mean of a row's values, scaled. */
+void mean_value(const Instance &instance, int row, int g, double *mean)
+{
+    const int length = instance.rows[row].length;
+    const double scale = instance.kv_scale(instance.v_scale, g);
+    std::vector<int64_t> sums(instance.shape.head_dim_v);
+    const int first = instance.first_unsummed(instance.rows[row].sequence, g, length);
+    for (int i = 0; first && i < instance.shape.head_dim_v; i++)
+        sums[i] = instance.value_sums.value<int64_t>({instance.state_of(instance.rows[row].sequence), g, i});
+    for (int j = first; j < length; j++) {
+        double x[MAX_DIM];
+        load_scaled(instance.v_cache, instance.cache_index(instance.rows[row].sequence, j, g), 1, x);
+        for (int i = 0; i < instance.shape.head_dim_v; i++)
+            sums[i] += std::isnan(x[i]) ? 0 : std::llrint(std::clamp(x[i], -65536.0, 65536.0) * 0x1p24);
+    }
+    for (int i = 0; i < instance.shape.head_dim_v; i++)
+        mean[i] = static_cast<double>(sums[i]) * 0x1p-24 / length * scale;
+}
+
+Truth attend(const Instance &instance, const std::vector<int> &positions, const Tails &tails, int row, int h)
 {
     const hattn_problem &shape = instance.shape;
     const int g = instance.kv_head_of_query(h), sequence = instance.rows[row].sequence;
@@ -48,8 +67,18 @@ Truth attend(const Instance &instance, const std::vector<int> &positions, int ro
         dot = capped ? shape.soft_cap * std::tanh(dot / shape.soft_cap) : dot;
         logits.push_back({dot, contract::logit_error(shape.head_dim_qk, magnitude, capped ? std::fabs(dot) : 0)});
     }
+    if (tails && !positions.empty()) {
+        const contract::Logit tail =
+            tail_logit(logits, tails(row, shape.num_candidates ? h : instance.selection_head_of_query(h)), shape.tail);
+        if (tail.value != -INFINITY)
+            logits.push_back(tail);
+    }
     contract::Attention attention(logits, instance.sink_logits ? instance.sink_logits.load({h}) : -INFINITY);
     auto columns = attention.columns(shape.head_dim_v, [&](size_t j) {
+        if (j == positions.size()) {
+            mean_value(instance, row, g, x);
+            return x;
+        }
         const Index index = instance.cache_index(sequence, positions[j], g);
         load_scaled(instance.v_cache, index, instance.kv_scale(instance.v_scale, g), x);
         return x;
@@ -130,19 +159,19 @@ void load_scaled(const Tensor &tensor, Index index, double scale, double *x)
         x[i] = hattn_reference_load(row, tensor.dtype, i) * scale;
 }
 
-contract::GroupProjection project_group(const Instance &instance, int row, int s)
+contract::GroupProjection project_group(const Instance &instance, int row, int head, Heads heads)
 {
     const hattn_problem &shape = instance.shape;
     contract::GroupProjection group(shape.code_bits);
     hattn_map_buffers map = instance.query_map.buffers();
     for (int h = 0; h < shape.num_q_heads; h++) {
-        if (instance.selection_head_of_query(h) != s)
+        if ((heads == Heads::QUERIES ? h : instance.selection_head_of_query(h)) != head)
             continue;
         double x[MAX_DIM];
         load_scaled(instance.q, {row, h}, 1, x);
-        const contract::Projection head =
+        const contract::Projection projected =
             contract::project(shape, shape.query_map, map, x, instance.code_head_of_query(h));
-        group.add(head.z.data(), head.bound.data());
+        group.add(projected.z.data(), projected.bound.data());
     }
     return group;
 }
@@ -193,11 +222,12 @@ Rule norm_rule()
     };
 }
 
-Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
+Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip, Heads heads)
 {
-    return [&instance, flips, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
+    return [&instance, flips, on_flip, heads](const Index &index, const uint8_t *got, const uint8_t *want,
+                                              Verdict *verdict) {
         const contract::GroupProjection group =
-            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
+            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]), heads);
         const bool allowed = group.allows(instance.shape, static_cast<int>(index[2]), static_cast<int8_t>(*got),
                                           static_cast<int8_t>(*want), &verdict->why);
         verdict->share = group.margin(instance.shape, static_cast<int>(index[2]));
@@ -209,16 +239,17 @@ Rule weight_rule(const Instance &instance, Flips *flips, OnFlip on_flip)
     };
 }
 
-Rule step_rule(const Instance &instance, OnFlip on_flip)
+Rule step_rule(const Instance &instance, OnFlip on_flip, Heads heads)
 {
-    return [&instance, on_flip](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
+    return [&instance, on_flip, heads](const Index &index, const uint8_t *got, const uint8_t *want, Verdict *verdict) {
         int32_t steps[2];
         memcpy(&steps[0], got, sizeof(steps[0]));
         memcpy(&steps[1], want, sizeof(steps[1]));
         const contract::GroupProjection group =
-            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]));
+            project_group(instance, static_cast<int>(index[0]), static_cast<int>(index[1]), heads);
+        const Tensor &slopes = heads == Heads::QUERIES ? instance.head_slopes : instance.slopes;
         const bool allowed =
-            group.allows_step(instance.shape, instance.slopes.load({index[1]}), steps[0], steps[1], &verdict->why);
+            group.allows_step(instance.shape, slopes.load({index[1]}), steps[0], steps[1], &verdict->why);
         if (allowed && on_flip)
             on_flip(index);
         return allowed;
@@ -255,12 +286,22 @@ Positions all_positions(const Instance &instance)
     };
 }
 
-void set_attention_rules(const Context &context, Positions positions, Output *out, Output *lse)
+Tails listed_tails(const Tensor &shares, const Tensor &rests)
+{
+    return [shares, rests](int row, int s) {
+        contract::Tail tail = {std::vector<uint32_t>(shares.extent[2]), rests.value<int64_t>({row, s})};
+        for (size_t i = 0; i < tail.shares.size(); i++)
+            tail.shares[i] = shares.value<uint32_t>({row, s, static_cast<int64_t>(i)});
+        return tail;
+    };
+}
+
+void set_attention_rules(const Context &context, Positions positions, Tails tails, Output *out, Output *lse)
 {
     const Instance &instance = context.instance;
     const int32_t q_dtype = instance.shape.q.dtype;
-    auto make = [&instance, positions](int row, int h) {
-        return attend(instance, positions(row, instance.selection_head_of_query(h)), row, h);
+    auto make = [&instance, positions, tails](int row, int h) {
+        return attend(instance, positions(row, instance.selection_head_of_query(h)), tails, row, h);
     };
     set_rules(instance, make, contract::sums_of(context.session.target.backend, q_dtype), contract::sums_of(q_dtype),
               out, lse);

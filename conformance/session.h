@@ -27,6 +27,7 @@ struct Runner {
     std::function<decltype(hattn_topk)> topk = hattn_topk;
     std::function<decltype(hattn_attend)> attend = hattn_attend;
     std::function<decltype(hattn_merge)> merge = hattn_merge;
+    std::function<decltype(hattn_sum_values)> sum_values = hattn_sum_values;
     std::function<decltype(hattn_decode)> decode = hattn_decode;
 };
 
@@ -80,8 +81,8 @@ public:
     Runner runner;
     Flips flips;
 
-    /* Whether its plans refuse floors of probability, whatever else is asked for. */
-    bool refuses_floors() const;
+    /* Whether its plans refuse floors of probability, tails, or scores per query head, whatever else is asked for, and the problem has them. */
+    bool refuses(const Problem &problem) const;
     /* One for all plans, at least of this size. */
     Workspace &shared_workspace(uint64_t size);
 

@@ -64,6 +64,28 @@ bool within(double got, double exact, double tolerance, int32_t dtype)
     return std::fabs(got - exact) <= tolerance;
 }
 
+Logit tail_logit(const std::vector<Logit> &logits, const Tail &tail, double factor)
+{
+    const uint32_t anchor = 1u << 31;
+    double largest = -INFINITY, near = 0, all = 0, near_shares = 0, all_shares = 0, error = 0;
+    for (const Logit &logit : logits)
+        largest = std::max(largest, logit.value);
+    for (size_t i = 0; i < logits.size(); i++) {
+        const double share = tail.shares[i] & ~anchor, e = std::exp(logits[i].value - largest);
+        if (share == 0)
+            continue;
+        all += e, all_shares += share;
+        error = std::max(error, logits[i].error);
+        if (tail.shares[i] & anchor)
+            near += e, near_shares += share;
+    }
+    if (near_shares == 0 || tail.rest <= 0 || largest == -INFINITY)
+        return {-INFINITY, 0};
+    const double rest = static_cast<double>(tail.rest);
+    const double mass = std::min(factor * near * rest / near_shares, all * rest / all_shares);
+    return {largest + std::log(mass), error + 2 * sum_error(Sums::F32)};
+}
+
 double Columns::tolerance(int i, Sums sums, int32_t dtype) const
 {
     if (largest == 0 || std::isnan(column[i].exact)) /* zeros, nothing at all, or nothing to hold to */

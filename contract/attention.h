@@ -39,6 +39,15 @@ struct Logit {
     double value, error;
 };
 
+/* What hattn_topk says of a selection: shares in its order, the rest. */
+struct Tail {
+    std::vector<uint32_t> shares;
+    int64_t rest = 0;
+};
+
+/* ln R of hattn_attend, for problem.tail, as one more logit beside those of the selection; -INFINITY: there is no tail. */
+Logit tail_logit(const std::vector<Logit> &logits, const Tail &tail, double factor);
+
 struct Column {
     double exact = 0, slack = 0; /* what errors of logits may make of it; infinite where a value is no number */
 };

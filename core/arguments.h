@@ -14,6 +14,8 @@ struct Arguments {
     hattn_buffer q = {}, k_new = {}, k_cache = {}, v_cache = {}, codes = {}, norms = {}, weights = {}, scores = {};
     hattn_buffer indices = {}, counts = {}, out = {}, lse = {}, partial_out = {}, partial_lse = {};
     hattn_buffer slot_mapping = {}, budgets = {}, slopes = {}, steps = {}, k_scale = {}, v_scale = {}, sink_logits = {};
+    hattn_buffer shares = {}, rests = {}, value_sums = {}, value_lengths = {}, value_slots = {};
+    hattn_buffer head_weights = {}, head_slopes = {}, head_steps = {};
     hattn_map_buffers key_map = {}, query_map = {};
 
     hattn_encode_keys_args encode_keys_args() const
@@ -38,6 +40,9 @@ struct Arguments {
         args.weights = weights;
         args.slopes = slopes;
         args.steps = steps;
+        args.head_slopes = head_slopes;
+        args.head_weights = head_weights;
+        args.head_steps = head_steps;
         return args;
     }
 
@@ -56,12 +61,19 @@ struct Arguments {
     {
         auto args = sized<hattn_topk_args>();
         args.batch = batch;
-        args.batch.block_table = {};
+        if (!head_weights.data)
+            args.batch.block_table = {};
         args.scores = scores;
         args.budgets = budgets;
         args.indices = indices;
         args.counts = counts;
         args.steps = steps;
+        args.shares = shares;
+        args.rests = rests;
+        if (head_weights.data)
+            args.codes = codes;
+        args.head_weights = head_weights;
+        args.head_steps = head_steps;
         return args;
     }
 
@@ -79,6 +91,11 @@ struct Arguments {
         if (sparse) {
             args.indices = indices;
             args.counts = counts;
+            args.shares = shares;
+            args.rests = rests;
+            args.value_sums = value_sums;
+            args.value_lengths = value_lengths;
+            args.value_slots = value_slots;
         }
         args.out = out;
         args.lse = lse;
@@ -94,6 +111,17 @@ struct Arguments {
         args.partial_lse = partial_lse;
         args.out = out;
         args.lse = lse;
+        return args;
+    }
+
+    hattn_sum_values_args sum_values_args() const
+    {
+        auto args = sized<hattn_sum_values_args>();
+        args.batch = batch;
+        args.v_cache = v_cache;
+        args.value_sums = value_sums;
+        args.value_lengths = value_lengths;
+        args.value_slots = value_slots;
         return args;
     }
 
@@ -121,6 +149,12 @@ struct Arguments {
         args.counts = counts;
         args.slopes = slopes;
         args.steps = steps;
+        args.value_sums = value_sums;
+        args.value_lengths = value_lengths;
+        args.value_slots = value_slots;
+        args.head_slopes = head_slopes;
+        args.head_weights = head_weights;
+        args.head_steps = head_steps;
         return args;
     }
 };

@@ -58,4 +58,37 @@ HATTN_HOST_DEVICE static inline uint64_t hattn_floor_least_share(uint64_t tau, u
     return high + ((low & 0xffffffff) != 0);
 }
 
+/* ---- Scores per query head (hattn_topk, "With candidates") ---- */
+
+enum { HATTN_MOST_HEADS = 64 }; /* of a selection */
+
+/* Of Z, which is at least 2^30. */
+HATTN_HOST_DEVICE static inline uint64_t hattn_head_inverse(uint64_t sum) { return ((uint64_t)1 << 62) / sum; }
+
+/* In 2^-24, at most 1. */
+HATTN_HOST_DEVICE static inline uint32_t hattn_head_probability(uint32_t share, uint64_t inverse)
+{
+    return (uint32_t)(share * inverse >> 38);
+}
+
+/* The least sum of probabilities of `group` heads that reaches tau. */
+HATTN_HOST_DEVICE static inline uint64_t hattn_head_floor(uint64_t tau, int32_t group)
+{
+    return (tau * (uint32_t)group + 255) >> 8;
+}
+
+/* f, of what is no candidate, and of candidates that are not kept. */
+HATTN_HOST_DEVICE static inline uint64_t hattn_head_factor(uint64_t outside, uint64_t inside)
+{
+    const uint64_t most = 19 << 8;
+    if (inside == 0)
+        return 0;
+    return (outside << 8) / inside < most ? (outside << 8) / inside : most;
+}
+
+HATTN_HOST_DEVICE static inline int64_t hattn_head_rest(uint64_t rest, uint64_t factor)
+{
+    return (int64_t)(rest + (rest * factor >> 8));
+}
+
 #endif

@@ -126,6 +126,12 @@ HATTN_HOST_DEVICE static inline float hattn_kv_scale(const hattn_problem *proble
     return scale.data ? ((const float *)hattn_address(scale))[problem->per_head_kv_scales ? kv_head : 0] : 1;
 }
 
+/* Floors and tails both look at what scores promise: slopes, steps. Scores per query head have their own. */
+HATTN_HOST_DEVICE static inline int hattn_has_shares(const hattn_problem *problem)
+{
+    return problem->tail > 0 || (problem->min_probability > 0 && !problem->num_candidates);
+}
+
 /* How many positions of `length` a budget keeps; it counts only up to k, and forced ones are kept in any case. */
 HATTN_HOST_DEVICE static inline int32_t hattn_kept_of(int32_t budget, int32_t k, int32_t forced, int32_t length)
 {

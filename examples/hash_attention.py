@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to a decode with its own hash maps, in half a minute of a CPU: python3 examples/hash_attention.py [OUT]
+"""From a model to a decode with its own hash maps, in 70 seconds of a CPU: python3 examples/hash_attention.py [OUT]
 
 The model is small_model, beside this file; the text is what Python carries for its help(). Each step is a command that
 you can give for a model of your own: it is printed before it runs. Needs the package (docs/python.md says how), torch
@@ -21,6 +21,7 @@ import make  # noqa: E402
 
 BITS = 32  # of a code, for heads of 64 dimensions: from so many on, orthogonal maps are hard to beat
 TEXTS, PASSAGE, SHOWN = 8, 64, 64  # bytes of what is to be found again: given, and to be continued
+FLOOR = 1e-3  # of probability: some 120 keys of 4096 have it, more where attention is spread and fewer where it is not
 
 
 def step(what, module, *arguments):
@@ -35,7 +36,7 @@ def step(what, module, *arguments):
         sys.exit(status)
 
 
-def continue_passages(model_path, maps, window, budgets):
+def continue_passages(model_path, maps, window, ways):
     """Gives the model texts, each with the beginning of a passage that stands far back in it, which it must look up."""
     import hattn.transformers
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
@@ -48,8 +49,9 @@ def continue_passages(model_path, maps, window, budgets):
     print("\n== generate(): %d texts of %d bytes, each followed by %d of a passage that stands %d bytes back in it" %
           (TEXTS, length, PASSAGE, length - at))
     shown = None
-    for name, kept in [("all keys", window)] + [("%d keys" % budget, budget) for budget in budgets]:
-        cache = hattn.transformers.HashCache(model.config, maps, budget=kept, num_sink=4, num_recent=min(16, kept // 4))
+    for name, way in ways.items():
+        cache = hattn.transformers.HashCache(model.config, maps, num_sink=4, num_recent=min(16, way["budget"] // 4),
+                                             **way)
         out = model.generate(prompts, attention_mask=torch.ones_like(prompts), past_key_values=cache,
                              max_new_tokens=SHOWN, do_sample=False, pad_token_id=0)
         new = out[:, prompts.shape[1]:]
@@ -65,9 +67,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", nargs="?", help="a folder for traces and maps; default: one that is gone afterwards")
     parser.add_argument("--model", default=os.path.join(HERE, "small_model"), help="a folder that its make.py wrote")
-    parser.add_argument("--window", type=int, default=1024,
-                        help="bytes of text that are attended to (1024: the model looks back no further)")
-    parser.add_argument("--budget", type=int, default=64, help="selected keys (64)")
+    parser.add_argument("--window", type=int, default=4096,
+                        help="bytes of text that are attended to (4096: the model has seen no more)")
+    parser.add_argument("--budget", type=int, default=128, help="selected keys (128)")
     parser.add_argument("--steps", type=int, default=200, help="of training (200)")
     args = parser.parse_args()
     torch.set_num_threads(1)  # a model as small gains little from more, which wait for each other on busy processors
@@ -91,9 +93,14 @@ def run(model, out, window, budget, steps):
          steps, "--budget", budget, "--out", path["maps"])
     step("What a selection of %d keys keeps of softmax, on the other text" % budget, maps, "check", path["maps"],
          path["held"], "--budget", budget)
-    step("What the model's predictions lose", hattn.evaluate, model, "--maps", path["maps"], "--text", path["held.txt"],
-         "--window", window, "--tokens", min(128, window // 4), "--budgets", "%d,%d" % (budget // 2, budget))
-    continue_passages(model, path["maps"], window, (budget, budget // 4))
+    step("What the model's predictions lose, also of spans that are copied from far back", hattn.evaluate, model,
+         "--maps", path["maps"], "--text", path["held.txt"], "--window", window, "--tokens", min(64, window // 16),
+         "--distances", "%d,%d,%d" % (window // 4, window // 2, window // 8 * 7), "--budgets",
+         "%d,%d" % (budget // 2, budget), "--min-probability", FLOOR, "--most", 4 * budget, "--min-k", budget // 8)
+    continue_passages(model, path["maps"], window, {
+        "all keys": dict(budget=window), "%d keys" % budget: dict(budget=budget),
+        "%d keys" % (budget // 4): dict(budget=budget // 4),
+        "keys above %g" % FLOOR: dict(budget=4 * budget, min_probability=FLOOR, min_k=budget // 8)})
 
 
 if __name__ == "__main__":

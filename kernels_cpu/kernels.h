@@ -109,7 +109,7 @@ typedef struct hattn_attend_block {
     int num_rows;                       /* 1..HATTN_ATTEND_BLOCK */
     const void *const *k_rows;          /* [num_rows + num_rows_ahead] addresses of rows */
     const void *const *v_rows;
-    float *logits;      /* scratch [group, HATTN_ATTEND_BLOCK], 64-byte aligned */
+    float *logits;      /* scratch [group, HATTN_ATTEND_BLOCK], 64-byte aligned; left with e^(x - max) */
     float *max, *sum;   /* in and out: [group] */
     float *acc;         /* in and out: [group, stride_acc], 64-byte aligned */
     int64_t stride_acc; /* multiple of 16, >= head_dim_v */

@@ -27,6 +27,7 @@ int run_score(const hattn_cuda_params *params, const hattn_score_args *args, voi
 int run_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
 int run_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
 int run_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
+int run_sum_values(const hattn_cuda_params *params, const hattn_sum_values_args *args, void *stream);
 int run_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
 
 const hattn_cuda_kernels *kernels();
@@ -101,6 +102,12 @@ struct DecodeKernel {
 #undef FLOOR_WIDTH
 
 DeviceError load_merge();
+DeviceError load_values(const hattn_cuda_params &params);
+DeviceError load_tail(const hattn_cuda_params &params);
+
+/* What attend has left in the workspace becomes the caller's, with what the tail adds. */
+DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                        DeviceStream stream);
 
 DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);

@@ -96,6 +96,7 @@ int hattn::load_plan(hattn_cuda_params *params)
         attentions[params->engine].attend().load(*params),
         params->by_regions ? load_decode(*params) : kSuccess,
         load_merge(),
+        params->problem.tail > 0 ? first_error({load_values(*params), load_tail(*params)}) : kSuccess,
     });
 }
 
@@ -104,8 +105,19 @@ int hattn::run_attend(const hattn_cuda_params *params, const hattn_attend_args *
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    const DeviceError error = check_workspace(workspace, stream);
-    return error ? error : attentions[params->engine].attend().launch(*params, *args, workspace, stream);
+    DeviceError error = check_workspace(workspace, stream);
+    if (error || !args->shares.data)
+        return error ? error : attentions[params->engine].attend().launch(*params, *args, workspace, stream);
+    hattn_cuda_params own = *params;
+    hattn_attend_args apart = *args;
+    hattn_problem &p = own.problem;
+    apart.out = {workspace.data, workspace.byte_offset + params->tail_out};
+    apart.lse = {workspace.data, workspace.byte_offset + params->tail_lse};
+    p.out = {HATTN_F32, HATTN_MEMORY_DEVICE, {static_cast<int64_t>(p.num_q_heads) * p.head_dim_v, p.head_dim_v}};
+    p.lse.stride[0] = p.num_q_heads;
+    p.lse.stride[1] = 1;
+    error = attentions[params->engine].attend().launch(own, apart, workspace, stream);
+    return error ? error : launch_tail(*params, *args, workspace, stream);
 }
 
 int hattn::run_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
@@ -160,9 +172,23 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
 
 const hattn_cuda_kernels *hattn::kernels()
 {
-    static const hattn_cuda_kernels table = {
-        vendor::kTargets, error_text, device_count,    get_properties,     enter,     leave,    zero,
-        load_plan,        run_append, run_encode_keys, run_encode_queries, run_score, run_topk, run_attend,
-        run_merge,        run_decode, nullptr};
+    static const hattn_cuda_kernels table = {vendor::kTargets,
+                                             error_text,
+                                             device_count,
+                                             get_properties,
+                                             enter,
+                                             leave,
+                                             zero,
+                                             load_plan,
+                                             run_append,
+                                             run_encode_keys,
+                                             run_encode_queries,
+                                             run_score,
+                                             run_topk,
+                                             run_attend,
+                                             run_merge,
+                                             run_sum_values,
+                                             run_decode,
+                                             nullptr};
     return &table;
 }

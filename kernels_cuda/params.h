@@ -97,6 +97,7 @@ typedef struct hattn_cuda_params {
     int32_t topk_chunk, num_topk_chunks;    /* of one row over blocks of the stand-alone top-k; 0: a block a row */
     int32_t num_topk_passes;                /* digits of a key there */
     int32_t num_splits, num_dense_splits;   /* of one selection over blocks of the attend call; of all rows */
+    int32_t num_tail_splits;                /* of one selection over blocks that sum for its tail */
     int32_t dense_tokens, num_token_splits; /* rows of a sequence that a block of dense attention takes; splits then */
     int32_t encodes_by_mma; /* queries and their map are of one 16-bit type, and of shapes that tensor cores take */
     int32_t encodes_keys_by_mma; /* hattn_encode_keys: linear, aligned, of types that encode_keys_mma.cuh takes */
@@ -124,7 +125,8 @@ typedef struct hattn_cuda_params {
         uint64_t steps; /* with a floor, which is never keyed */
     };
     uint64_t rows;
-    uint64_t floor_tau;                /* core/floor.h */
+    uint64_t floor_tau;                                  /* core/floor.h */
+    uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* with a tail: attend/tail.cuh */
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     uint64_t workspace_size;
     hattn_cuda_divisor splits, dense_splits, token_splits, dense_heads /* dense_group */;

@@ -68,6 +68,18 @@ void add_features(std::vector<Problem> *all, const Problem &base)
     add(all, base, "_paged_64").page_size = 64;
 }
 
+/* Floors that nothing falls below, and tails: what they cost where they change nothing. */
+void add_beyond(std::vector<Problem> *all, const Problem &base)
+{
+    for (bool has_tail : {false, true}) {
+        Problem &p = add(all, base, has_tail ? "_floor_tail" : "_floor");
+        p.set = "floors";
+        p.baseline = base.name;
+        p.min_probability = 1e-30f;
+        p.tail = has_tail ? 0.5f : 0;
+    }
+}
+
 } // namespace
 
 std::vector<Problem> bench_problems()
@@ -110,6 +122,8 @@ std::vector<Problem> bench_problems()
             p.ordered_pages = ordered;
             p.strides = head_major ? Strides::HEAD_MAJOR : Strides::COMPACT;
         }
+    for (const Problem &base : shapes)
+        add_beyond(&all, base);
     add_key_problems(&all);
     add_plan_problems(&all);
     return all;

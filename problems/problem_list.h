@@ -36,6 +36,8 @@ void add_numeric_problems(ProblemList &list);
 void add_selection_problems(ProblemList &list);
 /* Selections that a floor of probability makes shorter. */
 void add_floor_problems(ProblemList &list);
+void add_tail_problems(ProblemList &list);
+void add_head_problems(ProblemList &list);
 
 } // namespace problems
 #endif

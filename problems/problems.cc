@@ -15,6 +15,8 @@ const std::vector<Problem> &all_problems()
         add_numeric_problems(list);
         add_selection_problems(list);
         add_floor_problems(list);
+        add_tail_problems(list);
+        add_head_problems(list);
         for (const Problem &problem : bench_problems())
             list.problems.push_back(problem);
         return list.problems;

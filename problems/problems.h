@@ -86,9 +86,12 @@ struct Problem {
     int k = 32, num_sink = 0, num_recent = 0;
     Budgets budgets = Budgets::NONE;
     std::vector<int> budget_values = {0, 1, 20, 31, 32, 33, 1000000, -5}; /* in turn */
-    float min_probability = 0; /* a floor; with it steps of hattn_topk come from a list, too */
+    float min_probability = 0; /* a floor; with it, or a tail, steps of hattn_topk come from a list, too */
     int min_k = 0;
-    bool odd_slopes = false; /* zero, negative, huge ones and NaN among them */
+    float tail = 0;
+    int num_candidates = 0;   /* scores per query head */
+    bool value_slots = false; /* states of values in another order than sequences */
+    bool odd_slopes = false;  /* zero, negative, huge ones and NaN among them */
     float scale = 0, soft_cap = 0;
     bool sink_logits = false;
     Scales kv_scales = Scales::NONE;

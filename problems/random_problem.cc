@@ -128,6 +128,16 @@ void choose_floor(Rng rng, Problem &p)
     p.odd_slopes = rng.chance(20);
 }
 
+void choose_tail(Rng rng, Problem &p)
+{
+    if (p.key_norms || !rng.chance(20))
+        return;
+    const float factors[] = {0.5f, 1, 0.25f};
+    p.tail = rng.pick(factors);
+    p.value_slots = rng.chance(30);
+    p.odd_slopes = p.odd_slopes || rng.chance(20);
+}
+
 Problem make_problem(uint64_t seed, const Limits &limits, const std::string &prefix)
 {
     Rng rng(seed, "problem");
@@ -139,6 +149,7 @@ Problem make_problem(uint64_t seed, const Limits &limits, const std::string &pre
     choose_selection(rng, limits, p);
     p.shared_prefix = p.page_size && rng.chance(20);
     choose_floor(Rng(seed, "floor"), p);
+    choose_tail(Rng(seed, "tail"), p);
     return p;
 }
 

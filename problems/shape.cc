@@ -67,12 +67,20 @@ void set_strides(const Problem &problem, hattn_problem *p, int64_t num_pages)
     lay_out(&p->partial_out, part, {problem.num_parts, rows, Hq, p->head_dim_v}, pad);
     lay_out(&p->partial_lse, part, {problem.num_parts, rows, Hq, 1}, pad);
     lay_out(&p->steps, row, {rows, Hs, 1}, pad);
+    const int64_t Hr = p->num_candidates ? Hq : Hs;
+    lay_out(&p->shares, row, {rows, Hr, p->k}, pad);
+    lay_out(&p->rests, row, {rows, Hr, 1}, pad);
+    lay_out(&p->head_weights, row, {rows, Hq, p->code_bits}, pad);
+    lay_out(&p->head_steps, row, {rows, Hq, 1}, pad);
+    lay_out(&p->value_sums, row, {p->max_sequences, Hkv, p->head_dim_v}, pad);
+    lay_out(&p->value_lengths, row, {p->max_sequences, Hkv, 1}, pad);
     p->block_table.stride[0] += pad;
     p->slopes.stride[0] += pad;
+    p->head_slopes.stride[0] += pad;
     bool broadcast = problem.strides == Strides::BROADCAST;
     if (broadcast) {
         p->q.stride[1] = 0;
-        p->slopes.stride[0] = HATTN_BROADCAST;
+        p->slopes.stride[0] = p->head_slopes.stride[0] = HATTN_BROADCAST;
     }
     lay_out_maps(p, pad, broadcast);
 }
@@ -130,6 +138,8 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     sparse.num_recent = problem.num_recent;
     sparse.min_probability = problem.min_probability;
     sparse.min_k = problem.min_k;
+    sparse.tail = problem.tail;
+    sparse.num_candidates = problem.num_candidates;
     sparse.scale = problem.scale;
     sparse.soft_cap = problem.soft_cap;
     sparse.per_head_kv_scales = problem.kv_scales == Scales::PER_HEAD;
@@ -172,6 +182,7 @@ hattn_problem resolved(hattn_problem shape)
     for (int64_t &stride : shape.budgets.stride)
         resolve(stride);
     resolve(shape.slopes.stride[0]);
+    resolve(shape.head_slopes.stride[0]);
     for (hattn_map *map : {&shape.key_map, &shape.query_map})
         for (int64_t &stride : map->bias_stride)
             resolve(stride);

@@ -9,7 +9,9 @@
 typedef struct query {
     const hattn_problem *problem;
     const hattn_attend_args *args;
-    int64_t sequence, kv_head;
+    int64_t sequence, length, kv_head;
+    const uint32_t *shares; /* NULL: no tail */
+    int64_t rest;
     double k_scale, v_scale;
     double q[HATTN_REFERENCE_MAX_DIM];
 } query;
@@ -41,6 +43,47 @@ static void add_value(const query *x, int64_t j, double weight, double *sum)
 /* The larger; NaN stays. */
 static double larger(double a, double b) { return b > a || b != b ? b : a; }
 
+/* R of api/hattn.h, with e^(logit - max). */
+static double tail_mass(const query *x, const int32_t *positions, int64_t count, double max)
+{
+    double near = 0, all = 0, shares_near = 0, shares_all = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const uint32_t share = x->shares[i] & 0x7fffffff;
+        const double e = share ? exp(logit(x, positions[i]) - max) : 0;
+        all += e;
+        shares_all += share;
+        if (x->shares[i] >> 31) {
+            near += e;
+            shares_near += share;
+        }
+    }
+    if (shares_near == 0)
+        return 0;
+    const double rest = (double)x->rest, by_near = x->problem->tail * near * rest / shares_near,
+                 by_all = all * rest / shares_all;
+    return by_near < by_all || by_near != by_near ? by_near : by_all;
+}
+
+/* sum += weight times the mean of the row's values. */
+static void add_mean(const query *x, double weight, double *sum)
+{
+    const hattn_problem *problem = x->problem;
+    const hattn_attend_args *args = x->args;
+    const int32_t *slots = hattn_reference_address(args->value_slots),
+                  *lengths = hattn_reference_address(args->value_lengths);
+    const int64_t *sums = hattn_reference_address(args->value_sums), state = slots ? slots[x->sequence] : x->sequence;
+    int64_t j = lengths[state * problem->value_lengths.stride[0] + x->kv_head * problem->value_lengths.stride[1]];
+    const int is_kept = j > 0 && j <= x->length;
+    sums += state * problem->value_sums.stride[0] + x->kv_head * problem->value_sums.stride[1];
+    int64_t total[HATTN_REFERENCE_MAX_DIM];
+    for (int i = 0; i < problem->head_dim_v; i++)
+        total[i] = is_kept ? sums[i] : 0;
+    hattn_reference_add_values(problem, &args->batch, args->v_cache, x->sequence, x->kv_head, is_kept ? j : 0,
+                               x->length, total);
+    for (int i = 0; i < problem->head_dim_v; i++)
+        sum[i] += weight * x->v_scale * (double)total[i] * 0x1p-24 / (double)x->length;
+}
+
 /* positions NULL: 0..count-1. Fills out and returns the lse. */
 static double attend(const query *x, const int32_t *positions, int64_t count, double sink, double *out)
 {
@@ -58,6 +101,12 @@ static double attend(const query *x, const int32_t *positions, int64_t count, do
         add_value(x, j, e, out);
     }
     denominator += exp(sink - max);
+    if (x->shares) {
+        const double mass = tail_mass(x, positions, count, max);
+        if (mass != 0)
+            add_mean(x, mass, out);
+        denominator += mass;
+    }
     for (int i = 0; i < x->problem->head_dim_v; i++)
         out[i] /= denominator;
     return max + log(denominator);
@@ -69,13 +118,20 @@ static void attend_row(const hattn_problem *problem, const hattn_attend_args *ar
     const int32_t *indices = hattn_reference_address(args->indices), *counts = hattn_reference_address(args->counts);
     void *lse = hattn_reference_address(args->lse);
     query x = {.problem = problem, .args = args};
-    int64_t length = hattn_reference_row(problem, &args->batch, row, &x.sequence);
+    const uint32_t *shares = hattn_reference_address(args->shares);
+    const int64_t *rests = hattn_reference_address(args->rests);
+    int64_t length = x.length = hattn_reference_row(problem, &args->batch, row, &x.sequence);
     for (int64_t h = 0; h < problem->num_q_heads; h++) {
         int64_t s = h * problem->num_selection_heads / problem->num_q_heads, count = length;
         const int32_t *positions = NULL;
         if (indices) {
             positions = indices + row * problem->indices.stride[0] + s * problem->indices.stride[1];
             count = length > 0 ? counts[row * problem->counts.stride[0] + s * problem->counts.stride[1]] : 0;
+        }
+        if (shares && length > 0) {
+            const int64_t of = problem->num_candidates ? h : s;
+            x.shares = shares + row * problem->shares.stride[0] + of * problem->shares.stride[1];
+            x.rest = rests[row * problem->rests.stride[0] + of * problem->rests.stride[1]];
         }
         x.kv_head = h * problem->num_kv_heads / problem->num_q_heads;
         x.k_scale = hattn_reference_kv_scale(problem, args->k_scale, x.kv_head);

@@ -160,6 +160,19 @@ static int32_t step(double slope, double unit)
     return exact > 0 ? (int32_t)rint(fmin(exact, 32768)) : 0;
 }
 
+/* Weights of a query head by itself. */
+static void encode_head(const hattn_problem *problem, const hattn_encode_queries_args *args, int64_t row, int64_t h,
+                        const double *z)
+{
+    const float *slopes = hattn_reference_address(args->head_slopes);
+    int8_t *weights = (int8_t *)hattn_reference_address(args->head_weights) + row * problem->head_weights.stride[0] +
+                      h * problem->head_weights.stride[1];
+    int32_t *steps = hattn_reference_address(args->head_steps);
+    const double unit = rounded_weights(z, problem->code_bits, problem->weight_bits, weights);
+    steps[row * problem->head_steps.stride[0] + h * problem->head_steps.stride[1]] =
+        step(slopes[h * problem->head_slopes.stride[0]], unit);
+}
+
 void hattn_reference_encode_queries(const hattn_problem *problem, const hattn_encode_queries_args *args)
 {
     const void *q = hattn_reference_address(args->q);
@@ -173,6 +186,8 @@ void hattn_reference_encode_queries(const hattn_problem *problem, const hattn_en
                 hattn_reference_load_row(q, problem->q.dtype, row * problem->q.stride[0] + h * problem->q.stride[1],
                                          problem->head_dim_qk, 1, x);
                 hattn_reference_project(problem, &problem->query_map, &args->query_map, x, code_head, z, NULL);
+                if (problem->num_candidates)
+                    encode_head(problem, args, row, h, z);
                 for (int r = 0; r < num_bits; r++)
                     sum[r] += problem->score_kind == HATTN_SCORE_WEIGHTED ? z[r] : z[r] > 0 ? 1 : -1;
             }
@@ -183,7 +198,7 @@ void hattn_reference_encode_queries(const hattn_problem *problem, const hattn_en
                 unit = rounded_weights(sum, num_bits, problem->weight_bits, weights);
             else
                 hamming_weights(sum, num_bits, group, weights);
-            if (problem->min_probability > 0) {
+            if (problem->tail > 0 || (problem->min_probability > 0 && !problem->num_candidates)) {
                 const float *slopes = hattn_reference_address(args->slopes);
                 int32_t *steps = hattn_reference_address(args->steps);
                 steps[row * problem->steps.stride[0] + s * problem->steps.stride[1]] =

@@ -17,6 +17,7 @@ void hattn_reference_score(const hattn_problem *problem, const hattn_score_args 
 void hattn_reference_topk(const hattn_problem *problem, const hattn_topk_args *args);
 void hattn_reference_attend(const hattn_problem *problem, const hattn_attend_args *args);
 void hattn_reference_merge(const hattn_problem *problem, const hattn_merge_args *args);
+void hattn_reference_sum_values(const hattn_problem *problem, const hattn_sum_values_args *args);
 /* Codes (and norms) of the batch's own tokens, read from the K cache. */
 void hattn_reference_append(const hattn_problem *problem, const hattn_decode_args *args);
 

@@ -4,7 +4,7 @@
 #include "reference/internal.h"
 
 /* sum w_r code_r + (sum of |w_r| with w_r < 0), and the largest score there can be, sum |w_r|. */
-static int64_t score_of(const int8_t *weights, const uint32_t *code, int num_bits, int64_t *total)
+int64_t hattn_reference_score_of(const int8_t *weights, const uint32_t *code, int num_bits, int64_t *total)
 {
     int64_t score = 0;
     *total = 0;
@@ -31,7 +31,7 @@ void hattn_reference_score(const hattn_problem *problem, const hattn_score_args 
             int64_t to = row * problem->scores.stride[0] + s * problem->scores.stride[1];
             for (int64_t j = 0; j < length; j++) {
                 int64_t total, at = hattn_reference_key_offset(problem, &args->batch, &problem->codes, sequence, j, c);
-                int64_t score = score_of(weights, codes + at, problem->code_bits, &total);
+                int64_t score = hattn_reference_score_of(weights, codes + at, problem->code_bits, &total);
                 if (problem->key_norms) {
                     /* 17 bits times 11: the product is exact in double, the store is the one rounding. */
                     at = hattn_reference_key_offset(problem, &args->batch, &problem->norms, sequence, j, c);

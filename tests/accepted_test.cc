@@ -62,6 +62,11 @@ hattn_problem random_problem(Random &r)
         }
     }
     p.k_cache.memory = p.v_cache.memory = r.among({HATTN_MEMORY_DEVICE, HATTN_MEMORY_PINNED_HOST});
+    if (!p.key_norms && r.chance(40)) {
+        p.tail = r.chance(50) ? 0.5f : 1.0f;
+        p.min_probability = r.chance(50) ? 0.01f : 0.0f;
+        p.min_k = p.min_probability > 0 ? r.range(0, p.k) : 0;
+    }
     p = completed(p);
     if (r.chance(50)) {
         for (hattn_tensor *t : {&p.q, &p.k_new, &p.weights, &p.scores, &p.indices, &p.counts, &p.out, &p.lse}) {
@@ -121,6 +126,10 @@ protected:
         decode.sink_logits = r.chance(50) ? job.sink_logits : hattn_buffer{};
         decode.budgets = r.chance(50) ? job.budgets : hattn_buffer{};
         RUN(decode, decode);
+        if (p.tail > 0) {
+            auto sum_values = job.sum_values_args();
+            RUN(sum_values, sum_values);
+        }
         auto weights = job.bytes(job.weights), indices = job.bytes(job.indices), counts = job.bytes(job.counts),
              out = job.bytes(job.out);
         auto lse = job.bytes(job.lse);
@@ -148,7 +157,8 @@ protected:
         attend.sink_logits = decode.sink_logits;
         RUN(attend, attend);
         check_close(job, lengths, out, lse, decode.sink_logits.data);
-        attend.indices = attend.counts = {};
+        attend = job.attend_args(false);
+        attend.sink_logits = decode.sink_logits;
         RUN(attend, attend);
         check_finite(job, lengths, attend.sink_logits.data);
         auto merge = job.merge_args();
@@ -252,6 +262,9 @@ std::vector<std::vector<uint8_t>> results(Job &job)
     std::vector<std::vector<uint8_t>> all;
     for (hattn_buffer b : {job.codes, job.weights, job.scores, job.indices, job.counts, job.out, job.lse})
         all.push_back(job.bytes(b));
+    if (job.p.tail > 0)
+        for (hattn_buffer b : {job.shares, job.rests, job.value_sums, job.value_lengths})
+            all.push_back(job.bytes(b));
     return all;
 }
 
@@ -268,6 +281,10 @@ void run_all(Job &job, const hattn_exec &exec)
     EXPECT_EQ(HATTN_OK, hattn_encode_queries(job.plan.get(), &queries, &exec, &error)) << error.text;
     EXPECT_EQ(HATTN_OK, hattn_score(job.plan.get(), &score, &exec, &error)) << error.text;
     EXPECT_EQ(HATTN_OK, hattn_topk(job.plan.get(), &topk, &exec, &error)) << error.text;
+    if (job.p.tail > 0) {
+        auto sum_values = job.sum_values_args();
+        EXPECT_EQ(HATTN_OK, hattn_sum_values(job.plan.get(), &sum_values, &exec, &error)) << error.text;
+    }
     EXPECT_EQ(HATTN_OK, hattn_attend(job.plan.get(), &attend, &exec, &error)) << error.text;
     EXPECT_EQ(HATTN_OK, hattn_decode(job.plan.get(), &decode, &exec, &error)) << error.text;
 }

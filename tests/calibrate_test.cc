@@ -88,13 +88,15 @@ TEST(Calibrate, FindsSlopesThatAreKnown)
     EXPECT_EQ(run_hattn({"calibrate", "--trace", trace, "--out", "-"}).out, read_file(once));
 }
 
-TEST(Calibrate, FloorsNeedSlopes)
+TEST(Calibrate, FloorsAndTailsNeedSlopes)
 {
     const Directory directory;
     const float sizes[] = {1, 1};
     write_file(directory.at("in"), exact_trace(sizes));
     expect_refusal({"decode", "--trace", directory.at("in"), "--floor", "0.01"},
                    "map m has no slopes of hamming scores, which a floor needs: hattn calibrate adds them");
+    expect_refusal({"decode", "--trace", directory.at("in"), "--tail", "0.5"},
+                   "map m has no slopes of hamming scores, which a tail needs: hattn calibrate adds them");
 }
 
 /* What has no slope, or none that is finite. */

@@ -61,6 +61,11 @@ TEST(Cli, BadOptionsOfDecode)
          "map hamming128: reference: unsupported: min_probability is 0.0001 with key_norms"},
         {{"--mean-rows", "600", "--maps", "weighted64", "--topk", "512"},
          "map weighted64: --mean-rows 600: with --topk 512 and --min-k 64 floors keep 64.0 to "},
+        {{"--tail", "1.01"}, "--tail is a number from 0 to 1"},
+        {{"--tail", "-0.5"}, "--tail is a number from 0"},
+        {{"--tail", "nan"}, "--tail is a number from 0"},
+        {{"--tail", "0.5", "--norms"}, "map hamming128: reference: unsupported: tail is 0.5 with key_norms"},
+        {{"--tail", "0.5", "--maps", "weighted128", "--bits", "64"}, "a tail goes with no other --bits or --select"},
         {{"--json", "/nonexistent/x.json"}, "cannot write /nonexistent/x.json"},
     };
     for (const auto &[words, text] : bad) {
@@ -270,10 +275,36 @@ TEST(Cli, FloorsOfDecode)
     EXPECT_GT(real(row, "mean_rows"), 400);
 }
 
-/* A backend that has no code for floors is left out in words where nobody named it. */
-TEST(Cli, FloorsWhereABackendHasNone)
+/* A tail changes the output alone, and for the better. */
+TEST(Cli, TailsOfDecode)
 {
-    const JsonOwner json = decode_json({"--floor", "0.001", "--maps", "weighted64"});
+    std::vector<JsonOwner> jsons;
+    for (const char *tail : {"0", "0.5"})
+        jsons.push_back(
+            decode_json({"--backend", "cpu", "--maps", "weighted128", "--topk", "128", "--sink", "4", "--tail", tail}));
+    const auto figure = [&](int i, const char *name) {
+        return real(json_array_get(json_object_get(jsons[i].get(), "rows"), 0), name);
+    };
+    for (int i = 0; i < 2; i++) {
+        EXPECT_EQ(figure(i, "tail"), 0.5 * i);
+        EXPECT_EQ(figure(i, "floor"), 0);
+        EXPECT_EQ(figure(i, "wrong"), 0);
+        for (const char *same : {"recall", "mass", "mean_rows", "best_output_error"})
+            EXPECT_EQ(figure(i, same), figure(0, same)) << same;
+    }
+    EXPECT_LT(figure(1, "output_error"), 0.9 * figure(0, "output_error"));
+}
+
+/* A backend that has no code for floors, or for tails, is left out in words where nobody named it. */
+class CliWithout : public testing::TestWithParam<std::vector<std::string>>
+{
+};
+
+TEST_P(CliWithout, IsLeftOut)
+{
+    Words words = GetParam();
+    words.insert(words.end(), {"--maps", "weighted64"});
+    const JsonOwner json = decode_json(words);
     const json_t *rows = json_object_get(json.get(), "rows"), *left_out = json_object_get(json.get(), "left_out");
     EXPECT_GE(json_array_size(rows), 2u);
     for (size_t i = 0; i < json_array_size(rows); i++)
@@ -283,10 +314,13 @@ TEST(Cli, FloorsWhereABackendHasNone)
         const std::string backend = json_string_value(json_object_get(one, "backend"));
         EXPECT_STREQ(json_string_value(json_object_get(one, "maps")), "weighted64");
         EXPECT_NE(std::string(json_string_value(json_object_get(one, "text"))).find("unsupported"), std::string::npos);
-        expect_refusal({"decode", "--trace", TRACE, "--floor", "0.001", "--maps", "weighted64", "--backend", backend},
-                       "map weighted64: " + backend + ": unsupported: ");
+        Words named = {"decode", "--trace", TRACE, "--backend", backend};
+        named.insert(named.end(), words.begin(), words.end());
+        expect_refusal(named, "map weighted64: " + backend + ": unsupported: ");
     }
 }
+
+INSTANTIATE_TEST_SUITE_P(Options, CliWithout, testing::Values(Words{"--floor", "0.001"}, Words{"--tail", "0.5"}));
 
 TEST(Cli, DecodeOptionsReachTheStep)
 {

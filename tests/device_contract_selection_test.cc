@@ -14,7 +14,7 @@ class DeviceSelection : public DeviceContract
 protected:
     void expect_separate_calls_agree(const Problem &problem, uint64_t seed)
     {
-        if (problem.min_probability > 0 && session->refuses_floors())
+        if (session->refuses(problem))
             return;
         DeviceDecode job(memory, pinned, session->device, problem, seed);
         DeviceWorkspace workspace(memory, session->device, job.workspace_size());

@@ -82,7 +82,10 @@ struct World {
           norms(output("norms", &hattn_problem::norms)), weights(output("weights", &hattn_problem::weights)),
           scores(output("scores", &hattn_problem::scores)), indices(output("indices", &hattn_problem::indices)),
           counts(output("counts", &hattn_problem::counts)), out(output("out", &hattn_problem::out)),
-          lse(output("lse", &hattn_problem::lse))
+          lse(output("lse", &hattn_problem::lse)), steps(output("steps", &hattn_problem::steps)),
+          shares(output("shares", &hattn_problem::shares)), rests(output("rests", &hattn_problem::rests)),
+          value_sums(output("value_sums", &hattn_problem::value_sums)),
+          value_lengths(output("value_lengths", &hattn_problem::value_lengths))
     {
     }
 
@@ -90,37 +93,51 @@ struct World {
 
     std::vector<const Tensor *> outputs() const
     {
-        return {&codes, &norms, &weights, &scores, &indices, &counts, &out, &lse};
+        return {&codes, &norms, &weights, &scores, &indices,    &counts,       &out,
+                &lse,   &steps, &shares,  &rests,  &value_sums, &value_lengths};
     }
 
     void reset() const
     {
         for (const Tensor *tensor : outputs())
             tensor->memory->fill(0xAA);
-        for (const auto &[to, from] : {std::make_pair(&codes, &instance.codes), {&norms, &instance.norms}})
-            to->for_each([to = to, from = from](const Index &index) {
-                memcpy(to->at(index), from->at(index), dtype_size(to->dtype));
-            });
+        for (const auto &[to, from] : {std::make_pair(&codes, &instance.codes),
+                                       {&norms, &instance.norms},
+                                       {&value_sums, &instance.value_sums},
+                                       {&value_lengths, &instance.value_lengths}})
+            if (*from)
+                to->for_each([to = to, from = from](const Index &index) {
+                    memcpy(to->at(index), from->at(index), dtype_size(to->dtype));
+                });
     }
 
     Instance instance;
-    Tensor codes, norms, weights, scores, indices, counts, out, lse;
+    Tensor codes, norms, weights, scores, indices, counts, out, lse, steps, shares, rests, value_sums, value_lengths;
 };
 
 struct Calls {
     explicit Calls(const World &world)
         : encode_keys(world.instance.encode_keys_args()), score(world.instance.score_args()),
-          topk(world.instance.topk_args()), merge(world.instance.merge_args()), decode(world.instance.decode_args(true))
+          topk(world.instance.topk_args()), attend(world.instance.attend_args(true)),
+          merge(world.instance.merge_args()), sum_values(world.instance.sum_values_args()),
+          decode(world.instance.decode_args(true))
     {
         encode_keys.codes = world.codes.buffer();
-        encode_keys.norms = world.norms.buffer();
+        if (world.instance.norms)
+            encode_keys.norms = decode.norms = world.norms.buffer();
         score.scores = world.scores.buffer();
         topk.indices = world.indices.buffer();
         topk.counts = world.counts.buffer();
-        merge.out = world.out.buffer();
-        merge.lse = world.lse.buffer();
+        attend.out = merge.out = world.out.buffer();
+        attend.lse = merge.lse = world.lse.buffer();
+        if (world.instance.shape.tail > 0) {
+            topk.shares = world.shares.buffer();
+            topk.rests = world.rests.buffer();
+            sum_values.value_sums = decode.value_sums = world.value_sums.buffer();
+            sum_values.value_lengths = decode.value_lengths = world.value_lengths.buffer();
+            decode.steps = world.steps.buffer();
+        }
         decode.codes = world.codes.buffer();
-        decode.norms = world.norms.buffer();
         decode.weights = world.weights.buffer();
         decode.indices = world.indices.buffer();
         decode.counts = world.counts.buffer();
@@ -131,7 +148,9 @@ struct Calls {
     hattn_encode_keys_args encode_keys;
     hattn_score_args score;
     hattn_topk_args topk;
+    hattn_attend_args attend;
     hattn_merge_args merge;
+    hattn_sum_values_args sum_values;
     hattn_decode_args decode;
 };
 
@@ -158,7 +177,7 @@ struct FarRow {
                                                                        c) -> hattn_buffer & { return c.call.tensor; } \
     }
 
-const FarRow far_rows[] = {
+const std::vector<FarRow> far_rows = {
     INPUT(encode_keys, k_new, 0),  INPUT(encode_keys, k_new, 1),  OUTPUT(encode_keys, codes, 0),
     OUTPUT(encode_keys, codes, 2), OUTPUT(encode_keys, norms, 1), INPUT(score, codes, 0),
     INPUT(score, codes, 1),        INPUT(score, codes, 2),        INPUT(score, norms, 0),
@@ -178,6 +197,39 @@ const FarRow far_rows[] = {
     OUTPUT(decode, out, 1),        OUTPUT(decode, lse, 0),        OUTPUT(decode, lse, 1),
 };
 
+const std::vector<FarRow> far_rows_of_tails = {
+    INPUT(topk, steps, 0),
+    INPUT(topk, steps, 1),
+    OUTPUT(topk, shares, 0),
+    OUTPUT(topk, shares, 1),
+    OUTPUT(topk, rests, 0),
+    OUTPUT(topk, rests, 1),
+    INPUT(attend, shares, 0),
+    INPUT(attend, shares, 1),
+    INPUT(attend, rests, 0),
+    INPUT(attend, rests, 1),
+    INPUT(attend, value_sums, 0),
+    INPUT(attend, value_sums, 1),
+    INPUT(attend, value_lengths, 0),
+    INPUT(attend, value_lengths, 1),
+    INPUT(attend, v_cache, 0),
+    INPUT(attend, v_cache, 1),
+    INPUT(attend, v_cache, 2),
+    INPUT(sum_values, v_cache, 0),
+    INPUT(sum_values, v_cache, 1),
+    INPUT(sum_values, v_cache, 2),
+    OUTPUT(sum_values, value_sums, 0),
+    OUTPUT(sum_values, value_sums, 1),
+    OUTPUT(sum_values, value_lengths, 0),
+    OUTPUT(sum_values, value_lengths, 1),
+    OUTPUT(decode, value_sums, 0),
+    OUTPUT(decode, value_sums, 1),
+    OUTPUT(decode, value_lengths, 0),
+    OUTPUT(decode, value_lengths, 1),
+    OUTPUT(decode, steps, 0),
+    OUTPUT(decode, steps, 1),
+};
+
 /* "" or what went wrong. */
 std::string run_call(const Session &session, const hattn_problem &shape, const std::string &name, const Calls &calls)
 {
@@ -188,11 +240,13 @@ std::string run_call(const Session &session, const hattn_problem &shape, const s
     Workspace workspace(session, hattn_plan_workspace_size(plan));
     const std::string wrong =
         run_in_manner(all_manners(session)[0], workspace, name, [&](const hattn_exec *exec, hattn_error *failure) {
-            return name == "encode_keys" ? hattn_encode_keys(plan, &calls.encode_keys, exec, failure)
-                   : name == "score"     ? hattn_score(plan, &calls.score, exec, failure)
-                   : name == "topk"      ? hattn_topk(plan, &calls.topk, exec, failure)
-                   : name == "merge"     ? hattn_merge(plan, &calls.merge, exec, failure)
-                                         : hattn_decode(plan, &calls.decode, exec, failure);
+            return name == "encode_keys"  ? hattn_encode_keys(plan, &calls.encode_keys, exec, failure)
+                   : name == "score"      ? hattn_score(plan, &calls.score, exec, failure)
+                   : name == "topk"       ? hattn_topk(plan, &calls.topk, exec, failure)
+                   : name == "attend"     ? hattn_attend(plan, &calls.attend, exec, failure)
+                   : name == "merge"      ? hattn_merge(plan, &calls.merge, exec, failure)
+                   : name == "sum_values" ? hattn_sum_values(plan, &calls.sum_values, exec, failure)
+                                          : hattn_decode(plan, &calls.decode, exec, failure);
         });
     hattn_plan_destroy(plan);
     return wrong;
@@ -207,10 +261,11 @@ protected:
         if (!session->skipped.empty())
             GTEST_SKIP() << session->skipped;
     }
+    void compare(int page_size, bool has_tail, const std::vector<FarRow> &rows);
     std::unique_ptr<Session> session;
 };
 
-Problem far_problem(int page_size)
+Problem far_problem(int page_size, bool has_tail)
 {
     Problem p;
     p.name = "far";
@@ -219,43 +274,54 @@ Problem far_problem(int page_size)
     p.q_len = 2;
     p.k = 12;
     p.num_kv_heads = p.group = 2;
-    p.key_norms = true;
+    p.key_norms = !has_tail;
+    p.tail = has_tail ? 0.5f : 0;
     p.budgets = Budgets::EACH;
     p.num_tokens = 9;
     return p;
 }
 
-TEST_P(Far, ElementsBeyond31BitsAreTheSame)
+void Far::compare(int page_size, bool has_tail, const std::vector<FarRow> &rows)
 {
-    for (int page_size : {0, 16, 5}) {
-        const World world(far_problem(page_size));
-        for (const FarRow &row : far_rows) {
-            SCOPED_TRACE(std::string(row.call) + ": " + row.near(world).name + ", stride " +
-                         std::to_string(row.dimension) + ", pages of " + std::to_string(page_size));
-            Calls calls(world);
-            world.reset();
-            ASSERT_EQ(run_call(*session, world.instance.shape, row.call, calls), "");
-            std::vector<std::vector<uint8_t>> expected;
-            for (const Tensor *tensor : world.outputs())
-                expected.emplace_back(tensor->memory->begin(), tensor->memory->end());
-            const Tensor wanted = row.near(world).twin(".wanted", 0);
-            memcpy(wanted.memory->data(), row.near(world).memory->data(), wanted.memory->size());
+    const World world(far_problem(page_size, has_tail));
+    for (const FarRow &row : rows) {
+        SCOPED_TRACE(std::string(row.call) + ": " + row.near(world).name + ", stride " + std::to_string(row.dimension) +
+                     ", pages of " + std::to_string(page_size));
+        Calls calls(world);
+        world.reset();
+        ASSERT_EQ(run_call(*session, world.instance.shape, row.call, calls), "");
+        std::vector<std::vector<uint8_t>> expected;
+        for (const Tensor *tensor : world.outputs())
+            expected.emplace_back(tensor->memory->begin(), tensor->memory->end());
+        const Tensor wanted = row.near(world).twin(".wanted", 0);
+        memcpy(wanted.memory->data(), row.near(world).memory->data(), wanted.memory->size());
 
-            world.reset();
-            const FarTensor far(row.near(world), row.dimension);
-            hattn_problem shape = world.instance.shape;
-            (shape.*row.field).stride[row.dimension] = FAR;
-            row.buffer(calls) = far.buffer();
-            ASSERT_EQ(run_call(*session, shape, row.call, calls), "");
-            EXPECT_EQ(far.compare(wanted), "");
-            for (size_t i = 0; i < expected.size(); i++) {
-                const Tensor &tensor = *world.outputs()[i];
-                if (&tensor != &row.near(world)) {
-                    EXPECT_EQ(memcmp(tensor.memory->begin(), expected[i].data(), expected[i].size()), 0) << tensor.name;
-                }
+        world.reset();
+        const FarTensor far(row.near(world), row.dimension);
+        hattn_problem shape = world.instance.shape;
+        (shape.*row.field).stride[row.dimension] = FAR;
+        row.buffer(calls) = far.buffer();
+        ASSERT_EQ(run_call(*session, shape, row.call, calls), "");
+        EXPECT_EQ(far.compare(wanted), "");
+        for (size_t i = 0; i < expected.size(); i++) {
+            const Tensor &tensor = *world.outputs()[i];
+            if (&tensor != &row.near(world)) {
+                EXPECT_EQ(memcmp(tensor.memory->begin(), expected[i].data(), expected[i].size()), 0) << tensor.name;
             }
         }
     }
+}
+
+TEST_P(Far, ElementsBeyond31BitsAreTheSame)
+{
+    for (int page_size : {0, 16, 5})
+        compare(page_size, false, far_rows);
+}
+
+TEST_P(Far, ElementsOfTailsBeyond31BitsAreTheSame)
+{
+    for (int page_size : {0, 16})
+        compare(page_size, true, far_rows_of_tails);
 }
 
 /* A million keys that are one and the same row of memory. Their mean is that row, in parts however long; the fp32 sums of a part of 24000 of

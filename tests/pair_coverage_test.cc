@@ -126,6 +126,8 @@ const std::vector<Feature> features = {
      }},
     {"scores", {"hamming", "2-3", "4-5", "6-8"}, scores},
     {"norms", {"yes", "no"}, [](const Problem &p) { return yes(p.key_norms); }},
+    {"floor", {"yes", "no"}, [](const Problem &p) { return yes(p.min_probability > 0); }},
+    {"tail", {"yes", "no"}, [](const Problem &p) { return yes(p.tail > 0); }},
     {"bias", {"yes", "no"}, [](const Problem &p) { return yes(p.key_bias); }},
     {"rows", {"one", "several", "ragged", "padded"}, rows},
     {"append", {"yes", "no"}, [](const Problem &p) { return yes(p.append); }},
@@ -158,12 +160,14 @@ std::string text(const Value &value)
     return std::string(features[value.first].name) + " " + features[value.first].values[value.second];
 }
 
-/* Scales are fp8's alone, groups of one have no heads of their own to select for, and an output that is fp32 as q is cannot be wider. */
+/* Scales are fp8's alone, groups of one have no heads of their own to select for, an output that is fp32 as q is cannot be wider, and scores with
+ * norms are no probabilities. */
 bool is_impossible(const Pair &pair)
 {
     const std::string a = text(pair.first), b = text(pair.second);
     const bool scaled = b == "scales one" || b == "scales per head";
-    return (scaled && (a == "kv f32" || a == "kv f16" || a == "kv bf16")) || (a == "q f32" && b == "out wider");
+    return (scaled && (a == "kv f32" || a == "kv f16" || a == "kv bf16")) || (a == "q f32" && b == "out wider") ||
+           (a == "norms yes" && (b == "floor yes" || b == "tail yes"));
 }
 
 std::vector<Problem> listed_problems()

@@ -36,7 +36,43 @@ const Tensor tensors[] = {
     {"budgets", &hattn_problem::budgets, 2, {}},
 };
 
-using PlanTensors = PlanTest;
+/* Those that a tail has. */
+const Tensor tail_tensors[] = {
+    {"slopes", &hattn_problem::slopes, 1, {}},
+    {"steps", &hattn_problem::steps, 2, {1, 1}},
+    {"shares", &hattn_problem::shares, 2, {20, 9}},
+    {"rests", &hattn_problem::rests, 2, {1, 1}},
+    {"value_sums", &hattn_problem::value_sums, 2, {127, 64}},
+    {"value_lengths", &hattn_problem::value_lengths, 2, {1, 1}},
+};
+
+class PlanTensors : public PlanTest
+{
+protected:
+    void refuse_all(const hattn_problem &good, const Tensor &tensor);
+};
+
+void PlanTensors::refuse_all(const hattn_problem &good, const Tensor &tensor)
+{
+    auto refuse = [&](const std::string &rule, const std::function<void(hattn_tensor &)> &change) {
+        hattn_problem p = good;
+        change(p.*tensor.field);
+        expect_refused(tensor.name + rule, HATTN_INVALID_ARGUMENT, p);
+    };
+    const int32_t other = (good.*tensor.field).dtype == HATTN_I64 ? HATTN_I32 : HATTN_I64;
+    for (int32_t dtype : {-1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, other})
+        refuse(".dtype", [&](hattn_tensor &t) { t.dtype = dtype; });
+    if (tensor.field != &hattn_problem::k_cache && tensor.field != &hattn_problem::v_cache)
+        refuse(".memory", [&](hattn_tensor &t) { t.memory = HATTN_MEMORY_PINNED_HOST; });
+    for (int i = 0; i < tensor.num_strides; i++) {
+        std::string stride = ".stride[" + std::to_string(i) + "]";
+        refuse(stride, [&](hattn_tensor &t) { t.stride[i] = -2; });
+        refuse(stride, [&](hattn_tensor &t) { t.stride[i] = FAR; });
+    }
+    if (!tensor.overlapping.empty())
+        refuse(".stride",
+               [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
+}
 
 TEST_P(PlanTensors, RefusesTensors)
 {
@@ -44,25 +80,25 @@ TEST_P(PlanTensors, RefusesTensors)
     good.key_norms = 1;
     good = completed(good);
     expect_accepted(good);
-    for (const Tensor &tensor : tensors) {
-        auto refuse = [&](const std::string &rule, const std::function<void(hattn_tensor &)> &change) {
-            hattn_problem p = good;
-            change(p.*tensor.field);
-            expect_refused(tensor.name + rule, HATTN_INVALID_ARGUMENT, p);
-        };
-        for (int32_t dtype : {-1, HATTN_I64 + 1, INT32_MAX, INT32_MIN, static_cast<int32_t>(HATTN_I64)})
-            refuse(".dtype", [&](hattn_tensor &t) { t.dtype = dtype; });
-        if (tensor.field != &hattn_problem::k_cache && tensor.field != &hattn_problem::v_cache)
-            refuse(".memory", [&](hattn_tensor &t) { t.memory = HATTN_MEMORY_PINNED_HOST; });
-        for (int i = 0; i < tensor.num_strides; i++) {
-            std::string stride = ".stride[" + std::to_string(i) + "]";
-            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = -2; });
-            refuse(stride, [&](hattn_tensor &t) { t.stride[i] = FAR; });
-        }
-        if (!tensor.overlapping.empty())
-            refuse(".stride",
-                   [&](hattn_tensor &t) { std::copy(tensor.overlapping.begin(), tensor.overlapping.end(), t.stride); });
-    }
+    for (const Tensor &tensor : tensors)
+        refuse_all(good, tensor);
+    good = plain_problem();
+    good.tail = 0.5f;
+    good = completed(good);
+    expect_accepted(good);
+    for (const Tensor &tensor : tail_tensors)
+        refuse_all(good, tensor);
+}
+
+/* Without a tail its outputs are not written, and may be anything. */
+TEST_P(PlanTensors, TailsTensorsWithoutATail)
+{
+    hattn_problem p = good_problem();
+    for (const Tensor &tensor : tail_tensors)
+        std::fill_n((p.*tensor.field).stride, 3, HATTN_BROADCAST);
+    expect_accepted(p);
+    p.tail = 0.5f;
+    expect_refused("steps.stride", HATTN_INVALID_ARGUMENT, p);
 }
 
 /* Sequences of contiguous caches, and pages, must not lie in each other. */

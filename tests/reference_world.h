@@ -21,7 +21,7 @@ struct Shape {
     int q_dtype = HATTN_F32, kv_dtype = HATTN_F32, out_dtype = HATTN_F32;
     int score_kind = HATTN_SCORE_HAMMING, weight_bits = 4, norms = 0, sink = 0, recent = 0;
     int per_head_kv_scales = 0;
-    float soft_cap = 0;
+    float soft_cap = 0, tail = 0;
     bool spread = false; /* gaps between rows and heads everywhere, caches [page][head][slot] */
     unsigned seed = 1;
 };
@@ -49,7 +49,8 @@ public:
     hattn_problem p = {};
     hattn_batch batch = {};
     std::vector<uint8_t> q, k, v, codes, norms, weights, scores, indices, counts, out, lse;
-    std::vector<float> wk, wq, k_bias, k_scale, v_scale;
+    std::vector<uint8_t> steps, shares, rests, value_sums, value_lengths; /* with a tail; lengths are 0 */
+    std::vector<float> wk, wq, k_bias, k_scale, v_scale, slopes;
     std::vector<int32_t> block_table, seq_len, q_start;
     int rows;
 
@@ -61,6 +62,7 @@ public:
         k_bias = normal(static_cast<size_t>(p.num_code_heads) * p.code_bits);
         k_scale = {0.5f, 0.75f, 1.25f, 2.0f};
         v_scale = {2.0f, 0.5f, 1.5f, 0.25f};
+        slopes.assign(p.num_selection_heads, 0.05f);
         for (int b = 0; b < shape.sequences; b++)
             seq_len.push_back(b == 0 ? shape.max_length
                                      : static_cast<int>(random_() % static_cast<unsigned>(shape.max_length + 1)));
@@ -88,6 +90,11 @@ public:
         counts.assign(rows * p.counts.stride[0] * 4, 0xaa);
         out.assign(rows * p.out.stride[0] * hattn_dtype_size(p.out.dtype), 0xaa);
         lse.assign(rows * p.lse.stride[0] * 4, 0xaa);
+        steps.assign(rows * p.steps.stride[0] * 4, 0xaa);
+        shares.assign(rows * p.shares.stride[0] * 4, 0xaa);
+        rests.assign(rows * p.rests.stride[0] * 8, 0xaa);
+        value_sums.assign(shape.sequences * p.value_sums.stride[0] * 8, 0xaa);
+        value_lengths.assign(shape.sequences * p.value_lengths.stride[0] * 4, 0);
         batch.num_sequences = shape.sequences;
         batch.num_rows = rows;
         batch.q_len = shape.q_len;
@@ -131,6 +138,14 @@ public:
         all.key_map.weight[0] = buffer(wk);
         all.key_map.bias[0] = buffer(k_bias);
         all.query_map.weight[0] = buffer(wq);
+        if (p.tail > 0) {
+            all.slopes = buffer(slopes);
+            all.steps = buffer(steps);
+            all.shares = buffer(shares);
+            all.rests = buffer(rests);
+            all.value_sums = buffer(value_sums);
+            all.value_lengths = buffer(value_lengths);
+        }
         return all;
     }
 
@@ -174,6 +189,12 @@ public:
         hattn_reference_attend(&p, &args);
     }
 
+    void sum_values()
+    {
+        const hattn_sum_values_args args = arguments().sum_values_args();
+        hattn_reference_sum_values(&p, &args);
+    }
+
     template <typename T>
     T get(const std::vector<uint8_t> &bytes, int64_t index) const
     {
@@ -214,6 +235,7 @@ private:
         p.num_recent = s.recent;
         p.scale = 0.25f;
         p.soft_cap = s.soft_cap;
+        p.tail = s.tail;
         p.per_head_kv_scales = s.per_head_kv_scales;
         p.key_map.dtype = p.query_map.dtype = HATTN_F32;
         p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = static_cast<int64_t>(s.d) * s.bits;
@@ -232,6 +254,12 @@ private:
         p.counts = flat(HATTN_I32, s.selection_heads, 1);
         p.out = flat(s.out_dtype, s.q_heads, s.dv);
         p.lse = flat(HATTN_F32, s.q_heads, 1);
+        p.slopes = {HATTN_F32, HATTN_MEMORY_DEVICE, {1, 0, 0}};
+        p.steps = flat(HATTN_I32, s.selection_heads, 1);
+        p.shares = flat(HATTN_U32, s.selection_heads, s.k);
+        p.rests = flat(HATTN_I64, s.selection_heads, 1);
+        p.value_sums = flat(HATTN_I64, s.kv_heads, s.dv);
+        p.value_lengths = flat(HATTN_I32, s.kv_heads, 1);
         p.block_table.dtype = p.budgets.dtype = HATTN_I32;
         p.budgets.stride[0] = s.selection_heads;
         p.budgets.stride[1] = 1;

@@ -172,6 +172,17 @@ const Broken all_broken[] = {
      "wrote to q, an input"},
     {"out not written", "reference", "plain", "attend_dense", KEEP(attend, out, uint16_t, 5), ""},
 
+    {"share off by one", "reference", "tail_hamming", "topk", AFTER(topk, elements<uint32_t>(args->shares)[p.k]++),
+     "shares[0,1,0]"},
+    {"rest off by one", "reference", "tail_hamming", "topk", AFTER(topk, elements<int64_t>(args->rests)[3]++),
+     "rests[1,1,0]"},
+    {"tail ignored", "reference", "tail_hamming", "attend_sparse",
+     WITH(attend, changed.shares = changed.rests = changed.value_sums = changed.value_lengths = {}), "out["},
+    {"sum of values off by one", "reference", "tail_hamming", "sum_values",
+     AFTER(sum_values, elements<int64_t>(args->value_sums)[5]++), "value_sums[0,0,5]"},
+    {"length of sums not told", "reference", "tail_hamming", "sum_values", KEEP(sum_values, value_lengths, int32_t, 2),
+     "value_lengths[1,0,0]"},
+
     {"part ignored", "reference", "plain", "merge", WITH(merge, changed.num_parts--), ""},
     {"merged lse off", "reference", "plain", "merge",
      AFTER(merge, if (args->lse.data) elements<float>(args->lse)[0] += 0.5f), "lse[0,0,0]"},

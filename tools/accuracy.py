@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What `hattn decode` must give on a trace, by numpy in float64 and the formulas of api/hattn.h alone: rows of examples/ACCURACY.tsv
-for its linear maps, with a fixed k or a floor of probability.
+for its linear maps, with a fixed k or a floor of probability, and with a tail.
 
     tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 512
-    tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 2048 --mean-rows 512
+    tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 2048 --mean-rows 512 --tail 0.5
 
 --fit prints the slopes that least cross entropy gives, to be compared with those of `hattn calibrate` in the file.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32}
 STRIDE = 61  # of the positions that stand for all of low score
+FEW_ANCHORS = 8
 MIN_K = 64
 WEIGHT_BITS = 4
 
@@ -66,7 +67,7 @@ class Selection:
         self.order = np.argsort(-self.scores, kind="stable")
 
     def look(self, k, slope):
-        """What a floor compares: shares of the k best, and the estimate of the sum of all."""
+        """What a floor compares and a tail counts: shares of the k best, and the estimate of the sum of all."""
         n = len(self.scores)
         self.best = best = self.order[:min(k, n)]
         step = min(int(np.rint(2048 / math.log(2) * slope * self.unit)), 32768)
@@ -85,15 +86,31 @@ class Selection:
         above = int((self.shares >= -(-tau * self.z >> 32)).sum()) if tau else len(self.best)
         return self.best[:max(above, min(MIN_K, len(self.best)))]
 
-    def metrics(self, kept, compared):
-        """recall, mass and error of what is kept, mass and error of the best `compared`."""
+    def tail_mass(self, kept, factor):
+        """R of hattn_attend for each head, of all attention."""
+        shares, part = self.shares[:len(kept)], self.attention[:, kept]
+        if len(kept) == len(self.scores) or not shares.any():
+            return np.zeros(len(part))
+        rest = max(self.z - int(shares.sum()), 0)
+        near = (shares > 0) & (shares < 4 * shares[shares > 0].min())
+        if near.sum() < FEW_ANCHORS:
+            near = shares > 0
+        return np.minimum(factor * part[:, near].sum(1) * (rest / shares[near].sum()),
+                          part[:, shares > 0].sum(1) * (rest / shares.sum()))
+
+    def metrics(self, kept, compared, tail):
+        """recall, mass and error of what is kept, mass and error of the best `compared`; errors of what is kept with a tail."""
+        def error(part, positions, mass, rest):
+            out = (part @ self.values[positions] + rest[:, None] * self.values.mean(0)) / (mass + rest)[:, None]
+            return (np.linalg.norm(out - self.dense, axis=1) / np.linalg.norm(self.dense, axis=1)).mean()
+
         best = np.argsort(-self.attention.sum(0), kind="stable")[:compared]
         figures = [len(np.intersect1d(kept, best)) / len(best)]
-        for positions in (kept, best):
+        none = np.zeros(len(self.dense))
+        for positions, rest in ((kept, self.tail_mass(kept, tail) if tail else none), (best, none)):
             part = self.attention[:, positions]
             mass = part.sum(1)
-            out = part @ self.values[positions] / mass[:, None]
-            figures += [mass.mean(), (np.linalg.norm(out - self.dense, axis=1) / np.linalg.norm(self.dense, axis=1)).mean()]
+            figures += [mass.mean(), error(part, positions, mass, rest)]
         return figures
 
 
@@ -135,6 +152,7 @@ def main():
     parser.add_argument("--maps", required=True)
     parser.add_argument("--topk", type=int, default=512)
     parser.add_argument("--mean-rows", type=int, default=0, help="a floor that keeps so many on average")
+    parser.add_argument("--tail", type=float, default=0, help="the factor of a tail")
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
     trace, metadata = read(args.trace)
@@ -158,10 +176,10 @@ def main():
 
         tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows) if args.mean_rows else 0.0
         kept = selected(tau)
-        figures = np.mean([one.metrics(positions, len(positions) if args.mean_rows else args.topk)
+        figures = np.mean([one.metrics(positions, len(positions) if args.mean_rows else args.topk, args.tail)
                            for one, positions in zip(flat, kept)], 0)
         print("\t".join([os.path.basename(args.trace).split(".")[0], name, score, "kv", str(trace[name + ".wk"].shape[2]),
-                         str(args.topk), "0", "0", str(args.mean_rows), *["%.4f" % figure for figure in figures],
+                         str(args.topk), "0", "0", str(args.mean_rows), "%g" % args.tail, *["%.4f" % figure for figure in figures],
                          "# floor %.6g, rows %.1f" % (tau, np.mean([len(positions) for positions in kept]))]), flush=True)
 
 

@@ -250,6 +250,7 @@ Json Race::row_json(const Row &row) const
     json_put(object, "recent", json_integer(problem.num_recent));
     json_put(object, "floor", json_number(problem.min_probability));
     json_put(object, "min_k", json_integer(problem.min_k));
+    json_put(object, "tail", json_number(problem.tail));
     json_put(object, "mean_rows", json_number(row.rows));
     json_put(object, "norms", json_boolean(problem.key_norms));
     json_put(object, "threads", json_integer(info.max_threads));
@@ -288,8 +289,8 @@ void Race::report(const Output &output) const
         json_array_append_new(left_out, object.release());
         notes += "left out: " + printable(one.map, 80) + " on " + printable(one.why) + "\n";
     }
-    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "floor", "rows", "recall", "mass",
-                 "best", "error", "step us", "dense us", "speed-up", "flips", "wrong"});
+    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "floor", "tail", "rows", "recall",
+                 "mass", "best", "error", "step us", "dense us", "speed-up", "flips", "wrong"});
     for (const Row &row : rows_) {
         const hattn_problem &problem = row.lane->problem();
         const hattn_device_info &info = row.lane->device().device().info();
@@ -297,10 +298,11 @@ void Race::report(const Output &output) const
         table.row({info.backend, info.isa, printable(row.map->name, 80), std::to_string(problem.code_bits),
                    score_name(problem.score_kind), select_name(problem), std::to_string(problem.k),
                    problem.min_probability > 0 ? format("%.4g", problem.min_probability) : "-",
-                   format("%.1f", row.rows), format("%.4f", row.recall), format("%.4f", row.mass),
-                   format("%.4f", row.best_mass), format("%.4f", row.error), format("%.1f", median(row.times)),
-                   format("%.1f", dense_us(row)), format("%.2f", dense_us(row) / median(row.times)),
-                   std::to_string(row.verdict.flips), std::to_string(wrong(row))});
+                   problem.tail > 0 ? format("%g", problem.tail) : "-", format("%.1f", row.rows),
+                   format("%.4f", row.recall), format("%.4f", row.mass), format("%.4f", row.best_mass),
+                   format("%.4f", row.error), format("%.1f", median(row.times)), format("%.1f", dense_us(row)),
+                   format("%.2f", dense_us(row) / median(row.times)), std::to_string(row.verdict.flips),
+                   std::to_string(wrong(row))});
     }
     if (output.is_wanted())
         write_json(json.get(), output);

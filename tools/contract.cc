@@ -69,7 +69,7 @@ static void judge_query(const TruthSource &source, int query, int selection_head
     const int8_t *have = &encoded.weights[static_cast<size_t>(selection_head) * bits];
     const int8_t *want = &expected.weights[static_cast<size_t>(selection_head) * bits];
     const bool steps_differ =
-        problem.min_probability > 0 && encoded.steps[selection_head] != expected.steps[selection_head];
+        !expected.steps.empty() && encoded.steps[selection_head] != expected.steps[selection_head];
     if (std::equal(have, have + bits, want) && !steps_differ)
         return;
     const contract::GroupProjection projection = group_projection(source, query, selection_head, oracle);
@@ -84,9 +84,28 @@ static void judge_query(const TruthSource &source, int query, int selection_head
     }
 }
 
-/* True if the head's output and lse are what exact attention over the positions gives; a NaN is not. */
+/* ln R of a head, from what the reference has selected. */
+static contract::Logit tail_of(const Lane &oracle, const Truth &truth, int head, int selection_head,
+                               const StepResult &selected)
+{
+    const hattn_problem &problem = oracle.problem();
+    const size_t begin = static_cast<size_t>(selection_head) * problem.k, end = begin + selected.counts[selection_head];
+    contract::Tail tail;
+    tail.shares.assign(selected.shares.begin() + static_cast<int64_t>(begin),
+                       selected.shares.begin() + static_cast<int64_t>(end));
+    tail.rest = selected.rests[selection_head];
+    std::vector<contract::Logit> logits;
+    for (size_t i = begin; i < end; i++) {
+        const int32_t j = selected.indices[i];
+        logits.push_back(
+            {truth.logit(head, j), contract::logit_error(problem.head_dim_qk, truth.magnitude(head, j), 0)});
+    }
+    return contract::tail_logit(logits, tail, problem.tail);
+}
+
+/* True if the head's output and lse are what exact attention over the positions gives, and over a tail, if it is not null; a NaN is not. */
 static bool output_allowed(const TruthSource &source, const Truth &truth, int head, const int32_t *positions, int count,
-                           contract::Sums sums, const StepResult &step)
+                           const contract::Logit *tail, contract::Sums sums, const StepResult &step)
 {
     const Trace &trace = source.trace();
     const int kv_head = head / (trace.num_q_heads / trace.num_kv_heads);
@@ -94,9 +113,16 @@ static bool output_allowed(const TruthSource &source, const Truth &truth, int he
     for (int i = 0; i < count; i++)
         logits.push_back({truth.logit(head, positions[i]),
                           contract::logit_error(trace.head_dim_qk, truth.magnitude(head, positions[i]), 0)});
+    if (tail && tail->value != -INFINITY)
+        logits.push_back(*tail);
     const contract::Attention attention(logits);
     std::vector<double> values(trace.head_dim_v);
     const contract::Columns exact = attention.columns(trace.head_dim_v, [&](size_t i) {
+        if (i == static_cast<size_t>(count)) {
+            for (int x = 0; x < trace.head_dim_v; x++)
+                values[x] = truth.mean_value(kv_head)[x];
+            return values.data();
+        }
         const float *v = source.v(kv_head, positions[i]);
         std::copy(v, v + trace.head_dim_v, values.begin());
         return values.data();
@@ -125,9 +151,13 @@ void judge_step(const TruthSource &source, const Truth &truth, int query, const 
         const bool same = step.counts[s] == selected.counts[s] &&
                           std::equal(&step.indices[begin], &step.indices[begin] + problem.k, &selected.indices[begin]);
         verdict->wrong += !same;
-        for (int h = s * group; same && h < (s + 1) * group; h++)
+        for (int h = s * group; same && h < (s + 1) * group; h++) {
+            contract::Logit tail = {-INFINITY, 0};
+            if (problem.tail > 0)
+                tail = tail_of(oracle, truth, h, s, selected);
             verdict->wrong +=
-                !output_allowed(source, truth, h, &step.indices[begin], step.counts[s], sums_of(lane), step);
+                !output_allowed(source, truth, h, &step.indices[begin], step.counts[s], &tail, sums_of(lane), step);
+        }
     }
 }
 
@@ -137,5 +167,5 @@ void judge_dense(const TruthSource &source, const Truth &truth, const Lane &lane
     std::vector<int32_t> all(truth.length());
     std::iota(all.begin(), all.end(), 0);
     for (int h = 0; h < source.trace().num_q_heads; h++)
-        verdict->wrong += !output_allowed(source, truth, h, all.data(), truth.length(), sums_of(lane), dense);
+        verdict->wrong += !output_allowed(source, truth, h, all.data(), truth.length(), nullptr, sums_of(lane), dense);
 }

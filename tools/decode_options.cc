@@ -13,15 +13,18 @@ namespace {
 const int64_t USUAL_CAP = 2048;
 
 /* Slopes are of a whole map and of its usual selections. */
-void set_floor(const DecodeOptions &options, const TraceMap &map, LaneSettings *settings)
+void set_floor_and_tail(const DecodeOptions &options, const TraceMap &map, LaneSettings *settings)
 {
-    const std::string name = printable(map.name, 80);
+    const std::string name = printable(map.name, 80), what = options.has_floor() ? "a floor" : "a tail";
     if (map.slopes_of(settings->score_kind).empty())
-        throw UsageError("map " + name + " has no slopes of " + score_name(settings->score_kind) +
-                         " scores, which a floor needs: hattn calibrate adds them");
+        throw UsageError("map " + name + " has no slopes of " + score_name(settings->score_kind) + " scores, which " +
+                         what + " needs: hattn calibrate adds them");
     if (settings->bits != map.bits || settings->num_selection_heads != map.num_heads)
         throw UsageError("map " + name + ": slopes are of all its bits and of a selection for each of its " +
-                         std::to_string(map.num_heads) + " heads: a floor goes with no other --bits or --select");
+                         std::to_string(map.num_heads) + " heads: " + what + " goes with no other --bits or --select");
+    settings->tail = float(options.tail);
+    if (!options.has_floor())
+        return;
     settings->min_probability = float(options.floor > 0 ? options.floor : 0.001);
     settings->min_k = int32_t(std::min<int64_t>(options.min_k, settings->topk));
 }
@@ -53,6 +56,10 @@ bool parse_decode_options(Args &args, DecodeOptions *options)
     args.number("mean-rows", "N", "the floor with which each map keeps so many tokens on average; 0: no such floor",
                 &options->mean_rows, 0, INT32_MAX);
     args.number("min-k", "N", "with a floor: so many tokens are kept in any case", &options->min_k, 1, INT32_MAX);
+    args.real("tail", "RHO",
+              "let the rest count with the mean value: by this factor (usually 0.5) what scores promise of it, by "
+              "slopes; 0: no",
+              &options->tail, 0, 1);
     args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming",
                 &options->score);
     args.text("maps", "NAME[,NAME]", "the hash maps; default: each of the trace", &options->maps);
@@ -102,8 +109,8 @@ LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, cons
     settings.recent = int32_t(options.recent);
     settings.threads = int32_t(options.threads);
     settings.norms = options.norms;
-    if (options.has_floor())
-        set_floor(options, map, &settings);
+    if (options.needs_slopes())
+        set_floor_and_tail(options, map, &settings);
     return settings;
 }
 

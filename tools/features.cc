@@ -50,6 +50,7 @@ const std::vector<Feature> &all_features()
         {"attend, sparse and dense", "soft cap", ATTEND, [](P p) { return p.soft_cap > 0; }},
         {"attend, sparse and dense", "sink logits", ATTEND, [](P p) { return p.sink_logits; }},
         {"attend, sparse and dense", "V inside K", ATTEND, [](P p) { return p.v_inside_k; }},
+        {"attend, sparse and dense", "tails", {"attend_sparse"}, [](P p) { return p.tail > 0; }},
         {"attend, sparse and dense", "K and V on the host", ATTEND, [](P p) { return p.kv_on_host; }},
         {"merge", "parts, empty ones too", {"merge"}, [](P) { return true; }},
         {"decode", "paged caches", DECODE, [](P p) { return p.page_size > 0; }},
@@ -57,6 +58,7 @@ const std::vector<Feature> &all_features()
         {"decode", "2 to 8 query tokens a sequence", DECODE, has_several_tokens},
         {"decode", "ragged batches", DECODE, is_ragged},
         {"decode", "padded rows", DECODE, [](P p) { return p.padding_rows > 0; }},
+        {"decode", "sums of values, for tails", {"sum_values"}, [](P) { return true; }},
         {"decode", "append", {"decode_append"}, [](P) { return true; }},
     };
     return features;

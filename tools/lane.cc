@@ -47,6 +47,7 @@ hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const La
     problem.num_recent = settings.recent;
     problem.min_probability = settings.min_probability;
     problem.min_k = settings.min_k;
+    problem.tail = settings.tail;
     problem.scale = trace.scale;
     problem.q.dtype = trace.q_dtype;
     problem.k_cache.dtype = trace.kv_dtype;
@@ -102,7 +103,12 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
     if (settings.norms)
         norms_ = devices::Buffer(memory(), num_keys * problem_.num_code_heads * sizeof(uint16_t));
     weights_ = devices::Buffer(memory(), uint64_t(problem_.num_selection_heads) * problem_.code_bits);
-    if (problem_.min_probability > 0) {
+    if (problem_.tail > 0) {
+        value_sums_ =
+            devices::Buffer(memory(), uint64_t(problem_.num_kv_heads) * problem_.head_dim_v * sizeof(int64_t));
+        value_lengths_ = devices::buffer_of(memory(), std::vector<int32_t>(problem_.num_kv_heads));
+    }
+    if (problem_.min_probability > 0 || problem_.tail > 0) {
         slope_values_ = map.slopes_of(problem_.score_kind);
         slopes_ = devices::buffer_of(memory(), slope_values_);
         steps_ = devices::Buffer(memory(), problem_.num_selection_heads * sizeof(int32_t));
@@ -138,6 +144,8 @@ Arguments Lane::arguments(int query) const
     all.counts = counts_.at();
     all.out = out_.at();
     all.lse = lse_.at();
+    all.value_sums = value_sums_.at();
+    all.value_lengths = value_lengths_.at();
     all.key_map = key_map_;
     all.query_map = query_map_;
     return all;
@@ -170,8 +178,18 @@ double Lane::time(const std::function<void()> &call) const
     return recording->replay() / repeats;
 }
 
+void Lane::sum_values(int query) const
+{
+    if (problem_.tail == 0)
+        return;
+    const hattn_sum_values_args args = arguments(query).sum_values_args();
+    hattn_error error = {};
+    check(hattn_sum_values(plan_.get(), &args, plan_.exec(), &error), error, "sum_values");
+}
+
 StepResult Lane::decode(int query)
 {
+    sum_values(query);
     const hattn_decode_args args = arguments(query).decode_args(false);
     hattn_error error = {};
     const double time_us =
@@ -181,7 +199,9 @@ StepResult Lane::decode(int query)
             indices_.contents<int32_t>(),
             counts_.contents<int32_t>(),
             out_.contents<float>(),
-            lse_.contents<float>()};
+            lse_.contents<float>(),
+            {},
+            {}};
 }
 
 StepResult Lane::attend_dense(int query)
@@ -190,7 +210,7 @@ StepResult Lane::attend_dense(int query)
     hattn_error error = {};
     const double time_us =
         time([&] { check(hattn_attend(plan_.get(), &args, plan_.exec(), &error), error, "attend"); });
-    return {time_us, {}, {}, {}, out_.contents<float>(), lse_.contents<float>()};
+    return {time_us, {}, {}, {}, out_.contents<float>(), lse_.contents<float>(), {}, {}};
 }
 
 devices::Buffer Lane::score(int query, const std::vector<int8_t> &weights, const Lane &codes) const
@@ -216,15 +236,21 @@ StepResult Lane::select(int query, const EncodedQuery &encoded, const Lane &code
     const devices::Buffer scores = score(query, encoded.weights, codes);
     const devices::Buffer step_memory = devices::buffer_of(memory(), encoded.steps);
     const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
+    const bool has_tail = problem_.tail > 0;
+    const devices::Buffer shares(memory(), has_tail ? indices_.size() : 0),
+        rests(memory(), has_tail ? problem_.num_selection_heads * sizeof(int64_t) : 0);
     Arguments all = arguments(query);
     all.scores = scores.at();
     all.steps = step_memory.at();
     all.indices = indices.at();
     all.counts = counts.at();
+    all.shares = shares.at();
+    all.rests = rests.at();
     const hattn_topk_args args = all.topk_args();
     hattn_error error = {};
     check(hattn_topk(plan_.get(), &args, plan_.exec(), &error), error, "topk");
-    return {0, encoded, indices.contents<int32_t>(), counts.contents<int32_t>(), {}, {}};
+    return {0,  encoded, indices.contents<int32_t>(), counts.contents<int32_t>(),
+            {}, {},      shares.contents<uint32_t>(), rests.contents<int64_t>()};
 }
 
 const uint32_t *Lane::code(int head, int64_t key) const

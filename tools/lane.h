@@ -20,6 +20,7 @@ struct LaneSettings {
     /* A floor, by the slopes of the map, which must be there; 0: none. */
     float min_probability = 0;
     int32_t min_k = 0;
+    float tail = 0; /* of a tail, likewise; 0: none */
 };
 
 /* A backend's device and the trace in its memory, shared by its lanes. */
@@ -40,7 +41,7 @@ private:
 /* A query as encoding makes it. */
 struct EncodedQuery {
     std::vector<int8_t> weights; /* [Hs, bits] */
-    std::vector<int32_t> steps;  /* [Hs]; without a floor empty */
+    std::vector<int32_t> steps;  /* [Hs]; without a floor or a tail empty */
 };
 
 /* What a call gives: everything that can be looked at, and how long it took. */
@@ -49,6 +50,8 @@ struct StepResult {
     EncodedQuery encoded;
     std::vector<int32_t> indices, counts; /* [Hs, k], [Hs] */
     std::vector<float> out, lse;          /* [Hq, dv], [Hq] */
+    std::vector<uint32_t> shares;         /* [Hs, k], of select with a tail */
+    std::vector<int64_t> rests;           /* [Hs], likewise */
 };
 
 class Lane
@@ -72,7 +75,7 @@ public:
      * past the query's own keys; indices and counts. */
     devices::Buffer score(int query, const std::vector<int8_t> &weights, const Lane &codes) const;
     StepResult select(int query, const EncodedQuery &encoded, const Lane &codes) const;
-    /* Of a selection head; there is a floor. */
+    /* Of a selection head; there is a floor or a tail. */
     float slope(int head) const { return slope_values_[head]; }
 
     /* Of the keys that were encoded. */
@@ -86,6 +89,8 @@ private:
     /* Of the calls for one query. */
     Arguments arguments(int query) const;
     const devices::Memory &memory() const { return device_.device().memory(); }
+    /* Brings the sums of values to what a step of the query has before it. */
+    void sum_values(int query) const;
     /* Makes the call and returns its microseconds. */
     double time(const std::function<void()> &call) const;
 
@@ -97,7 +102,8 @@ private:
     std::vector<float> slope_values_;
     devices::Buffer map_memory_[2][6];
     hattn_map_buffers key_map_ = {}, query_map_ = {};
-    devices::Buffer codes_, norms_, weights_, slopes_, steps_, indices_, counts_, out_, lse_;
+    devices::Buffer codes_, norms_, weights_, slopes_, steps_, indices_, counts_, out_, lse_, value_sums_,
+        value_lengths_;
     std::vector<uint32_t> encoded_codes_; /* on the host */
     std::vector<uint16_t> encoded_norms_;
 };

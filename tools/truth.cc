@@ -73,6 +73,13 @@ Truth::Truth(const TruthSource &source, int query)
         const std::vector<double> out = attend(h, all.data(), length_, &lse_.back());
         dense_.insert(dense_.end(), out.begin(), out.end());
     }
+    for (int g = 0; g < trace.num_kv_heads; g++)
+        for (int x = 0; x < num_values_; x++) {
+            double sum = 0;
+            for (int32_t j = 0; j < length_; j++)
+                sum += source.v(g, j)[x];
+            mean_values_.push_back(sum / length_);
+        }
 }
 
 std::vector<int32_t> Truth::best(int s, int num_selection_heads, int k) const

@@ -45,6 +45,8 @@ public:
     double mass(int head, const int32_t *positions, int count) const;
     /* Exact attention of a head over a selection that is not empty; *lse as hattn_attend's. */
     std::vector<double> attend(int head, const int32_t *positions, int count, double *lse) const;
+    /* Of the values of a KV head that the query sees. */
+    const double *mean_value(int kv_head) const { return &mean_values_[static_cast<size_t>(kv_head) * num_values_]; }
     double lse(int head) const { return lse_[head]; }
     double logit(int head, int32_t j) const { return logits(head)[j]; }
     /* scale * sum |q_i k_i|: what roundings of the logit are relative to. */
@@ -58,7 +60,7 @@ private:
     const TruthSource &source_;
     int query_;
     int32_t length_, num_heads_, group_, num_values_;
-    std::vector<double> logits_, lse_, dense_;
+    std::vector<double> logits_, lse_, dense_, mean_values_;
 };
 
 #endif

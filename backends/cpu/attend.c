@@ -119,6 +119,10 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         sum[h] = 0;
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
+    const bool has_tail = hattn_cpu_has_tail(a),
+               all_have_shares = has_tail && hattn_cpu_all_have_shares(&a->tail, a->group, first, count);
+    if (has_tail)
+        hattn_cpu_begin_tail(plan, scratch, a->group, max);
 
     const cache_head k = head_of(&p->k_cache, a->k_cache, kv_head), v = head_of(&p->v_cache, a->v_cache, kv_head);
     const void *k_rows[2 * ROWS_RESOLVED], *v_rows[2 * ROWS_RESOLVED];
@@ -154,7 +158,11 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         block.k_rows = k_rows + row;
         block.v_rows = v_rows + row;
         plan->kernels.attend(&block);
+        if (has_tail)
+            hattn_cpu_add_block(plan, scratch, &block, &a->tail, first + done, all_have_shares);
     }
+    if (has_tail)
+        hattn_cpu_end_tail(plan, scratch, task_scratch, a->group, part, all_have_shares);
     bool overflowed = false;
     for (int h = 0; h < a->group; h++) {
         float *out = part_out(plan, task_scratch, a->group, part, h);
@@ -199,17 +207,18 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const h
     const hattn_problem *p = &plan->base.problem;
     const float *sink_logits = a->sink_logits.data ? hattn_address(a->sink_logits) : NULL;
     const int num_parts = hattn_cpu_num_parts(a);
+    const int num_joined = num_parts + hattn_cpu_add_tail(plan, task_scratch, a, num_parts);
     float *merged = (float *)(task_scratch + plan->scratch.merged);
     for (int h = 0; h < a->group; h++) {
         const float *out = part_out(plan, task_scratch, a->group, 0, h);
         float lse = *part_max(plan, task_scratch, a->group, 0, h) + logf(*part_sum(plan, task_scratch, a->group, 0, h));
         if (sink_logits) { /* a part of its own: all weight, no value */
-            memset(part_out(plan, task_scratch, a->group, num_parts, h), 0, (size_t)p->head_dim_v * sizeof(float));
-            *part_max(plan, task_scratch, a->group, num_parts, h) = sink_logits[a->first_head + h];
-            *part_sum(plan, task_scratch, a->group, num_parts, h) = 1;
+            memset(part_out(plan, task_scratch, a->group, num_joined, h), 0, (size_t)p->head_dim_v * sizeof(float));
+            *part_max(plan, task_scratch, a->group, num_joined, h) = sink_logits[a->first_head + h];
+            *part_sum(plan, task_scratch, a->group, num_joined, h) = 1;
         }
-        if (num_parts > 1 || sink_logits) {
-            lse = join_parts(plan, task_scratch, a->group, h, num_parts + (sink_logits != NULL), merged);
+        if (num_joined > 1 || sink_logits) {
+            lse = join_parts(plan, task_scratch, a->group, h, num_joined + (sink_logits != NULL), merged);
             out = merged;
         }
         plan->kernels.store(out, p->head_dim_v, p->out.dtype,
@@ -219,8 +228,31 @@ void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const h
     }
 }
 
+/* The rests go into the scratch of the calling thread. */
+static hattn_cpu_tail describe_tail(const hattn_cpu_plan *plan, const hattn_attend_args *args, char *scratch,
+                                    const hattn_cpu_attention *a, int64_t head, int32_t length)
+{
+    const hattn_problem *p = &plan->base.problem;
+    hattn_cpu_rest *rests = (hattn_cpu_rest *)(void *)(scratch + plan->scratch.rests);
+    for (int i = 0; i < plan->num_told; i++) {
+        const int64_t of = head * plan->num_told + i;
+        rests[i] = hattn_cpu_sum_shares(
+            (const uint32_t *)(const void *)hattn_element(&p->shares, args->shares, a->row, of, 0), a->count,
+            *(const int64_t *)(const void *)hattn_element(&p->rests, args->rests, a->row, of, 0));
+    }
+    return (hattn_cpu_tail){.shares = (const uint32_t *)(const void *)hattn_element(&p->shares, args->shares, a->row,
+                                                                                    head * plan->num_told, 0),
+                            .stride_shares = plan->num_told > 1 ? p->shares.stride[1] : 0,
+                            .rests = rests,
+                            .value_sums = args->value_sums,
+                            .value_lengths = args->value_lengths,
+                            .value_slots = args->value_slots,
+                            .length = length};
+}
+
 /* The attention of one task of hattn_attend. */
-static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_attend_args *args, int64_t task)
+static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_attend_args *args, char *scratch,
+                                    int64_t task)
 {
     const hattn_problem *p = &plan->base.problem;
     const bool dense = !args->indices.data;
@@ -249,6 +281,8 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
         const int32_t count = *(const int32_t *)hattn_element(&p->counts, args->counts, row, head, 0);
         a.indices = (const int32_t *)hattn_element(&p->indices, args->indices, row, head, 0);
         a.count = count < 0 ? 0 : count < resolved.length ? count : resolved.length;
+        if (args->shares.data && resolved.length)
+            a.tail = describe_tail(plan, args, scratch, &a, head, resolved.length);
     }
     return a;
 }
@@ -263,7 +297,7 @@ static void attend_body(hattn_crew *crew, hattn_cpu_args run)
     int64_t unit;
     if (!hattn_crew_shares_tasks(crew, tasks)) {
         while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks, &unit)) {
-            const hattn_cpu_attention a = describe(plan, args, unit);
+            const hattn_cpu_attention a = describe(plan, args, scratch, unit);
             for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
                 hattn_cpu_attend_part(crew, scratch, scratch, &a, part);
             hattn_cpu_attend_finish(crew, scratch, &a);
@@ -272,7 +306,7 @@ static void attend_body(hattn_crew *crew, hattn_cpu_args run)
     }
     while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks * plan->max_parts, &unit)) {
         const int64_t task = unit / plan->max_parts;
-        const hattn_cpu_attention a = describe(plan, args, task);
+        const hattn_cpu_attention a = describe(plan, args, scratch, task);
         hattn_cpu_attend_shared(crew, scratch, task, &a, (int)(unit % plan->max_parts));
     }
 }

@@ -13,6 +13,7 @@ typedef struct hattn_cpu_plan hattn_cpu_plan;
 
 enum hattn_cpu_step {
     HATTN_STEP_APPEND,
+    HATTN_STEP_VALUES,
     HATTN_STEP_ENCODE,
     HATTN_STEP_SCORE,
     HATTN_STEP_SELECT,
@@ -38,6 +39,7 @@ typedef union hattn_cpu_args {
     const hattn_topk_args *topk;
     const hattn_attend_args *attend;
     const hattn_merge_args *merge;
+    const hattn_sum_values_args *sum_values;
     const hattn_decode_args *decode;
 } hattn_cpu_args;
 

@@ -31,13 +31,32 @@ static hattn_cpu_task_state *state_of(const hattn_crew *crew, const task *t)
     return (hattn_cpu_task_state *)(void *)(t->scratch + crew->plan->scratch.state);
 }
 
+/* After the group's weights, of the same projections. */
+static void encode_heads(const hattn_crew *crew, const hattn_decode_args *args, const task *t, char *scratch)
+{
+    const hattn_cpu_plan *plan = crew->plan;
+    const hattn_problem *p = &plan->base.problem;
+    int32_t *steps = (int32_t *)(void *)(t->scratch + plan->scratch.head_steps);
+    for (int i = 0; i < plan->group; i++) {
+        const int64_t head = t->head * plan->group + i;
+        int8_t *weights = (int8_t *)(t->scratch + plan->scratch.head_weights) + (int64_t)i * p->code_bits;
+        if (args->head_weights.data)
+            weights = (int8_t *)hattn_element(&p->head_weights, args->head_weights, t->row, head, 0);
+        steps[i] = hattn_cpu_encode_head(crew, scratch, args->head_slopes, head, i, weights);
+        if (args->head_steps.data)
+            *(int32_t *)(void *)hattn_element(&p->head_steps, args->head_steps, t->row, head, 0) = steps[i];
+        plan->kernels.split(weights, p->code_bits,
+                            (hattn_planes *)(void *)(t->scratch + plan->scratch.head_planes) + i);
+    }
+}
+
 static void encode(const hattn_crew *crew, const hattn_decode_args *args, const task *t, char *scratch)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     int8_t *weights = (int8_t *)(t->scratch + crew->plan->scratch.weights);
     if (args->weights.data)
         weights = (int8_t *)hattn_element(&p->weights, args->weights, t->row, t->head, 0);
-    else if (!args->steps.data && !needs_scores(p, t))
+    else if (!args->steps.data && !args->head_weights.data && !args->head_steps.data && !needs_scores(p, t))
         return;
     const int32_t step =
         hattn_cpu_encode_queries_unit(crew, scratch, args->q, &args->query_map, args->slopes, t->row, t->head, weights);
@@ -45,6 +64,8 @@ static void encode(const hattn_crew *crew, const hattn_decode_args *args, const 
     if (args->steps.data)
         *(int32_t *)(void *)hattn_element(&p->steps, args->steps, t->row, t->head, 0) = step;
     crew->plan->kernels.split(weights, p->code_bits, (hattn_planes *)(void *)(t->scratch + crew->plan->scratch.planes));
+    if (p->num_candidates)
+        encode_heads(crew, args, t, scratch);
 }
 
 /* Scores of `count` middle positions from `first` on; position num_sink is element 0 of the scratch's scores. */
@@ -69,14 +90,22 @@ static void select_tokens(const hattn_crew *crew, const hattn_decode_args *args,
     const hattn_cpu_scratch *at = &crew->plan->scratch;
     int32_t *indices = (int32_t *)(t->scratch + at->indices);
     const hattn_planes *planes = (const hattn_planes *)(void *)(t->scratch + at->planes);
-    hattn_cpu_scores scores = {.step = state_of(crew, t)->step};
+    hattn_cpu_heads heads = {
+        .keys = {args->codes, args->norms, {0}, t->head * p->num_code_heads / p->num_selection_heads},
+        .planes = (const hattn_planes *)(const void *)(t->scratch + at->head_planes),
+        .steps = (const int32_t *)(const void *)(t->scratch + at->head_steps)};
+    if (t->resolved.length)
+        heads.keys.pages = hattn_sequence_pages(p, &args->batch, t->resolved.sequence);
+    hattn_cpu_scores scores = {.step = state_of(crew, t)->step, .heads = &heads};
     if (p->key_norms)
         scores.keys = (const float *)(t->scratch + at->keys);
     else
         scores.scores = (const uint16_t *)(t->scratch + at->scores);
     if (needs_scores(p, t))
         scores.max_score = planes->max_score;
-    const int32_t kept = hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->budget, &scores, indices);
+    const int32_t kept = hattn_cpu_select_unit(crew, t->scratch, t->resolved.length, t->budget, &scores, indices,
+                                               (uint32_t *)(void *)(t->scratch + at->shares),
+                                               (hattn_cpu_rest *)(void *)(t->scratch + at->rests));
     state_of(crew, t)->kept = kept;
     hattn_cpu_store_selection(p, args->indices, args->counts, t->row, t->head, indices, kept);
 }
@@ -103,6 +132,14 @@ static hattn_cpu_attention attention(const hattn_crew *crew, const hattn_decode_
     };
     if (t->resolved.length)
         a.pages = hattn_sequence_pages(&plan->base.problem, &args->batch, t->resolved.sequence);
+    if (plan->base.problem.tail > 0 && t->resolved.length)
+        a.tail = (hattn_cpu_tail){.shares = (const uint32_t *)(const void *)(t->scratch + plan->scratch.shares),
+                                  .stride_shares = plan->num_told > 1 ? plan->stride_shares : 0,
+                                  .rests = (const hattn_cpu_rest *)(const void *)(t->scratch + plan->scratch.rests),
+                                  .value_sums = args->value_sums,
+                                  .value_lengths = args->value_lengths,
+                                  .value_slots = args->value_slots,
+                                  .length = t->resolved.length};
     return a;
 }
 

@@ -105,5 +105,6 @@ const hattn_backend hattn_cpu_backend = {
     .topk = hattn_cpu_topk,
     .attend = hattn_cpu_attend,
     .merge = hattn_cpu_merge,
+    .sum_values = hattn_cpu_sum_values,
     .decode = hattn_cpu_decode,
 };

@@ -121,6 +121,14 @@ void hattn_cpu_append(hattn_crew *crew, const hattn_decode_args *args)
         const float *z = project(crew, scratch, &p->key_map, &args->key_map, code_head, 1);
         store_code(crew, args->codes, args->norms, page, slot_in_page, code_head, z, x);
     }
+    if (p->tail > 0) {
+        const hattn_sum_values_args sums = {.batch = args->batch,
+                                            .v_cache = args->v_cache,
+                                            .value_slots = args->value_slots,
+                                            .value_sums = args->value_sums,
+                                            .value_lengths = args->value_lengths};
+        hattn_cpu_sum_values_units(crew, &sums);
+    }
     hattn_crew_finish(crew, HATTN_STEP_APPEND, units);
 }
 
@@ -144,6 +152,16 @@ int32_t hattn_cpu_encode_queries_unit(const hattn_crew *crew, char *scratch, hat
     return hattn_floor_step(slope, qmax ? largest / (float)qmax : 1);
 }
 
+int32_t hattn_cpu_encode_head(const hattn_crew *crew, char *scratch, hattn_buffer slopes, int64_t head, int i,
+                              int8_t *weights)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    const float *z = (const float *)(const void *)(scratch + crew->plan->scratch.z) + (int64_t)i * p->code_bits;
+    const int qmax = (1 << (p->weight_bits - 1)) - 1;
+    const float largest = crew->plan->kernels.weights(z, p->code_bits, 1, p->code_bits, qmax, weights);
+    return hattn_floor_step(*(const float *)hattn_element(&p->head_slopes, slopes, head, 0, 0), largest / (float)qmax);
+}
+
 static void encode_queries_body(hattn_crew *crew, hattn_cpu_args run)
 {
     const hattn_encode_queries_args *args = run.encode_queries;
@@ -157,6 +175,12 @@ static void encode_queries_body(hattn_crew *crew, hattn_cpu_args run)
                                           (int8_t *)hattn_element(&p->weights, args->weights, row, head, 0));
         if (args->steps.data)
             *(int32_t *)(void *)hattn_element(&p->steps, args->steps, row, head, 0) = step;
+        for (int i = 0; p->num_candidates && i < crew->plan->group; i++) {
+            const int64_t of = head * crew->plan->group + i;
+            *(int32_t *)(void *)hattn_element(&p->head_steps, args->head_steps, row, of, 0) =
+                hattn_cpu_encode_head(crew, scratch, args->head_slopes, of, i,
+                                      (int8_t *)hattn_element(&p->head_weights, args->head_weights, row, of, 0));
+        }
     }
 }
 

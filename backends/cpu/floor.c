@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Floors of probability: a budget's list is made shorter, by its scores and a sample of the others.
+ * Floors of probability and tails: what a budget's list, and a sample of the others, say of a row. Shares are made once; what is
+ * done with them goes in steps of 8, with zeros behind, so that compilers take vectors for it.
  */
-#include "core/floor.h"
+#include <string.h>
+
 #include "backends/cpu/cpu.h"
+#include "core/floor.h"
+#include "core/tail.h"
+
+enum { LANES = HATTN_CPU_SHARE_STEP };
 
 static const uint32_t factors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
 
@@ -12,74 +18,107 @@ int32_t hattn_cpu_least_kept(const hattn_problem *p, int32_t kept)
     return least > forced ? least : forced;
 }
 
-/* Scores of positions `first` and up to count from there, and of a list of positions among them. */
-typedef struct scored {
-    const uint16_t *scores; /* of position `first` */
-    int32_t first, count;
-    const int32_t *list;
-    int32_t num_listed;
-} scored;
-
-static uint16_t listed(const scored *s, int32_t i) { return s->scores[s->list[i] - s->first]; }
-
-/* Z of api/hattn.h: exact above `bound`. */
-static uint64_t sum_of_shares(const scored *s, uint32_t largest, int64_t bound, int32_t step)
+/* Of positions at or below the bound: every 61st. scores are of position `first` and up to count from there. */
+static uint64_t sampled_sum(const hattn_cpu_estimate *e, int32_t first, int32_t count, uint32_t bound)
 {
-    uint64_t exact = 0, sampled = 0;
-    for (int32_t i = 0; i < s->num_listed; i++) {
-        const uint32_t score = listed(s, i);
-        exact += score > bound ? hattn_floor_share(largest - score, step, factors) : 0;
-    }
-    if (bound >= 0) {
-        int32_t j = (HATTN_FLOOR_STRIDE - s->first % HATTN_FLOOR_STRIDE) % HATTN_FLOOR_STRIDE;
-        for (; j < s->count; j += HATTN_FLOOR_STRIDE)
-            sampled += s->scores[j] <= bound ? hattn_floor_share(largest - s->scores[j], step, factors) : 0;
-    }
-    return exact + HATTN_FLOOR_STRIDE * sampled;
+    uint64_t sum = 0;
+    int32_t j = (HATTN_FLOOR_STRIDE - first % HATTN_FLOOR_STRIDE) % HATTN_FLOOR_STRIDE;
+    for (; j < count; j += HATTN_FLOOR_STRIDE)
+        sum += e->scores[j] <= bound ? hattn_floor_share(e->largest - e->scores[j], e->step, factors) : 0;
+    return HATTN_FLOOR_STRIDE * sum;
 }
 
-/* The least score whose share reaches `least`; the largest score does. */
-static uint32_t least_score(uint32_t largest, uint64_t least, int32_t step)
+void hattn_cpu_share_list(const hattn_problem *p, hattn_cpu_estimate *e, int32_t kept, const int32_t *selected)
 {
-    uint32_t near = 0, far = largest + 1; /* distances: near reaches, far does not */
-    while (far - near > 1) {
-        const uint32_t middle = near + (far - near) / 2;
-        if (hattn_floor_share(middle, step, factors) >= least)
-            near = middle;
-        else
-            far = middle;
-    }
-    return largest - near;
+    e->count = kept - p->num_sink - p->num_recent;
+    for (int32_t i = 0; i < e->count; i++)
+        e->shares[i] =
+            hattn_floor_share(e->largest - e->scores[selected[p->num_sink + i] - p->num_sink], e->step, factors);
+    memset(e->shares + e->count, 0, LANES * sizeof(*e->shares));
 }
 
-int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, const uint16_t *scores, int32_t length, int32_t kept,
-                              int32_t step, int32_t *selected)
+hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_problem *p, const hattn_cpu_scores *scores, int32_t length,
+                                           int32_t kept, const int32_t *selected, uint32_t *shares)
+{
+    hattn_cpu_estimate e = {.scores = scores->scores, .step = scores->step, .shares = shares};
+    const int32_t *list = selected + p->num_sink, forced = p->num_sink + p->num_recent;
+    uint32_t bound = UINT16_MAX;
+    for (int32_t i = 0; i < kept - forced; i++) {
+        const uint32_t score = e.scores[list[i] - p->num_sink];
+        e.largest = score > e.largest ? score : e.largest;
+        bound = score < bound ? score : bound;
+    }
+    hattn_cpu_share_list(p, &e, kept, selected);
+    /* Equal scores have equal shares: those of the bound are the least, but others may be as small. */
+    uint64_t all = 0, at_bound = 0;
+    for (int32_t i = 0; i < e.count; i++) {
+        all += e.shares[i];
+        at_bound += e.scores[list[i] - p->num_sink] == bound ? e.shares[i] : 0;
+    }
+    e.sum = kept == length ? all : all - at_bound + sampled_sum(&e, p->num_sink, length - forced, bound);
+    return e;
+}
+
+static int32_t count_at_least(const hattn_cpu_estimate *e, int32_t least)
+{
+    int32_t lanes[LANES] = {0}, count = 0;
+    for (int32_t i = 0; i < e->count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            lanes[lane] += (int32_t)e->shares[i + lane] >= least;
+    for (int lane = 0; lane < LANES; lane++)
+        count += lanes[lane];
+    return count;
+}
+
+int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, hattn_cpu_estimate *e, int32_t length, int32_t kept,
+                              int32_t *selected)
 {
     const hattn_problem *p = &plan->base.problem;
     const int32_t forced = p->num_sink + p->num_recent;
-    scored s = {scores, p->num_sink, length - forced, selected + p->num_sink, kept - forced};
-    uint32_t largest = 0, bound = UINT16_MAX;
-    for (int32_t i = 0; i < s.num_listed; i++) {
-        largest = listed(&s, i) > largest ? listed(&s, i) : largest;
-        bound = listed(&s, i) < bound ? listed(&s, i) : bound;
-    }
-    const uint64_t sum = sum_of_shares(&s, largest, kept < length ? (int64_t)bound : -1, step),
-                   least = hattn_floor_least_share(plan->floor_tau, sum);
-    const uint32_t floor =
-        hattn_floor_share(0, step, factors) >= least ? least_score(largest, least, step) : UINT32_MAX;
-    int32_t *out = selected + p->num_sink;
-    int32_t above = 0;
-    for (int32_t i = 0; i < s.num_listed; i++)
-        above += listed(&s, i) >= floor;
+    const uint64_t wanted = hattn_floor_least_share(plan->floor_tau, e->sum);
+    if (wanted == 0) /* shares of 0 reach it, those behind the list, too */
+        return kept;
+    const int32_t least = wanted < INT32_MAX ? (int32_t)wanted : INT32_MAX; /* shares are below */
+    const int32_t above = count_at_least(e, least);
     if (above + forced < hattn_cpu_least_kept(p, kept))
         return -1;
-    for (int32_t i = 0; i < s.num_listed; i++) {
-        const int32_t position = s.list[i];
-        const int is_kept = listed(&s, i) >= floor;
-        *out = position; /* at or before i */
-        out += is_kept;
+    if (above == e->count)
+        return kept;
+    int32_t *list = selected + p->num_sink, left = 0;
+    for (int32_t i = 0; i < e->count; i++) {
+        const uint32_t share = e->shares[i];
+        list[left] = list[i]; /* at or before i */
+        e->shares[left] = share;
+        left += (int32_t)share >= least;
     }
+    e->count = left;
+    memset(e->shares + left, 0, LANES * sizeof(*e->shares));
     for (int32_t j = length - p->num_recent; j < length; j++)
-        *out++ = j;
+        list[left++] = j;
     return above + forced;
+}
+
+hattn_cpu_rest hattn_cpu_mark_anchors(const hattn_cpu_estimate *e)
+{
+    int32_t lanes[LANES], least = INT32_MAX;
+    for (int lane = 0; lane < LANES; lane++)
+        lanes[lane] = INT32_MAX;
+    for (int32_t i = 0; i < e->count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            const int32_t share = (int32_t)e->shares[i + lane], positive = share > 0 ? share : INT32_MAX;
+            lanes[lane] = positive < lanes[lane] ? positive : lanes[lane];
+        }
+    for (int lane = 0; lane < LANES; lane++)
+        least = lanes[lane] < least ? lanes[lane] : least;
+    int32_t bound = least > INT32_MAX / 4 ? INT32_MAX : 4 * least;
+    if (count_at_least(e, 1) - count_at_least(e, bound) < HATTN_FEW_ANCHORS)
+        bound = INT32_MAX;
+    for (int32_t i = 0; i < e->count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            const int32_t share = (int32_t)e->shares[i + lane];
+            e->shares[i + lane] |= share > 0 && share < bound ? HATTN_SHARE_ANCHOR : 0;
+        }
+    hattn_cpu_rest sums = hattn_cpu_sum_shares(e->shares, e->count, 0);
+    sums.rest = e->sum > sums.all ? (int64_t)(e->sum - sums.all) : 0;
+    return sums;
 }

@@ -32,14 +32,31 @@ static int part_size(int64_t count)
 
 static int64_t num_parts(int64_t count, int part) { return (count + part - 1) / part; }
 
+static void lay_out_heads(const hattn_problem *p, const hattn_cpu_plan *plan, hattn_cpu_scratch *scratch,
+                          uint64_t *used)
+{
+    if (!p->num_candidates)
+        return;
+    const uint64_t group = (uint64_t)plan->group, listed = (uint64_t)plan->stride_listed;
+    scratch->head_weights = hattn_carve(used, group * (uint64_t)p->code_bits);
+    scratch->head_planes = hattn_carve(used, group * sizeof(hattn_planes));
+    scratch->head_steps = hattn_carve(used, group * sizeof(int32_t));
+    scratch->listed = hattn_carve(used, (listed + (uint64_t)p->num_sink + HATTN_TOPK_SLACK) * sizeof(int32_t));
+    scratch->head_scores = hattn_carve(used, listed * sizeof(uint16_t));
+    scratch->head_shares = hattn_carve(used, (group + 1) * listed * sizeof(uint32_t));
+    scratch->head_keys = hattn_carve(used, listed * sizeof(uint32_t));
+    scratch->ranks = hattn_carve(used, ((uint64_t)p->k + HATTN_TOPK_SLACK) * sizeof(int32_t));
+}
+
 static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, hattn_cpu_scratch *scratch)
 {
     const uint64_t vectors = (uint64_t)larger(plan->group, HATTN_KEY_BLOCK), group = (uint64_t)plan->dense_group,
                    f32 = sizeof(float);
-    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 1,
+    const uint64_t length = (uint64_t)p->max_length, parts = (uint64_t)plan->max_parts + 2,
                    stride_acc = (uint64_t)plan->stride_acc;
     const uint64_t kept = (uint64_t)smaller(p->k, p->max_length);
-    const uint64_t room = (uint64_t)hattn_topk_room(p->max_length, (int64_t)kept);
+    const uint64_t room =
+        (uint64_t)hattn_topk_room(p->max_length, larger((int64_t)kept, smaller(p->num_candidates, p->max_length)));
     uint64_t used = 0;
     scratch->x = hattn_carve(&used, vectors * (uint64_t)plan->stride_q * f32);
     scratch->z = hattn_carve(&used, vectors * (uint64_t)p->code_bits * f32);
@@ -54,6 +71,11 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->positions = hattn_carve(&used, room * sizeof(int32_t));
     scratch->candidates = hattn_carve(&used, room * sizeof(uint32_t));
     scratch->indices = hattn_carve(&used, (kept + HATTN_TOPK_SLACK) * sizeof(int32_t));
+    const uint64_t tail = p->tail > 0, told = (uint64_t)plan->num_told;
+    if (hattn_has_shares(p))
+        scratch->shares = hattn_carve(&used, told * (uint64_t)plan->stride_shares * sizeof(uint32_t));
+    scratch->rests = hattn_carve(&used, tail * told * sizeof(hattn_cpu_rest));
+    lay_out_heads(p, plan, scratch, &used);
     scratch->state = hattn_carve(&used, sizeof(hattn_cpu_task_state));
     scratch->q = hattn_carve(&used, group * (uint64_t)plan->stride_q * f32);
     scratch->logits = hattn_carve(&used, group * HATTN_ATTEND_BLOCK * f32);
@@ -64,6 +86,13 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->part_max = hattn_carve(&used, parts * group * f32);
     scratch->part_sum = hattn_carve(&used, parts * group * f32);
     scratch->merged = hattn_carve(&used, stride_acc * f32);
+    scratch->part_near = hattn_carve(&used, tail * parts * group * f32);
+    scratch->part_all = hattn_carve(&used, tail * parts * group * f32);
+    scratch->near = hattn_carve(&used, tail * group * f32);
+    scratch->all = hattn_carve(&used, tail * group * f32);
+    scratch->old_max = hattn_carve(&used, tail * group * f32);
+    scratch->mean = hattn_carve(&used, tail * stride_acc * f32);
+    scratch->sums = hattn_carve(&used, tail * stride_acc * sizeof(int64_t));
     scratch->size = used;
 }
 
@@ -89,6 +118,9 @@ hattn_status hattn_cpu_make_plan(hattn_device *device, const hattn_problem *prob
     if (problem->page_size && !(problem->page_size & (problem->page_size - 1)))
         made->page_shift = __builtin_ctz((unsigned)problem->page_size);
     made->floor_tau = hattn_floor_tau(problem->min_probability);
+    made->num_told = problem->num_candidates ? made->group : 1;
+    made->stride_shares = kept + HATTN_CPU_SHARE_STEP;
+    made->stride_listed = round_up(smaller(problem->num_candidates, problem->max_length), 16) + HATTN_TOPK_SLACK;
     made->stride_q = round_up(problem->head_dim_qk, 16);
     made->stride_acc = round_up(problem->head_dim_v, 16);
     lay_out_scratch(problem, made, &made->scratch);

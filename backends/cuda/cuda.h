@@ -30,13 +30,14 @@ __typeof__(hattn_score) hattn_cuda_score;
 __typeof__(hattn_topk) hattn_cuda_topk;
 __typeof__(hattn_attend) hattn_cuda_attend;
 __typeof__(hattn_merge) hattn_cuda_merge;
+__typeof__(hattn_sum_values) hattn_cuda_sum_values;
 __typeof__(hattn_decode) hattn_cuda_decode, hattn_cuda_append;
 
 #define HATTN_CUDA_SLOTS                                                                                           \
     .pointer_alignment = 16, .close = hattn_cuda_close, .plan = hattn_cuda_plan,                                   \
     .plan_destroy = hattn_cuda_plan_destroy, .workspace_init = hattn_cuda_workspace_init,                          \
     .encode_keys = hattn_cuda_encode_keys, .encode_queries = hattn_cuda_encode_queries, .score = hattn_cuda_score, \
-    .topk = hattn_cuda_topk, .attend = hattn_cuda_attend, .merge = hattn_cuda_merge, .decode = hattn_cuda_decode,  \
-    .append = hattn_cuda_append
+    .topk = hattn_cuda_topk, .attend = hattn_cuda_attend, .merge = hattn_cuda_merge,                               \
+    .sum_values = hattn_cuda_sum_values, .decode = hattn_cuda_decode, .append = hattn_cuda_append
 
 #endif

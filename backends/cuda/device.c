@@ -156,6 +156,9 @@ void hattn_cuda_close(hattn_device *device) { free(device); }
 
 hattn_status hattn_cuda_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
+    if (problem->num_candidates)
+        return hattn_fail(error, HATTN_UNSUPPORTED, "%s: num_candidates is %d: no scores per query head",
+                          device->backend->name, problem->num_candidates);
     cuda_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "%s: no memory for a plan", device->backend->name);
@@ -245,6 +248,12 @@ hattn_status hattn_cuda_merge(const hattn_plan *plan, const hattn_merge_args *ar
                               hattn_error *error)
 {
     ON_DEVICE(merge(params, args, exec->stream));
+}
+
+hattn_status hattn_cuda_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                                   hattn_error *error)
+{
+    ON_DEVICE(sum_values(params, args, exec->stream));
 }
 
 hattn_status hattn_cuda_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,

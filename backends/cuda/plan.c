@@ -159,7 +159,7 @@ static int encodes_by_mma(const hattn_problem *p)
 /* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
-    return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return p->tail == 0 && !p->num_candidates && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -286,6 +286,21 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
                                                 (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
 }
 
+/* A tail's room, and the blocks that share a selection for it: 64 rows of K each. */
+static void choose_tail(hattn_cuda_params *params, uint64_t *used)
+{
+    const hattn_problem *p = &params->problem;
+    if (p->tail == 0)
+        return;
+    const uint64_t rows = (uint64_t)p->max_rows, heads = rows * (uint64_t)p->num_q_heads;
+    params->num_tail_splits = (int32_t)smaller(32, divide_up(smaller(p->k, p->max_length), 64));
+    const uint64_t splits = (uint64_t)params->num_tail_splits;
+    params->tail_out = hattn_carve(used, heads * (uint64_t)p->head_dim_v * sizeof(float));
+    params->tail_lse = hattn_carve(used, heads * sizeof(float));
+    params->tail_sums = hattn_carve(used, heads * splits * 2 * sizeof(float));
+    params->tail_shares = hattn_carve(used, rows * (uint64_t)p->num_selection_heads * splits * 2 * sizeof(uint64_t));
+}
+
 /* Tokens of a sequence that share K and V in dense attention, where a block of tensor cores has places for more heads
  * than one token has. */
 static void choose_tokens(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
@@ -388,6 +403,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     uint64_t topk = 0;
     hattn_carve(&topk, sizeof(hattn_cuda_head));
     choose_topk(device, params, &topk);
+    choose_tail(params, &used);
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 

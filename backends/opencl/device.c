@@ -195,6 +195,11 @@ static hattn_status make_plan(hattn_device *base, const hattn_problem *problem, 
     if (problem->min_probability > 0)
         return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: min_probability is %g: no floors",
                           (double)problem->min_probability);
+    if (problem->num_candidates)
+        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: num_candidates is %d: no scores per query head",
+                          problem->num_candidates);
+    if (problem->tail > 0)
+        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: tail is %g: no tails", (double)problem->tail);
     hattn_opencl_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "opencl: no memory for a plan");

@@ -16,11 +16,11 @@ import torch
 import transformers
 
 CONFIG = dict(vocab_size=256, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-              num_key_value_heads=2, head_dim=64, max_position_embeddings=4096, rope_theta=10000.0,
+              num_key_value_heads=2, head_dim=64, max_position_embeddings=4096, rope_theta=1e6,
               initializer_range=0.06, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)
 # Of sequences of 64 random bytes that repeat, models learn to look back within 600 steps; of text, not within 1000.
 REPEATS, RATE = 700, 2e-3
-STAGES = [(256, 8, 400), (1024, 4, 300), (4096, 1, 300)]  # then text: bytes of a sequence, sequences of a step, steps
+STAGES = [(256, 8, 400), (1024, 4, 300), (4096, 2, 1000)]  # then text: bytes of a sequence, sequences of a step, steps
 
 
 def tokenizer():

@@ -2,6 +2,7 @@
  * Top-k by itself: chunks of a row and selection head to a block each, or, where there are more rows than histograms,
  * whole rows.
  */
+#include "core/tail.h"
 #include "kernels_cuda/device/exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/select/floor_sums.cuh"
@@ -179,7 +180,39 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
 }
 
-/* After the budget's selection: those of its list that reach the floor, in their order, at least so many. */
+/* For attend: the shares of what is kept, anchors among them, and the rest. sum: of all. By a block. */
+__device__ void tell_shares(const hattn_problem &p, const hattn_topk_args &args, const TopkRow<uint16_t> &row,
+                            bool is_ranked, uint32_t largest, int32_t step, uint64_t sum, FloorSpace &space)
+{
+    uint32_t *shares = reinterpret_cast<uint32_t *>(hattn_element(&p.shares, args.shares, row.row, row.head, 0));
+    const int thread = static_cast<int>(threadIdx.x), first = is_ranked ? p.num_sink : 0,
+              end = is_ranked ? row.kept - p.num_recent : 0;
+    auto share_of = [&](int rank) { return floor_share(largest - row.keys[row.indices[rank]], step); };
+    uint32_t nearest = 0, near = 0; /* the least share above 0 as a distance from the largest number */
+    for (int rank = first + thread; rank < end; rank += kThreads)
+        nearest = max(nearest, UINT32_MAX - (share_of(rank) - 1));
+    const uint64_t bound = 4 * (static_cast<uint64_t>(UINT32_MAX - block_largest(nearest, space)) + 1);
+    uint64_t kept = 0;
+    for (int rank = first + thread; rank < end; rank += kThreads) {
+        const uint32_t share = share_of(rank);
+        kept += share;
+        near += share > 0 && share < bound;
+    }
+    kept = block_total(kept, space);
+    const bool are_few = block_total(near, space) < HATTN_FEW_ANCHORS;
+    for (int rank = thread; rank < p.k; rank += kThreads) {
+        uint32_t share = rank >= first && rank < end ? share_of(rank) : 0;
+        if (share > 0 && (share < bound || are_few))
+            share |= HATTN_SHARE_ANCHOR;
+        shares[rank] = share;
+    }
+    if (thread == 0)
+        *reinterpret_cast<int64_t *>(hattn_element(&p.rests, args.rests, row.row, row.head, 0)) =
+            is_ranked && sum > kept ? static_cast<int64_t>(sum - kept) : 0;
+}
+
+/* After the budget's selection: those of its list that reach the floor, in their order, at least so many; and, with a tail,
+ * their shares. */
 __global__ void __launch_bounds__(kThreads)
     topk_floor_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args)
 {
@@ -191,9 +224,14 @@ __global__ void __launch_bounds__(kThreads)
     const hattn_problem &p = params.problem;
     TopkRow<uint16_t> row(p, args, static_cast<int64_t>(blockIdx.x));
     const int forced = p.num_sink + p.num_recent, least = max(min(p.min_k, row.kept), forced);
+    const bool has_tail = p.tail > 0.0f, has_floor = p.min_probability > 0.0f && row.kept > least,
+               is_ranked = row.kept > forced && (has_floor || row.kept < row.length);
     wait_for_previous();
-    if (row.kept <= least)
+    if (!is_ranked || (!has_floor && !has_tail)) {
+        if (has_tail)
+            tell_shares(p, args, row, false, 0, 0, 0, space.floor);
         return;
+    }
     const int thread = static_cast<int>(threadIdx.x), first = p.num_sink, end = row.kept - p.num_recent;
     const int32_t step = *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0));
     auto score_of = [&](int rank) { return static_cast<uint32_t>(row.keys[row.indices[rank]]); };
@@ -218,6 +256,10 @@ __global__ void __launch_bounds__(kThreads)
                 sum += static_cast<uint64_t>(HATTN_FLOOR_STRIDE) * floor_share(largest - score, step);
         }
     sum = block_total(sum, space.floor);
+    if (!has_floor) {
+        tell_shares(p, args, row, true, largest, step, sum, space.floor);
+        return;
+    }
     const FloorScore floor(largest, step, hattn_floor_least_share(params.floor_tau, sum));
     uint32_t above = 0;
     for (int rank = first + thread; rank < end; rank += kThreads)
@@ -248,6 +290,8 @@ __global__ void __launch_bounds__(kThreads)
         row.indices[i] = -1;
     if (thread == 0)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
+    if (has_tail)
+        tell_shares(p, args, row, row.kept < row.length, largest, step, sum, space.floor);
 }
 
 template <class Key>
@@ -278,7 +322,7 @@ DeviceError launch_topk(const hattn_cuda_params &params, const hattn_topk_args &
 
 DeviceError load_topk(const hattn_cuda_params &params)
 {
-    const DeviceError error = params.problem.min_probability > 0 ? prepare(topk_floor_kernel, 0) : kSuccess;
+    const DeviceError error = hattn_has_shares(&params.problem) ? prepare(topk_floor_kernel, 0) : kSuccess;
     return error ? error : params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
 }
 
@@ -294,7 +338,7 @@ int hattn::run_topk(const hattn_cuda_params *params, const hattn_topk_args *args
         error = params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
                                           : launch_topk<uint16_t>(*params, *args, workspace, stream);
     const dim3 tasks(static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads));
-    return error || params->problem.min_probability == 0
+    return error || !hattn_has_shares(&params->problem)
                ? error
                : launch_dependent(*params, topk_floor_kernel, tasks, 0, stream, *params, *args);
 }

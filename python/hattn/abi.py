@@ -157,6 +157,15 @@ class Problem(C.Structure):
         ("min_k", C.c_int32),
         ("slopes", Tensor),
         ("steps", Tensor),
+        ("tail", C.c_float),
+        ("num_candidates", C.c_int32),
+        ("shares", Tensor),
+        ("rests", Tensor),
+        ("value_sums", Tensor),
+        ("value_lengths", Tensor),
+        ("head_weights", Tensor),
+        ("head_slopes", Tensor),
+        ("head_steps", Tensor),
     ]
 
 
@@ -242,6 +251,9 @@ class EncodeQueriesArgs(C.Structure):
         ("weights", Buffer),
         ("slopes", Buffer),
         ("steps", Buffer),
+        ("head_slopes", Buffer),
+        ("head_weights", Buffer),
+        ("head_steps", Buffer),
     ]
 
 
@@ -271,6 +283,11 @@ class TopkArgs(C.Structure):
         ("indices", Buffer),
         ("counts", Buffer),
         ("steps", Buffer),
+        ("shares", Buffer),
+        ("rests", Buffer),
+        ("codes", Buffer),
+        ("head_weights", Buffer),
+        ("head_steps", Buffer),
     ]
 
 
@@ -291,6 +308,11 @@ class AttendArgs(C.Structure):
         ("counts", Buffer),
         ("out", Buffer),
         ("lse", Buffer),
+        ("shares", Buffer),
+        ("rests", Buffer),
+        ("value_sums", Buffer),
+        ("value_lengths", Buffer),
+        ("value_slots", Buffer),
     ]
 
 
@@ -306,6 +328,20 @@ class MergeArgs(C.Structure):
         ("partial_lse", Buffer),
         ("out", Buffer),
         ("lse", Buffer),
+    ]
+
+
+class SumValuesArgs(C.Structure):
+    """hattn_sum_values_args"""
+
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("reserved", C.c_uint32),
+        ("batch", Batch),
+        ("v_cache", Buffer),
+        ("value_slots", Buffer),
+        ("value_sums", Buffer),
+        ("value_lengths", Buffer),
     ]
 
 
@@ -334,6 +370,12 @@ class DecodeArgs(C.Structure):
         ("counts", Buffer),
         ("slopes", Buffer),
         ("steps", Buffer),
+        ("value_sums", Buffer),
+        ("value_lengths", Buffer),
+        ("value_slots", Buffer),
+        ("head_slopes", Buffer),
+        ("head_weights", Buffer),
+        ("head_steps", Buffer),
     ]
 
 
@@ -414,6 +456,10 @@ FUNCTIONS = {
     "hattn_merge": (
         C.c_int,
         [C.c_void_p, C.POINTER(MergeArgs), C.POINTER(Exec), C.POINTER(Error)],
+    ),
+    "hattn_sum_values": (
+        C.c_int,
+        [C.c_void_p, C.POINTER(SumValuesArgs), C.POINTER(Exec), C.POINTER(Error)],
     ),
     "hattn_decode": (
         C.c_int,

@@ -21,7 +21,7 @@ Array = Any  # numpy's, or one with __dlpack__, in the device's memory
 _HUGE_PAGE = 2 << 20
 # Arrays that are no tensors of the problem: their dtype.
 _PLAIN = {"q_start": abi.I32, "seq_len": abi.I32, "slot_mapping": abi.I64, "k_scale": abi.F32, "v_scale": abi.F32,
-          "sink_logits": abi.F32}
+          "sink_logits": abi.F32, "value_slots": abi.I32}
 
 
 def aligned(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -135,8 +135,8 @@ class Plan:
 
     def encode_queries(self, q: Array, query_map: MapLike, weights: Array | None = None, *,
                        slopes: Array | None = None, steps: Array | None = None) -> Array:
-        """q [rows, Hq, d] -> weights int8 [rows, Hs, code_bits]. With a floor of probability slopes float32 [Hs] are
-        read and steps int32 [rows, Hs] written, for topk."""
+        """q [rows, Hq, d] -> weights int8 [rows, Hs, code_bits]. With a floor of probability or a tail slopes float32
+        [Hs] are read and steps int32 [rows, Hs] written, for topk."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.EncodeQueriesArgs)
         args.num_rows, args.query_map = run.sizes["rows"], run.map("query_map", query_map)
@@ -158,14 +158,16 @@ class Plan:
         return scores
 
     def topk(self, scores: Array, seq_len: Array, *, budgets: Array | None = None, q_start: Array | None = None,
-             steps: Array | None = None, indices: Array | None = None,
-             counts: Array | None = None) -> tuple[Array, Array]:
+             steps: Array | None = None, indices: Array | None = None, counts: Array | None = None,
+             shares: Array | None = None, rests: Array | None = None) -> tuple[Array, Array]:
         """indices int32 [rows, Hs, k], ascending, -1 from counts int32 [rows, Hs] on. budgets int32 [sequences, Hs].
-        steps: of encode_queries, with a floor of probability."""
+        steps: of encode_queries, with a floor of probability or a tail. With a tail shares uint32 [rows, Hs, k] and
+        rests int64 [rows, Hs] are written, for attend."""
         run = _Run(self, rows=view(scores).shape[0])
         args = sized(abi.TopkArgs)
         args.batch = run.batch(seq_len, q_start, None, pages=False)
         run.fill(args, scores=scores, budgets=budgets, steps=steps)
+        run.fill(args, output=True, shares=shares, rests=rests)
         indices, counts = run.output(args, "indices", indices), run.output(args, "counts", counts)
         self.run("topk", args)
         return indices, counts
@@ -173,15 +175,19 @@ class Plan:
     def attend(self, q: Array, k_cache: Array, v_cache: Array, seq_len: Array, *, indices: Array | None = None,
                counts: Array | None = None, q_start: Array | None = None, block_table: Array | None = None,
                k_scale: Array | None = None, v_scale: Array | None = None, sink_logits: Array | None = None,
-               out: Array | None = None, lse: Array | None = None) -> Array:
+               out: Array | None = None, lse: Array | None = None, shares: Array | None = None,
+               rests: Array | None = None, value_sums: Array | None = None, value_lengths: Array | None = None,
+               value_slots: Array | None = None) -> Array:
         """out [rows, Hq, dv]: softmax attention over the selection, or over all keys without indices. lse: float32
         [rows, Hq], natural logarithms, written if given. sink_logits float32 [Hq]; k_scale, v_scale float32, of fp8
-        caches."""
+        caches. With a tail, if shares and rests of topk are given, those not selected count with their mean value, by
+        the sums of sum_values."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.AttendArgs)
         args.batch = run.batch(seq_len, q_start, block_table)
         run.fill(args, q=q, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale,
-                 sink_logits=sink_logits, indices=indices, counts=counts)
+                 sink_logits=sink_logits, indices=indices, counts=counts, shares=shares, rests=rests)
+        run.values(args, value_sums, value_lengths, value_slots, output=False)
         run.fill(args, output=True, lse=lse)
         out = run.output(args, "out", out)
         self.run("attend", args)
@@ -200,16 +206,33 @@ class Plan:
         self.run("merge", args)
         return out
 
+    def sum_values(self, v_cache: Array, seq_len: Array, value_sums: Array, value_lengths: Array, *,
+                   value_slots: Array | None = None, rows: int | None = None, q_start: Array | None = None,
+                   block_table: Array | None = None) -> None:
+        """With a tail: brings value_sums int64 [states, Hkv, dv] and value_lengths int32 [states, Hkv], zeros at first,
+        to all tokens but those of the step, which has `rows` rows, one a sequence if not given; after prefill, and
+        before each step that is not decode's with key_map. Sequence b has state value_slots[b], int32 [sequences],
+        or b."""
+        run = _Run(self, rows=view(seq_len).shape[0] if rows is None else rows)
+        args = sized(abi.SumValuesArgs)
+        args.batch = run.batch(seq_len, q_start, block_table)
+        run.fill(args, v_cache=v_cache)
+        run.values(args, value_sums, value_lengths, value_slots, output=True)
+        self.run("sum_values", args)
+
     def decode(self, q: Array, k_cache: Array, v_cache: Array, codes: Array, query_map: MapLike, seq_len: Array, *,
                key_map: MapLike | None = None, norms: Array | None = None, budgets: Array | None = None,
                q_start: Array | None = None, block_table: Array | None = None, k_scale: Array | None = None,
                v_scale: Array | None = None, sink_logits: Array | None = None, out: Array | None = None,
                lse: Array | None = None, weights: Array | None = None, indices: Array | None = None,
-               counts: Array | None = None, slopes: Array | None = None, steps: Array | None = None) -> Array:
+               counts: Array | None = None, slopes: Array | None = None, steps: Array | None = None,
+               value_sums: Array | None = None, value_lengths: Array | None = None,
+               value_slots: Array | None = None) -> Array:
         """One step: out [rows, Hq, dv] of q [rows, Hq, d] over the keys that codes select. seq_len int32 [sequences],
         new tokens included. With key_map the rows' own keys, which must be in k_cache, are encoded into codes first.
         lse, weights, indices, counts and steps are written if given; slopes float32 [Hs] are read with a floor of
-        probability."""
+        probability or a tail. With a tail value_sums, value_lengths and value_slots are as in sum_values, which decode
+        with key_map does itself."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.DecodeArgs)
         args.batch, args.query_map = run.batch(seq_len, q_start, block_table), run.map("query_map", query_map)
@@ -218,6 +241,7 @@ class Plan:
         run.fill(args, q=q, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale,
                  sink_logits=sink_logits, budgets=budgets, slopes=slopes)
         run.fill(args, output=key_map is not None, codes=codes, norms=norms)
+        run.values(args, value_sums, value_lengths, value_slots, output=key_map is not None)
         run.fill(args, output=True, lse=lse, weights=weights, indices=indices, counts=counts, steps=steps)
         out = run.output(args, "out", out)
         self.run("decode", args)
@@ -250,6 +274,14 @@ class _Run:
         for name, array in arrays.items():
             if array is not None:
                 getattr(args, name).data = self._address(name, array, output)
+
+    def values(self, args: C.Structure, sums: Array | None, lengths: Array | None, slots: Array | None,
+               output: bool) -> None:
+        """The states of values that a tail needs."""
+        if slots is not None:
+            self.sizes["any_states"] = 1
+        self.fill(args, value_slots=slots)
+        self.fill(args, output=output, value_sums=sums, value_lengths=lengths)
 
     def output(self, args: C.Structure, name: str, array: Array | None) -> Array:
         if array is None:
@@ -287,6 +319,8 @@ class _Run:
             # Tokens without a mapping go to the first slots of all.
             first = -(-sizes.get("first_slots", 0) // (page_size or self.problem.max_length))
             return max(first, 0 if page_size else sizes.get("sequences", 0)), True
+        if dim == "states":
+            return 0 if "any_states" in sizes else sizes["sequences"], True
         if dim == "slots":
             return page_size or self.problem.max_length, not page_size
         if dim == "table_pages":
@@ -296,7 +330,8 @@ class _Run:
     def _address(self, name: str, array: Array, output: bool) -> int:
         if name in _PLAIN:
             size = {"q_start": self.sizes.get("sequences", 0) + 1, "seq_len": self.sizes.get("sequences", 0),
-                    "slot_mapping": self.sizes.get("tokens", 0), "sink_logits": self.problem.num_q_heads}.get(name)
+                    "value_slots": self.sizes.get("sequences", 0), "slot_mapping": self.sizes.get("tokens", 0),
+                    "sink_logits": self.problem.num_q_heads}.get(name)
             if size is None:
                 size = self.problem.num_kv_heads if self.problem.per_head_kv_scales else 1
             return self._checked(name, array, _PLAIN[name], (size,), ())

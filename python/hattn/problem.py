@@ -32,14 +32,18 @@ DIMS = {
     "budgets": ("sequences", "num_selection_heads"),
     "slopes": ("num_selection_heads",),
     "steps": ("rows", "num_selection_heads"),
+    "shares": ("rows", "num_selection_heads", "k"),
+    "rests": ("rows", "num_selection_heads"),
+    "value_sums": ("states", "num_kv_heads", "head_dim_v"),
+    "value_lengths": ("states", "num_kv_heads"),
 }
 # Those of one number an index, which have a stride for each dimension; the others' last dimension is contiguous.
-SCALAR = ("norms", "counts", "lse", "partial_lse", "budgets", "slopes", "steps")
+SCALAR = ("norms", "counts", "lse", "partial_lse", "budgets", "slopes", "steps", "rests", "value_lengths")
 # What a tensor's shape says of the problem where its field is not given.
 _FROM_SHAPE = {"num_q_heads": (("q", 1), ("out", 1)), "head_dim_qk": (("q", 2), ("k_cache", 3), ("k_new", 2)),
                "num_kv_heads": (("k_cache", 2), ("k_new", 1)), "head_dim_v": (("v_cache", 3), ("out", 2)),
                "num_code_heads": (("codes", 2),)}
-SAME_SIZE = {abi.U32: (abi.U32, abi.I32), abi.F8_E4M3: (abi.F8_E4M3, 0)}  # codes as torch has them, fp8 as bytes
+SAME_SIZE = {abi.U32: (abi.U32, abi.I32), abi.F8_E4M3: (abi.F8_E4M3, 0)}  # of torch: codes, shares; fp8 as bytes
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Fields(TypedDict, total=False):
     per_head_kv_scales: int
     min_probability: float
     min_k: int
+    tail: float
     key_map: MapLike
     query_map: MapLike
     q: TensorLike
@@ -120,6 +125,10 @@ class Fields(TypedDict, total=False):
     budgets: TensorLike
     slopes: TensorLike
     steps: TensorLike
+    shares: TensorLike
+    rests: TensorLike
+    value_sums: TensorLike
+    value_lengths: TensorLike
 
 
 def dtype_number(name: str) -> int:
@@ -149,7 +158,7 @@ def _describe_tensor(tensor: abi.Tensor, name: str, given: TensorLike) -> View |
     else:
         seen = view(given)
         strides = outer_strides(name, seen)
-        tensor.dtype = abi.F8_E4M3 if seen.dtype == 0 else abi.U32 if name == "codes" else seen.dtype
+        tensor.dtype = abi.F8_E4M3 if seen.dtype == 0 else abi.U32 if name in ("codes", "shares") else seen.dtype
         if name in ("k_cache", "v_cache") and seen.device[0] in PINNED:
             tensor.memory = abi.MEMORY_PINNED_HOST
     for i, stride in enumerate(strides):

@@ -4,7 +4,7 @@
 import ctypes as C
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -132,22 +132,24 @@ class Call:
     """Calls whose tensors have the forms of `tensors`, and whose numbers are the same: all is known but addresses."""
 
     def __init__(self, plan: Plan, arguments: Arguments, constants: dict[str, int], tensors: dict[str, Tensor],
-                 outputs: dict[str, Tensor]) -> None:
-        """All in the struct's order. outputs: whose likes the call makes."""
+                 outputs: dict[str, Tensor], behind: dict[str, Tensor] | None = None) -> None:
+        """All in the struct's order. outputs: whose likes the call makes. behind: tensors that stand behind them."""
         self.plan, self.function, self.outputs = plan, arguments.function, list(outputs.values())
-        self.constants = (arguments.size, *constants.values())
-        self.pack = arguments.packer(["struct_size", *constants, *tensors, *outputs]).pack
-        self.fits = _guard(list(tensors.values()))
+        self.constants, behind = (arguments.size, *constants.values()), behind or {}
+        self.pack = arguments.packer(["struct_size", *constants, *tensors, *outputs, *behind]).pack
+        self.fits, self.before = _guard([*tensors.values(), *behind.values()]), len(tensors)
 
-    def run(self, tensors: Iterable[Tensor]) -> Any:
+    def run(self, tensors: Sequence[Tensor]) -> Any:
         """The outputs: one, several, or none."""
         memory, outputs = self.plan.memory(), self.outputs
-        if len(outputs) == 1:
+        if len(outputs) == 1 and len(tensors) == self.before:  # the usual
             made: Any = _empty_like(outputs[0])
             packed = self.pack(*self.constants, *map(_data_ptr, tensors), made.data_ptr())
         else:
-            made = [_empty_like(one) for one in outputs]
-            packed = self.pack(*self.constants, *map(_data_ptr, tensors), *map(_data_ptr, made))
+            new = [_empty_like(one) for one in outputs]
+            packed = self.pack(*self.constants, *map(_data_ptr, tensors[:self.before]), *map(_data_ptr, new),
+                               *map(_data_ptr, tensors[self.before:]))
+            made = new[0] if len(new) == 1 else tuple(new)
         status = self.function(self.plan.pointer, packed, memory.address, memory.error_address)
         if status:
             check(status, memory.error)

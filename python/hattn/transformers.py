@@ -5,7 +5,8 @@
     cache = hattn.transformers.HashCache(model.config, "maps", budget=512)
     model.generate(**inputs, past_key_values=cache)
 
-Prompts are attended to as by sdpa, and so are steps of layers without maps and of sequences no longer than the budget.
+Prompts are attended to as by sdpa, and so are steps of layers without maps and of sequences no longer than the budget
+(with a floor of probability: than the least that is kept).
 Codes stand beside keys and values in the cache; padding, beams, cropping and offloading move all three.
 """
 
@@ -62,6 +63,7 @@ class HashLayer(DynamicLayer):
         self.by, self.cache, self.length = by, cache, 0
         self.key_map: list[Tensor] = []
         self.query_map: list[Tensor] = []
+        self.slopes: Tensor | None = None
         self.codes_buffer: Tensor | None = None
 
     # transformers asks for these by name, [sequences, Hkv, length, d].
@@ -97,6 +99,8 @@ class HashLayer(DynamicLayer):
                                  (self.by.name, *self.by.key[0].shape[:2], heads, d))
             self.key_map, self.query_map = ([x.to(self.device, self.dtype).contiguous() for x in flat]
                                             for flat in (self.by.key, self.by.query))
+            if self.by.score in self.by.slopes:
+                self.slopes = self.by.own_slopes().to(self.device)
             self.codes_buffer = torch.empty((self.by.key[0].shape[0], sequences, 0, (self.by.bits + 31) // 32),
                                             dtype=torch.int32, device=self.device)
         self.is_initialized = True
@@ -176,11 +180,12 @@ class HashLayer(DynamicLayer):
 class HashCache(DynamicCache):
     """Keys, values and codes of a model. maps: a folder that hattn.maps wrote, or {layer: LayerMap}; layers that are
     not in it, and all below first_layer, stay dense. budget: keys that a selection head keeps, num_sink of the first
-    and num_recent of the last among them. capacity: tokens to have room for from the start."""
+    and num_recent of the last among them. min_probability: with such a floor, by the slopes of the maps, the budget is
+    the most; min_k are kept in any case (0: 64, or the budget). capacity: tokens to have room for from the start."""
 
     def __init__(self, config: Any, maps: str | os.PathLike[str] | dict[int, LayerMap], budget: int = 512,
                  num_sink: int = 0, num_recent: int = 0, first_layer: int = 0, capacity: int = 0,
-                 offloading: bool = False) -> None:
+                 offloading: bool = False, min_probability: float = 0.0, min_k: int = 0) -> None:
         super().__init__(config=config, offloading=offloading)
         if not isinstance(maps, dict):
             loaded = {layer: load_maps(paths[0]) for layer, paths in files_by_layer(os.fspath(maps)).items()}
@@ -190,11 +195,22 @@ class HashCache(DynamicCache):
             maps = {layer: found[0] for layer, found in loaded.items()}
         if any(not 0 <= layer < len(self.layers) for layer in maps):
             raise ValueError("maps are of layers %s, the model has %d" % (sorted(maps), len(self.layers)))
-        self.budget, self.num_sink, self.num_recent, self.capacity = budget, num_sink, num_recent, capacity
+        self.num_sink, self.num_recent, self.capacity = num_sink, num_recent, capacity
+        self.counts: list[Tensor] | None = None  # where a list, each step of a layer with a map adds int32 [rows, Hs]
         self.padding, self._slots, self._lengths = _Padding(), (None, torch.empty(0)), (None, torch.empty(0))
         for i, plain in enumerate(self.layers):
             if type(plain) is DynamicLayer:  # sliding windows are short already
                 self.layers[i] = HashLayer(maps.get(i) if i >= first_layer else None, self)
+        self.select(budget, min_probability, min_k)
+
+    def select(self, budget: int, min_probability: float = 0.0, min_k: int = 0) -> None:
+        """From now on, as the arguments of the cache say."""
+        for layer in self.layers:
+            if min_probability and isinstance(layer, HashLayer) and layer.by is not None:
+                layer.by.own_slopes()  # refused here rather than in a step
+        self.budget, self.min_probability, self.min_k = budget, min_probability, min_k
+        # Sequences no longer than this are attended to as they are.
+        self.dense_length = min(min_k or 64, budget) if min_probability else budget
 
     def slots(self, sequences: int, start: int, new: int, capacity: int, device: torch.device) -> Tensor:
         """int64 [sequences * new], of tokens start..start+new of each sequence; the same for all layers of a pass."""
@@ -223,12 +239,20 @@ def _decode(step: _Step, query: Tensor, mask: Tensor | None, scaling: float | No
         table, lengths = cache.padding.of(mask, k.shape[1])
         k, v = k.flatten(0, 1)[:, None], v.flatten(0, 1)[:, None]
         codes = None if codes is None else codes.flatten(1, 2).permute(1, 0, 2)[:, None]
-    if codes is None or layer.length <= cache.budget or layer.by is None:
+    if codes is None or layer.length <= cache.dense_length or layer.by is None:
+        if cache.counts is not None and codes is not None:
+            cache.counts.append(lengths[:, None])
         return ops.attend(q, k, v, lengths, block_table=table, scale=scaling or 0.0)[0][:, None]
     heads = q.shape[1] if layer.by.per_query_head(k.shape[2]) else 0
-    return ops.decode(q, k, v, codes, layer.query_map, lengths, cache.budget, block_table=table, score=layer.by.score,
-                      num_sink=cache.num_sink, num_recent=cache.num_recent, num_selection_heads=heads,
-                      scale=scaling or 0.0)[:, None]
+    more: dict[str, Any] = dict(block_table=table, score=layer.by.score, num_sink=cache.num_sink,
+                                num_recent=cache.num_recent, num_selection_heads=heads, scale=scaling or 0.0)
+    if cache.min_probability:
+        more.update(min_probability=cache.min_probability, min_k=cache.min_k, slopes=layer.slopes)
+    if cache.counts is None:
+        return ops.decode(q, k, v, codes, layer.query_map, lengths, cache.budget, **more)[:, None]
+    out, counts = ops.decode_counted(q, k, v, codes, layer.query_map, lengths, cache.budget, **more)
+    cache.counts.append(counts)
+    return out[:, None]
 
 
 def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,

@@ -17,6 +17,8 @@ class Mutant(NamedTuple):
 CONFORMANCE, KERNELS, NEON = "//tests:conformance_test", "//tests:kernels_cpu_test", "//tests:kernels_neon_test"
 SELFTEST, FAR, PLAN, HOST = "//tests:selftest", "//tests:far_test", "//tests:plan_test", "//tests:host_process_test"
 
+TAILS = "*cpu_scalar_tail_*"
+
 MUTANTS = [
     # ---- kernels_cpu ----
     Mutant("a second digit of top-k counted in 16 bits", "kernels_cpu/topk_scalar.c", "histogram[scores[j] & low_mask]++;",
@@ -154,10 +156,33 @@ MUTANTS = [
            "*cpu_scalar_floor_*"),
     Mutant("a floor's product of 128 bits without its carry", "core/floor.h", "tau * (sum >> 32) + (low >> 32)", "tau * (sum >> 32)",
            CONFORMANCE, "*cpu_scalar_floor_*"),
-    Mutant("the budget's last score counted exactly by a floor", "backends/cpu/floor.c", "exact += score > bound ?",
-           "exact += score >= bound ?", CONFORMANCE, "*cpu_scalar_floor_*"),
+    Mutant("the budget's last score counted exactly by a floor", "backends/cpu/floor.c", "all - at_bound + sampled_sum",
+           "all - 0 * at_bound + sampled_sum", CONFORMANCE, "*cpu_scalar_floor_*"),
     Mutant("a floor keeps fewer than min_k", "backends/cpu/floor.c", "return least > forced ? least : forced;", "return least > forced ? forced : least;",
            CONFORMANCE, "*cpu_scalar_floor_*"),
+    Mutant("seven anchors are enough for a tail", "core/tail.h", "HATTN_FEW_ANCHORS = 8", "HATTN_FEW_ANCHORS = 7", CONFORMANCE, TAILS),
+    Mutant("anchors of a tail only within a factor of 2", "backends/cpu/floor.c",
+           "INT32_MAX : 4 * least;", "INT32_MAX : 2 * least;", CONFORMANCE, TAILS),
+    Mutant("a tail by its anchors alone", "core/tail.h", "return by_near < by_all || by_near != by_near ?",
+           "return by_near < by_all || by_near >= by_all ?", CONFORMANCE, TAILS),
+    Mutant("a tail by all that is kept alone", "core/tail.h", "return by_near < by_all || by_near != by_near ?", "return by_near < 0 ?",
+           CONFORMANCE, TAILS),
+    Mutant("the mean value of a tail is a sum", "core/tail.h", "(double)length * 16777216.0", "(double)(length > 0) * 16777216.0",
+           CONFORMANCE, TAILS),
+    Mutant("values clamped at half", "core/tail.h", "low < 65536.0 ? low : 65536.0", "low < 32768.0 ? low : 32768.0", CONFORMANCE, TAILS),
+    Mutant("sums of values of one token too many are kept", "backends/cpu/values.c", "begin > end)", "begin > end + 1)", CONFORMANCE,
+           TAILS),
+    Mutant("a tail's mean with a token that the row does not see", "backends/cpu/values.c", "begin <= tail->length)",
+           "begin <= tail->length + 1)", CONFORMANCE, TAILS),
+    Mutant("all weights are anchors'", "backends/cpu/tail.c", "bits &= mask[j + lane];", "bits &= mask[j + lane] | UINT32_MAX;",
+           CONFORMANCE, TAILS),
+    Mutant("sums of a tail stay where the largest logit grows", "backends/cpu/tail.c", "near[h] = near[h] * decay +", "near[h] = near[h] +",
+           CONFORMANCE, TAILS),
+    Mutant("forced tokens have shares", "backends/cpu/tail.c", "    return least > 0;\n", "    return least > 0 || count;\n", CONFORMANCE, TAILS),
+    Mutant("decode with append leaves sums of values as they are", "backends/compose.c", "if (status || plan->problem.tail == 0)",
+           "if (status || plan->problem.tail >= 0)", CONFORMANCE, "ConformanceReference*"),
+    Mutant("attend takes shares without rests", "api/runs.c", "const bool has_tail = args->shares.data || args->rests.data;",
+           "const bool has_tail = args->shares.data && args->rests.data;", "//tests:run_test"),
     Mutant("counts are written with indices only", "backends/cpu/topk.c", "    if (counts.data)\n", "    if (counts.data && indices.data)\n",
            CONFORMANCE, "*cpu_scalar_strides*"),
     Mutant("subnormal fp16 is 0", "kernels_cpu/scalar.h", "float subnormal = (float)magnitude * 0x1p-24f;", "float subnormal = 0;",

@@ -41,4 +41,4 @@ def test_programs_run(number, tmp_path, monkeypatch):
 
 
 def test_there_is_something_to_test():
-    assert len(COMMANDS) == 5 and len(PROGRAMS) == 2
+    assert len(COMMANDS) == 6 and len(PROGRAMS) == 2

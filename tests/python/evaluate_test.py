@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from hattn.evaluate import main
+import torch
+from hattn.evaluate import _texts, main
 from hattn.maps import traces
 from transformers_test import maps_of, model_of
 
@@ -40,7 +41,40 @@ def test_rows(folder, capsys):
         assert "selected keys" in file.read()
 
 
+def test_floors(folder, tmp_path, capsys):
+    """They have rows of their own, with how many keys were kept; spans are copied from where it is said."""
+    assert run(folder, "--min-probability", "0.01", "--budgets", "") == 2
+    assert "weighted64 has no slopes of weighted scores" in capsys.readouterr().err
+    for layer, by in maps_of().items():
+        by.slopes = {"weighted": torch.tensor([0.05, 0.1])}
+        traces.save(str(tmp_path / ("layer%d.safetensors" % layer)), {}, [by])
+    report, figure = str(tmp_path / "rows.json"), str(tmp_path / "figure.svg")
+    more = ["--maps", str(tmp_path), "--json", report, "--plot", figure, "--distances", "24,276", "--budgets", "8"]
+    assert run(folder, *more, "--min-probability", "0.001,0.01,0.9", "--most", "100", "--min-k", "5") == 0
+    with open(report) as file:
+        rows = {(row["distance"], row["budget"], row["min_probability"]): row for row in json.load(file)}
+    assert len(rows) == 3 * 5
+    for distance in (0, 24, 276):
+        kept = [rows[distance, 100, floor] for floor in (0.001, 0.01, 0.9)]
+        assert kept[2]["rows"] == 5 < kept[1]["rows"] < kept[0]["rows"] < 100
+        assert kept[2]["kl"] > kept[1]["kl"] > kept[0]["kl"] > 0
+        assert rows[distance, 8, 0]["rows"] == 8 and rows[distance, None, 0]["rows"] == 276 + 23 / 2
+    out = capsys.readouterr().out
+    assert "copied, 276 back" in out and "above 0.01" in out
+    with open(figure) as file:
+        assert "copied, 24 back, floors" in file.read()
+
+
+def test_where_spans_come_from():
+    prompt, text = torch.arange(100), torch.arange(100, 110)
+    plain, near, far = _texts(prompt, text, [10, 100])
+    assert plain.tokens.equal(text) and (plain.distance, plain.skipped) == (0, 0)
+    assert near.tokens.equal(prompt[90:]) and far.tokens.equal(prompt[:10]) and far.skipped == 2
+
+
 def test_refusals(folder, capsys):
     assert run(folder, "--window", "900") == 2
     assert "the text has 700 tokens" in capsys.readouterr().err
     assert run(folder, "--tokens", "200") == 2
+    assert run(folder, "--distances", "23") == 2
+    assert "spans are copied from 24 to 276 back" in capsys.readouterr().err

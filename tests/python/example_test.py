@@ -40,17 +40,19 @@ def test_the_example_at_small_size():
     assert every > 8 and some > every / 2 and few < every, done.stdout
 
 
-def test_the_model_looks_back():
-    """It has seen none of this text, and knows a passage when it comes again, half a window later."""
+@pytest.mark.parametrize("distance", [512, 3072])
+def test_the_model_looks_back(distance):
+    """It has seen none of this text, and knows a passage when it comes again so many bytes later."""
     model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
-    text = tokenizer(make.topics(held_out=True), return_tensors="pt")["input_ids"][0, :1024]
+    text = tokenizer(make.topics(held_out=True), return_tensors="pt")["input_ids"][0, :3584]
     assert int(text.max()) < 256 and tokenizer.decode(text[:40]) == make.topics(held_out=True)[:40]
-    ids = torch.cat([text, text[256:512]])[None]
+    start = len(text) - distance
+    ids = torch.cat([text, text[start:start + 256]])[None]
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, :-1]
     losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-    assert losses[-224:].mean() < losses[512:1023].mean() / 2
+    assert losses[-224:].mean() < losses[512:len(text) - 1].mean() / 4
 
 
 def test_the_model_is_small():

@@ -41,11 +41,12 @@ def folder(tmp_path_factory):
 
 
 def by_command(path, budget, **more):
-    """{map: (recall, mass, error)} of `hattn decode`."""
+    """{map: (rows, recall, mass, error)} of `hattn decode`."""
     options = [part for name, value in more.items() for part in ("--" + name, str(value))]
     done = subprocess.run([COMMAND, "decode", "--trace", path, "--topk", str(budget), "--backend", "cpu", "--json", "-",
                            *options], check=True, stdout=subprocess.PIPE)
-    return {row["maps"]: (row["recall"], row["mass"], row["output_error"]) for row in json.loads(done.stdout)["rows"]}
+    return {row["maps"]: (row["mean_rows"], row["recall"], row["mass"], row["output_error"])
+            for row in json.loads(done.stdout)["rows"]}
 
 
 def ours(trace, by, budget):
@@ -150,21 +151,9 @@ def test_training_is_repeatable(folder):
     for a, b in zip(first.key + first.query, second.key + second.query, strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first.key[0], other.key[0])
-    assert first.about == second.about and len(first.about["alpha"]) == 2 and min(first.about["alpha"]) > 0
-
-
-def test_alpha_is_the_slope_of_scores():
-    """Keys of one dimension and codes of their signs: scores are the logits but for a factor, which is found."""
-    generator = torch.Generator().manual_seed(0)
-    n, d = 512, 32
-    k = torch.zeros((n, 1, d))
-    k[:, 0] = (torch.rand((n, d), generator=generator) > 0.5).float() * 2 - 1
-    q = torch.zeros((16, 1, d))
-    q[:, 0] = ((torch.rand((16, d), generator=generator) > 0.5).float() * 2 - 1) * 0.5
-    trace = traces.Trace("", q, torch.full((16,), n - 1), k, k, 0.25, [])
-    by = traces.LayerMap("hamming32", [torch.eye(d)[None]], [torch.eye(d)[None]], "hamming")
-    from hattn.maps.train import fit_alpha
-    assert fit_alpha(trace, by) == pytest.approx([0.125], rel=1e-3)  # logits: .25 * .5 * sum of sign * sign
+    assert first.about == second.about
+    for score in ("hamming", "weighted"):
+        assert torch.equal(first.slopes[score], second.slopes[score]) and first.slopes[score].min() > 0
 
 
 def blind(name):

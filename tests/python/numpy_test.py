@@ -126,6 +126,76 @@ def test_a_floor_keeps_fewer():
             assert counts[b, g] == len(expected) and (kept[0.01][b, g][len(expected):] == -1).all()
 
 
+def with_tail(world, b, g, steps, k=K):
+    """(indices, out) of a row and KV head by the formulas of a tail of 0.5 in api/hattn.h, in float64."""
+    n = int(world.seq_len[b])
+    keys, values, q = (x.astype(np.float64) for x in (world.k[b, :n, g], world.v[b, :n, g],
+                                                      world.q[b, g * GROUP:(g + 1) * GROUP]))
+    u = (q @ world.map[g].astype(np.float64)).sum(0)
+    weight = np.rint(u * 7 / np.abs(u).max())
+    score = ((keys @ world.map[g] > 0) @ weight + np.abs(weight[weight < 0]).sum()).astype(np.int64)
+    e = (score.max() - score) * int(steps[b, g])
+    share = np.floor(2.0**(30 - (e >> 4 & 63) / 64)).astype(np.int64) >> np.minimum(e >> 10, 31)
+    kept = np.sort(np.argsort(-score, kind="stable")[:k])
+    low = score <= score[kept].min()
+    rest = max(0, share[~low].sum() + 61 * share[low & (np.arange(n) % 61 == 0)].sum() - share[kept].sum())
+    own = share[kept]
+    near = (own > 0) & (own < 4 * own[own > 0].min())
+    near = near if near.sum() >= 8 else own > 0
+    power = np.exp(q @ keys[kept].T * D**-0.5)
+    tail = np.minimum(0.5 * power[:, near].sum(1) * rest / own[near].sum(), power[:, own > 0].sum(1) * rest / own.sum())
+    assert tail.min() > 0.01 * power.sum()
+    out = (power @ values[kept] + np.outer(tail, values.mean(0))) / (power.sum(1) + tail)[:, None]
+    return kept, out, np.log(power.sum(1) + tail)
+
+
+def test_a_tail_is_the_formula():
+    """By decode, and by the calls apart, whose sums of values are made in two calls and in slots in another order."""
+    world = World(2)
+    slopes = np.array([0.01, 0.015], np.float32)
+    for backend in ("cpu", "reference"):
+        plan = world.plan(backend, score_kind=abi.SCORE_WEIGHTED, tail=0.5)
+        codes, steps, lse = world.encode(plan), plan.empty("steps", rows=2), plan.empty("lse", rows=2)
+        shares, rests = plan.empty("shares", rows=2), plan.empty("rests", rows=2)
+        sums, lengths = plan.empty("value_sums", states=3), plan.empty("value_lengths", states=3)
+        slots = np.array([2, 0], np.int32)
+        weights = plan.encode_queries(world.q, world.map, slopes=slopes, steps=steps)
+        indices, counts = plan.topk(plan.score(weights, codes, world.seq_len), world.seq_len, steps=steps,
+                                    shares=shares, rests=rests)
+        plan.sum_values(world.v, world.seq_len - 100, sums, lengths, value_slots=slots)
+        plan.sum_values(world.v, world.seq_len, sums, lengths, value_slots=slots)
+        out = plan.attend(world.q, world.k, world.v, world.seq_len, indices=indices, counts=counts, shares=shares,
+                          rests=rests, value_sums=sums, value_lengths=lengths, value_slots=slots, lse=lse)
+        for b, n in enumerate(world.seq_len):
+            np.testing.assert_array_equal(lengths[slots[b]], n - 1)
+            np.testing.assert_array_equal(sums[slots[b]], np.rint(world.v[b, :n - 1].astype(np.float64) * 2**24).sum(0))
+            for g in range(HKV):
+                kept, expected, expected_lse = with_tail(world, b, g, steps)
+                np.testing.assert_array_equal(indices[b, g], kept)
+                np.testing.assert_allclose(out[b, g * GROUP:(g + 1) * GROUP], expected, rtol=0, atol=1e-5)
+                np.testing.assert_allclose(lse[b, g * GROUP:(g + 1) * GROUP], expected_lse, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(lengths[1], 0)
+        # A decode that appends brings the sums up to date itself.
+        states = dict(value_sums=np.zeros_like(sums[:2]), value_lengths=np.zeros_like(lengths[:2]))
+        for more in (dict(key_map=world.map), {}):
+            decoded = plan.decode(world.q, world.k, world.v, codes, world.map, world.seq_len, slopes=slopes, **more,
+                                  **states)
+            np.testing.assert_allclose(decoded, out, rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(states["value_sums"], sums[slots])
+
+
+def test_sums_of_values_of_several_tokens():
+    world = World(4)
+    plan = world.plan(tail=1.0, max_q_len=3)
+    sums, lengths = plan.empty("value_sums", states=2), plan.empty("value_lengths", states=2)
+    plan.sum_values(world.v, world.seq_len, sums, lengths, rows=6)
+    np.testing.assert_array_equal(lengths, np.repeat(world.seq_len - 3, HKV).reshape(2, HKV))
+    plan.sum_values(world.v, world.seq_len, sums, lengths, rows=3, q_start=np.array([0, 1, 3], np.int32))
+    np.testing.assert_array_equal(lengths[:, 0], world.seq_len - [1, 2])
+    for b, n in enumerate(lengths[:, 0]):
+        np.testing.assert_array_equal(sums[b], np.rint(world.v[b, :n].astype(np.float64) * 2**24).sum(0))
+
+
 def test_strides_come_from_arrays():
     """Caches as [sequence, head, slot, d], and one projection's q, k and v side by side."""
     world = World(3)
@@ -233,6 +303,34 @@ def test_refusals(change, words):
     plan.decode(**arguments)
     with pytest.raises(hattn.InvalidArgument, match=words):
         plan.decode(**arguments | change)
+
+
+def test_refusals_of_tails():
+    world = World()
+    plan, plain = world.plan(tail=0.5), world.plan()
+    sums, lengths = plan.empty("value_sums", states=2), plan.empty("value_lengths", states=2)
+    good = dict(v_cache=world.v, seq_len=world.seq_len, value_sums=sums, value_lengths=lengths)
+    plan.sum_values(**good)
+    for change, words in [
+            ({"value_sums": sums[:1]}, "states must be 2 at least"),
+            ({"value_sums": sums.astype(np.int32)}, "value_sums is of int32, not int64"),
+            ({"value_lengths": lengths[:, :1]}, "num_kv_heads must be 2"),
+            ({"value_slots": np.zeros(3, np.int32)}, r"value_slots is \[3\], not \[2\]"),
+            ({"value_sums": np.broadcast_to(sums, sums.shape)}, "read-only"),
+            ({"rows": 3}, "pass q_start")]:
+        with pytest.raises(hattn.InvalidArgument, match=words):
+            plan.sum_values(**good | change)
+    with pytest.raises(hattn.InvalidArgument, match="the problem has no tail"):
+        plain.sum_values(**good)
+    decode = (world.q, world.k, world.v, world.encode(plan), world.map, world.seq_len)
+    with pytest.raises(hattn.InvalidArgument, match="value_sums is null"):
+        plan.decode(*decode, slopes=np.ones(HKV, np.float32))
+    with pytest.raises(hattn.Unsupported, match="key_norms"):
+        world.plan(tail=0.5, key_norms=1)
+    with pytest.raises(hattn.InvalidArgument, match="tail is 2"):
+        world.plan(tail=2.0)
+    with pytest.raises(hattn.InvalidArgument, match="no field reserved_tail"):
+        world.plan(reserved_tail=0)
 
 
 def test_the_librarys_words():

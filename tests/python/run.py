@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests of the Python package, in a virtual environment of their own: tests/python/run.py [--install] [PYTEST'S...]
 
+Names of files are looked for in this folder first; without one, all that is in it runs.
+
 That is $HATTN_PYTHON_VENV or ~/.cache/hattn-python, with what requirements.txt names. --install makes it, which takes
 5 GB and minutes. Where it is missing or incomplete, or cannot be made (without a network), all tests are one that is
 skipped, for a reason that is said. --junit FILE: a report. Everything else goes to pytest. The library and the command
@@ -61,6 +63,17 @@ def keep_wheels():
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def paths_here(arguments):
+    """Pytest's arguments, for a run in this folder: names of files that are elsewhere are made absolute."""
+    def found(argument):
+        path = argument.split("::")[0]
+        elsewhere = path.endswith(".py") or os.sep in path
+        if elsewhere and os.path.exists(path) and not os.path.exists(os.path.join(HERE, path)):
+            return os.path.abspath(path) + argument[len(path):]
+        return argument
+    return list(map(found, arguments))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--install", action="store_true", help="make the virtual environment first")
@@ -73,12 +86,12 @@ def main():
     if args.install:
         keep_wheels()
     command = [PYTHON, "-m", "pytest", "-q", "-c", os.path.join(ROOT, "python", "pyproject.toml"), "--rootdir", ROOT,
-               "-p", "no:cacheprovider"] + (["--junit-xml=" + args.junit] if args.junit else [])
+               "-p", "no:cacheprovider"] + (["--junit-xml=" + os.path.abspath(args.junit)] if args.junit else [])
     env = dict(os.environ, PYTHONPATH=os.path.join(ROOT, "python"), PYTHONDONTWRITEBYTECODE="1")
     env.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other: minutes more on busy processors
     if "HATTN_LIBRARY" not in env:
         env["HATTN_LIBRARY"], env["HATTN_COMMAND"] = venv_setup.built("//:libhattn.so.0", "//tools:hattn")
-    return subprocess.run(command + (others or [HERE]), cwd=ROOT, env=env).returncode
+    return subprocess.run(command + paths_here(others), cwd=HERE, env=env).returncode
 
 
 if __name__ == "__main__":

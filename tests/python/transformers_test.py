@@ -83,7 +83,7 @@ def steps(model, ids, cache, prefill, mask=None):
         return torch.stack([step(ids[:, i:i + 1], i + 1) for i in range(prefill, ids.shape[1])], 1)
 
 
-def by_formula(maps, budget):
+def by_formula(maps, budget, floor=None):
     """An attention that masks what the scores of hattn.maps do not select."""
     def attend(module, query, key, value, mask, scaling=None, **more):
         by = maps.get(module.layer_idx)
@@ -94,8 +94,10 @@ def by_formula(maps, budget):
             first = 0 if mask is None else int(n - mask[b].sum())
             k = key[b, :, first:].transpose(0, 1)
             trace = traces.Trace("", query[b].transpose(0, 1), torch.tensor([n - first - 1]), k, k, 1.0, [])
-            ranked = scores.Ranking(trace, by).scores(slice(None), torch.empty(0))
-            top = scores._top(ranked, torch.ones((1, 1, n - first), dtype=torch.bool), budget)
+            ranking = scores.Ranking(trace, by)
+            top = scores.select(ranking.scores(slice(None), torch.empty(0)),
+                                torch.ones((1, 1, n - first), dtype=torch.bool), budget, floor,
+                                ranking.steps(slice(None)) if floor else None)
             kept[b, :, 0, first:] = top[0].repeat_interleave(query.shape[1] // len(top[0]), 0)
         return sdpa_attention_forward(module, query, key, value, kept, scaling=scaling)
 
@@ -117,6 +119,41 @@ def test_selections_are_the_formulas(kind, heads, way):
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
     dense = steps(model, ids, cache_of(model), 30, mask)
     assert float((ours - dense).abs().max()) > 1e-2, "the budget changes nothing: the test sees nothing"
+
+
+@pytest.mark.parametrize("way", ["one", "padded"])
+@pytest.mark.parametrize("kind,heads", [("weighted", 2), ("hamming", 4)])
+def test_floors_are_the_formulas(kind, heads, way):
+    arguments, maps, floor = WAYS[way]("cpu"), maps_of(kind, heads=heads), scores.Floor(0.04, 3)
+    for by in maps.values():
+        by.slopes = {kind: torch.linspace(0.05, 0.1, heads)}
+    ids, mask = arguments["input_ids"], arguments.get("attention_mask")
+    by_formula(maps, 16, floor)
+    expected = steps(model_of(attention="by_formula"), ids, DynamicCache(), 30, mask)
+    model, cache = model_of(), cache_of(model_of(), 16, maps=maps, min_probability=0.04, min_k=3)
+    cache.counts = []
+    torch.testing.assert_close(steps(model, ids, cache, 30, mask), expected, rtol=0, atol=1e-4)
+    counts = torch.cat([one.flatten() for one in cache.counts])
+    assert len(cache.counts) == 2 * 10 and counts.shape == (20 * len(ids) * heads,)
+    assert counts.min() >= 3 and counts.max() <= 16 and counts.unique().numel() > 3, "the floor does nothing"
+    fixed = steps(model, ids, cache_of(model, 16, maps=maps), 30, mask)
+    assert float((expected - fixed).abs().max()) > 1e-2
+
+
+def test_floors_come_and_go():
+    """A cache may change how it selects between steps; short sequences are dense but for what is below the floor."""
+    maps = maps_of()
+    for by in maps.values():
+        by.slopes = {"weighted": torch.tensor([0.05, 0.1])}
+    model, ids = model_of(), prompt(length=40)
+    cache = cache_of(model, 1000, maps=maps, min_probability=0.04, min_k=3)
+    first = steps(model, ids, cache, 30)
+    cache.crop(-10)
+    cache.select(1000)
+    with torch.no_grad():
+        dense = torch.stack([model(ids[:, i:i + 1], past_key_values=cache).logits[:, -1] for i in range(30, 40)], 1)
+    torch.testing.assert_close(dense, steps(model, ids, cache_of(model), 30), rtol=0, atol=0)
+    assert float((first - dense).abs().max()) > 1e-2
 
 
 def test_cropped_tokens_are_forgotten():
@@ -188,6 +225,9 @@ def test_refusals(tmp_path):
         cache_of(model, maps=tmp_path)
     with pytest.raises(ValueError, match=r"maps are of layers \[7\]"):
         cache_of(model, maps={7: maps_of()[1]})
+    with pytest.raises(ValueError, match="weighted64 has no slopes of weighted scores.*hattn.maps calibrate fits them"):
+        cache_of(model, min_probability=0.01)
+    cache_of(model, min_probability=0.01, first_layer=3)  # all layers are dense
     wrong = orthogonal(2, 64, 32, torch.Generator())
     with pytest.raises(ValueError, match="of 2 heads and 64 dimensions, the layer of 2 and 32"):
         steps(model, prompt(), cache_of(model, maps={1: traces.LayerMap("x", [wrong], [wrong], "hamming")}), 30)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m hattn.maps: capture traces of a model, train maps on them, check maps on others; convert maps of others."""
+"""python -m hattn.maps: capture traces of a model, train maps on them, check maps on others; convert maps of others and
+calibrate them."""
 
 import argparse
 import json
@@ -11,8 +12,9 @@ import torch
 
 from hattn.maps.check import check, plot, table
 from hattn.maps.convert import convert
-from hattn.maps.traces import files_by_layer, load_trace, save
-from hattn.maps.train import KINDS, Recipe, train
+from hattn.maps.slopes import fit_slopes
+from hattn.maps.traces import files_by_layer, load_maps, load_trace, put_slopes, save
+from hattn.maps.train import KINDS, SLOPE_QUERIES, Recipe, train
 
 
 def _numbers(text: str) -> list[int]:
@@ -61,6 +63,22 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if result["worse"] else 0
 
 
+def _calibrate(args: argparse.Namespace) -> int:
+    trace_files = files_by_layer(args.traces)
+    for layer, paths in files_by_layer(args.maps).items():
+        if layer not in trace_files:
+            raise ValueError("%s has no traces of layer %d" % (args.traces, layer))
+        loaded = [load_trace(path).to(args.device).spread_queries(SLOPE_QUERIES) for path in trace_files[layer]]
+        for path in paths:
+            maps = load_maps(path)
+            for one in maps:
+                one.slopes = fit_slopes(loaded, one.to(args.device))
+                print("layer %d, %s, %s scores: %s" % (layer, one.name, one.score, " ".join(
+                    "%.6g" % slope for slope in one.own_slopes().tolist())))
+            put_slopes(path, maps)
+    return 0
+
+
 def _convert(args: argparse.Namespace) -> int:
     os.makedirs(args.out, exist_ok=True)
     for layer, by in convert(args.source, args.kv_heads).items():
@@ -72,7 +90,7 @@ def _convert(args: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     top = argparse.ArgumentParser(prog="python -m hattn.maps", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="capture|train|check|convert")
+    commands = top.add_subparsers(required=True, metavar="capture|train|check|convert|calibrate")
 
     captured = commands.add_parser("capture", help="a model's queries, keys and values on text, as attention has them")
     captured.set_defaults(run=_capture)
@@ -114,7 +132,12 @@ def parser() -> argparse.ArgumentParser:
     foreign.add_argument("--out", required=True, help="the folder for maps")
     foreign.add_argument("--kv-heads", type=int, help="of HATA's weights that all heads share")
 
-    for command in (one, other, captured):
+    fitted = commands.add_parser("calibrate", help="slopes for maps, which a floor of probability needs; train does it")
+    fitted.set_defaults(run=_calibrate)
+    fitted.add_argument("maps", help="a folder of maps, in which they are put; slopes that maps have are replaced")
+    fitted.add_argument("traces")
+
+    for command in (one, other, captured, fitted):
         command.add_argument("--device", default=device, help="of torch (%s)" % device)
     for command in (one, captured):
         command.add_argument("--seed", type=int, default=0)

@@ -17,19 +17,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 Tensor = torch.Tensor
+SCORES = ("hamming", "weighted")
 _MLP = [(kind, layer) for layer in (1, 2, 3) for kind in ("w", "b")]
 
 
 @dataclass
 class LayerMap:
     """A map of one layer. key, query: weight [Hc, d, bits]; weight and bias [Hc, bits]; or three of each in turns, an
-    MLP. about: how it came to be."""
+    MLP. about: how it came to be. slopes: {score: float32 [Hs]}, what a floor of probability needs."""
 
     name: str
     key: list[Tensor]
     query: list[Tensor]
     score: str  # "hamming" or "weighted"
     about: dict[str, Any] = field(default_factory=dict)
+    slopes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
@@ -44,12 +46,21 @@ class LayerMap:
         together."""
         return self.is_mlp or self.key[0].shape[0] > num_kv_heads
 
+    def own_slopes(self) -> Tensor:
+        """Of its kind of score."""
+        if self.score not in self.slopes:
+            raise ValueError("map %s has no slopes of %s scores, which a floor of probability needs: "
+                             "python -m hattn.maps calibrate fits them" % (self.name, self.score))
+        return self.slopes[self.score]
+
     def tensors(self) -> dict[str, Tensor]:
         """As they stand in a file."""
+        names = {"slope." + score: slopes for score, slopes in self.slopes.items()}
         if self.is_mlp:
-            return {"%s.%s.%s%d" % (self.name, side, kind, layer): flat[i]
-                    for side, flat in (("k", self.key), ("q", self.query)) for i, (kind, layer) in enumerate(_MLP)}
-        names = dict(wk=self.key[0])
+            names |= {"%s.%s%d" % (side, kind, layer): flat[i]
+                      for side, flat in (("k", self.key), ("q", self.query)) for i, (kind, layer) in enumerate(_MLP)}
+            return {"%s.%s" % (self.name, part): tensor for part, tensor in names.items()}
+        names["wk"] = self.key[0]
         if self.query[0].data_ptr() != self.key[0].data_ptr():
             names["wq"] = self.query[0]  # without it wk serves both
         if len(self.key) == 2:
@@ -58,7 +69,8 @@ class LayerMap:
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "LayerMap":
         key, query = ([tensor.to(device, dtype) for tensor in flat] for flat in (self.key, self.query))
-        return LayerMap(self.name, key, query, self.score, self.about)
+        slopes = {score: tensor.to(device) for score, tensor in self.slopes.items()}  # always float32
+        return LayerMap(self.name, key, query, self.score, self.about, slopes)
 
 
 @dataclass
@@ -77,6 +89,14 @@ class Trace:
         q, k, v = (tensor.to(device, torch.float32) for tensor in (self.q, self.k, self.v))
         return Trace(self.path, q, self.q_pos.to(device), k, v, self.scale, [m.to(device) for m in self.maps])
 
+    def queries(self, rows: Tensor | slice) -> "Trace":
+        """With these of its queries only."""
+        return Trace(self.path, self.q[rows], self.q_pos[rows], self.k, self.v, self.scale, self.maps)
+
+    def spread_queries(self, most: int) -> "Trace":
+        """With at most so many of its queries, from all positions."""
+        return self.queries(slice(0, None, max(1, -(-self.q.shape[0] // most))))
+
 
 def _maps_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[LayerMap]:
     about, maps = json.loads(metadata.get("hattn_maps", "{}")), []
@@ -88,7 +108,9 @@ def _maps_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Layer
         else:
             key, query = ([tensors["%s.%s.%s%d" % (name, side, kind, layer)] for kind, layer in _MLP] for side in "kq")
         score = "weighted" if name.startswith("weighted") else "hamming"  # as `hattn decode` takes it
-        maps.append(LayerMap(name, key, query, score, about.get(name, {})))
+        slopes = {kind: tensors["%s.slope.%s" % (name, kind)] for kind in SCORES
+                  if "%s.slope.%s" % (name, kind) in tensors}
+        maps.append(LayerMap(name, key, query, score, about.get(name, {}), slopes))
     return maps
 
 
@@ -118,6 +140,18 @@ def save(path: str, tensors: dict[str, Tensor], maps: Iterable[LayerMap] = (), s
     metadata = {"hattn_maps": json.dumps({one.name: one.about for one in maps})} if maps else {}
     if scale is not None:
         metadata["softmax_scale"] = repr(scale)
+    _write(path, tensors, metadata)
+
+
+def put_slopes(path: str, maps: Iterable[LayerMap]) -> None:
+    """Those of the maps in a file of maps, or of a trace with maps, which keeps all else."""
+    tensors, metadata = _read(path)
+    for one in maps:
+        tensors |= {name: tensor for name, tensor in one.tensors().items() if ".slope." in name}
+    _write(path, tensors, metadata)
+
+
+def _write(path: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     part = "%s.part%d" % (path, os.getpid())
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part, metadata)
     os.replace(part, path)

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from hattn.maps.scores import WEIGHT_BITS, Ranking, keep, project, signs, softmax_of
+from hattn.maps.scores import keep, project, signs, softmax_of
+from hattn.maps.slopes import fit_slopes
 from hattn.maps.traces import LayerMap, Trace
 
 Tensor = torch.Tensor
 KINDS = ("orthogonal", "hamming", "weighted", "hashattention")
 HIDDEN = 128  # of hashattention's MLPs, as published
+STOP_QUERIES, SLOPE_QUERIES = 32, 256  # of those held out: to decide when to stop, and to fit slopes
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _batches(traces: Sequence[Trace], recipe: Recipe, heads: int) -> Iterator[tu
     while True:
         trace = traces[int(torch.randint(len(traces), (), generator=generator))]
         rows = torch.randperm(trace.q.shape[0], generator=generator)[:recipe.queries].sort().values.to(trace.q.device)
-        part = _rows(trace, rows)
+        part = trace.queries(rows)
         with torch.no_grad():
             softmax, visible = softmax_of(part, slice(None))
             target, k = softmax.unflatten(1, (heads, -1)).mean(2), trace.k
@@ -146,49 +148,36 @@ def cross_entropy(scores: Tensor, target: Tensor, offset: Tensor) -> Tensor:
     return (scores + offset).logsumexp(-1) - (target * scores).sum(-1)
 
 
-def fit_alpha(trace: Trace, by: LayerMap, max_rows: int = 64) -> list[float]:
-    """Of each selection head: what one unit of its score is worth in nats, by least cross entropy (Newton)."""
-    ranking = Ranking(trace, by)
-    step = max(1, trace.q.shape[0] // max_rows)
-    rows = slice(0, step * max_rows, step)
-    softmax, visible = softmax_of(trace, rows)
-    target, x = softmax.unflatten(1, (ranking.heads, -1)).mean(2), ranking.scores(rows, softmax)
-    if by.score == "weighted":  # weights are quantised, row by row; scores are in units of the largest projection
-        x = x / (2 ** (WEIGHT_BITS - 1) - 1)
-    alpha = 1.5 / x.std((0, 2))
-    for _ in range(30):
-        p = (x * alpha[:, None]).masked_fill(~visible, float("-inf")).softmax(-1)
-        mean = (p * x).sum(-1)
-        slope, curve = (mean - (target * x).sum(-1)).sum(0), ((p * x * x).sum(-1) - mean**2).sum(0)
-        alpha = torch.clamp(alpha - slope / curve.clamp_min(1e-9), alpha / 3, alpha * 3)
-    return [float(a) for a in alpha]
-
-
-def _rows(trace: Trace, rows: Tensor | slice) -> Trace:
-    """Some of its queries."""
-    return Trace(trace.path, trace.q[rows], trace.q_pos[rows], trace.k, trace.v, trace.scale, [])
-
-
 def _held_out(traces: Sequence[Trace]) -> tuple[list[Trace], Trace]:
-    """The last window decides when to stop; every fourth query of a single one. Some 32 queries are enough for that."""
+    """What is learned from, and the last window, or every fourth query of a single one."""
     if len(traces) > 1:
-        return list(traces[:-1]), _rows(traces[-1], slice(0, None, max(1, traces[-1].q.shape[0] // 32)))
+        return list(traces[:-1]), traces[-1]
     (trace,) = traces
     rows = torch.arange(trace.q.shape[0], device=trace.q.device) % 4 == 3
-    return [_rows(trace, ~rows)], _rows(trace, rows)
+    return [trace.queries(~rows)], trace.queries(rows)
+
+
+def untrained(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
+    """Orthogonal maps, without slopes."""
+    codes = _Codes(recipe, traces[-1], traces)
+    codes.key = codes.query
+    return codes.map(asdict(recipe))
 
 
 def train(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
-    """The maps of one layer, out of windows of it. The best at any check is what comes back."""
+    """The maps of one layer, out of windows of it, with slopes of what was not learned from."""
     if recipe.kind not in KINDS:
         raise ValueError("%r is no kind of map: %s" % (recipe.kind, ", ".join(KINDS)))
     learn, held_out = _held_out(traces)
+    best = untrained(traces, recipe) if recipe.kind == "orthogonal" else _learn(learn, held_out, recipe)
+    best.slopes = fit_slopes([held_out.spread_queries(SLOPE_QUERIES)], best.to(held_out.q.device))
+    return best
+
+
+def _learn(learn: Sequence[Trace], held_out: Trace, recipe: Recipe) -> LayerMap:
+    """The best at any check."""
     codes = _Codes(recipe, held_out, learn)
-    if recipe.kind == "orthogonal":
-        codes.key, codes.query = codes.query, codes.query
-        best = codes.map(asdict(recipe))
-        best.about["alpha"] = fit_alpha(held_out, best.to(held_out.q.device))
-        return best
+    stop_by = held_out.spread_queries(STOP_QUERIES)
     for parameter in codes.parameters():
         parameter.requires_grad_()
     optimizer = torch.optim.Adam(codes.parameters(), recipe.rate)
@@ -197,7 +186,7 @@ def train(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
 
     def look(step: int, loss: float) -> tuple[LayerMap, float]:
         now = codes.map(asdict(recipe) | {"trained_steps": step})
-        mass = keep(held_out, now.to(held_out.q.device), recipe.budget).means()["mass"]
+        mass = keep(stop_by, now.to(held_out.q.device), recipe.budget).means()["mass"]
         print("  step %d: loss %.3f, held-out mass %.4f" % (step, loss, mass), file=sys.stderr)
         return now, mass
 
@@ -214,5 +203,5 @@ def train(traces: Sequence[Trace], recipe: Recipe) -> LayerMap:
             best, best_mass, stale = (now, mass, 0) if mass > best_mass else (best, best_mass, stale + 1)
         if step == recipe.steps or stale >= recipe.patience and done > 0.5:
             break
-    best.about |= {"held_out_mass": best_mass, "alpha": fit_alpha(held_out, best.to(held_out.q.device))}
+    best.about["held_out_mass"] = best_mass
     return best

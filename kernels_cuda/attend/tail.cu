@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A tail after attend, whose out and lse are in the workspace, fp32: blocks sum e^(x_j - lse) over parts of a selection, reading its rows
+ * of K again, out of L2 as a rule; then a block a head joins these sums, and the mean value, to the result.
+ */
+#include "kernels_cuda/attend/tail.cuh"
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+namespace {
+
+constexpr int kLanes = 8;                 /* that share a row of K */
+constexpr int kRows = kThreads / kLanes;  /* of a block at a time */
+constexpr int kHeads = kLanes;            /* query heads at a time: a lane sums for one */
+constexpr int kTogether = 2;              /* rows that such lanes load at once */
+constexpr int kPiece = kRows * kTogether; /* of a selection: 64 */
+constexpr int kMostDims = 576;
+
+/* Of anchors, and of all that have shares. */
+template <class X>
+struct Pair {
+    X near, all;
+};
+
+template <class X>
+__device__ Pair<X> *pairs(hattn_buffer workspace, uint64_t offset, int64_t index)
+{
+    return reinterpret_cast<Pair<X> *>(static_cast<char *>(hattn_address(workspace)) + offset) + index;
+}
+
+__device__ float *floats(hattn_buffer workspace, uint64_t offset)
+{
+    return reinterpret_cast<float *>(static_cast<char *>(hattn_address(workspace)) + offset);
+}
+
+/* A selection head's selection, with its shares. */
+struct Selected {
+    const int32_t *indices;
+    const uint32_t *shares;
+    int count;
+    int64_t rest;
+
+    __device__ Selected(const hattn_problem &p, const hattn_attend_args &args, int64_t row, int64_t head,
+                        int32_t length)
+        : indices(reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, row, head, 0))),
+          shares(reinterpret_cast<const uint32_t *>(hattn_element(&p.shares, args.shares, row, head, 0)))
+    {
+        count = min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, row, head, 0)), 0),
+                    min(length, p.k));
+        rest = *reinterpret_cast<const int64_t *>(hattn_element(&p.rests, args.rests, row, head, 0));
+    }
+};
+
+/* What rows of K make of the queries' heads: the lane's own, of kHeads. All lanes of a warp together; loads of both rows are in
+ * flight at once. */
+template <class T>
+__device__ void dots_of_lane(const T *const (&row)[kTogether], int dims, const float (*q)[kMostDims], int heads,
+                             float (&own)[kTogether])
+{
+    const int lane = lane_id() % kLanes;
+    float dot[kTogether][kHeads] = {};
+#pragma unroll 2
+    for (int first = lane * 8; first < dims; first += kLanes * 8) {
+        Eight<T> key[kTogether];
+#pragma unroll
+        for (int r = 0; r < kTogether; r++)
+            key[r] = load_eight(row[r] + first);
+#pragma unroll
+        for (int h = 0; h < kHeads; h++)
+            if (h < heads)
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    const float x = q[h][first + i];
+#pragma unroll
+                    for (int r = 0; r < kTogether; r++)
+                        dot[r][h] = fmaf(to_float(key[r].x[i]), x, dot[r][h]);
+                }
+    }
+#pragma unroll
+    for (int r = 0; r < kTogether; r++) {
+        own[r] = 0.0f;
+#pragma unroll
+        for (int h = 0; h < kHeads; h++)
+            if (h < heads) {
+#pragma unroll
+                for (int mask = kLanes / 2; mask; mask /= 2)
+                    dot[r][h] += from_partner(dot[r][h], mask);
+                own[r] = h == lane ? dot[r][h] : own[r];
+            }
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    tail_sums_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                     hattn_buffer workspace)
+{
+    __shared__ float q[kHeads][kMostDims];
+    __shared__ Pair<float> of_warps[kWarps][kHeads];
+    const hattn_problem &p = params.problem;
+    const int64_t row = blockIdx.x, head = blockIdx.y, split = blockIdx.z;
+    const int thread = static_cast<int>(threadIdx.x), group = params.group, splits = params.num_tail_splits;
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+    allow_dependents();
+    wait_for_previous();
+    const Selected selected(p, args, row, head, resolved.length);
+    if (selected.rest <= 0)
+        return;
+    const int64_t kv_head = head * group / params.dense_group;
+    const float scale = p.scale * hattn_kv_scale(&p, args.k_scale, kv_head);
+    const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, max(resolved.sequence, 0));
+    for (int first_head = 0; first_head < group; first_head += kHeads) {
+        const int heads = min(kHeads, group - first_head), lane_head = first_head + thread % kLanes;
+        const int64_t first_query = head * group + first_head;
+        __syncthreads();
+        for (int i = thread; i < heads * p.head_dim_qk; i += kThreads) {
+            const int h = i / p.head_dim_qk, e = i % p.head_dim_qk;
+            q[h][e] = scale * load_element(hattn_address(args.q), p.q.dtype,
+                                           row * p.q.stride[0] + (first_query + h) * p.q.stride[1] + e);
+        }
+        __syncthreads();
+        const float lse = lane_head < group
+                              ? floats(workspace, params.tail_lse)[row * p.num_q_heads + head * group + lane_head]
+                              : 0.0f;
+        Pair<float> sum = {0.0f, 0.0f};
+        for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece) {
+            uint32_t share[kTogether];
+            const T *rows[kTogether];
+            float x[kTogether];
+#pragma unroll
+            for (int r = 0; r < kTogether; r++) {
+                const int rank = base + r * kRows + thread / kLanes;
+                share[r] = rank < selected.count ? selected.shares[rank] : 0;
+                rows[r] = cache_row<T>(p.k_cache, args.k_cache, pages, selected.indices[min(rank, selected.count - 1)],
+                                       kv_head);
+            }
+            dots_of_lane(rows, p.head_dim_qk, q, heads, x);
+#pragma unroll
+            for (int r = 0; r < kTogether; r++) {
+                if (p.soft_cap > 0.0f)
+                    x[r] = p.soft_cap * tanhf(x[r] / p.soft_cap);
+                const float weight = expf(x[r] - lse);
+                if (share[r] & ~HATTN_SHARE_ANCHOR)
+                    sum.all += weight;
+                if (share[r] & HATTN_SHARE_ANCHOR)
+                    sum.near += weight;
+            }
+        }
+#pragma unroll
+        for (int mask = kLanes; mask < 32; mask *= 2) {
+            sum.all += from_partner(sum.all, mask);
+            sum.near += from_partner(sum.near, mask);
+        }
+        if (lane_id() < kLanes)
+            of_warps[warp_id()][lane_id()] = sum;
+        __syncthreads();
+        if (thread < heads) {
+            sum = {0.0f, 0.0f};
+            for (int w = 0; w < kWarps; w++) {
+                sum.all += of_warps[w][thread].all;
+                sum.near += of_warps[w][thread].near;
+            }
+            *pairs<float>(workspace, params.tail_sums, (row * p.num_q_heads + first_query + thread) * splits + split) =
+                sum;
+        }
+    }
+    if (warp_id() == 0) {
+        Pair<uint64_t> shares = {0, 0};
+        for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece)
+#pragma unroll
+            for (int rank = base + lane_id(); rank < base + kPiece; rank += 32) {
+                const uint32_t share = rank < selected.count ? selected.shares[rank] : 0;
+                shares.all += share & ~HATTN_SHARE_ANCHOR;
+                shares.near += share & HATTN_SHARE_ANCHOR ? share & ~HATTN_SHARE_ANCHOR : 0;
+            }
+#pragma unroll
+        for (int mask = 16; mask; mask /= 2) {
+            shares.all += from_partner(shares.all, mask);
+            shares.near += from_partner(shares.near, mask);
+        }
+        if (lane_id() == 0)
+            *pairs<uint64_t>(workspace, params.tail_shares, (row * p.num_selection_heads + head) * splits + split) =
+                shares;
+    }
+}
+
+/* R in e^lse: by a warp. */
+__device__ float mass_of(const hattn_cuda_params &params, const Selected &selected, hattn_buffer workspace, int64_t row,
+                         int64_t query_head, int64_t head)
+{
+    const hattn_problem &p = params.problem;
+    const int64_t splits = params.num_tail_splits;
+    Pair<float> sum = {0.0f, 0.0f};
+    Pair<uint64_t> shares = {0, 0};
+    if (lane_id() < splits) { /* at most 32 */
+        sum = *pairs<float>(workspace, params.tail_sums, (row * p.num_q_heads + query_head) * splits + lane_id());
+        shares =
+            *pairs<uint64_t>(workspace, params.tail_shares, (row * p.num_selection_heads + head) * splits + lane_id());
+    }
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) {
+        shares.all += from_partner(shares.all, mask);
+        shares.near += from_partner(shares.near, mask);
+    }
+    return hattn_tail_mass(p.tail, warp_sum(sum.near), warp_sum(sum.all), shares.near, shares.all, selected.rest);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    tail_join_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                     hattn_buffer workspace)
+{
+    const hattn_problem &p = params.problem;
+    const int64_t row = blockIdx.x, query_head = blockIdx.y, head = query_head / params.group,
+                  kv_head = query_head / params.dense_group, place = row * p.num_q_heads + query_head;
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+    wait_for_previous();
+    const Selected selected(p, args, row, head, resolved.length);
+    const float mass = selected.count ? mass_of(params, selected, workspace, row, query_head, head) : 0.0f;
+    const float lse = floats(workspace, params.tail_lse)[place];
+    hattn_value_state state = {};
+    hattn_pages pages = {};
+    int32_t summed = 0;
+    if (selected.count) {
+        pages = hattn_sequence_pages(&p, &args.batch, resolved.sequence);
+        state =
+            hattn_find_values(&p, args.value_slots, args.value_sums, args.value_lengths, resolved.sequence, kv_head);
+        summed = *state.length > resolved.length ? 0 : max(*state.length, 0);
+    }
+    const float scale = hattn_kv_scale(&p, args.v_scale, kv_head);
+    for (int column = static_cast<int>(threadIdx.x); column < p.head_dim_v; column += kThreads) {
+        float value = floats(workspace, params.tail_out)[place * p.head_dim_v + column];
+        if (mass != 0.0f) {
+            int64_t sum = summed ? state.sums[column] : 0;
+#pragma unroll 4
+            for (int32_t j = summed; j < resolved.length; j++)
+                sum += hattn_fixed_value(to_float(cache_row<T>(p.v_cache, args.v_cache, pages, j, kv_head)[column]));
+            value = (value + mass * (hattn_mean_value(sum, resolved.length) * scale)) / (1.0f + mass);
+        }
+        store_element(hattn_element(&p.out, args.out, row, query_head, 0), p.out.dtype, column, value);
+    }
+    if (threadIdx.x == 0 && args.lse.data)
+        *reinterpret_cast<float *>(hattn_element(&p.lse, args.lse, row, query_head, 0)) =
+            mass != 0.0f ? lse + log1pf(mass) : lse;
+}
+
+} // namespace
+
+DeviceError load_tail(const hattn_cuda_params &params)
+{
+    return with_dtype(params.problem.k_cache.dtype, [](auto type) {
+        using T = value_of<decltype(type)>;
+        return first_error({prepare(tail_sums_kernel<T>, 0), prepare(tail_join_kernel<T>, 0)});
+    });
+}
+
+DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                        DeviceStream stream)
+{
+    const unsigned rows = static_cast<unsigned>(args.batch.num_rows);
+    const dim3 blocks(rows, static_cast<unsigned>(params.problem.num_selection_heads),
+                      static_cast<unsigned>(params.num_tail_splits)),
+        heads(rows, static_cast<unsigned>(params.problem.num_q_heads));
+    return with_dtype(params.problem.k_cache.dtype, [&](auto type) {
+        using T = value_of<decltype(type)>;
+        const DeviceError error = launch({blocks, kThreads, 0, stream}, tail_sums_kernel<T>, params, args, workspace);
+        return error ? error : launch_dependent(params, tail_join_kernel<T>, heads, 0, stream, params, args, workspace);
+    });
+}
+
+} // namespace hattn

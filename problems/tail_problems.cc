@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Tails: with floors and without, over states of values as a step finds them and as it should not.
+ */
+#include "problems/problem_list.h"
+
+namespace problems {
+namespace {
+
+template <typename Change>
+void add(ProblemList &list, const std::string &name, Change change)
+{
+    list.add("tail_" + name, [&](Problem &p) {
+        p.head_dim_qk = 32;
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.tail = 0.5f;
+        p.k = 100;
+        p.lengths = {70, 300, 1000};
+        change(p);
+    });
+}
+
+void add_rules(ProblemList &list)
+{
+    add(list, "fixed_k", [](Problem &) {});
+    add(list, "hamming", [](Problem &p) { p.score_kind = HATTN_SCORE_HAMMING; });
+    add(list, "floor", [](Problem &p) {
+        p.min_probability = 0.004f;
+        p.min_k = 4;
+        p.append = true;
+    });
+    add(list, "floor_of_all", [](Problem &p) {
+        p.min_probability = 0.999f;
+        p.min_k = 2;
+    });
+    add(list, "of_one", [](Problem &p) {
+        p.tail = 1;
+        p.k = 1;
+    });
+    add(list, "few_anchors", [](Problem &p) { p.k = 7; });
+    add(list, "tiny", [](Problem &p) { p.tail = 1e-30f; });
+    add(list, "odd_slopes", [](Problem &p) {
+        p.num_kv_heads = 8;
+        p.odd_slopes = true;
+        p.strides = Strides::BROADCAST;
+    });
+    for (Pattern pattern : {Pattern::ZERO, Pattern::EQUAL, Pattern::ALTERNATING, Pattern::CLUSTERED, Pattern::BY_TIME,
+                            Pattern::OVERFLOW, Pattern::NOT_A_NUMBER, Pattern::INFINITE, Pattern::HUGE_VALUES})
+        add(list, with("pattern", static_cast<int>(pattern)), [&](Problem &p) {
+            p.pattern = pattern;
+            p.q_dtype = p.kv_dtype = pattern == Pattern::OVERFLOW ? HATTN_BF16 : HATTN_F32;
+            p.lengths = {70, 99, 100, 101, 700};
+        });
+}
+
+void add_types(ProblemList &list)
+{
+    for (int32_t dtype : {HATTN_F32, HATTN_BF16, HATTN_F8_E4M3})
+        add(list, with("kv_dtype", dtype), [&](Problem &p) {
+            p.kv_dtype = dtype;
+            p.q_dtype = dtype == HATTN_F32 ? HATTN_F32 : HATTN_BF16;
+            p.kv_scales = dtype == HATTN_F8_E4M3 ? Scales::PER_HEAD : Scales::NONE;
+            p.head_dim_v = 48;
+            p.append = true;
+        });
+    add(list, "sink_logits_soft_cap", [](Problem &p) {
+        p.sink_logits = true;
+        p.soft_cap = 5;
+    });
+    add(list, "v_inside_k", [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.group = 16;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+        p.v_inside_k = true;
+        p.append = true;
+        p.repetitions = 4;
+    });
+}
+
+void add_batches(ProblemList &list)
+{
+    add(list, "lengths_around_k", [](Problem &p) {
+        p.k = 32;
+        p.lengths = {0, 1, 3, 4, 5, 31, 32, 33, 34, 61, 62, 122, 123};
+        p.append = true;
+    });
+    add(list, "sinks_and_recents", [](Problem &p) {
+        p.num_sink = 3;
+        p.num_recent = 5;
+        p.lengths = {6, 8, 9, 99, 100, 101, 500};
+        p.append = true;
+        p.value_slots = true;
+    });
+    add(list, "forced_alone", [](Problem &p) {
+        p.num_sink = 40;
+        p.num_recent = 60;
+    });
+    add(list, "budgets", [](Problem &p) {
+        p.budgets = Budgets::EACH;
+        p.budget_values = {0, 1, 3, 4, 5, 50, 100, 1000, -1};
+        p.num_kv_heads = 4;
+    });
+    add(list, "ragged_padded", [](Problem &p) {
+        p.min_probability = 0.01f;
+        p.min_k = 4;
+        p.q_lens = {8, 0, 3, 1};
+        p.lengths = {70, 300, 1000, 5};
+        p.padding_rows = 2;
+        p.append = true;
+        p.strides = Strides::ODD;
+        p.value_slots = true;
+    });
+    add(list, "q_len_8_contiguous", [](Problem &p) {
+        p.q_len = 8;
+        p.page_size = 0;
+        p.strides = Strides::HEAD_MAJOR;
+        p.lengths = {70, 300, 5};
+        p.append = true;
+    });
+    add(list, "clamped", [](Problem &p) {
+        p.max_length = 200;
+        p.q_len = 3;
+        p.append = true;
+    });
+    add(list, "per_query_head", [](Problem &p) {
+        p.selections_per_query_head = p.append = true;
+        p.strides = Strides::PADDED;
+    });
+    add(list, "kv_on_host", [](Problem &p) { p.kv_on_host = p.append = true; });
+}
+
+void add_long(ProblemList &list)
+{
+    for (int group : {1, 4})
+        add(list, with("long_group", group), [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.num_kv_heads = 1;
+            p.group = group;
+            p.min_probability = 2e-4f;
+            p.k = 2048;
+            p.lengths = {20000, 2000, 300};
+            p.page_size = 64;
+            p.append = true;
+            p.repetitions = 4;
+        });
+    add(list, "long_fixed_k", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.num_kv_heads = 1;
+        p.head_dim_qk = 128;
+        p.k = 512;
+        p.num_sink = 4;
+        p.num_recent = 60;
+        p.lengths = {40000};
+        p.page_size = 0;
+        p.append = true;
+        p.repetitions = 4;
+    });
+}
+
+} // namespace
+
+void add_tail_problems(ProblemList &list)
+{
+    add_rules(list);
+    add_types(list);
+    add_batches(list);
+    add_long(list);
+}
+
+} // namespace problems
