@@ -143,8 +143,6 @@ MUTANTS = [
            "            __syncthreads(); /* tile n is there, and tile n - 1 is no longer read */\n",
            "",
            "//tests/simt:simt_test", "*/plain_wave*"),
-    Mutant("simt: a floor counts other positions", "kernels_cuda/decode/score_ranges.cuh", "return rest_ == (HATTN_FLOOR_STRIDE - after) % HATTN_FLOOR_STRIDE;",
-           "return rest_ == after;", "//tests/simt:simt_test", "*/floor_few_*"),
     Mutant("CUDA: a floor by regions without a kernel for its codes", "backends/cuda/plan.c", "return has_engine && has_width && !params->is_keyed;",
            "return has_engine && !params->is_keyed;", "//tests:cuda_plan_test"),
     # ---- the rules ----
