@@ -155,6 +155,8 @@ MUTANTS = [
            "        __syncthreads();\n        if (place >= end_column || turn)",
            "        if (place >= end_column || turn)",
            "//tests/simt:simt_test", "*/long_equal_norms_wave*"),
+    Mutant("CUDA: a floor by regions without a kernel for its codes", "backends/cuda/plan.c", "return has_engine && has_width && !params->is_keyed;",
+           "return has_engine && !params->is_keyed;", "//tests:cuda_plan_test"),
     # ---- the rules ----
     Mutant("outputs may overlap", "api/validate.c", "if (stride < span)", "if (stride + 1 < span)",
            PLAN),
