@@ -131,7 +131,7 @@ using plain::transpose_8x8;
 template <class T>
 __device__ inline uint32_t load_shared(uint32_t address)
 {
-    return *(const __attribute__((address_space(3))) T *)address;
+    return *(const __attribute__((address_space(3))) T *)(uintptr_t)address;
 }
 
 __device__ inline uint32_t shared_address(const void *p)

@@ -85,6 +85,9 @@ hattn_map_buffers map_of(const hattn_problem &p, bool is_of_keys)
     return map;
 }
 
+/* For a floor alone. */
+hattn_buffer floor_buffer(const hattn_problem &p) { return p.min_probability > 0 ? kBuffer : hattn_buffer{}; }
+
 struct Call {
     const char *name;
     std::function<hattn_status(Planned &)> run;
@@ -105,6 +108,7 @@ const Call calls[] = {
          auto a = sized<hattn_encode_queries_args>();
          a.num_rows = t.problem.max_sequences;
          a.q = a.weights = kBuffer;
+         a.slopes = a.steps = floor_buffer(t.problem);
          a.query_map = map_of(t.problem, false);
          return hattn_encode_queries(t.plan, &a, &t.exec, &t.error);
      }},
@@ -121,6 +125,7 @@ const Call calls[] = {
          auto a = sized<hattn_topk_args>();
          a.batch = batch_of(t.problem);
          a.scores = a.indices = a.counts = kBuffer;
+         a.steps = floor_buffer(t.problem);
          return hattn_topk(t.plan, &a, &t.exec, &t.error);
      }},
     {"attend",
@@ -145,6 +150,7 @@ const Call calls[] = {
          a.batch = batch_of(t.problem);
          a.q = a.k_cache = a.v_cache = a.codes = a.out = kBuffer;
          a.norms = t.problem.key_norms ? kBuffer : hattn_buffer{};
+         a.slopes = floor_buffer(t.problem);
          a.key_map = map_of(t.problem, true);
          a.query_map = map_of(t.problem, false);
          return hattn_decode(t.plan, &a, &t.exec, &t.error);
