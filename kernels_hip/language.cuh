@@ -127,6 +127,13 @@ __device__ inline float rintf(float x) { return __builtin_rintf(x); }
 __device__ inline bool isnan(float x) { return __builtin_isnan(x); }
 __device__ inline bool isfinite(float x) { return __builtin_isfinite(x); }
 
+/* What 1 + x loses of a small x is made good by the ratio of x to what is left of it. */
+__device__ inline float log1pf(float x)
+{
+    const float sum = 1.0f + x, kept = sum - 1.0f;
+    return kept == 0.0f ? x : kept == x ? logf(sum) : logf(sum) * (x / kept);
+}
+
 /* To about 2 units: an odd polynomial (Taylor's) where 1 - 2 / (e^2x + 1) would lose digits. */
 __device__ inline float tanhf(float x)
 {

@@ -167,7 +167,8 @@ __global__ void __launch_bounds__(kThreads)
         Pair<uint64_t> shares = {0, 0};
         for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece)
 #pragma unroll
-            for (int rank = base + lane_id(); rank < base + kPiece; rank += 32) {
+            for (int before = 0; before < kPiece; before += 32) {
+                const int rank = base + before + lane_id();
                 const uint32_t share = rank < selected.count ? selected.shares[rank] : 0;
                 shares.all += share & ~HATTN_SHARE_ANCHOR;
                 shares.near += share & HATTN_SHARE_ANCHOR ? share & ~HATTN_SHARE_ANCHOR : 0;

@@ -4,8 +4,9 @@
 #ifndef HATTN_KERNELS_CUDA_ATTEND_TAIL_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_TAIL_CUH
 
-#include "core/tail.h"
 #include "kernels_cuda/device/device.cuh"
+
+#include "core/tail.h" /* after the dialect: HIP's has a memcpy for devices */
 
 namespace hattn {
 
