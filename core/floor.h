@@ -48,7 +48,8 @@ HATTN_HOST_DEVICE static inline uint32_t hattn_floor_share(uint32_t distance, in
 /* tau of a problem. */
 HATTN_HOST_DEVICE static inline uint64_t hattn_floor_tau(float min_probability)
 {
-    return (uint64_t)((double)min_probability * 4294967296.0 + 0.5); /* positive */
+    const double all_bits = 4503599627370496.0; /* 2^52: to nearest even */
+    return (uint64_t)((double)min_probability * 4294967296.0 + all_bits - all_bits);
 }
 
 /* The least share that reaches tau of a sum below 2^62; above all shares where none does. */

@@ -1,6 +1,6 @@
-"""The .cu files of engines and code widths: one for each kernel that a row of engines.inc or code_widths.inc names."""
+"""The .cu files of engines and code widths: one for each kernel that a row of engines.inc, code_widths.inc or floors.inc names."""
 
-load("@gpu//:defs.bzl", "CODE_WIDTHS", "ENGINES")
+load("@gpu//:defs.bzl", "CODE_WIDTHS", "ENGINES", "FLOOR_ENGINES", "FLOOR_WIDTHS")
 
 _FILE = """/* Made by instances.bzl. */
 #include "kernels_cuda/%s"
@@ -12,6 +12,12 @@ namespace hattn {
 } // namespace hattn
 """
 
+def _decode(files, header, name, function, types):
+    files[name] = _FILE % (
+        "decode/" + header,
+        "DecodeKernel %s() { return {load_%s<%s>, launch_%s<%s>}; }" % (name, function, types, function, types),
+    )
+
 def instances():
     """{name of a file: its text}"""
     files = {}
@@ -20,16 +26,11 @@ def instances():
             "attend/attend_kernel.cuh",
             "AttendKernel %s() { return {load_attend<%s>, launch_attend<%s>}; }" % (attend, types, types),
         )
-        for name, is_keyed in [(decode, "false"), (keyed, "true")]:
-            files[name] = _FILE % (
-                "decode/decode_attend.cuh",
-                "DecodeKernel %s() { return {load_decode_attend<%s, %s>, launch_decode_attend<%s, %s>}; }" %
-                (name, types, is_keyed, types, is_keyed),
-            )
-    for words, is_loose, name in CODE_WIDTHS:
-        files[name] = _FILE % (
-            "decode/score_regions.cuh",
-            "DecodeKernel %s() { return {load_score_regions<%s, %s>, launch_score_regions<%s, %s>}; }" %
-            (name, words, is_loose, words, is_loose),
-        )
+        _decode(files, "decode_attend.cuh", decode, "decode_attend", types + ", SelectBy::SCORES")
+        _decode(files, "decode_attend.cuh", keyed, "decode_attend", types + ", SelectBy::KEYS")
+    for _, types, name in FLOOR_ENGINES:
+        _decode(files, "decode_attend.cuh", name, "decode_attend", types + ", SelectBy::FLOOR")
+    for rows, run in [(CODE_WIDTHS, "RegionRun"), (FLOOR_WIDTHS, "FloorRun")]:
+        for words, is_loose, name in rows:
+            _decode(files, "score_regions.cuh", name, "score_regions", "%s, %s, %s" % (words, is_loose, run))
     return files

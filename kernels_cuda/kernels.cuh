@@ -52,10 +52,11 @@ DeviceError launch_dependent(const hattn_cuda_params &params, void (*kernel)(Par
     return launch({grid, kThreads, shared_bytes, stream, params.has_dependent_launch != 0}, kernel, arguments...);
 }
 
-/* Whether a decode's score blocks encode their own queries. Weights that the caller wants to see are of all rows, also of those without keys. */
+/* Whether a decode's score blocks encode their own queries. Weights and steps that the caller wants to see are of all rows, also of those without
+ * keys. */
 inline bool encodes_in_score(const hattn_cuda_params &params, const hattn_decode_args &args)
 {
-    return params.encodes_in_score && !args.weights.data;
+    return params.encodes_in_score && !args.weights.data && !args.steps.data;
 }
 
 /* In builds that check, enqueues a kernel that ends in a fault if the workspace's control region is not as runs leave it. */
@@ -94,6 +95,11 @@ struct DecodeKernel {
 #define CODE_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
+#define FLOOR_ENGINE(number, types, kernel) DecodeKernel kernel();
+#define FLOOR_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
+#include "kernels_cuda/floors.inc"
+#undef FLOOR_ENGINE
+#undef FLOOR_WIDTH
 
 DeviceError load_merge();
 DeviceError load_values(const hattn_cuda_params &params);

@@ -20,14 +20,31 @@ const struct Attention {
 #undef ENGINE
 };
 
-const struct Scoring {
+struct Scoring {
     int words;
     bool is_loose;
     DecodeKernel (*score)();
-} scorings[] = {
+};
+
+const Scoring scorings[] = {
 #define CODE_WIDTH(words, is_loose, kernel) {words, is_loose, kernel},
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
+};
+
+const Scoring floor_scorings[] = {
+#define FLOOR_WIDTH(words, is_loose, kernel) {words, is_loose, kernel},
+#include "kernels_cuda/floors.inc"
+#undef FLOOR_WIDTH
+};
+
+const struct FloorAttention {
+    int engine;
+    DecodeKernel (*attend)();
+} floor_attentions[] = {
+#define FLOOR_ENGINE(number, types, kernel) {number, kernel},
+#include "kernels_cuda/floors.inc"
+#undef FLOOR_ENGINE
 };
 
 /* A decode's kernels, in order. */
@@ -35,14 +52,24 @@ struct Decode {
     DecodeKernel score, attend;
 };
 
-/* score: NULLs where no row has the width. */
+/* NULLs where no row has the width. */
+template <size_t kNum>
+DecodeKernel score_of(const hattn_cuda_params &params, const Scoring (&rows)[kNum])
+{
+    for (const Scoring &row : rows)
+        if (row.words == params.code_words && row.is_loose == (params.has_loose_codes != 0))
+            return row.score();
+    return {};
+}
+
 Decode decode_of(const hattn_cuda_params &params)
 {
-    const DecodeKernel attend = attentions[params.engine].decode[params.is_keyed]();
-    for (const Scoring &row : scorings)
-        if (row.words == params.code_words && row.is_loose == (params.has_loose_codes != 0))
-            return {row.score(), attend};
-    return {{}, attend};
+    if (params.problem.min_probability == 0)
+        return {score_of(params, scorings), attentions[params.engine].decode[params.is_keyed]()};
+    for (const FloorAttention &row : floor_attentions)
+        if (row.engine == params.engine)
+            return {score_of(params, floor_scorings), row.attend()};
+    return {};
 }
 
 /* Of a plan by regions. */
@@ -112,7 +139,14 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         encode.q = args->q;
         encode.query_map = args->query_map;
         encode.weights = args->weights;
+        encode.slopes = args->slopes;
+        encode.steps = args->steps;
         hattn_cuda_params own = *params;
+        if (params->problem.min_probability > 0 && !args->steps.data) {
+            encode.steps = {workspace.data, workspace.byte_offset + params->steps};
+            own.problem.steps.stride[0] = params->problem.num_selection_heads;
+            own.problem.steps.stride[1] = 1;
+        }
         if (!args->weights.data) {
             /* Into the workspace, compact. */
             encode.weights = {workspace.data, workspace.byte_offset + params->weights};

@@ -20,13 +20,15 @@ enum {
 };
 
 /* Entries of a decode's histogram behind its levels: whether a list had no room for all candidates, whether all weights are 0, what is claimed
- * and done when a row is scored anew, and how many blocks of the task's heads are done. */
+ * and done when a row is scored anew, how many blocks of the task's heads are done, and with a floor how many of the positions that it counts
+ * have score 0 (decode/floor.cuh). */
 enum {
     HATTN_CUDA_OVERFLOWN,
     HATTN_CUDA_ALL_EQUAL,
     HATTN_CUDA_CLAIMED,
     HATTN_CUDA_DONE,
     HATTN_CUDA_JOINED,
+    HATTN_CUDA_ZEROS,
     HATTN_CUDA_FLAGS = 8
 };
 
@@ -108,17 +110,22 @@ typedef struct hattn_cuda_params {
     int32_t has_dependent_launch;           /* compiled for sm_90: kernels may start while the one before them ends */
     /* A decode by regions (regions.cuh); otherwise it is composed of the separate calls. */
     int32_t by_regions;
-    int32_t wave_rows, wave_heads;        /* of a wave: some rows with all selection heads, or some heads of a row */
-    int32_t code_words, has_loose_codes;  /* of the score kernel: see code_reader.cuh */
-    int32_t plane_blocks;                 /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
-    int32_t is_keyed;                     /* scores are not levels: always sampled, candidates' keys are listed, too */
-    int32_t num_levels, row_size;         /* the largest level, and the same rounded up to 8 */
-    int32_t range_unit;                   /* keys that a warp's range is a multiple of: a power of two */
-    int32_t sample_size;                  /* keys of a sample */
-    uint32_t list_entries;                /* of all candidates' lists together */
-    int32_t encodes_in_score;             /* each score block encodes its own query; 0: a kernel before it does */
-    uint64_t weights, scores, keys, rows; /* offsets in the workspace, behind the control region */
-    uint64_t floor_tau;                   /* core/floor.h */
+    int32_t wave_rows, wave_heads;       /* of a wave: some rows with all selection heads, or some heads of a row */
+    int32_t code_words, has_loose_codes; /* of the score kernel: see code_reader.cuh */
+    int32_t plane_blocks;                /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
+    int32_t is_keyed;                    /* scores are not levels: always sampled, candidates' keys are listed, too */
+    int32_t num_levels, row_size;        /* the largest level, and the same rounded up to 8 */
+    int32_t range_unit;                  /* keys that a warp's range is a multiple of: a power of two */
+    int32_t sample_size;                 /* keys of a sample */
+    uint32_t list_entries;               /* of all candidates' lists together */
+    int32_t encodes_in_score;            /* each score block encodes its own query; 0: a kernel before it does */
+    uint64_t weights, scores;            /* offsets in the workspace, behind the control region */
+    union {
+        uint64_t keys;  /* keyed */
+        uint64_t steps; /* with a floor, which is never keyed */
+    };
+    uint64_t rows;
+    uint64_t floor_tau;                                  /* core/floor.h */
     uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* with a tail: attend/tail.cuh */
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     uint64_t workspace_size;

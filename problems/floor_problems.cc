@@ -135,6 +135,20 @@ void add_long(ProblemList &list)
         p.q_len = 2;
         p.repetitions = 4;
     });
+    /* Many rows: devices of few multiprocessors list candidates. */
+    for (int kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED})
+        add(list, with("long_heads_kind", kind), 3e-4f, [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.num_kv_heads = 6;
+            p.group = 1;
+            p.score_kind = kind;
+            p.k = 900;
+            p.min_k = 40;
+            p.lengths = {17000, 800, 5000};
+            p.page_size = 64;
+            p.num_sink = kind == HATTN_SCORE_HAMMING ? 4 : 0;
+            p.repetitions = 4;
+        });
     add(list, "long_all_alike", 1e-3f, [](Problem &p) {
         p.tag = Tag::MEDIUM;
         p.num_kv_heads = 1;
@@ -145,12 +159,36 @@ void add_long(ProblemList &list)
     });
 }
 
+/* What GPUs have other kernels for. */
+void add_types(ProblemList &list)
+{
+    for (int kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED}) /* few keys: tests/simt has them, too */
+        add(list, with("few_kind", kind), 0.01f, [&](Problem &p) {
+            p.head_dim_qk = 64;
+            p.num_kv_heads = 1;
+            p.score_kind = kind;
+            p.k = 60;
+            p.lengths = {150, 61, 20};
+            p.num_sink = 2;
+        });
+    for (int dim : {64, 128})
+        for (int bits : {32, 64, 128})
+            add(list, with(with("dim", dim) + "_bits", bits), 0.01f, [&](Problem &p) {
+                p.head_dim_qk = dim;
+                p.code_bits = bits;
+                p.q_dtype = p.kv_dtype = dim == 64 ? HATTN_BF16 : HATTN_F16;
+                p.score_kind = bits == 64 ? HATTN_SCORE_HAMMING : HATTN_SCORE_WEIGHTED;
+                p.append = bits == 32;
+            });
+}
+
 } // namespace
 
 void add_floor_problems(ProblemList &list)
 {
     add_rules(list);
     add_batches(list);
+    add_types(list);
     add_long(list);
 }
 

@@ -138,6 +138,15 @@ void choose_tail(Rng rng, Problem &p)
     p.odd_slopes = p.odd_slopes || rng.chance(20);
 }
 
+void choose_candidates(Rng rng, Problem &p)
+{
+    if (p.key_norms || p.score_kind != HATTN_SCORE_WEIGHTED || !rng.chance(40))
+        return;
+    p.group = std::min(p.group, 64);
+    p.num_candidates = static_cast<int>(rng.between(p.k, 4 * p.k));
+    p.odd_slopes = p.odd_slopes || rng.chance(20);
+}
+
 Problem make_problem(uint64_t seed, const Limits &limits, const std::string &prefix)
 {
     Rng rng(seed, "problem");
@@ -150,6 +159,7 @@ Problem make_problem(uint64_t seed, const Limits &limits, const std::string &pre
     p.shared_prefix = p.page_size && rng.chance(20);
     choose_floor(Rng(seed, "floor"), p);
     choose_tail(Rng(seed, "tail"), p);
+    choose_candidates(Rng(seed, "candidates"), p);
     return p;
 }
 

@@ -67,6 +67,8 @@ hattn_problem random_problem(Random &r)
         p.min_probability = r.chance(50) ? 0.01f : 0.0f;
         p.min_k = p.min_probability > 0 ? r.range(0, p.k) : 0;
     }
+    if (!p.key_norms && p.score_kind == HATTN_SCORE_WEIGHTED && r.chance(40))
+        p.num_candidates = r.range(p.k, 4 * p.k);
     p = completed(p);
     if (r.chance(50)) {
         for (hattn_tensor *t : {&p.q, &p.k_new, &p.weights, &p.scores, &p.indices, &p.counts, &p.out, &p.lse}) {
@@ -262,6 +264,9 @@ std::vector<std::vector<uint8_t>> results(Job &job)
     std::vector<std::vector<uint8_t>> all;
     for (hattn_buffer b : {job.codes, job.weights, job.scores, job.indices, job.counts, job.out, job.lse})
         all.push_back(job.bytes(b));
+    if (job.p.num_candidates)
+        for (hattn_buffer b : {job.head_weights, job.head_steps})
+            all.push_back(job.bytes(b));
     if (job.p.tail > 0)
         for (hattn_buffer b : {job.shares, job.rests, job.value_sums, job.value_lengths})
             all.push_back(job.bytes(b));

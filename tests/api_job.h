@@ -129,17 +129,23 @@ public:
         scales = integers(p.num_kv_heads, [](int64_t) { return 0x3f800000; });
         if (p.k_cache.dtype == HATTN_F8_E4M3)
             k_scale = v_scale = scales;
-        if (p.min_probability > 0 || p.tail > 0) {
+        if (p.tail > 0 || (p.min_probability > 0 && !p.num_candidates)) {
             slopes = integers(p.num_selection_heads, [](int64_t) { return 0x3d000000; });
             steps = make(p.steps, {rows, p.num_selection_heads, 1});
         }
         if (p.tail > 0) {
-            shares = make(p.shares, {rows, p.num_selection_heads, p.k});
-            rests = make(p.rests, {rows, p.num_selection_heads, 1});
+            const int64_t heads = p.num_candidates ? p.num_q_heads : p.num_selection_heads;
+            shares = make(p.shares, {rows, heads, p.k});
+            rests = make(p.rests, {rows, heads, 1});
             value_sums = make(p.value_sums, {p.max_sequences, p.num_kv_heads, p.head_dim_v});
             value_lengths = make(p.value_lengths, {p.max_sequences, p.num_kv_heads, 1});
             value_slots =
                 integers(p.max_sequences, [&](int64_t b) { return static_cast<int32_t>(p.max_sequences - 1 - b); });
+        }
+        if (p.num_candidates) {
+            head_weights = make(p.head_weights, {rows, p.num_q_heads, p.code_bits});
+            head_slopes = integers(p.num_q_heads, [](int64_t) { return 0x3d000000; });
+            head_steps = make(p.head_steps, {rows, p.num_q_heads, 1});
         }
         sink_logits = integers(p.num_q_heads, [](int64_t) { return 0x3f000000; });
 

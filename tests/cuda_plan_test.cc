@@ -169,7 +169,7 @@ TEST_F(CudaPlan, DivisorsDivide)
 /* For every problem of the list: kernels' ranges cover all positions, offsets stay inside the workspace, and it is accepted. */
 TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
 {
-    int by_regions = 0, keyed = 0, sampled = 0, split = 0, loose = 0;
+    int by_regions = 0, keyed = 0, sampled = 0, split = 0, loose = 0, floors = 0, composed_floors = 0;
     for (const problems::Problem &problem : problems::all_problems()) {
         SCOPED_TRACE(problem.name);
         const hattn_problem shape = problems::make_shape(problem, 1000);
@@ -180,12 +180,14 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         EXPECT_GE(p.num_dense_splits, 1);
         EXPECT_EQ(p.block_heads % 2 == 0 || p.block_heads == 1, true);
         split += p.num_splits > 1;
+        composed_floors += shape.min_probability > 0 && !p.by_regions;
         if (!p.by_regions)
             continue;
         by_regions++;
         keyed += p.is_keyed;
         sampled += hattn_cuda_is_sampled(&p, p.wave_rows * p.wave_heads);
         loose += p.has_loose_codes;
+        floors += shape.min_probability > 0;
         EXPECT_GE(static_cast<int64_t>(p.score_chunk) * p.num_score_chunks, shape.max_length);
         for (int64_t tasks = 1; tasks <= p.wave_rows * p.wave_heads; tasks++) {
             const int64_t pieces = hattn_cuda_pieces(&p, tasks), units = hattn_cuda_units(&p),
@@ -194,16 +196,69 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
             EXPECT_LE(units_of_piece * p.range_unit, HATTN_CUDA_MOST_RANGE);
             EXPECT_LE(tasks * pieces, hattn_cuda_most_pieces(&p, tasks));
         }
-        EXPECT_LE(p.wave_rows * p.wave_heads * (p.row_size + HATTN_CUDA_FLAGS),
-                  HATTN_CUDA_HISTOGRAMS * HATTN_CUDA_BINS);
+        EXPECT_GE(hattn_cuda_histogram_words(&p),
+                  (shape.min_probability > 0 ? 2 * p.row_size : p.row_size) + HATTN_CUDA_FLAGS);
+        EXPECT_LE(p.wave_rows * p.wave_heads * hattn_cuda_histogram_words(&p), HATTN_CUDA_HISTOGRAMS * HATTN_CUDA_BINS);
         EXPECT_GE(p.wave_rows * p.wave_heads, 1);
         EXPECT_LE(p.row_size, HATTN_CUDA_LEVELS);
         EXPECT_TRUE(p.code_words * 32 >= shape.code_bits &&
                     (p.has_loose_codes || p.code_words * 32 < shape.code_bits + 32));
         EXPECT_EQ(p.encodes_in_score && !p.encodes_by_mma, false);
     }
-    for (int seen : {by_regions, keyed, sampled, split, loose})
+    for (int seen : {by_regions, keyed, sampled, split, loose, floors, composed_floors})
         EXPECT_GE(seen, 10);
+}
+
+/* Floors go by regions where floors.inc has kernels for both halves of the step, and scores are their own levels; else they are composed. */
+TEST_F(CudaPlan, FloorsHaveKernelsOfTheirOwn)
+{
+    auto with_floor = [](hattn_problem p) {
+        p.min_probability = 0.001f;
+        p.min_k = 64;
+        return p;
+    };
+    auto with_bits = [&](int bits, int spare) {
+        hattn_problem p = with_floor(shape_of(HATTN_F16, HATTN_F16, 128));
+        p.code_bits = bits;
+        p.codes.stride[1] = (bits + 31) / 32 + spare;
+        p.codes.stride[2] = p.codes.stride[1] * p.max_length;
+        p.codes.stride[0] = p.codes.stride[2] * p.num_code_heads;
+        return choose(p).by_regions;
+    };
+    const struct {
+        int32_t q, kv;
+        int dim, engine, by_regions;
+    } rows[] = {
+        {HATTN_F16, HATTN_F16, 128, HATTN_CUDA_MMA, 1},   {HATTN_BF16, HATTN_BF16, 64, HATTN_CUDA_MMA, 1},
+        {HATTN_F16, HATTN_F16, 256, HATTN_CUDA_WIDE, 1},  {HATTN_F16, HATTN_F8_E4M3, 128, HATTN_CUDA_MMA_BYTES, 0},
+        {HATTN_F32, HATTN_F32, 128, HATTN_CUDA_PLAIN, 0},
+    };
+    for (const auto &row : rows) {
+        const hattn_cuda_params p = choose(with_floor(shape_of(row.q, row.kv, row.dim)));
+        EXPECT_EQ(p.engine, row.engine);
+        EXPECT_EQ(p.by_regions, row.by_regions) << "q " << row.q << " kv " << row.kv << " dim " << row.dim;
+        EXPECT_TRUE(choose(shape_of(row.q, row.kv, row.dim)).by_regions);
+    }
+    for (int bits : {32, 64, 128})
+        EXPECT_TRUE(with_bits(bits, 0)) << bits;
+    for (int bits : {96, 256, 512})
+        EXPECT_FALSE(with_bits(bits, 0)) << bits;
+    EXPECT_FALSE(with_bits(128, 1));
+    hattn_problem keyed = with_floor(shape_of(HATTN_F16, HATTN_F16, 128));
+    keyed.score_kind = HATTN_SCORE_WEIGHTED;
+    keyed.weight_bits = 4;
+    EXPECT_TRUE(choose(keyed).by_regions);
+    keyed.weight_bits = 8;
+    EXPECT_TRUE(choose(keyed).is_keyed);
+    EXPECT_FALSE(choose(keyed).by_regions);
+    for (const problems::Problem &problem : problems::bench_problems())
+        if (problem.name.size() == 2) { /* S1 ... */
+            const hattn_problem shape = problems::make_shape(problem, 4096);
+            const hattn_cuda_params p = choose(with_floor(shape)), without = choose(shape);
+            EXPECT_TRUE(p.by_regions) << problem.name;
+            EXPECT_GT(p.steps, p.weights) << problem.name;
+            EXPECT_GE(p.workspace_size, without.workspace_size) << problem.name;
+        }
 }
 
 /* No width of codes is forgotten in the rows of kernels, packed or not. */

@@ -85,7 +85,9 @@ struct World {
           lse(output("lse", &hattn_problem::lse)), steps(output("steps", &hattn_problem::steps)),
           shares(output("shares", &hattn_problem::shares)), rests(output("rests", &hattn_problem::rests)),
           value_sums(output("value_sums", &hattn_problem::value_sums)),
-          value_lengths(output("value_lengths", &hattn_problem::value_lengths))
+          value_lengths(output("value_lengths", &hattn_problem::value_lengths)),
+          head_weights(output("head_weights", &hattn_problem::head_weights)),
+          head_steps(output("head_steps", &hattn_problem::head_steps))
     {
     }
 
@@ -93,8 +95,8 @@ struct World {
 
     std::vector<const Tensor *> outputs() const
     {
-        return {&codes, &norms, &weights, &scores, &indices,    &counts,       &out,
-                &lse,   &steps, &shares,  &rests,  &value_sums, &value_lengths};
+        return {&codes, &norms,  &weights, &scores,     &indices,       &counts,       &out,       &lse,
+                &steps, &shares, &rests,   &value_sums, &value_lengths, &head_weights, &head_steps};
     }
 
     void reset() const
@@ -113,6 +115,7 @@ struct World {
 
     Instance instance;
     Tensor codes, norms, weights, scores, indices, counts, out, lse, steps, shares, rests, value_sums, value_lengths;
+    Tensor head_weights, head_steps;
 };
 
 struct Calls {
@@ -136,6 +139,10 @@ struct Calls {
             sum_values.value_sums = decode.value_sums = world.value_sums.buffer();
             sum_values.value_lengths = decode.value_lengths = world.value_lengths.buffer();
             decode.steps = world.steps.buffer();
+        }
+        if (world.instance.shape.num_candidates) {
+            decode.head_weights = world.head_weights.buffer();
+            decode.head_steps = world.head_steps.buffer();
         }
         decode.codes = world.codes.buffer();
         decode.weights = world.weights.buffer();
@@ -230,6 +237,16 @@ const std::vector<FarRow> far_rows_of_tails = {
     OUTPUT(decode, steps, 1),
 };
 
+const std::vector<FarRow> far_rows_of_heads = {
+    INPUT(topk, codes, 0),           INPUT(topk, codes, 1),         INPUT(topk, codes, 2),
+    INPUT(topk, head_weights, 0),    INPUT(topk, head_weights, 1),  INPUT(topk, head_steps, 0),
+    INPUT(topk, head_steps, 1),      INPUT(topk, steps, 0),         OUTPUT(topk, shares, 0),
+    OUTPUT(topk, shares, 1),         OUTPUT(topk, rests, 0),        OUTPUT(topk, rests, 1),
+    INPUT(attend, shares, 0),        INPUT(attend, shares, 1),      INPUT(attend, rests, 0),
+    INPUT(attend, rests, 1),         INPUT(decode, head_slopes, 0), OUTPUT(decode, head_weights, 0),
+    OUTPUT(decode, head_weights, 1), OUTPUT(decode, head_steps, 0), OUTPUT(decode, head_steps, 1),
+};
+
 /* "" or what went wrong. */
 std::string run_call(const Session &session, const hattn_problem &shape, const std::string &name, const Calls &calls)
 {
@@ -261,7 +278,7 @@ protected:
         if (!session->skipped.empty())
             GTEST_SKIP() << session->skipped;
     }
-    void compare(int page_size, bool has_tail, const std::vector<FarRow> &rows);
+    void compare(const Problem &problem, const std::vector<FarRow> &rows);
     std::unique_ptr<Session> session;
 };
 
@@ -281,12 +298,12 @@ Problem far_problem(int page_size, bool has_tail)
     return p;
 }
 
-void Far::compare(int page_size, bool has_tail, const std::vector<FarRow> &rows)
+void Far::compare(const Problem &problem, const std::vector<FarRow> &rows)
 {
-    const World world(far_problem(page_size, has_tail));
+    const World world(problem);
     for (const FarRow &row : rows) {
         SCOPED_TRACE(std::string(row.call) + ": " + row.near(world).name + ", stride " + std::to_string(row.dimension) +
-                     ", pages of " + std::to_string(page_size));
+                     ", pages of " + std::to_string(problem.page_size));
         Calls calls(world);
         world.reset();
         ASSERT_EQ(run_call(*session, world.instance.shape, row.call, calls), "");
@@ -315,13 +332,23 @@ void Far::compare(int page_size, bool has_tail, const std::vector<FarRow> &rows)
 TEST_P(Far, ElementsBeyond31BitsAreTheSame)
 {
     for (int page_size : {0, 16, 5})
-        compare(page_size, false, far_rows);
+        compare(far_problem(page_size, false), far_rows);
 }
 
 TEST_P(Far, ElementsOfTailsBeyond31BitsAreTheSame)
 {
     for (int page_size : {0, 16})
-        compare(page_size, true, far_rows_of_tails);
+        compare(far_problem(page_size, true), far_rows_of_tails);
+}
+
+TEST_P(Far, ElementsOfQueryHeadsBeyond31BitsAreTheSame)
+{
+    for (int page_size : {0, 16}) {
+        Problem problem = far_problem(page_size, true);
+        problem.score_kind = HATTN_SCORE_WEIGHTED;
+        problem.num_candidates = 17;
+        compare(problem, far_rows_of_heads);
+    }
 }
 
 /* A million keys that are one and the same row of memory. Their mean is that row, in parts however long; the fp32 sums of a part of 24000 of

@@ -46,6 +46,15 @@ const Tensor tail_tensors[] = {
     {"value_lengths", &hattn_problem::value_lengths, 2, {1, 1}},
 };
 
+/* Those that scores per query head have. */
+const Tensor head_tensors[] = {
+    {"head_weights", &hattn_problem::head_weights, 2, {511, 64}},
+    {"head_slopes", &hattn_problem::head_slopes, 1, {}},
+    {"head_steps", &hattn_problem::head_steps, 2, {7, 1}},
+    {"shares", &hattn_problem::shares, 2, {79, 10}},
+    {"rests", &hattn_problem::rests, 2, {7, 1}},
+};
+
 class PlanTensors : public PlanTest
 {
 protected:
@@ -88,6 +97,14 @@ TEST_P(PlanTensors, RefusesTensors)
     expect_accepted(good);
     for (const Tensor &tensor : tail_tensors)
         refuse_all(good, tensor);
+    good = plain_problem();
+    good.score_kind = HATTN_SCORE_WEIGHTED;
+    good.num_candidates = 40;
+    good.tail = 0.5f;
+    good = completed(good);
+    expect_accepted(good);
+    for (const Tensor &tensor : head_tensors)
+        refuse_all(good, tensor);
 }
 
 /* Without a tail its outputs are not written, and may be anything. */
@@ -99,6 +116,18 @@ TEST_P(PlanTensors, TailsTensorsWithoutATail)
     expect_accepted(p);
     p.tail = 0.5f;
     expect_refused("steps.stride", HATTN_INVALID_ARGUMENT, p);
+}
+
+TEST_P(PlanTensors, TensorsOfHeadsWithoutCandidates)
+{
+    hattn_problem p = plain_problem();
+    p.score_kind = HATTN_SCORE_WEIGHTED;
+    p = completed(p);
+    for (const Tensor &tensor : head_tensors)
+        std::fill_n((p.*tensor.field).stride, 3, HATTN_BROADCAST);
+    expect_accepted(p);
+    p.num_candidates = 40;
+    expect_refused("head_weights.stride", HATTN_INVALID_ARGUMENT, p);
 }
 
 /* Sequences of contiguous caches, and pages, must not lie in each other. */

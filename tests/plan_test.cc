@@ -28,6 +28,11 @@ void mlp(hattn_problem &p)
 }
 
 #define SET(field, value) [](hattn_problem &p) { p.field = value; }
+#define SET_WEIGHTED(changes)                                   \
+    [](hattn_problem &p) {                                      \
+        p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 4; \
+        changes;                                                \
+    }
 #define SET_MLP(field, value) \
     [](hattn_problem &p) {    \
         mlp(p);               \
@@ -100,9 +105,14 @@ const Refusal refusals[] = {
     {"tail is inf", INVALID, SET(tail, INF)},
     {"key_norms", UNSUPPORTED, [](hattn_problem &p) { p.tail = 0.5f, p.key_norms = 1; }},
     {"max_length", UNSUPPORTED, [](hattn_problem &p) { p.tail = 0.5f, p.max_length = (1 << 22) + 1; }},
+    {"num_candidates is 9", INVALID, SET_WEIGHTED(p.num_candidates = 9)},
+    {"num_candidates is -1", INVALID, SET_WEIGHTED(p.num_candidates = -1)},
+    {"num_candidates is 1048577", INVALID, SET_WEIGHTED(p.num_candidates = (1 << 20) + 1)},
+    {"weighted scores", UNSUPPORTED, SET(num_candidates, 10)},
+    {"without key_norms", UNSUPPORTED, SET_WEIGHTED((p.num_candidates = 10, p.key_norms = 1))},
+    {"65 query heads of a selection", UNSUPPORTED, SET_WEIGHTED((p.num_candidates = 10, p.num_q_heads = 2 * 65))},
     {"per_head_kv_scales", INVALID, SET(per_head_kv_scales, 2)},
     {"reserved", INVALID, SET(reserved, 1)},
-    {"num_candidates", INVALID, [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.num_candidates = p.k - 1; }},
     {"reserved", INVALID, SET(key_map.reserved, 1)},
     {"reserved", INVALID, SET(query_map.reserved, 1)},
     {"map_kind", UNSUPPORTED, SET(map_kind, -1)},
@@ -220,6 +230,10 @@ TEST_P(PlanTest, AcceptsTheLimits)
         SET(tail, 1),
         SET(tail, 1e-38f),
         [](hattn_problem &p) { p.tail = 0.5f, p.min_probability = 0.5f, p.max_length = 1 << 22; },
+        SET_WEIGHTED(p.num_candidates = p.k),
+        SET_WEIGHTED((p.num_candidates = 1 << 20, p.num_q_heads = 2 * 64)),
+        SET_WEIGHTED((p.num_candidates = 40, p.num_q_heads = p.num_selection_heads = 2 * 128)),
+        SET_WEIGHTED((p.num_candidates = 40, p.tail = 0.5f, p.min_probability = 0.5f)),
         SET(per_head_kv_scales, 1),
         SET(weight_bits, 77), /* not read: hamming */
         [](hattn_problem &p) { p.score_kind = HATTN_SCORE_WEIGHTED, p.weight_bits = 2; },

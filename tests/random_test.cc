@@ -92,7 +92,8 @@ void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t num
            static_cast<unsigned long long>(number), static_cast<unsigned long long>(first_seed),
            static_cast<unsigned long long>(counts[0]), static_cast<unsigned long long>(counts[1]),
            static_cast<unsigned long long>(counts[2]));
-    EXPECT_GE(counts[static_cast<int>(Status::PASSED)], num_checked * (operation_names().size() - 1));
+    /* All operations but decode_append and sum_values, which not all problems have. */
+    EXPECT_GE(counts[static_cast<int>(Status::PASSED)], num_checked * (operation_names().size() - 2));
     for (const auto &session : sessions)
         EXPECT_EQ(session->flips.verdict(), "") << session->target.text();
 }

@@ -20,7 +20,7 @@ struct Shape {
     int d = 16, dv = 16, bits = 64, page_size = 0, sequences = 3, q_len = 1, max_length = 50, k = 8;
     int q_dtype = HATTN_F32, kv_dtype = HATTN_F32, out_dtype = HATTN_F32;
     int score_kind = HATTN_SCORE_HAMMING, weight_bits = 4, norms = 0, sink = 0, recent = 0;
-    int per_head_kv_scales = 0;
+    int per_head_kv_scales = 0, candidates = 0;
     float soft_cap = 0, tail = 0;
     bool spread = false; /* gaps between rows and heads everywhere, caches [page][head][slot] */
     unsigned seed = 1;
@@ -50,7 +50,8 @@ public:
     hattn_batch batch = {};
     std::vector<uint8_t> q, k, v, codes, norms, weights, scores, indices, counts, out, lse;
     std::vector<uint8_t> steps, shares, rests, value_sums, value_lengths; /* with a tail; lengths are 0 */
-    std::vector<float> wk, wq, k_bias, k_scale, v_scale, slopes;
+    std::vector<uint8_t> head_weights, head_steps;                        /* with candidates */
+    std::vector<float> wk, wq, k_bias, k_scale, v_scale, slopes, head_slopes;
     std::vector<int32_t> block_table, seq_len, q_start;
     int rows;
 
@@ -63,6 +64,7 @@ public:
         k_scale = {0.5f, 0.75f, 1.25f, 2.0f};
         v_scale = {2.0f, 0.5f, 1.5f, 0.25f};
         slopes.assign(p.num_selection_heads, 0.05f);
+        head_slopes.assign(p.num_q_heads, 0.05f);
         for (int b = 0; b < shape.sequences; b++)
             seq_len.push_back(b == 0 ? shape.max_length
                                      : static_cast<int>(random_() % static_cast<unsigned>(shape.max_length + 1)));
@@ -93,6 +95,8 @@ public:
         steps.assign(rows * p.steps.stride[0] * 4, 0xaa);
         shares.assign(rows * p.shares.stride[0] * 4, 0xaa);
         rests.assign(rows * p.rests.stride[0] * 8, 0xaa);
+        head_weights.assign(rows * p.head_weights.stride[0], 0xaa);
+        head_steps.assign(rows * p.head_steps.stride[0] * 4, 0xaa);
         value_sums.assign(shape.sequences * p.value_sums.stride[0] * 8, 0xaa);
         value_lengths.assign(shape.sequences * p.value_lengths.stride[0] * 4, 0);
         batch.num_sequences = shape.sequences;
@@ -145,6 +149,11 @@ public:
             all.rests = buffer(rests);
             all.value_sums = buffer(value_sums);
             all.value_lengths = buffer(value_lengths);
+        }
+        if (p.num_candidates) {
+            all.head_weights = buffer(head_weights);
+            all.head_slopes = buffer(head_slopes);
+            all.head_steps = buffer(head_steps);
         }
         return all;
     }
@@ -236,6 +245,7 @@ private:
         p.scale = 0.25f;
         p.soft_cap = s.soft_cap;
         p.tail = s.tail;
+        p.num_candidates = s.candidates;
         p.per_head_kv_scales = s.per_head_kv_scales;
         p.key_map.dtype = p.query_map.dtype = HATTN_F32;
         p.key_map.weight_stride[0][0] = p.query_map.weight_stride[0][0] = static_cast<int64_t>(s.d) * s.bits;
@@ -256,8 +266,11 @@ private:
         p.lse = flat(HATTN_F32, s.q_heads, 1);
         p.slopes = {HATTN_F32, HATTN_MEMORY_DEVICE, {1, 0, 0}};
         p.steps = flat(HATTN_I32, s.selection_heads, 1);
-        p.shares = flat(HATTN_U32, s.selection_heads, s.k);
-        p.rests = flat(HATTN_I64, s.selection_heads, 1);
+        p.shares = flat(HATTN_U32, s.candidates ? s.q_heads : s.selection_heads, s.k);
+        p.rests = flat(HATTN_I64, s.candidates ? s.q_heads : s.selection_heads, 1);
+        p.head_weights = flat(HATTN_I8, s.q_heads, s.bits);
+        p.head_slopes = {HATTN_F32, HATTN_MEMORY_DEVICE, {1, 0, 0}};
+        p.head_steps = flat(HATTN_I32, s.q_heads, 1);
         p.value_sums = flat(HATTN_I64, s.kv_heads, s.dv);
         p.value_lengths = flat(HATTN_I32, s.kv_heads, 1);
         p.block_table.dtype = p.budgets.dtype = HATTN_I32;

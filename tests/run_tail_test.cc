@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What floors and tails add to the run calls, refused where it is missing, and where it is not asked for.
+ * What floors, tails and scores per query head add to the run calls, refused where it is missing, and where it is not asked for.
  */
 #include "tests/run_fixture.h"
 
@@ -73,6 +73,67 @@ TEST_P(RunTails, TailsRefuse)
          {&hattn_decode_args::value_sums, &hattn_decode_args::value_lengths, &hattn_decode_args::value_slots})
         refuse<hattn_decode_args>(plain, hattn_decode, plain.decode_args(false), "is set: the problem has no tail",
                                   [&](auto &a) { a.*field = set; });
+}
+
+/* What scores per query head read and write is needed where there are candidates, and refused where there are none; a floor by them alone wants no
+ * slopes of the group. */
+TEST_P(RunTails, CandidatesRefuse)
+{
+    using Encode = hattn_encode_queries_args;
+    using Topk = hattn_topk_args;
+    using Decode = hattn_decode_args;
+    hattn_problem with_heads = plain_problem();
+    with_heads.score_kind = HATTN_SCORE_WEIGHTED;
+    with_heads.num_candidates = 40;
+    with_heads.min_probability = 0.1f;
+    Job job(device_, completed(with_heads)), plain(device_, good_problem());
+    with_heads.tail = 0.5f;
+    Job tailed(device_, completed(with_heads));
+    for (Job *heads : {&job, &tailed}) {
+        const bool has_tail = heads == &tailed;
+        SCOPED_TRACE(has_tail);
+        const auto encode = heads->encode_queries_args();
+        check_buffers<Encode>(*heads, hattn_encode_queries, encode,
+                              {{"head_slopes", &Encode::head_slopes},
+                               {"head_weights", &Encode::head_weights},
+                               {"head_steps", &Encode::head_steps}},
+                              {}, {"head_weights"});
+        expect_runs<Encode>(*heads, hattn_encode_queries, encode);
+        const auto topk = heads->topk_args();
+        check_buffers<Topk>(
+            *heads, hattn_topk, topk,
+            {{"codes", &Topk::codes}, {"head_weights", &Topk::head_weights}, {"head_steps", &Topk::head_steps}}, {},
+            {"head_weights"});
+        check_batch<Topk>(*heads, hattn_topk, topk, true);
+        expect_runs<Topk>(*heads, hattn_topk, topk);
+        auto decode = heads->decode_args(true);
+        check_buffers<Decode>(*heads, hattn_decode, decode, {{"head_slopes", &Decode::head_slopes}},
+                              {{"head_weights", &Decode::head_weights}, {"head_steps", &Decode::head_steps}},
+                              {"head_weights"});
+        decode.head_weights = decode.head_steps = {};
+        expect_runs<Decode>(*heads, hattn_decode, decode);
+    }
+    check_buffers<Encode>(tailed, hattn_encode_queries, tailed.encode_queries_args(),
+                          {{"slopes", &Encode::slopes}, {"steps", &Encode::steps}}, {});
+    check_buffers<Topk>(tailed, hattn_topk, tailed.topk_args(), {{"steps", &Topk::steps}}, {});
+    check_buffers<Decode>(tailed, hattn_decode, tailed.decode_args(true), {{"slopes", &Decode::slopes}}, {});
+    const hattn_buffer set = job.lse;
+    refuse<Encode>(job, hattn_encode_queries, job.encode_queries_args(), "slopes is set",
+                   [&](auto &a) { a.slopes = set; });
+    refuse<Encode>(job, hattn_encode_queries, job.encode_queries_args(), "steps is set",
+                   [&](auto &a) { a.steps = set; });
+    refuse<Topk>(job, hattn_topk, job.topk_args(), "steps is set", [&](auto &a) { a.steps = set; });
+    refuse<Decode>(job, hattn_decode, job.decode_args(true), "slopes is set", [&](auto &a) { a.slopes = set; });
+    refuse<Decode>(job, hattn_decode, job.decode_args(true), "steps is set", [&](auto &a) { a.steps = set; });
+
+    const char *const none = "is set: the problem has no num_candidates";
+    for (hattn_buffer Encode::*field : {&Encode::head_slopes, &Encode::head_weights, &Encode::head_steps})
+        refuse<Encode>(plain, hattn_encode_queries, plain.encode_queries_args(), none,
+                       [&](auto &a) { a.*field = plain.lse; });
+    for (hattn_buffer Topk::*field : {&Topk::codes, &Topk::head_weights, &Topk::head_steps})
+        refuse<Topk>(plain, hattn_topk, plain.topk_args(), none, [&](auto &a) { a.*field = plain.lse; });
+    for (hattn_buffer Decode::*field : {&Decode::head_slopes, &Decode::head_weights, &Decode::head_steps})
+        refuse<Decode>(plain, hattn_decode, plain.decode_args(true), none, [&](auto &a) { a.*field = plain.lse; });
 }
 
 TEST_P(RunTails, AttendWithATailRefuses)

@@ -44,11 +44,13 @@ def _gpu_configure_impl(ctx):
     hip = _hip(ctx)
     opencl = ctx.os.environ.get("HATTN_OPENCL", "1") != "0" and ctx.path("/usr/include/CL/cl.h").exists
     ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + (_ON if hip else _OFF) % "hip" + (_ON if opencl else _OFF) % "opencl" + _REST)
-    ctx.file("defs.bzl", "NVCC = %r\nHIP_CLANG = %r\nENGINES = %r\nCODE_WIDTHS = %r\n" % (
+    ctx.file("defs.bzl", "NVCC = %r\nHIP_CLANG = %r\nENGINES = %r\nCODE_WIDTHS = %r\nFLOOR_ENGINES = %r\nFLOOR_WIDTHS = %r\n" % (
         str(nvcc or ""),
         str(hip or ""),
         _rows(ctx, "engines.inc", "ENGINE"),
         _rows(ctx, "code_widths.inc", "CODE_WIDTH"),
+        _rows(ctx, "floors.inc", "FLOOR_ENGINE"),
+        _rows(ctx, "floors.inc", "FLOOR_WIDTH"),
     ))
 
 gpu_configure = repository_rule(

@@ -21,6 +21,7 @@ namespace {
 struct Candidate {
     const TraceMap *map;
     int32_t score_kind;
+    bool by_heads; /* each query head by itself */
     std::unique_ptr<Lane> lane;
     Lane *codes;                                   /* the map's lane that has encoded the keys */
     std::vector<std::vector<ScoreLevels>> queries; /* [Hs, query] */
@@ -77,14 +78,18 @@ std::vector<Candidate> make_candidates(const LaneDevice &device, const Trace &tr
     for (const TraceMap &map : trace.maps) {
         progress.step(map.name);
         Lane *codes = nullptr;
-        for (const int32_t score_kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED}) {
+        const bool has_groups = map.num_heads < trace.num_q_heads;
+        for (int kind = 0; kind < 2 + has_groups; kind++) {
+            const int32_t score_kind = kind ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+            const bool by_heads = kind == 2;
             LaneSettings settings;
             settings.score_kind = score_kind;
-            settings.num_selection_heads = map.num_heads;
+            settings.num_selection_heads = by_heads ? trace.num_q_heads : map.num_heads;
             settings.bits = map.bits;
             settings.topk = 1;
             try {
-                list.push_back({&map, score_kind, std::make_unique<Lane>(device, trace, map, settings), codes, {}, {}});
+                list.push_back(
+                    {&map, score_kind, by_heads, std::make_unique<Lane>(device, trace, map, settings), codes, {}, {}});
             } catch (const UsageError &error) {
                 throw UsageError("map " + printable(map.name, 80) + ": " + error.what());
             }
@@ -92,7 +97,7 @@ std::vector<Candidate> make_candidates(const LaneDevice &device, const Trace &tr
                 codes = list.back().codes = list.back().lane.get();
                 codes->encode_keys();
             }
-            list.back().queries.resize(map.num_heads);
+            list.back().queries.resize(size_t(settings.num_selection_heads));
         }
     }
     return list;
@@ -126,7 +131,9 @@ std::string with_slopes(const std::string &path, const std::vector<Candidate> &l
     std::map<std::string, std::vector<float>> slopes;
     for (const Candidate &candidate : list)
         for (const FittedSlope &head : candidate.heads)
-            slopes[slopes_name(candidate.map->name, candidate.score_kind)].push_back(float(head.slope));
+            slopes[candidate.by_heads ? head_slopes_name(candidate.map->name)
+                                      : slopes_name(candidate.map->name, candidate.score_kind)]
+                .push_back(float(head.slope));
     for (const auto &[name, value] : file.metadata())
         writer.metadata(name, value);
     for (const auto &[name, tensor] : file.tensors())
@@ -143,7 +150,8 @@ std::string table_of(const std::vector<Candidate> &list)
     for (const Candidate &candidate : list)
         for (size_t s = 0; s < candidate.heads.size(); s++) {
             const FittedSlope &head = candidate.heads[s];
-            table.row({printable(candidate.map->name, 80), score_name(candidate.score_kind), std::to_string(s),
+            table.row({printable(candidate.map->name, 80),
+                       candidate.by_heads ? "of head" : score_name(candidate.score_kind), std::to_string(s),
                        format("%.6g", head.slope), format("%.4f", head.uniform), format("%.4f", head.fitted)});
         }
     return table.str();

@@ -47,18 +47,48 @@ void judge_keys(const TruthSource &source, const Lane &lane, const Lane &oracle,
         }
 }
 
-contract::GroupProjection group_projection(const TruthSource &source, int query, int selection_head, const Lane &oracle)
+/* Query heads first..end, together. */
+static contract::GroupProjection project_heads(const TruthSource &source, int query, int first, int end,
+                                               const Lane &oracle)
 {
     const hattn_problem &problem = oracle.problem();
-    const int group = problem.num_q_heads / problem.num_selection_heads;
     contract::GroupProjection projection(problem.code_bits);
-    for (int h = selection_head * group; h < (selection_head + 1) * group; h++) {
+    for (int h = first; h < end; h++) {
         const int code_head = static_cast<int>(static_cast<int64_t>(h) * problem.num_code_heads / problem.num_q_heads);
         const contract::Projection head =
             project(oracle, problem.query_map, oracle.query_map(), source.q(query, h), code_head);
         projection.add(head.z.data(), head.bound.data());
     }
     return projection;
+}
+
+contract::GroupProjection group_projection(const TruthSource &source, int query, int selection_head, const Lane &oracle)
+{
+    const int group = oracle.problem().num_q_heads / oracle.problem().num_selection_heads;
+    return project_heads(source, query, selection_head * group, (selection_head + 1) * group, oracle);
+}
+
+/* Weights of a query head by itself, and its step. */
+static void judge_head(const TruthSource &source, int query, int head, const Lane &oracle, const EncodedQuery &encoded,
+                       const EncodedQuery &expected, Verdict *verdict)
+{
+    const hattn_problem &problem = oracle.problem();
+    const int bits = problem.code_bits;
+    const int8_t *have = &encoded.head_weights[static_cast<size_t>(head) * bits],
+                 *want = &expected.head_weights[static_cast<size_t>(head) * bits];
+    const bool steps_differ = encoded.head_steps[head] != expected.head_steps[head];
+    if (std::equal(have, have + bits, want) && !steps_differ)
+        return;
+    const contract::GroupProjection projection = project_heads(source, query, head, head + 1, oracle);
+    std::string why;
+    for (int bit = 0; bit < bits; bit++)
+        if (have[bit] != want[bit])
+            (projection.allows(problem, bit, have[bit], want[bit], &why) ? verdict->flips : verdict->wrong)++;
+    if (steps_differ) {
+        const bool allowed = projection.allows_step(problem, oracle.head_slope(head), encoded.head_steps[head],
+                                                    expected.head_steps[head], &why);
+        (allowed ? verdict->flips : verdict->wrong)++;
+    }
 }
 
 static void judge_query(const TruthSource &source, int query, int selection_head, const Lane &oracle,
@@ -91,9 +121,10 @@ static contract::Logit tail_of(const Lane &oracle, const Truth &truth, int head,
     const hattn_problem &problem = oracle.problem();
     const size_t begin = static_cast<size_t>(selection_head) * problem.k, end = begin + selected.counts[selection_head];
     contract::Tail tail;
-    tail.shares.assign(selected.shares.begin() + static_cast<int64_t>(begin),
-                       selected.shares.begin() + static_cast<int64_t>(end));
-    tail.rest = selected.rests[selection_head];
+    const int of = problem.num_candidates ? head : selection_head;
+    const auto shares = selected.shares.begin() + static_cast<int64_t>(of) * problem.k;
+    tail.shares.assign(shares, shares + selected.counts[selection_head]);
+    tail.rest = selected.rests[of];
     std::vector<contract::Logit> logits;
     for (size_t i = begin; i < end; i++) {
         const int32_t j = selected.indices[i];
@@ -147,6 +178,8 @@ void judge_step(const TruthSource &source, const Truth &truth, int query, const 
     const int group = problem.num_q_heads / problem.num_selection_heads;
     for (int s = 0; s < problem.num_selection_heads; s++) {
         judge_query(source, query, s, oracle, step.encoded, expected, verdict);
+        for (int h = s * group; problem.num_candidates && h < (s + 1) * group; h++)
+            judge_head(source, query, h, oracle, step.encoded, expected, verdict);
         const size_t begin = static_cast<size_t>(s) * problem.k;
         const bool same = step.counts[s] == selected.counts[s] &&
                           std::equal(&step.indices[begin], &step.indices[begin] + problem.k, &selected.indices[begin]);

@@ -15,14 +15,22 @@ const int64_t USUAL_CAP = 2048;
 /* Slopes are of a whole map and of its usual selections. */
 void set_floor_and_tail(const DecodeOptions &options, const TraceMap &map, LaneSettings *settings)
 {
-    const std::string name = printable(map.name, 80), what = options.has_floor() ? "a floor" : "a tail";
-    if (map.slopes_of(settings->score_kind).empty())
+    const std::string name = printable(map.name, 80), what = options.per_head      ? "--per-head"
+                                                             : options.has_floor() ? "a floor"
+                                                                                   : "a tail";
+    if (options.per_head && map.head_slopes.empty())
+        throw UsageError("map " + name +
+                         " has no slopes of query heads, which --per-head needs: hattn calibrate adds "
+                         "them to maps per KV head");
+    if ((options.tail > 0 || !options.per_head) && map.slopes_of(settings->score_kind).empty())
         throw UsageError("map " + name + " has no slopes of " + score_name(settings->score_kind) + " scores, which " +
                          what + " needs: hattn calibrate adds them");
     if (settings->bits != map.bits || settings->num_selection_heads != map.num_heads)
         throw UsageError("map " + name + ": slopes are of all its bits and of a selection for each of its " +
                          std::to_string(map.num_heads) + " heads: " + what + " goes with no other --bits or --select");
     settings->tail = float(options.tail);
+    if (options.per_head)
+        settings->num_candidates = int32_t(std::max(options.candidates, int64_t(settings->topk)));
     if (!options.has_floor())
         return;
     settings->min_probability = float(options.floor > 0 ? options.floor : 0.001);
@@ -60,6 +68,13 @@ bool parse_decode_options(Args &args, DecodeOptions *options)
               "let the rest count with the mean value: by this factor (usually 0.5) what scores promise of it, by "
               "slopes; 0: no",
               &options->tail, 0, 1);
+    args.flag(
+        "per-head",
+        "of the best by the group's summed weights each query head scores each by weights of its own, and sums of "
+        "probabilities decide",
+        &options->per_head);
+    args.number("candidates", "N", "with --per-head: how many these are; usually 4 times --topk", &options->candidates,
+                1, 1 << 20);
     args.choice("score", {"hamming", "weighted"}, "default: weighted for maps named weighted*, else hamming",
                 &options->score);
     args.text("maps", "NAME[,NAME]", "the hash maps; default: each of the trace", &options->maps);
@@ -82,6 +97,15 @@ bool parse_decode_options(Args &args, DecodeOptions *options)
                          std::to_string(options->topk));
     if (options->has_floor() && !args.given("topk"))
         options->topk = USUAL_CAP;
+    if (args.given("candidates") && !options->per_head)
+        throw UsageError("--candidates is for --per-head");
+    if (options->per_head && options->score == "hamming")
+        throw UsageError("--per-head is for weighted scores");
+    if (!args.given("candidates"))
+        options->candidates = std::min<int64_t>(4 * options->topk, 1 << 20);
+    else if (args.given("topk") && options->candidates < options->topk)
+        throw UsageError("--candidates " + std::to_string(options->candidates) + " is below --topk " +
+                         std::to_string(options->topk));
     return true;
 }
 
@@ -96,7 +120,9 @@ void bound_topk(bool given, const Trace &trace, DecodeOptions *options)
 LaneSettings settings_for(const DecodeOptions &options, const Trace &trace, const TraceMap &map)
 {
     LaneSettings settings;
-    const bool weighted = options.score.empty() ? !map.name.compare(0, 8, "weighted") : options.score == "weighted";
+    const bool weighted = options.per_head        ? true
+                          : options.score.empty() ? !map.name.compare(0, 8, "weighted")
+                                                  : options.score == "weighted";
     const bool query = options.select.empty() ? map.num_heads > trace.num_kv_heads : options.select == "query";
     settings.score_kind = weighted ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
     settings.num_selection_heads = query ? trace.num_q_heads : trace.num_kv_heads;

@@ -48,6 +48,7 @@ hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const La
     problem.min_probability = settings.min_probability;
     problem.min_k = settings.min_k;
     problem.tail = settings.tail;
+    problem.num_candidates = settings.num_candidates;
     problem.scale = trace.scale;
     problem.q.dtype = trace.q_dtype;
     problem.k_cache.dtype = trace.kv_dtype;
@@ -108,7 +109,13 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
             devices::Buffer(memory(), uint64_t(problem_.num_kv_heads) * problem_.head_dim_v * sizeof(int64_t));
         value_lengths_ = devices::buffer_of(memory(), std::vector<int32_t>(problem_.num_kv_heads));
     }
-    if (problem_.min_probability > 0 || problem_.tail > 0) {
+    if (problem_.num_candidates) {
+        head_slope_values_ = map.head_slopes;
+        head_slopes_ = devices::buffer_of(memory(), head_slope_values_);
+        head_weights_ = devices::Buffer(memory(), uint64_t(problem_.num_q_heads) * problem_.code_bits);
+        head_steps_ = devices::Buffer(memory(), problem_.num_q_heads * sizeof(int32_t));
+    }
+    if (problem_.tail > 0 || (problem_.min_probability > 0 && !problem_.num_candidates)) {
         slope_values_ = map.slopes_of(problem_.score_kind);
         slopes_ = devices::buffer_of(memory(), slope_values_);
         steps_ = devices::Buffer(memory(), problem_.num_selection_heads * sizeof(int32_t));
@@ -146,6 +153,9 @@ Arguments Lane::arguments(int query) const
     all.lse = lse_.at();
     all.value_sums = value_sums_.at();
     all.value_lengths = value_lengths_.at();
+    all.head_weights = head_weights_.at();
+    all.head_slopes = head_slopes_.at();
+    all.head_steps = head_steps_.at();
     all.key_map = key_map_;
     all.query_map = query_map_;
     return all;
@@ -165,7 +175,8 @@ EncodedQuery Lane::encode_query(int query)
     const hattn_encode_queries_args args = arguments(query).encode_queries_args();
     hattn_error error = {};
     check(hattn_encode_queries(plan_.get(), &args, plan_.exec(), &error), error, "encode_queries");
-    return {weights_.contents<int8_t>(), steps_.contents<int32_t>()};
+    return {weights_.contents<int8_t>(), steps_.contents<int32_t>(), head_weights_.contents<int8_t>(),
+            head_steps_.contents<int32_t>()};
 }
 
 double Lane::time(const std::function<void()> &call) const
@@ -195,7 +206,8 @@ StepResult Lane::decode(int query)
     const double time_us =
         time([&] { check(hattn_decode(plan_.get(), &args, plan_.exec(), &error), error, "decode"); });
     return {time_us,
-            {weights_.contents<int8_t>(), steps_.contents<int32_t>()},
+            {weights_.contents<int8_t>(), steps_.contents<int32_t>(), head_weights_.contents<int8_t>(),
+             head_steps_.contents<int32_t>()},
             indices_.contents<int32_t>(),
             counts_.contents<int32_t>(),
             out_.contents<float>(),
@@ -237,8 +249,12 @@ StepResult Lane::select(int query, const EncodedQuery &encoded, const Lane &code
     const devices::Buffer step_memory = devices::buffer_of(memory(), encoded.steps);
     const devices::Buffer indices(memory(), indices_.size()), counts(memory(), counts_.size());
     const bool has_tail = problem_.tail > 0;
-    const devices::Buffer shares(memory(), has_tail ? indices_.size() : 0),
-        rests(memory(), has_tail ? problem_.num_selection_heads * sizeof(int64_t) : 0);
+    const uint64_t told = problem_.num_candidates ? problem_.num_q_heads : problem_.num_selection_heads;
+    const devices::Buffer shares(memory(), has_tail ? told * problem_.k * sizeof(uint32_t) : 0),
+        rests(memory(), has_tail ? told * sizeof(int64_t) : 0);
+    const devices::Buffer code_memory = devices::buffer_of(memory(), codes.encoded_codes_),
+                          head_weights = devices::buffer_of(memory(), encoded.head_weights),
+                          head_steps = devices::buffer_of(memory(), encoded.head_steps);
     Arguments all = arguments(query);
     all.scores = scores.at();
     all.steps = step_memory.at();
@@ -246,6 +262,9 @@ StepResult Lane::select(int query, const EncodedQuery &encoded, const Lane &code
     all.counts = counts.at();
     all.shares = shares.at();
     all.rests = rests.at();
+    all.codes = code_memory.at();
+    all.head_weights = head_weights.at();
+    all.head_steps = head_steps.at();
     const hattn_topk_args args = all.topk_args();
     hattn_error error = {};
     check(hattn_topk(plan_.get(), &args, plan_.exec(), &error), error, "topk");

@@ -20,7 +20,8 @@ struct LaneSettings {
     /* A floor, by the slopes of the map, which must be there; 0: none. */
     float min_probability = 0;
     int32_t min_k = 0;
-    float tail = 0; /* of a tail, likewise; 0: none */
+    float tail = 0;             /* of a tail, likewise; 0: none */
+    int32_t num_candidates = 0; /* scores per query head, likewise; 0: none */
 };
 
 /* A backend's device and the trace in its memory, shared by its lanes. */
@@ -40,8 +41,10 @@ private:
 
 /* A query as encoding makes it. */
 struct EncodedQuery {
-    std::vector<int8_t> weights; /* [Hs, bits] */
-    std::vector<int32_t> steps;  /* [Hs]; without a floor or a tail empty */
+    std::vector<int8_t> weights;      /* [Hs, bits] */
+    std::vector<int32_t> steps;       /* [Hs]; without a floor or a tail empty */
+    std::vector<int8_t> head_weights; /* [Hq, bits]; without candidates empty */
+    std::vector<int32_t> head_steps;  /* [Hq], likewise */
 };
 
 /* What a call gives: everything that can be looked at, and how long it took. */
@@ -50,8 +53,8 @@ struct StepResult {
     EncodedQuery encoded;
     std::vector<int32_t> indices, counts; /* [Hs, k], [Hs] */
     std::vector<float> out, lse;          /* [Hq, dv], [Hq] */
-    std::vector<uint32_t> shares;         /* [Hs, k], of select with a tail */
-    std::vector<int64_t> rests;           /* [Hs], likewise */
+    std::vector<uint32_t> shares;         /* [Hs, k], with candidates [Hq, k]; of select with a tail */
+    std::vector<int64_t> rests;           /* [Hs] or [Hq], likewise */
 };
 
 class Lane
@@ -77,6 +80,7 @@ public:
     StepResult select(int query, const EncodedQuery &encoded, const Lane &codes) const;
     /* Of a selection head; there is a floor or a tail. */
     float slope(int head) const { return slope_values_[head]; }
+    float head_slope(int head) const { return head_slope_values_[head]; }
 
     /* Of the keys that were encoded. */
     const uint32_t *code(int head, int64_t key) const;
@@ -99,11 +103,11 @@ private:
     const int32_t threads_;
     hattn_problem problem_;
     Plan plan_;
-    std::vector<float> slope_values_;
+    std::vector<float> slope_values_, head_slope_values_;
     devices::Buffer map_memory_[2][6];
     hattn_map_buffers key_map_ = {}, query_map_ = {};
     devices::Buffer codes_, norms_, weights_, slopes_, steps_, indices_, counts_, out_, lse_, value_sums_,
-        value_lengths_;
+        value_lengths_, head_weights_, head_slopes_, head_steps_;
     std::vector<uint32_t> encoded_codes_; /* on the host */
     std::vector<uint16_t> encoded_norms_;
 };

@@ -34,6 +34,8 @@ const char *score_name(int32_t score_kind) { return score_kind == HATTN_SCORE_WE
 
 std::string slopes_name(const std::string &map, int32_t score_kind) { return map + ".slope." + score_name(score_kind); }
 
+std::string head_slopes_name(const std::string &map) { return map + ".slope.head"; }
+
 namespace {
 
 std::string shape_text(const std::vector<int64_t> &shape)
@@ -85,6 +87,7 @@ private:
                     int32_t outputs, int layer, TraceMapSide *side);
     void load_linear(const std::string &name);
     void load_mlp_side(const std::string &name, const char *letter, TraceMap *map, TraceMapSide *side);
+    std::vector<float> load_slopes(const std::string &name, int32_t num_heads);
     void add_map(TraceMap map);
 
     Safetensors file_;
@@ -202,20 +205,25 @@ void Loader::load_mlp_side(const std::string &name, const char *letter, TraceMap
     }
 }
 
+std::vector<float> Loader::load_slopes(const std::string &name, int32_t num_heads)
+{
+    if (!file_.find(name))
+        return {};
+    const Safetensors::Tensor &slopes = tensor(name, 1);
+    check_shape(slopes, {num_heads});
+    if (slopes.dtype != Dtype::F32)
+        refuse(name, std::string("is ") + dtype_name(slopes.dtype) + ", must be F32");
+    int32_t dtype = HATTN_F32;
+    return to_f32(floats(slopes, false, &dtype));
+}
+
 /* With its slopes. */
 void Loader::add_map(TraceMap map)
 {
-    for (const int32_t score_kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED}) {
-        const std::string name = slopes_name(map.name, score_kind);
-        if (!file_.find(name))
-            continue;
-        const Safetensors::Tensor &slopes = tensor(name, 1);
-        check_shape(slopes, {map.num_heads});
-        if (slopes.dtype != Dtype::F32)
-            refuse(name, std::string("is ") + dtype_name(slopes.dtype) + ", must be F32");
-        int32_t dtype = HATTN_F32;
-        map.slopes[score_kind == HATTN_SCORE_WEIGHTED] = to_f32(floats(slopes, false, &dtype));
-    }
+    for (const int32_t score_kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED})
+        map.slopes[score_kind == HATTN_SCORE_WEIGHTED] = load_slopes(slopes_name(map.name, score_kind), map.num_heads);
+    if (map.num_heads == trace_.num_kv_heads && map.num_heads < trace_.num_q_heads)
+        map.head_slopes = load_slopes(head_slopes_name(map.name), trace_.num_q_heads);
     trace_.maps.push_back(std::move(map));
 }
 

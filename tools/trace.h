@@ -5,7 +5,8 @@
  *   per query head: [Hq, ...]
  *   MLP map NAME, per query head: NAME.k.w1..w3 [Hq, in, out], NAME.k.b1..b3 [Hq, out], NAME.q.* likewise
  *   optional NAME.slope.hamming and NAME.slope.weighted F32 [Hs]: slopes of hattn_encode_queries for the whole map and its usual
- *   selections, which are per query head where the map is, else per KV head (`hattn calibrate` adds them)
+ *   selections, which are per query head where the map is, else per KV head; and NAME.slope.head F32 [Hq], of weighted scores of each
+ *   query head by itself, for maps per KV head (`hattn calibrate` adds them)
  *   metadata softmax_scale; absent: d^-0.5
  */
 #ifndef HATTN_TOOLS_TRACE_H
@@ -30,7 +31,8 @@ struct TraceMap {
     int32_t bits = 0;
     int32_t hidden[2] = {0, 0}; /* MLP */
     TraceMapSide key, query;
-    std::vector<float> slopes[2]; /* of hamming and weighted scores, [num_heads]; empty: none */
+    std::vector<float> slopes[2];   /* of hamming and weighted scores, [num_heads]; empty: none */
+    std::vector<float> head_slopes; /* [Hq]; empty: none */
 
     /* HATTN_SCORE_... */
     const std::vector<float> &slopes_of(int32_t score_kind) const;
@@ -38,6 +40,7 @@ struct TraceMap {
 
 /* The tensor of a map's slopes: NAME.slope.weighted. */
 std::string slopes_name(const std::string &map, int32_t score_kind);
+std::string head_slopes_name(const std::string &map);
 const char *score_name(int32_t score_kind);
 
 struct Trace {

@@ -6,7 +6,6 @@
 #include "backends/cuda/cuda.h"
 #include "core/dtype.h"
 #include "core/floor.h"
-#include "core/rows.h"
 #include "core/status.h"
 #include "core/workspace.h"
 #include "kernels_cuda/decode/cut.h"
@@ -157,11 +156,10 @@ static int encodes_by_mma(const hattn_problem *p)
            is_in_chunks(p->q.stride[1]) && map->weight_stride[0][0] % 8 == 0 && is_in_chunks(map->weight_stride[0][1]);
 }
 
-/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there, and a
- * selection's size is known before its scores are. */
+/* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
-    return !hattn_has_shares(p) && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return p->tail == 0 && !p->num_candidates && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -190,6 +188,19 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
     const int64_t step = (params->code_words < 4 ? 512 : 1024) / params->code_words;
     params->range_unit = (int32_t)larger(step, 256);
     params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step / (params->code_words < 16 ? 2 : 1));
+}
+
+/* Whether there are kernels for a floor of probability. */
+static int has_floor(const hattn_cuda_params *params)
+{
+    int has_engine = 0, has_width = 0;
+#define FLOOR_ENGINE(number, types, kernel) has_engine |= params->engine == number;
+#define FLOOR_WIDTH(words, is_loose, kernel) \
+    has_width |= params->code_words == words && params->has_loose_codes == is_loose;
+#include "kernels_cuda/floors.inc"
+#undef FLOOR_ENGINE
+#undef FLOOR_WIDTH
+    return has_engine && has_width && !params->is_keyed;
 }
 
 static int64_t round_up(int64_t a, int64_t unit) { return divide_up(a, unit) * unit; }
@@ -346,15 +357,18 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->num_levels = params->is_keyed ? HATTN_CUDA_KEYED_LEVELS : (int32_t)levels;
         params->row_size = (int32_t)round_up(params->num_levels, 8);
         const int64_t most = smaller(HATTN_CUDA_WAVE, (int64_t)HATTN_CUDA_HISTOGRAMS * HATTN_CUDA_BINS /
-                                                          (params->row_size + HATTN_CUDA_FLAGS));
+                                                          hattn_cuda_histogram_words(params));
         params->wave_heads = (int32_t)smaller(p->num_selection_heads, most);
         params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
         wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
-        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX; /* places have 32 bits */
+        params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX && /* places have 32 bits */
+                             (p->min_probability == 0 || has_floor(params));
     }
     if (params->by_regions) {
         params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         cut_decode(wave_tasks, params, &used);
+        if (p->min_probability > 0)
+            params->steps = hattn_carve(&used, (uint64_t)tasks * sizeof(int32_t));
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
         const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;

@@ -132,7 +132,7 @@ private:
 };
 
 /* Attends to a share of `total` rows, which all its queries see. ready(begin) is called when the queries are on their way; it may wait, and then
- * calls begin, once. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
+ * calls begin, once; where it returns a number, that takes the place of `total`. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
  * threads of one block of the task, when all others are done with their ready and fill. */
 template <class Engine, class Early, class S, class Ready, class Fill>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const S &share, int total,
@@ -157,19 +157,29 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         return static_cast<const char *>(hattn_address(in.q)) +
                (share.row_of(g) * p.q.stride[0] + share.head_of(g) * p.q.stride[1]) * q_size;
     });
-    const int even = static_cast<int>(divide(total, share.splits)),
-              rest = total - even * share.num_splits; /* of which one each */
-    int first = share.split * even + min(share.split, rest), end = first + even + (share.split < rest);
-    compute_now(first);
-    compute_now(end);
     __shared__ Turn::Space turns;
     Turn turn(share, in.workspace, turns);
     const bool is_whole = share.num_splits == 1;
-    /* What can be known is known. */
-    ready([&] {
+    auto begin = [&] {
         if (!is_whole)
             turn.begin();
-    });
+    };
+    int first, end;
+    auto cut = [&] {
+        const int even = static_cast<int>(divide(total, share.splits)),
+                  rest = total - even * share.num_splits; /* of which one each */
+        first = share.split * even + min(share.split, rest);
+        end = first + even + (share.split < rest);
+    };
+    if constexpr (std::is_void_v<decltype(ready(begin))>) {
+        cut(); /* what can be known is known */
+        compute_now(first);
+        compute_now(end);
+        ready(begin);
+    } else {
+        total = ready(begin);
+        cut();
+    }
     if (!is_whole)
         turn.settle();
     engine.settle();

@@ -9,22 +9,24 @@
 
 namespace hattn {
 
+template <SelectBy kBy>
 struct SelectEarly {
     Slot list[kList];
-    RegionSpace select;
+    SelectSpaceBy<kBy> select;
 };
 
 /* What both kernels' arguments are to the second one. */
+template <SelectBy kBy>
 struct AttendRun {
     const hattn_cuda_params &params;
     const hattn_decode_args &args;
-    const RegionRun &regions;
+    const RunBy<kBy> &regions;
     hattn_buffer workspace;
 };
 
 /* Of a row without keys: all that a decode gives. */
-template <class Engine>
-__device__ inline void store_empty_row(const AttendRun &run, int32_t row)
+template <class Engine, SelectBy kBy>
+__device__ inline void store_empty_row(const AttendRun<kBy> &run, int32_t row)
 {
     const hattn_problem &p = run.params.problem;
     const Wave &wave = run.regions.wave;
@@ -52,8 +54,8 @@ __device__ inline void store_empty_row(const AttendRun &run, int32_t row)
 }
 
 /* Rows from `first` of the wave on are padding. Blocks from `index` on, which have no share, store them. */
-template <class Engine>
-__device__ inline void store_padding(const AttendRun &run, uint32_t first, uint32_t index)
+template <class Engine, SelectBy kBy>
+__device__ inline void store_padding(const AttendRun<kBy> &run, uint32_t first, uint32_t index)
 {
     const Wave &wave = run.regions.wave;
 #pragma unroll 1
@@ -63,14 +65,16 @@ __device__ inline void store_padding(const AttendRun &run, uint32_t first, uint3
 }
 
 /* One block's share of one task. */
-template <class Engine, bool kKeyed>
-__device__ inline void attend_task(const AttendRun &run, const PlacedTask &placed, const RegionCut &cut,
-                                   const RegionTask &task, const Share &share, ShareSpace<Engine, SelectEarly> &space)
+template <class Engine, SelectBy kBy>
+__device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &placed, const RegionCut &cut,
+                                   const RegionTask &task, const Share &share,
+                                   ShareSpace<Engine, SelectEarly<kBy>> &space)
 {
     const hattn_cuda_params &params = run.params;
     const hattn_problem &p = params.problem;
-    RegionSelection<kKeyed> selection(run.regions, placed.index, cut, task, space.early.select);
-    const int32_t kept = task.kept, sequence = placed.place.sequence, head = placed.head;
+    constexpr bool kFloor = kBy == SelectBy::FLOOR;
+    RegionSelection<kBy> selection(run.regions, placed.index, cut, task, space.early.select);
+    const int32_t sequence = placed.place.sequence, head = placed.head;
     const SlotFinder slots(params, run.args.batch, sequence);
 
     /* One block of the group shows the selection; each share its own ranks of it. */
@@ -85,31 +89,36 @@ __device__ inline void attend_task(const AttendRun &run, const PlacedTask &place
         begin();
         if (run.regions.overlaps)
             allow_dependents();
-        is_found = selection.find();
-        if (!is_found)
-            rescore<kKeyed>(params, run.args, run.regions, selection.rescore_task(placed), space.early.select);
+        is_found = selection.find(placed);
+        if (!is_found) {
+            rescore<kBy>(params, run.args, run.regions, selection.rescore_task(placed), space.early.select);
+            selection.take_rescored();
+        }
+        if constexpr (kFloor)
+            return selection.num_kept();
     };
-    bool last = attend_share<Engine, SelectEarly>(
-        params, inputs_of(run.args, run.workspace), share, kept, space, ready, [&](int first, int end, Slot *list) {
-            selection.visit(first, end, is_found, [&](int rank, int position) {
-                list[rank - first] = {sequence, position};
-                if (indices)
-                    indices[rank] = position;
-            });
-            if (run.regions.is_paged) {
+    bool last =
+        attend_share<Engine, SelectEarly<kBy>>(params, inputs_of(run.args, run.workspace), share, task.kept, space,
+                                               ready, [&](int first, int end, Slot *list) {
+                                                   selection.visit(first, end, is_found, [&](int rank, int position) {
+                                                       list[rank - first] = {sequence, position};
+                                                       if (indices)
+                                                           indices[rank] = position;
+                                                   });
+                                                   if (run.regions.is_paged) {
 #pragma unroll 1
-                for (int i = threadIdx.x; i < end - first; i += kThreads)
-                    list[i] = slots.find(list[i].slot);
-                __syncthreads();
-            }
-        });
+                                                       for (int i = threadIdx.x; i < end - first; i += kThreads)
+                                                           list[i] = slots.find(list[i].slot);
+                                                       __syncthreads();
+                                                   }
+                                               });
     if (shows && share.split == 0) {
 #pragma unroll 1
-        for (int i = kept + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
+        for (int i = selection.num_kept() + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
             indices[i] = -1;
         if (threadIdx.x == 0 && run.args.counts.data)
-            static_cast<int32_t *>(
-                hattn_address(run.args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = kept;
+            static_cast<int32_t *>(hattn_address(
+                run.args.counts))[share.row * p.counts.stride[0] + head * p.counts.stride[1]] = selection.num_kept();
     }
     /* Every block of the task has read the histogram once the last one is here. */
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads));
@@ -138,15 +147,15 @@ __device__ inline hattn_cuda_divisor make_small_divisor(uint32_t divisor)
     return d;
 }
 
-template <class Engine, bool kKeyed>
+template <class Engine, SelectBy kBy>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_attend_kernel(const __grid_constant__ hattn_cuda_params params,
-                         const __grid_constant__ hattn_decode_args args, const __grid_constant__ RegionRun regions,
+                         const __grid_constant__ hattn_decode_args args, const __grid_constant__ RunBy<kBy> regions,
                          hattn_buffer workspace)
 {
-    __shared__ ShareSpace<Engine, SelectEarly> space;
+    __shared__ ShareSpace<Engine, SelectEarly<kBy>> space;
     static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
-    const AttendRun run = {params, args, regions, workspace};
+    const AttendRun<kBy> run = {params, args, regions, workspace};
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)), /* of a task's heads */
         item = blocks == 1 ? blockIdx.x : blockIdx.x / blocks, block = blockIdx.x - item * blocks;
     const uint32_t piece = divide(item, regions.tasks);
@@ -178,30 +187,29 @@ __global__ void __launch_bounds__(kThreads, 2)
     share.split = static_cast<int32_t>(placed.piece);
     share.num_splits = static_cast<int32_t>(share.splits.divisor);
     share.counter = static_cast<int32_t>(placed.index * blocks + block);
-    attend_task<Engine, kKeyed>(run, placed, cut_task(regions, by, placed), task, share, space);
+    attend_task<Engine, kBy>(run, placed, cut_task(regions, by, placed), task, share, space);
 }
 
-template <class Engines, bool kKeyed, class F>
+template <class Engines, SelectBy kBy, class F>
 DeviceError with_decode_kernel(const hattn_cuda_params &params, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
-        return f(decode_attend_kernel<Engine, kKeyed>);
+        return f(decode_attend_kernel<Engine, kBy>);
     });
 }
 
-template <class Engines, bool kKeyed>
+template <class Engines, SelectBy kBy>
 DeviceError load_decode_attend(const hattn_cuda_params &params)
 {
-    return with_decode_kernel<Engines, kKeyed>(params,
-                                               [&](auto kernel) { return prepare(kernel, params.attend_shared); });
+    return with_decode_kernel<Engines, kBy>(params, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
 }
 
-template <class Engines, bool kKeyed>
+template <class Engines, SelectBy kBy>
 DeviceError launch_decode_attend(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                                  hattn_buffer workspace, DeviceStream stream)
 {
-    RegionRun run = region_run(params, args, wave, workspace);
+    RunBy<kBy> run = make_run<RunBy<kBy>>(params, args, wave, workspace);
     const uint32_t blocks = static_cast<uint32_t>(wave.num_rows * wave.num_heads *
                                                   group_blocks(params.group, params.block_heads)),
                    splits = decode_splits(params, blocks);
@@ -209,7 +217,7 @@ DeviceError launch_decode_attend(const hattn_cuda_params &params, const hattn_de
     /* Enough for fewer tasks, too, and at least a block that has none. */
     const uint32_t even = blocks * splits, fewer = static_cast<uint32_t>(run.num_blocks) + 1;
     const dim3 grid(run.is_alone ? even : std::max(even, fewer));
-    return with_decode_kernel<Engines, kKeyed>(params, [&](auto kernel) {
+    return with_decode_kernel<Engines, kBy>(params, [&](auto kernel) {
         return launch_dependent(params, kernel, grid, params.attend_shared, stream,
                                 at_launch(params, params.block_heads, args.k_cache, args.v_cache), args, run,
                                 workspace);

@@ -5,7 +5,7 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
 #define HATTN_KERNELS_CUDA_DECODE_REGION_LISTS_CUH
 
-#include "kernels_cuda/decode/regions.cuh"
+#include "kernels_cuda/decode/floor.cuh"
 #include "kernels_cuda/select/select.cuh"
 
 namespace hattn {
@@ -34,6 +34,39 @@ struct alignas(16) RegionSpace {
         } rescore;
     };
 };
+
+struct FloorRegionSpace : RegionSpace {
+    FloorSpace floor;
+};
+
+template <SelectBy kBy>
+using SelectSpaceBy = std::conditional_t<kBy == SelectBy::FLOOR, FloorRegionSpace, RegionSpace>;
+
+/* Of one level or four, past L1; of a floor's pairs, apart. */
+template <int kNum>
+__device__ inline void load_pairs(uint32_t (&x)[kNum], uint32_t (&y)[kNum], const uint32_t *pairs)
+{
+    using Loaded = std::conditional_t<kNum == 1, uint2, uint4>;
+    uint32_t both[2 * kNum];
+#pragma unroll
+    for (int k = 0; k < 2 * kNum; k += sizeof(Loaded) / 4) {
+        const Loaded loaded = load_l2(reinterpret_cast<const Loaded *>(pairs + k));
+        memcpy(both + k, &loaded, sizeof(loaded));
+    }
+#pragma unroll
+    for (int k = 0; k < kNum; k++) {
+        x[k] = both[2 * k];
+        y[k] = both[2 * k + 1];
+    }
+}
+
+template <int kNum>
+__device__ inline void load_counts(uint32_t (&x)[kNum], const uint32_t *counts)
+{
+    using Loaded = std::conditional_t<kNum == 4, uint4, uint32_t>;
+    const Loaded loaded = load_l2(reinterpret_cast<const Loaded *>(counts));
+    memcpy(x, &loaded, sizeof(x));
+}
 
 /* The row of a task's first region. */
 __device__ inline uint16_t *rows_of(const RegionRun &run, const RegionCut &cut)

@@ -147,9 +147,13 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     return run;
 }
 
-__device__ inline uint32_t *histogram_of(const RegionRun &run, uint32_t task)
+/* Words of a task's histogram before its flags. */
+__device__ inline int level_words(const RegionRun &run) { return run.row_size; }
+
+template <class Run>
+__device__ inline uint32_t *histogram_of(const Run &run, uint32_t task)
 {
-    return run.histograms + static_cast<uint64_t>(task) * static_cast<uint32_t>(run.row_size + HATTN_CUDA_FLAGS);
+    return run.histograms + static_cast<uint64_t>(task) * static_cast<uint32_t>(level_words(run) + HATTN_CUDA_FLAGS);
 }
 
 /* How the keys of a task are cut, and where what is made of them is. */
@@ -209,14 +213,14 @@ struct LevelSpace {
     uint32_t totals[kWarps];
 };
 
-template <int kPerLane, class Load>
-__device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t *above, LevelSpace &space, Load load)
+/* Levels of a warp, of which a lane has so many neighbours. */
+template <int kPerLane>
+constexpr int kLevelShare = 32 * kPerLane;
+
+/* From a lane's counts, its first level being first + 1; before a barrier. */
+template <int kPerLane>
+__device__ inline void leave_levels(uint32_t (&x)[kPerLane], int first, LevelSpace &space)
 {
-    constexpr int kShare = 32 * kPerLane; /* levels of a warp */
-    const int first = warp_id() * kShare + lane_id() * kPerLane;
-    uint32_t x[kPerLane] = {};
-    if (first < row_size)
-        load(x, first);
 #pragma unroll
     for (int k = kPerLane - 2; k >= 0; k--)
         x[k] += x[k + 1];
@@ -226,8 +230,13 @@ __device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t
         space.at_least[first + k] = scan - x[0] + x[k];
     if (lane_id() == 0)
         space.totals[warp_id()] = scan;
-    __syncthreads();
+}
 
+/* find_level, after the barrier. */
+template <int kPerLane>
+__device__ inline uint32_t look_up_level(uint32_t wanted, uint32_t *above, const LevelSpace &space)
+{
+    constexpr int kShare = kLevelShare<kPerLane>;
     uint32_t before = 0; /* in the shares above the one with the level, or above the lowest */
     int share = kWarps - 1;
 #pragma unroll
@@ -243,6 +252,18 @@ __device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t
         reached += count_ones(ballot(before + at_least[k * 32 + lane_id()] >= wanted));
     *above = before + (reached < kShare ? at_least[reached] : 0);
     return reached ? share * kShare + reached : 0;
+}
+
+template <int kPerLane, class Load>
+__device__ inline uint32_t find_level_in(int row_size, uint32_t wanted, uint32_t *above, LevelSpace &space, Load load)
+{
+    const int first = warp_id() * kLevelShare<kPerLane> + lane_id() * kPerLane;
+    uint32_t x[kPerLane] = {};
+    if (first < row_size)
+        load(x, first);
+    leave_levels(x, first, space);
+    __syncthreads();
+    return look_up_level<kPerLane>(wanted, above, space);
 }
 
 /* The largest level, from 1, that at least `wanted` reach, or 0; *above: how many reach the next one. load(x, i) gives the counts of one level or

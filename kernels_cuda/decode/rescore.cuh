@@ -7,6 +7,7 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_RESCORE_CUH
 #define HATTN_KERNELS_CUDA_DECODE_RESCORE_CUH
 
+#include "kernels_cuda/decode/floor.cuh"
 #include "kernels_cuda/decode/region_lists.cuh"
 #include "kernels_cuda/device/exchange.cuh"
 
@@ -26,16 +27,18 @@ __device__ inline uint32_t *rescored_positions(const RegionRun &run, uint32_t fi
            2 * HATTN_CUDA_RESCORE_CHUNKS;
 }
 
-template <bool kKeyed>
+template <SelectBy kBy>
 class Rescorer
 {
+    static constexpr bool kKeyed = kBy == SelectBy::KEYS, kFloor = kBy == SelectBy::FLOOR;
+
 public:
-    __device__ Rescorer(const hattn_cuda_params &params, const hattn_decode_args &args, const RegionRun &run,
-                        const RescoreTask &task, RegionSpace &space)
+    __device__ Rescorer(const hattn_cuda_params &params, const hattn_decode_args &args, const RunBy<kBy> &run,
+                        const RescoreTask &task, SelectSpaceBy<kBy> &space)
         : params_(params), args_(args), run_(run), task_(task), space_(space),
           positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
           histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
-          claimed_(histogram_of(run, task.index) + run.row_size + HATTN_CUDA_CLAIMED),
+          claimed_(histogram_of(run, task.index) + level_words(run) + HATTN_CUDA_CLAIMED),
           done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted)
     {
         const int32_t middle = task.end - task.first;
@@ -82,6 +85,8 @@ public:
                 arrive(done_);
         }
         wait_for(total);
+        if (kFloor && num_known_ < digits) /* it had no chunk to find it for */
+            find_digit();
     }
 
 private:
@@ -190,6 +195,8 @@ private:
     /* The next digit of the last kept key, from all keys' counts. */
     __device__ void find_digit()
     {
+        if constexpr (kFloor)
+            return find_above_floor();
         SelectSpace &select = space_.rescore.select;
         const Digit d = digit(params_, num_known_);
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
@@ -199,6 +206,31 @@ private:
         prefix_ |= select.bin << d.shift;
         known_ |= ((1u << d.bits) - 1) << d.shift;
         wanted_ -= select.above;
+        num_known_++;
+        __syncthreads();
+    }
+
+    /* The last kept score, which is its only digit, and how many are kept. */
+    __device__ void find_above_floor()
+    {
+        const FloorQuery query =
+            floor_query(run_, task_.row, task_.head, static_cast<uint32_t>(task_.end - task_.first), task_.wanted);
+        /* In the place of counts, which are read from where they are added up. No union: that would cost those without a floor. */
+        static_assert(sizeof(LevelSpace) <= sizeof(space_.rescore.select.histogram), "words both");
+        LevelSpace &levels = *reinterpret_cast<LevelSpace *>(space_.rescore.select.histogram);
+        const uint32_t *pairs = histogram_of(run_, task_.index);
+        const FloorFound found =
+            find_floor(run_.row_size, query, levels, space_.floor,
+                       load_l2(pairs + level_words(run_) + HATTN_CUDA_ZEROS), [&](auto &x, auto &y, int i) {
+                           for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(*x)); k++) {
+                               x[k] = load_l2(histograms_ + i + k + 1);
+                               y[k] = load_l2(pairs + 2 * (i + k) + 1);
+                           }
+                       });
+        if (threadIdx.x == 0)
+            space_.floor.kept = found.kept;
+        prefix_ = found.kept ? found.threshold.key : UINT32_MAX; /* above all */
+        wanted_ = found.kept ? found.threshold.ties : 0;
         num_known_++;
         __syncthreads();
     }
@@ -266,9 +298,9 @@ private:
 
     const hattn_cuda_params &params_;
     const hattn_decode_args &args_;
-    const RegionRun &run_;
+    const RunBy<kBy> &run_;
     const RescoreTask &task_;
-    RegionSpace &space_;
+    SelectSpaceBy<kBy> &space_;
     uint32_t *positions_, *counts_, *histograms_, *claimed_, *done_;
     const int32_t *table_; /* NULL: contiguous */
     int64_t code_head_;
@@ -279,11 +311,12 @@ private:
     int num_known_ = 0;
 };
 
-template <bool kKeyed>
+/* With a floor, space.floor.kept then says how many of the middle are kept. */
+template <SelectBy kBy>
 static __device__ __noinline__ void rescore(const hattn_cuda_params &params, const hattn_decode_args &args,
-                                            const RegionRun &run, RescoreTask task, RegionSpace &space)
+                                            const RunBy<kBy> &run, RescoreTask task, SelectSpaceBy<kBy> &space)
 {
-    Rescorer<kKeyed>(params, args, run, task, space).run();
+    Rescorer<kBy>(params, args, run, task, space).run();
 }
 
 } // namespace hattn

@@ -7,62 +7,17 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_SCORE_REGIONS_CUH
 #define HATTN_KERNELS_CUDA_DECODE_SCORE_REGIONS_CUH
 
-#include "kernels_cuda/decode/candidates.cuh"
-#include "kernels_cuda/decode/planes.cuh"
 #include "kernels_cuda/decode/schedule.cuh"
+#include "kernels_cuda/decode/score_ranges.cuh"
 #include "kernels_cuda/decode/score_run.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
 
-/* What is left of a warp's keys. */
-enum class Leaves { SCORES, CANDIDATES, KEYED_CANDIDATES };
-
 /* How much of a row is written and read where no level is above num_levels: up to the end of the 256 entries with entry num_levels. */
 __device__ inline int published_size(int row_size, int num_levels)
 {
     return min(row_size, num_levels / 256 * 256 + 256);
-}
-
-/* A row out of a warp's histogram: entry b - 1 becomes the count of scores >= b. */
-__device__ inline void publish_row(const uint32_t *histogram, int row_size, uint16_t *row)
-{
-    uint32_t above = 0;
-    warp_barrier();
-#pragma unroll 1
-    for (int block = (row_size - 1) / 256 * 256; block >= 0; block -= 256) {
-        const int i = block + lane_id() * 8;
-        uint32_t x[8] = {};
-        if (i < row_size) {
-            *reinterpret_cast<uint4 *>(x) = *reinterpret_cast<const uint4 *>(histogram + i);
-            *reinterpret_cast<uint4 *>(x + 4) = *reinterpret_cast<const uint4 *>(histogram + i + 4);
-        }
-#pragma unroll
-        for (int k = 6; k >= 0; k--)
-            x[k] += x[k + 1];
-        const uint32_t at_least = warp_scan_down(x[0]), base = above + at_least - x[0];
-        if (i < row_size) {
-            uint4 packed;
-            packed.x = (x[0] + base) | (x[1] + base) << 16;
-            packed.y = (x[2] + base) | (x[3] + base) << 16;
-            packed.z = (x[4] + base) | (x[5] + base) << 16;
-            packed.w = (x[6] + base) | (x[7] + base) << 16;
-            *reinterpret_cast<uint4 *>(row + i) = packed;
-        }
-        above += from_lane(at_least, 0);
-    }
-    warp_barrier();
-}
-
-template <int kPerLoad>
-__device__ inline void store_scores(uint16_t *to, const uint32_t *scores)
-{
-    if constexpr (kPerLoad == 1)
-        *to = static_cast<uint16_t>(scores[0]);
-    else if constexpr (kPerLoad == 2)
-        *reinterpret_cast<uint32_t *>(to) = scores[0] | scores[1] << 16;
-    else
-        *reinterpret_cast<uint2 *>(to) = make_uint2(scores[0] | scores[1] << 16, scores[2] | scores[3] << 16);
 }
 
 /* Words of a warp's histogram. */
@@ -75,20 +30,6 @@ __device__ inline void clear(uint32_t *counts, int num, int thread, int threads)
         *reinterpret_cast<uint4 *>(counts + i) = {};
 }
 
-/* The first kNum keys. */
-template <int kWords, int kBlocks, int kNum>
-__device__ inline void score_step(uint32_t (&score)[kNum], const uint32_t (&words)[Step<kWords>::kAll][4],
-                                  const PlaneCounter<kWords, kBlocks> &counter)
-{
-#pragma unroll
-    for (int i = 0; i < kNum; i += 2) {
-        uint32_t key0[kWords], key1[kWords];
-        take_key(key0, words, i);
-        take_key(key1, words, i + 1);
-        counter.count(key0, key1, &score[i], &score[i + 1]);
-    }
-}
-
 /* Shared memory of a block beside what the host gives it. */
 template <int kWords, bool kSampled>
 struct ScoreSpace {
@@ -96,96 +37,17 @@ struct ScoreSpace {
     std::conditional_t<kSampled, LevelSpace, char> levels;
 };
 
-/* What a warp leaves of its range, step by step. */
-template <int kWords, bool kLoose, int kBlocks, Leaves kLeaves>
-class RangeScorer
-{
-public:
-    using S = Step<kWords>;
-    using Reader = CodeReader<kWords, kLoose>;
-    static constexpr bool kSampled = kLeaves != Leaves::SCORES, kKeyed = kLeaves == Leaves::KEYED_CANDIDATES;
-
-    __device__ RangeScorer(const RegionRun &run, const RegionTask &task, const RegionCut &cut, uint32_t piece,
-                           uint32_t *histogram)
-        : run_(run), task_(task), cut_(cut), histogram_(histogram), range_(piece * kWarps + warp_id()),
-          begin_(static_cast<int32_t>(range_) * cut.range), end_(min(begin_ + cut.range, task.is_ranked ? task.end : 0))
-    {
-    }
-
-    /* The first step's codes are in `words`; the next one's pages are known. True if a list had no room. */
-    __device__ bool scan(Reader &reader, uint32_t (&words)[S::kAll][4], const PlaneCounter<kWords, kBlocks> &counter,
-                         ValueMaker<kWords> &maker, const LevelMap &map, uint32_t bound, int row_size) const
-    {
-        const SharedCounters counts(histogram_ + 3);
-        const uint32_t first_list = cut_.first_score + range_ * cut_.room;
-        uint16_t *scores = run_.scores + cut_.first_score + lane_id() * S::kPerLoad;
-        CandidateList list = {reinterpret_cast<uint32_t *>(run_.scores) + first_list,
-                              kKeyed ? run_.keys + first_list : nullptr, 0, cut_.room, counts};
-        uint16_t *rows = run_.rows + static_cast<int64_t>(cut_.first_row + range_ * cut_.per_range) * run_.row_size;
-        const uint32_t ranked = max(end_ - task_.first, 0); /* 0: a range of sinks alone */
-        int32_t region_end = begin_ + cut_.region;
-        uint32_t score[S::kKeys];
-        float values[S::kKeys];
-#pragma unroll 1
-        for (int32_t first = begin_; first < end_; first += S::kSize) {
-            score_step(score, words, counter);
-            if constexpr (kKeyed)
-                maker.make(values, score);
-            const int32_t next = first + S::kSize;
-            if (next < end_) {
-                reader.load(words, Reader::step(next));
-                if constexpr (kKeyed)
-                    maker.load(reader, Reader::step(next));
-                reader.look_up(Reader::step(next + S::kSize));
-            }
-            if constexpr (kKeyed)
-#pragma unroll
-                for (int i = 0; i < S::kKeys; i++)
-                    score[i] = map.level(values[i]);
-#pragma unroll
-            for (int u = 0; u < S::kUnits; u++) {
-                const uint32_t position = first + (u * 32 + lane_id()) * S::kPerLoad,
-                               key = position - task_.first; /* wraps for sinks: not ranked */
-                const uint32_t *mine = score + u * S::kPerLoad;
-                if constexpr (kSampled) {
-                    list.template add<S::kPerLoad>(mine, values + u * S::kPerLoad, bound, position - begin_, key,
-                                                   ranked);
-                } else {
-                    store_scores<S::kPerLoad>(scores + first + u * 32 * S::kPerLoad, mine);
-#pragma unroll
-                    for (int i = 0; i < S::kPerLoad; i++)
-                        counts.count(key + i < ranked ? mine[i] : 0);
-                }
-            }
-            if (next == region_end || next >= end_) {
-                publish_row(histogram_ + 4, row_size, rows);
-                rows += run_.row_size;
-                region_end += cut_.region;
-            }
-        }
-        return kSampled && list.size > cut_.room;
-    }
-
-private:
-    const RegionRun &run_;
-    const RegionTask &task_;
-    const RegionCut &cut_;
-    uint32_t *histogram_;
-    const uint32_t range_;
-    const int32_t begin_, end_;
-};
-
 /* Scores one piece of a task. `shared`: the sample's histogram; partial sums of the query, then a histogram a warp. */
-template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed, const TaskCut &by,
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves, class Regions>
+__device__ inline void score_piece(const ScoreRun<Regions> &run, const PlacedTask &placed, const TaskCut &by,
                                    const QueryProduct<W> &product, CodeReader<kWords, kLoose> &reader, float *shared,
                                    ScoreSpace<kWords, kLeaves != Leaves::SCORES> &fixed)
 {
     using S = Step<kWords>;
     using Reader = CodeReader<kWords, kLoose>;
-    using Scorer = RangeScorer<kWords, kLoose, kBlocks, kLeaves>;
-    constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed;
-    const RegionRun &regions = run.regions;
+    using Scorer = RangeScorer<kWords, kLoose, kBlocks, kLeaves, Regions>;
+    constexpr bool kSampled = Scorer::kSampled, kKeyed = Scorer::kKeyed, kFloor = Scorer::kFloor;
+    const Regions &regions = run.regions;
     RegionCut cut;
     const int32_t budget = load_budget(regions, placed);
     Planes<kWords> &planes = fixed.planes;
@@ -194,6 +56,7 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     RegionTask task = {};
     bool scores_keys = false, samples = false;
     int32_t begin = 0, end = 0;
+    [[maybe_unused]] int32_t slope = 0;
     /* Counts of scores 0, 1, ...: that of 1 is at 16 bytes, that of 0 is where what is not ranked goes. */
     uint32_t *sample = reinterpret_cast<uint32_t *>(shared);
     uint32_t words[S::kAll][4];
@@ -214,6 +77,8 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
         [&] {
             task = region_task(regions, placed.place, placed.seq_len, budget);
             cut = cut_task(regions, by, placed);
+            if constexpr (kFloor)
+                slope = load_now(regions.slopes + placed.head * regions.slope_head);
             const int32_t range = cut.range;
             samples = kKeyed || (kSampled && takes_sample(regions, task, cut));
             const int32_t first = static_cast<int32_t>(placed.piece) * kWarps * range;
@@ -231,6 +96,12 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
         [&] {
             if (comes_early)
                 load_first();
+        },
+        [&]([[maybe_unused]] float largest) {
+            if constexpr (kFloor)
+                if (placed.piece == 0 && threadIdx.x == 0)
+                    regions.steps[placed.row * regions.steps_row + placed.head * regions.steps_head] = hattn_floor_step(
+                        float_of_bits(static_cast<uint32_t>(slope)), unit_of(run.query.weight_max, largest));
         });
     wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)
@@ -238,8 +109,11 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     uint32_t *total = histogram_of(regions, placed.index);
     if (kSampled && !run.codes.norms &&
         planes.max_score() == 0) { /* the smallest positions are kept, and nothing is listed */
-        if (placed.piece == 0 && threadIdx.x == 0)
-            total[regions.row_size + HATTN_CUDA_ALL_EQUAL] = 1;
+        if (placed.piece == 0 && threadIdx.x == 0) {
+            total[level_words(regions) + HATTN_CUDA_ALL_EQUAL] = 1;
+            if constexpr (kFloor)
+                total[level_words(regions) + HATTN_CUDA_ZEROS] = num_floor_positions(task);
+        }
         return;
     }
     if (!comes_early)
@@ -293,27 +167,33 @@ __device__ inline void score_piece(const ScoreRun &run, const PlacedTask &placed
     }
     warp_barrier();
     const Scorer scorer(regions, task, cut, placed.piece, histogram);
-    if (scorer.scan(reader, words, counter, maker, map, bound, row_size) && lane_id() == 0)
-        total[regions.row_size + HATTN_CUDA_OVERFLOWN] = 1;
+    if (scorer.scan(reader, words, counter, maker, map, bound, row_size, total) && lane_id() == 0)
+        total[level_words(regions) + HATTN_CUDA_OVERFLOWN] = 1;
 
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < num_levels; i += kThreads) {
-        uint32_t sum = 0;
+        uint32_t sum = 0, halves = 0;
 #pragma unroll
-        for (int w = 0; w < kWarps; w++)
-            sum += reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
-        if (sum)
+        for (int w = 0; w < kWarps; w++) {
+            const uint32_t its = reinterpret_cast<const uint32_t *>(space)[w * stride + 4 + i];
+            sum += its;
+            if (kFloor)
+                halves += its & 0xffff;
+        }
+        if (sum && !kFloor)
             atomic_add(&total[i], sum);
+        if (sum && kFloor) /* a pair */
+            atomic_add(reinterpret_cast<uint64_t *>(total) + i, halves + (static_cast<uint64_t>(sum - halves) << 16));
     }
 }
 
-template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves>
-__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun run)
+template <int kWords, bool kLoose, int kBlocks, class W, Leaves kLeaves, class Regions>
+__global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid_constant__ ScoreRun<Regions> run)
 {
     extern __shared__ __align__(16) float shared[];
     __shared__ ScoreSpace<kWords, kLeaves != Leaves::SCORES> space;
-    const RegionRun &regions = run.regions;
+    const Regions &regions = run.regions;
     /* What can be known before the wait is, if no row is padding: a packed code of a query that is encoded here fills its words. */
     if (run.is_first && regions.batch.q_start.data)
         wait_for_previous();
@@ -349,33 +229,34 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
 }
 
 /* Calls f with the kernel of a problem. Where there is little to gain, it has more planes than it needs. */
-template <int kWords, bool kLoose, int kBlocks, class W, class F>
-DeviceError with_leaves(const hattn_cuda_params &params, bool is_sampled, F f)
+template <int kWords, bool kLoose, int kBlocks, class W, class Regions, class F>
+DeviceError with_leaves([[maybe_unused]] const hattn_cuda_params &params, bool is_sampled, F f)
 {
-    if (params.is_keyed)
-        return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES>);
+    if constexpr (std::is_same_v<Regions, RegionRun>)
+        if (params.is_keyed)
+            return f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::KEYED_CANDIDATES, Regions>);
     if constexpr (kBlocks < 4)
-        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES>)
-                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES>);
-    return kNoSuchKernel; /* the plan keys what needs more than 4 planes */
+        return is_sampled ? f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::CANDIDATES, Regions>)
+                          : f(score_regions_kernel<kWords, kLoose, kBlocks, W, Leaves::SCORES, Regions>);
+    return kNoSuchKernel; /* the plan keys what needs more than 4 planes, and has no floor with it */
 }
 
-template <int kWords, bool kLoose, int kBlocks, class F>
+template <int kWords, bool kLoose, int kBlocks, class Regions, class F>
 DeviceError with_map_type(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     return params.problem.query_map.dtype == HATTN_BF16
-               ? with_leaves<kWords, kLoose, kBlocks, bfloat16>(params, is_sampled, f)
-               : with_leaves<kWords, kLoose, kBlocks, float16>(params, is_sampled, f);
+               ? with_leaves<kWords, kLoose, kBlocks, bfloat16, Regions>(params, is_sampled, f)
+               : with_leaves<kWords, kLoose, kBlocks, float16, Regions>(params, is_sampled, f);
 }
 
-template <int kWords, bool kLoose, class F>
+template <int kWords, bool kLoose, class Regions, class F>
 DeviceError with_kernel(const hattn_cuda_params &params, bool is_sampled, F f)
 {
     if constexpr (!kLoose && kWords < 16)
         if (params.plane_blocks == 1)
-            return with_map_type<kWords, kLoose, 1>(params, is_sampled, f);
-    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2>(params, is_sampled, f)
-                                   : with_map_type<kWords, kLoose, 4>(params, is_sampled, f);
+            return with_map_type<kWords, kLoose, 1, Regions>(params, is_sampled, f);
+    return params.plane_blocks < 4 ? with_map_type<kWords, kLoose, 2, Regions>(params, is_sampled, f)
+                                   : with_map_type<kWords, kLoose, 4, Regions>(params, is_sampled, f);
 }
 
 inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sampled)
@@ -386,27 +267,27 @@ inline size_t score_shared_bytes(const hattn_cuda_params &params, bool is_sample
     return sample + (query > histograms ? query : histograms);
 }
 
-/* Both of what few and many rows are scored by. */
-template <int kWords, bool kLoose>
+/* Both of what few and many rows are scored by. Regions: RegionRun, or FloorRun. */
+template <int kWords, bool kLoose, class Regions>
 DeviceError load_score_regions(const hattn_cuda_params &params)
 {
     auto load = [&](bool is_sampled) {
-        return with_kernel<kWords, kLoose>(
+        return with_kernel<kWords, kLoose, Regions>(
             params, is_sampled, [&](auto kernel) { return prepare(kernel, score_shared_bytes(params, is_sampled)); });
     };
     return first_error({load(false), load(true)});
 }
 
-template <int kWords, bool kLoose>
+template <int kWords, bool kLoose, class Regions>
 DeviceError launch_score_regions(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                                  hattn_buffer workspace, DeviceStream stream)
 {
-    const ScoreRun run = score_run(params, args, wave, workspace);
+    const ScoreRun<Regions> run = score_run<Regions>(params, args, wave, workspace);
     const bool is_sampled = run.regions.is_sampled;
     const size_t bytes = score_shared_bytes(params, is_sampled);
     const dim3 grid(static_cast<unsigned>(
         hattn_cuda_score_grid(&params, static_cast<int64_t>(wave.num_rows) * wave.num_heads, run.regions.is_alone)));
-    return with_kernel<kWords, kLoose>(params, is_sampled, [&](auto kernel) {
+    return with_kernel<kWords, kLoose, Regions>(params, is_sampled, [&](auto kernel) {
         if (!run.is_first || run.regions.overlaps)
             return launch_dependent(params, kernel, grid, bytes, stream, run);
         return launch({grid, kThreads, bytes, stream}, kernel, run);

@@ -5,14 +5,15 @@
 #define HATTN_KERNELS_CUDA_DECODE_SCORE_RUN_CUH
 
 #include "kernels_cuda/decode/code_reader.cuh"
-#include "kernels_cuda/decode/regions.cuh"
+#include "kernels_cuda/decode/floor.cuh"
 #include "kernels_cuda/encode/encode_query.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
 
+template <class Regions>
 struct ScoreRun {
-    RegionRun regions;
+    Regions regions;
     QueryRun query;
     CodeRun codes;
     int32_t
@@ -20,12 +21,13 @@ struct ScoreRun {
     int32_t encodes; /* 0: weights are given */
 };
 
-inline ScoreRun score_run(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
-                          hattn_buffer workspace)
+template <class Regions>
+ScoreRun<Regions> score_run(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                            hattn_buffer workspace)
 {
     const hattn_problem &p = params.problem;
-    ScoreRun run = {};
-    run.regions = region_run(params, args, wave, workspace);
+    ScoreRun<Regions> run = {};
+    run.regions = make_run<Regions>(params, args, wave, workspace);
     run.query = query_run(params, args.q, args.query_map);
     run.codes.codes = static_cast<const uint32_t *>(hattn_address(args.codes));
     run.codes.num_words = (p.code_bits + 31) / 32;
@@ -69,10 +71,12 @@ struct Planes {
 template <int kBlocks>
 constexpr int kPlanes = kBlocks < 4 ? 2 * kBlocks : 7;
 
-/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way, then() when they are done with. */
-template <int kWords, int kBlocks, class W, class Meanwhile, class Then>
-__device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &product, int32_t row, int32_t head,
-                                   bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile, Then then)
+/* All threads; ends with a barrier. meanwhile() is called while the first loads are on their way, then() when they are done with, and
+ * made(largest) where weights are made: of all magnitudes of sums, if weights are of them. */
+template <int kWords, int kBlocks, class Run, class W, class Meanwhile, class Then, class Made>
+__device__ inline void make_planes(const Run &run, const QueryProduct<W> &product, int32_t row, int32_t head,
+                                   bool stores, float *parts, Planes<kWords> &planes, Meanwhile meanwhile, Then then,
+                                   Made made)
 {
     int8_t *weights = run.regions.weights + row * run.regions.weights_row + head * run.regions.weights_head;
     constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
@@ -108,6 +112,7 @@ __device__ inline void make_planes(const ScoreRun &run, const QueryProduct<W> &p
             if (stores && r < code_bits)
                 weights[r] = static_cast<int8_t>(weight[i]);
         }
+        made(largest);
     }
 #pragma unroll
     for (int i = 0; i < kBits; i++) {

@@ -21,13 +21,26 @@ __device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold
     return (bits | bits >> 15) & 0xff;
 }
 
-template <bool kKeyed>
-class RegionSelection
+/* What a selection knows beside its threshold. */
+template <SelectBy kBy>
+struct FloorResult {
+};
+
+template <>
+struct FloorResult<SelectBy::FLOOR> {
+    int32_t kept; /* of the row: what its budget keeps, then what the floor leaves of it */
+    bool is_known;
+};
+
+template <SelectBy kBy>
+class RegionSelection : FloorResult<kBy>
 {
+    static constexpr bool kKeyed = kBy == SelectBy::KEYS, kFloor = kBy == SelectBy::FLOOR;
+
 public:
     /* Before the score kernel has ended; of task `index` of the wave. */
-    __device__ RegionSelection(const RegionRun &run, uint32_t index, const RegionCut &cut, const RegionTask &task,
-                               RegionSpace &space)
+    __device__ RegionSelection(const RunBy<kBy> &run, uint32_t index, const RegionCut &cut, const RegionTask &task,
+                               SelectSpaceBy<kBy> &space)
         : run_(run), task_(task), cut_(cut), space_(space), rows_(rows_of(run, cut)),
           histogram_(histogram_of(run, index)),
           used_(static_cast<int>(static_cast<uint32_t>(max(task.end, 0) + cut.region - 1) /
@@ -36,36 +49,45 @@ public:
     {
         compute_now(rows_);
         compute_now(histogram_);
+        if constexpr (kFloor) {
+            this->kept = task.kept;
+            load_factors(space.floor);
+        }
     }
 
     /* After it: threshold, and what comes before this thread's group of regions. False: the lists do not tell (rescore.cuh). */
-    __device__ bool find()
+    __device__ bool find([[maybe_unused]] const PlacedTask &placed)
     {
         if (!task_.is_ranked)
             return true;
         bool has_overflown = false;
         if (run_.is_sampled) {
             const uint2 flags =
-                load_l2(reinterpret_cast<const uint2 *>(histogram_ + run_.row_size + HATTN_CUDA_OVERFLOWN));
+                load_l2(reinterpret_cast<const uint2 *>(histogram_ + level_words(run_) + HATTN_CUDA_OVERFLOWN));
             has_overflown = flags.x;
             is_all_equal_ = flags.y;
         }
-        if (is_all_equal_)
+        if (!kFloor && is_all_equal_)
             return true;
-        find_threshold();
-        if (run_.is_sampled && (threshold_.key == 0 || has_overflown)) {
+        find_threshold(placed);
+        if (run_.is_sampled && (!is_listed() || has_overflown)) {
             __syncthreads(); /* space is used for something else */
             return false;
         }
+        if (kFloor && (is_all_equal_ || !is_ranked()))
+            return true;
         const int first = group_of(lane_id()), end = min(first + group_, used_);
+        uint2 mine = {0, 0};
 #pragma unroll 1
         for (int region = first; region < end; region++) {
             uint32_t above, equal;
             count(region, &above, &equal);
-            mine_.x += above;
-            mine_.y += equal;
+            mine.x += above;
+            mine.y += equal;
         }
-        space_.counts[lane_id() * kGroupRow + warp_id()] = mine_;
+        if constexpr (!kFloor)
+            mine_ = mine;
+        space_.counts[lane_id() * kGroupRow + warp_id()] = mine;
         __syncthreads();
         const uint2 *row = &space_.counts[lane_id() * kGroupRow];
         uint2 sum = {0, 0}; /* of a lane's groups in all warps */
@@ -87,6 +109,21 @@ public:
         return true;
     }
 
+    /* Of the row, when it is found. */
+    __device__ int32_t num_kept() const
+    {
+        if constexpr (kFloor)
+            return this->kept;
+        return task_.kept;
+    }
+
+    /* It was scored anew. */
+    __device__ void take_rescored()
+    {
+        if constexpr (kFloor)
+            this->kept = static_cast<int32_t>(space_.floor.kept) + run_.num_sink + run_.num_recent;
+    }
+
     /* What there is to score anew. */
     __device__ RescoreTask rescore_task(const PlacedTask &placed) const
     {
@@ -101,15 +138,15 @@ public:
     __device__ void visit(int first, int end, bool is_found, Sink sink) const
     {
         const int num_forced = run_.num_sink + run_.num_recent;
-        if (num_forced || !task_.is_ranked)
-            visit_forced(task_.length, task_.kept, run_.num_sink, run_.num_recent, first, end, sink);
+        if (num_forced || !is_ranked())
+            visit_forced(task_.length, num_kept(), run_.num_sink, run_.num_recent, first, end, sink);
         if (is_all_equal_ || !is_found) {
             const uint32_t *positions = rescored_positions(run_, cut_.first_score);
             for (int rank = max(first, run_.num_sink) + static_cast<int>(threadIdx.x);
-                 rank < min(end, task_.kept - run_.num_recent); rank += kThreads)
+                 rank < min(end, num_kept() - run_.num_recent); rank += kThreads)
                 sink(rank, is_all_equal_ ? rank : static_cast<int>(load_l2(positions + rank - run_.num_sink)));
-        } else if (task_.is_ranked) {
-            const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, task_.kept - num_forced);
+        } else if (is_ranked()) {
+            const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_kept() - num_forced);
             visit_groups(low, high, [&](uint32_t rank, int position) {
                 if (static_cast<int>(rank) >= low && static_cast<int>(rank) < high)
                     sink(static_cast<int>(rank) + run_.num_sink, position);
@@ -119,19 +156,22 @@ public:
     }
 
     /* Counts blocks of the task's heads. */
-    __device__ uint32_t *joined() const { return histogram_ + run_.row_size + HATTN_CUDA_JOINED; }
+    __device__ uint32_t *joined() const { return histogram_ + level_words(run_) + HATTN_CUDA_JOINED; }
 
     /* Once, by the last block that reads it. */
     __device__ void clear() const
     {
         if (!task_.is_ranked)
             return;
-        for (int i = threadIdx.x; i < run_.row_size + HATTN_CUDA_FLAGS; i += kThreads)
+        for (int i = threadIdx.x; i < level_words(run_) + HATTN_CUDA_FLAGS; i += kThreads)
             histogram_[i] = 0;
     }
 
 private:
     __device__ RegionView view() const { return {run_, task_, cut_, rows_}; }
+
+    /* Above the threshold and equal to it in this thread's group. With a floor registers are short. */
+    __device__ uint2 mine() const { return kFloor ? space_.counts[lane_id() * kGroupRow + warp_id()] : mine_; }
 
     /* The first region of this warp's group `lane`. */
     __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
@@ -148,17 +188,44 @@ private:
         return static_cast<int>(before.x);
     }
 
-    /* The largest score that at least as many of the middle reach as are wanted. */
-    __device__ void find_threshold()
+    /* Some of the middle are kept and some are not. */
+    __device__ bool is_ranked() const
     {
-        const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
-        uint32_t above;
-        threshold_.key = find_level(run_.row_size, wanted, &above, space_.levels, [&](auto &x, int i) {
-            using Loaded = std::conditional_t<sizeof(x) == sizeof(uint4), uint4, uint32_t>;
-            const Loaded loaded = load_l2(reinterpret_cast<const Loaded *>(histogram_ + i));
-            memcpy(x, &loaded, sizeof(x));
-        });
-        threshold_.ties = wanted - above;
+        if constexpr (kFloor)
+            return this->kept > run_.num_sink + run_.num_recent && this->kept < task_.length;
+        return task_.is_ranked;
+    }
+
+    /* Whether the threshold is one that lists of candidates know, which have no score 0. */
+    __device__ bool is_listed() const
+    {
+        if constexpr (kFloor)
+            return this->is_known;
+        return threshold_.key != 0;
+    }
+
+    /* The largest score that at least as many of the middle reach as are wanted, or with a floor as are kept. */
+    __device__ void find_threshold([[maybe_unused]] const PlacedTask &placed)
+    {
+        if constexpr (kFloor) {
+            const int32_t forced = run_.num_sink + run_.num_recent;
+            const FloorQuery query =
+                floor_query(run_, placed.row, placed.head, static_cast<uint32_t>(task_.end - task_.first),
+                            static_cast<uint32_t>(task_.kept - forced));
+            const FloorFound found = find_floor(run_.row_size, query, space_.levels, space_.floor,
+                                                load_l2(histogram_ + level_words(run_) + HATTN_CUDA_ZEROS),
+                                                [&](auto &x, auto &y, int i) { load_pairs(x, y, histogram_ + 2 * i); });
+            threshold_ = found.threshold;
+            this->kept = static_cast<int32_t>(found.kept) + forced;
+            /* Score 0 is in no list: where the budget ends there, what it leaves out is not known. */
+            this->is_known = is_all_equal_ || (found.is_known && (threshold_.key || !is_ranked()));
+        } else {
+            const uint32_t wanted = static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent);
+            uint32_t above;
+            threshold_.key = find_level(run_.row_size, wanted, &above, space_.levels,
+                                        [&](auto &x, int i) { load_counts(x, histogram_ + i); });
+            threshold_.ties = wanted - above;
+        }
     }
 
     __device__ void count(int region, uint32_t *above, uint32_t *equal) const
@@ -178,7 +245,7 @@ private:
     template <class Sink>
     __device__ void visit_groups(int low, int high, Sink sink) const
     {
-        uint32_t groups = hits_of(low, high, group_of(lane_id()), group_, before_, mine_), hits = 0;
+        uint32_t groups = hits_of(low, high, group_of(lane_id()), group_, before_, mine()), hits = 0;
         int region = group_of(lane_id()), end = 0, next = 0;
         uint2 before = before_, passed = {0, 0};
         if (group_ == 1) {
@@ -311,10 +378,10 @@ private:
         });
     }
 
-    const RegionRun &run_;
+    const RunBy<kBy> &run_;
     const RegionTask &task_;
     const RegionCut &cut_;
-    RegionSpace &space_;
+    SelectSpaceBy<kBy> &space_;
     const uint16_t *rows_; /* of the task, both */
     uint32_t *histogram_;
     const int used_, group_;    /* regions of the row, of a group */

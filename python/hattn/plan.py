@@ -134,14 +134,17 @@ class Plan:
         self.run("encode_keys", args)
 
     def encode_queries(self, q: Array, query_map: MapLike, weights: Array | None = None, *,
-                       slopes: Array | None = None, steps: Array | None = None) -> Array:
+                       slopes: Array | None = None, steps: Array | None = None, head_slopes: Array | None = None,
+                       head_weights: Array | None = None, head_steps: Array | None = None) -> Array:
         """q [rows, Hq, d] -> weights int8 [rows, Hs, code_bits]. With a floor of probability or a tail slopes float32
-        [Hs] are read and steps int32 [rows, Hs] written, for topk."""
+        [Hs] are read and steps int32 [rows, Hs] written, for topk. With candidates also, for each query head,
+        head_slopes float32 [Hq] read and head_weights int8 [rows, Hq, code_bits] and head_steps int32 [rows, Hq]
+        written; slopes and steps are then a tail's alone."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.EncodeQueriesArgs)
         args.num_rows, args.query_map = run.sizes["rows"], run.map("query_map", query_map)
-        run.fill(args, q=q, slopes=slopes)
-        run.fill(args, output=True, steps=steps)
+        run.fill(args, q=q, slopes=slopes, head_slopes=head_slopes)
+        run.fill(args, output=True, steps=steps, head_weights=head_weights, head_steps=head_steps)
         weights = run.output(args, "weights", weights)
         self.run("encode_queries", args)
         return weights
@@ -159,14 +162,18 @@ class Plan:
 
     def topk(self, scores: Array, seq_len: Array, *, budgets: Array | None = None, q_start: Array | None = None,
              steps: Array | None = None, indices: Array | None = None, counts: Array | None = None,
-             shares: Array | None = None, rests: Array | None = None) -> tuple[Array, Array]:
+             shares: Array | None = None, rests: Array | None = None, codes: Array | None = None,
+             head_weights: Array | None = None, head_steps: Array | None = None,
+             block_table: Array | None = None) -> tuple[Array, Array]:
         """indices int32 [rows, Hs, k], ascending, -1 from counts int32 [rows, Hs] on. budgets int32 [sequences, Hs].
         steps: of encode_queries, with a floor of probability or a tail. With a tail shares uint32 [rows, Hs, k] and
-        rests int64 [rows, Hs] are written, for attend."""
+        rests int64 [rows, Hs] are written, for attend. With candidates codes, with pages block_table, and head_weights
+        and head_steps of encode_queries are read, and shares and rests are [rows, Hq, ...]."""
         run = _Run(self, rows=view(scores).shape[0])
         args = sized(abi.TopkArgs)
-        args.batch = run.batch(seq_len, q_start, None, pages=False)
-        run.fill(args, scores=scores, budgets=budgets, steps=steps)
+        args.batch = run.batch(seq_len, q_start, block_table, pages=self.problem.num_candidates > 0)
+        run.fill(args, scores=scores, budgets=budgets, steps=steps, codes=codes, head_weights=head_weights,
+                 head_steps=head_steps)
         run.fill(args, output=True, shares=shares, rests=rests)
         indices, counts = run.output(args, "indices", indices), run.output(args, "counts", counts)
         self.run("topk", args)
@@ -227,11 +234,13 @@ class Plan:
                lse: Array | None = None, weights: Array | None = None, indices: Array | None = None,
                counts: Array | None = None, slopes: Array | None = None, steps: Array | None = None,
                value_sums: Array | None = None, value_lengths: Array | None = None,
-               value_slots: Array | None = None) -> Array:
+               value_slots: Array | None = None, head_slopes: Array | None = None,
+               head_weights: Array | None = None, head_steps: Array | None = None) -> Array:
         """One step: out [rows, Hq, dv] of q [rows, Hq, d] over the keys that codes select. seq_len int32 [sequences],
         new tokens included. With key_map the rows' own keys, which must be in k_cache, are encoded into codes first.
-        lse, weights, indices, counts and steps are written if given; slopes float32 [Hs] are read with a floor of
-        probability or a tail. With a tail value_sums, value_lengths and value_slots are as in sum_values, which decode
+        lse, weights, indices, counts, steps, head_weights and head_steps are written if given; slopes float32 [Hs] are
+        read with a floor of probability or a tail, head_slopes float32 [Hq] with candidates, whose floors read no
+        slopes. With a tail value_sums, value_lengths and value_slots are as in sum_values, which decode
         with key_map does itself."""
         run = _Run(self, rows=view(q).shape[0])
         args = sized(abi.DecodeArgs)
@@ -239,10 +248,11 @@ class Plan:
         if key_map is not None:
             args.append, args.key_map = 1, run.map("key_map", key_map)
         run.fill(args, q=q, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale,
-                 sink_logits=sink_logits, budgets=budgets, slopes=slopes)
+                 sink_logits=sink_logits, budgets=budgets, slopes=slopes, head_slopes=head_slopes)
         run.fill(args, output=key_map is not None, codes=codes, norms=norms)
         run.values(args, value_sums, value_lengths, value_slots, output=key_map is not None)
-        run.fill(args, output=True, lse=lse, weights=weights, indices=indices, counts=counts, steps=steps)
+        run.fill(args, output=True, lse=lse, weights=weights, indices=indices, counts=counts, steps=steps,
+                 head_weights=head_weights, head_steps=head_steps)
         out = run.output(args, "out", out)
         self.run("decode", args)
         return out

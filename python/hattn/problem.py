@@ -32,13 +32,17 @@ DIMS = {
     "budgets": ("sequences", "num_selection_heads"),
     "slopes": ("num_selection_heads",),
     "steps": ("rows", "num_selection_heads"),
-    "shares": ("rows", "num_selection_heads", "k"),
-    "rests": ("rows", "num_selection_heads"),
+    "shares": ("rows", "num_share_heads", "k"),
+    "rests": ("rows", "num_share_heads"),
     "value_sums": ("states", "num_kv_heads", "head_dim_v"),
     "value_lengths": ("states", "num_kv_heads"),
+    "head_weights": ("rows", "num_q_heads", "code_bits"),
+    "head_slopes": ("num_q_heads",),
+    "head_steps": ("rows", "num_q_heads"),
 }
 # Those of one number an index, which have a stride for each dimension; the others' last dimension is contiguous.
-SCALAR = ("norms", "counts", "lse", "partial_lse", "budgets", "slopes", "steps", "rests", "value_lengths")
+SCALAR = ("norms", "counts", "lse", "partial_lse", "budgets", "slopes", "steps", "rests", "value_lengths",
+          "head_slopes", "head_steps")
 # What a tensor's shape says of the problem where its field is not given.
 _FROM_SHAPE = {"num_q_heads": (("q", 1), ("out", 1)), "head_dim_qk": (("q", 2), ("k_cache", 3), ("k_new", 2)),
                "num_kv_heads": (("k_cache", 2), ("k_new", 1)), "head_dim_v": (("v_cache", 3), ("out", 2)),
@@ -105,6 +109,7 @@ class Fields(TypedDict, total=False):
     min_probability: float
     min_k: int
     tail: float
+    num_candidates: int
     key_map: MapLike
     query_map: MapLike
     q: TensorLike
@@ -129,6 +134,9 @@ class Fields(TypedDict, total=False):
     rests: TensorLike
     value_sums: TensorLike
     value_lengths: TensorLike
+    head_weights: TensorLike
+    head_slopes: TensorLike
+    head_steps: TensorLike
 
 
 def dtype_number(name: str) -> int:
@@ -231,6 +239,12 @@ class Problem:
         """32-bit words of a code."""
         bits: int = self.struct.code_bits
         return (bits + 31) // 32
+
+    @property
+    def num_share_heads(self) -> int:
+        """Of shares and rests: query heads with candidates, else selections."""
+        heads: int = self.struct.num_q_heads if self.struct.num_candidates else self.struct.num_selection_heads
+        return heads
 
     def strides(self, name: str) -> tuple[int, ...]:
         """In elements, of all dimensions of tensor `name` but a contiguous last; 0 where it is broadcast."""

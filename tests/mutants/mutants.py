@@ -17,7 +17,7 @@ class Mutant(NamedTuple):
 CONFORMANCE, KERNELS, NEON = "//tests:conformance_test", "//tests:kernels_cpu_test", "//tests:kernels_neon_test"
 SELFTEST, FAR, PLAN, HOST = "//tests:selftest", "//tests:far_test", "//tests:plan_test", "//tests:host_process_test"
 
-TAILS = "*cpu_scalar_tail_*"
+TAILS, HEADS = "*cpu_scalar_tail_*", "*cpu_scalar_heads_*"
 
 MUTANTS = [
     # ---- kernels_cpu ----
@@ -155,6 +155,8 @@ MUTANTS = [
            "        __syncthreads();\n        if (place >= end_column || turn)",
            "        if (place >= end_column || turn)",
            "//tests/simt:simt_test", "*/long_equal_norms_wave*"),
+    Mutant("CUDA: a floor by regions without a kernel for its codes", "backends/cuda/plan.c", "return has_engine && has_width && !params->is_keyed;",
+           "return has_engine && !params->is_keyed;", "//tests:cuda_plan_test"),
     # ---- the rules ----
     Mutant("outputs may overlap", "api/validate.c", "if (stride < span)", "if (stride + 1 < span)",
            PLAN),
@@ -191,6 +193,17 @@ MUTANTS = [
            "if (status || plan->problem.tail >= 0)", CONFORMANCE, "ConformanceReference*"),
     Mutant("attend takes shares without rests", "api/runs.c", "const bool has_tail = args->shares.data || args->rests.data;",
            "const bool has_tail = args->shares.data && args->rests.data;", "//tests:run_test"),
+    Mutant("anchors of a head by its own share", "backends/cpu/heads.c", "key > 0 && key < bound", "key > 0 && share >> 6 < bound", CONFORMANCE,
+           HEADS),
+    Mutant("a candidate fewer", "backends/cpu/heads.c", "p->num_candidates < middle ? p->num_candidates :",
+           "p->num_candidates < middle ? p->num_candidates - (p->num_candidates > p->k) :", CONFORMANCE, HEADS),
+    Mutant("candidates of equal probability by largest position", "reference/candidates.c", "p == least && ties-- > 0",
+           "p == least && wanted - count_at_least(r, least + 1) - ties-- >= count_at_least(r, least) - wanted", "//tests:reference_test",
+           "ReferenceHeads*"),
+    Mutant("probabilities of heads twice as large", "reference/candidates.c", "/ r->sum[g]) >> 38", "/ r->sum[g]) >> 37",
+           "//tests:reference_test", "ReferenceHeads*"),
+    Mutant("the rest of a head without what is no candidate", "reference/candidates.c", "own * factor >> 8", "own * factor >> 60",
+           "//tests:reference_test", "ReferenceHeads*"),
     Mutant("counts are written with indices only", "backends/cpu/topk.c", "    if (counts.data)\n", "    if (counts.data && indices.data)\n",
            CONFORMANCE, "*cpu_scalar_strides*"),
     Mutant("subnormal fp16 is 0", "kernels_cpu/scalar.h", "float subnormal = (float)magnitude * 0x1p-24f;", "float subnormal = 0;",

@@ -196,6 +196,91 @@ def test_sums_of_values_of_several_tokens():
         np.testing.assert_array_equal(sums[b], np.rint(world.v[b, :n].astype(np.float64) * 2**24).sum(0))
 
 
+def by_heads(world, b, g, scores, u, steps, candidates, floor=0.02, k=K):
+    """(indices, shares [GROUP, kept]) of a row and KV head by the formulas of scores per query head, in integers.
+    u [GROUP, BITS]: what the weights of the heads are rounded from."""
+    n = int(world.seq_len[b])
+    bits = world.k[b, :n, g] @ world.map[g] > 0
+    first = np.sort(np.argsort(-scores.astype(np.int64), kind="stable")[:candidates])
+    p, shares = np.zeros(len(first), np.int64), []
+    for h in range(GROUP):
+        weight = np.rint(u[h] * 7 / np.abs(u[h]).max()).astype(np.int64)
+        score = bits[first] @ weight
+        e = (score.max() - score) * int(steps[b, g * GROUP + h])
+        share = np.floor(2.0**(30 - (e >> 4 & 63) / 64)).astype(np.int64) >> np.minimum(e >> 10, 31)
+        p += np.array([int(t) * (2**62 // int(share.sum())) >> 38 for t in share])
+        shares.append(share)
+    order = np.argsort(-p, kind="stable")[:k]
+    above = max(1, int((p[order] * 256 >= GROUP * round(floor * 2**32)).sum())) if floor else k
+    kept = np.sort(order[:above])
+    return first[kept], np.array(shares)[:, kept]
+
+
+@pytest.mark.parametrize("floor", [0, 0.02])
+def test_scores_per_query_head_are_the_formula(floor):
+    """By decode, and by the calls apart; other keys than by the summed scores, and with a tail shares of each head."""
+    world = World(5)
+    slopes, head_slopes = np.array([0.01, 0.015], np.float32), np.linspace(0.01, 0.03, HQ, dtype=np.float32)
+    u = np.einsum("bgid,gdr->bgir", world.q.reshape(2, HKV, GROUP, D), world.map).astype(np.float64)
+    for backend in ("cpu", "reference"):
+        plan = world.plan(backend, score_kind=abi.SCORE_WEIGHTED, tail=0.5, num_candidates=2 * K,
+                          min_probability=floor, min_k=1 if floor else 0)
+        codes = world.encode(plan)
+        made = {name: plan.empty(name, rows=2) for name in ("steps", "head_weights", "head_steps")}
+        weights = plan.encode_queries(world.q, world.map, slopes=slopes, head_slopes=head_slopes, **made)
+        unit = np.abs(u).max(-1).reshape(2, HQ) / 7
+        np.testing.assert_allclose(made["head_steps"], 2048 / np.log(2) * head_slopes * unit, rtol=1e-4, atol=0.51)
+        scores = plan.score(weights, codes, world.seq_len)
+        told = {name: plan.empty(name, rows=2) for name in ("shares", "rests")}
+        assert told["shares"].shape == (2, HQ, K) and told["rests"].shape == (2, HQ)
+        indices, counts = plan.topk(scores, world.seq_len, codes=codes, **made, **told)
+        for b, n in enumerate(world.seq_len):
+            for g in range(HKV):
+                kept, shares = by_heads(world, b, g, scores[b, g, :n], u[b, g], made["head_steps"], 2 * K, floor)
+                assert counts[b, g] == len(kept) == K if not floor else 1 < counts[b, g] < K
+                np.testing.assert_array_equal(indices[b, g][:len(kept)], kept)
+                np.testing.assert_array_equal(told["shares"][b, g * GROUP:(g + 1) * GROUP, :len(kept)] & 0x7fffffff,
+                                              shares)
+                summed = np.sort(np.argsort(-scores[b, g, :n].astype(np.int64), kind="stable")[:len(kept)])
+                assert not np.array_equal(kept, summed)
+        states = {name: plan.empty(name, states=2) for name in ("value_sums", "value_lengths")}
+        plan.sum_values(world.v, world.seq_len, **states)
+        out = plan.attend(world.q, world.k, world.v, world.seq_len, indices=indices, counts=counts, **told, **states)
+        looked = {name: plan.empty(name, rows=2) for name in ("indices", "head_weights", "head_steps")}
+        decoded = plan.decode(world.q, world.k, world.v, codes, world.map, world.seq_len, slopes=slopes,
+                              head_slopes=head_slopes, **states, **looked)
+        np.testing.assert_allclose(decoded, out, rtol=0, atol=1e-6)
+        for name, array in (("indices", indices), ("head_weights", made["head_weights"])):
+            np.testing.assert_array_equal(looked[name], array)
+
+
+def test_refusals_of_candidates():
+    world = World()
+    weighted = dict(score_kind=abi.SCORE_WEIGHTED, num_candidates=2 * K)
+    plan, plain = world.plan(**weighted), world.plan(score_kind=abi.SCORE_WEIGHTED)
+    codes, head_slopes = world.encode(plan), np.ones(HQ, np.float32)
+    decode = (world.q, world.k, world.v, codes, world.map, world.seq_len)
+    plan.decode(*decode, head_slopes=head_slopes)
+    for change, words in [({}, "head_slopes is null"),
+                          ({"head_slopes": head_slopes[:2]}, "num_q_heads must be 6"),
+                          ({"head_slopes": head_slopes, "slopes": np.ones(HKV, np.float32)}, "slopes is set"),
+                          ({"head_slopes": head_slopes, "head_steps": np.zeros((2, HKV), np.int32)}, "must be 6")]:
+        with pytest.raises(hattn.InvalidArgument, match=words):
+            plan.decode(*decode, **change)
+    with pytest.raises(hattn.InvalidArgument, match="the problem has no num_candidates"):
+        plain.decode(*decode, head_slopes=head_slopes)
+    scores, head_steps = plan.empty("scores", rows=2), plan.empty("head_steps", rows=2)
+    with pytest.raises(hattn.InvalidArgument, match="head_weights is null"):
+        plan.topk(scores, world.seq_len, codes=codes, head_steps=head_steps)
+    with pytest.raises(hattn.InvalidArgument, match="block_table is missing"):
+        world.plan(page_size=16, k_cache="float32", v_cache="float32", num_kv_heads=HKV, head_dim_qk=D,
+                   **weighted).topk(scores, world.seq_len)
+    with pytest.raises(hattn.InvalidArgument, match="num_candidates is 39"):
+        world.plan(score_kind=abi.SCORE_WEIGHTED, num_candidates=K - 1)
+    with pytest.raises(hattn.Unsupported, match="num_candidates"):
+        world.plan(num_candidates=K)
+
+
 def test_strides_come_from_arrays():
     """Caches as [sequence, head, slot, d], and one projection's q, k and v side by side."""
     world = World(3)
@@ -329,8 +414,8 @@ def test_refusals_of_tails():
         world.plan(tail=0.5, key_norms=1)
     with pytest.raises(hattn.InvalidArgument, match="tail is 2"):
         world.plan(tail=2.0)
-    with pytest.raises(hattn.InvalidArgument, match="no field reserved_tail"):
-        world.plan(reserved_tail=0)
+    with pytest.raises(hattn.InvalidArgument, match="no field reserved"):
+        world.plan(reserved=0)
 
 
 def test_the_librarys_words():
