@@ -79,8 +79,12 @@ TEST(Calibrate, FindsSlopesThatAreKnown)
         EXPECT_NEAR(loaded.maps[0].slopes_of(HATTN_SCORE_HAMMING).at(g), 0.25 * sizes[g], 1e-6) << g;
         EXPECT_NEAR(loaded.maps[0].slopes_of(HATTN_SCORE_WEIGHTED).at(g), 0.125, 1e-6) << g;
     }
+    /* Heads of a group are alike: each by itself has half of what they have together. */
+    ASSERT_EQ(loaded.maps[0].head_slopes.size(), size_t(NUM_Q_HEADS));
+    for (const float slope : loaded.maps[0].head_slopes)
+        EXPECT_NEAR(slope, 0.25, 1e-6);
     const Safetensors after = Safetensors::open(once);
-    EXPECT_EQ(after.tensors().size(), 7u);
+    EXPECT_EQ(after.tensors().size(), 8u);
     expect_same_tensors(Safetensors::open(trace), after);
     /* Slopes that are there are replaced, by the same ones. */
     ASSERT_EQ(run_hattn({"calibrate", "--trace", once, "--out", twice}).exit_code, 0);
