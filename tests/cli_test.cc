@@ -96,8 +96,8 @@ TEST(Cli, UnreadableTraces)
     std::string lying = whole, wrong_dtype = whole, not_finite = whole, far_query = whole;
     lying[6] = 1;
     wrong_dtype.replace(whole.find("\"F16\""), 5, "\"F12\"");
-    not_finite.replace(8 + 3184 + 1386240 + 1000, 2, "\xff\x7f"); // in k
-    far_query.replace(8 + 3184, 4, std::string("\x00\x10\x00\x00", 4));
+    not_finite.replace(8 + 3488 + 1386368 + 1000, 2, "\xff\x7f"); // in k
+    far_query.replace(8 + 3488, 4, std::string("\x00\x10\x00\x00", 4));
     const std::pair<std::string, std::string> damaged[] = {
         {"", "shorter than 8 bytes"},
         {whole.substr(0, 1000), "cut short"},

@@ -147,6 +147,10 @@ TEST(Trace, Slopes)
     EXPECT_EQ(trace.find("one")->slopes_of(HATTN_SCORE_HAMMING), (std::vector<float>{0, 0.25f}));
     EXPECT_TRUE(trace.find("one")->slopes_of(HATTN_SCORE_WEIGHTED).empty());
     EXPECT_EQ(trace.find("two")->slopes_of(HATTN_SCORE_WEIGHTED).size(), 4u);
+    EXPECT_TRUE(trace.find("one")->head_slopes.empty());
+    parts["one.slope.head"] = zeros({4});
+    EXPECT_EQ(load(parts).find("one")->head_slopes.size(), 4u);
+    parts.erase("one.slope.head");
 }
 
 TEST(Trace, EachRefusalNamesTheTensor)
