@@ -92,12 +92,11 @@ static void keep_above(const hattn_cpu_plan *plan, const candidates *c, int32_t 
 }
 
 /* hattn_topk's f, from the summed scores. */
-static uint64_t factor_outside(const hattn_crew *crew, char *scratch, const hattn_cpu_scores *scores, int32_t length,
+static uint64_t factor_outside(const hattn_crew *crew, const hattn_cpu_scores *scores, int32_t length,
                                const candidates *c, const int32_t *ranks, int32_t num_ranks)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     uint32_t *shares = c->shares + crew->plan->group * crew->plan->stride_listed;
-    (void)scratch;
     const hattn_cpu_estimate e = hattn_cpu_make_estimate(p, scores, length, c->count + p->num_sink + p->num_recent,
                                                          c->listed - p->num_sink, shares);
     const uint64_t listed = hattn_cpu_sum_shares(shares, c->count, 0).all;
@@ -166,8 +165,7 @@ int32_t hattn_cpu_select_by_heads(const hattn_crew *crew, char *scratch, int32_t
         out[p->num_sink + wanted + i] = length - p->num_recent + i;
     const int32_t left = wanted + forced;
     if (p->tail > 0 && left < length) {
-        tell_heads(crew, &c, ranks, wanted, factor_outside(crew, scratch, scores, length, &c, ranks, wanted), shares,
-                   rests);
+        tell_heads(crew, &c, ranks, wanted, factor_outside(crew, scores, length, &c, ranks, wanted), shares, rests);
     } else if (p->tail > 0) {
         for (int head = 0; head < plan->group; head++) {
             memset(shares + head * plan->stride_shares, 0, (size_t)left * sizeof(*shares));
