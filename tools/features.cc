@@ -43,6 +43,7 @@ const std::vector<Feature> &all_features()
         {"top-k", "sinks and recents", {"topk"}, [](P p) { return p.num_sink || p.num_recent; }},
         {"top-k", "budgets per sequence or head", {"topk"}, [](P p) { return p.budgets != Budgets::NONE; }},
         {"top-k", "floors of probability", {"topk"}, [](P p) { return p.min_probability > 0; }},
+        {"top-k", "scores per query head", {"topk"}, [](P p) { return p.num_candidates > 0; }},
         {"attend, sparse and dense", "fp32 K and V", ATTEND, [](P p) { return p.kv_dtype == HATTN_F32; }},
         {"attend, sparse and dense", "fp16 K and V", ATTEND, [](P p) { return p.kv_dtype == HATTN_F16; }},
         {"attend, sparse and dense", "bf16 K and V", ATTEND, [](P p) { return p.kv_dtype == HATTN_BF16; }},
