@@ -27,6 +27,15 @@ def named(path, text):
                 yield number, word
 
 
+# nvcc gives the host a body that calls exit for a device function that is neither a template nor inline: a library of ours may not.
+LOOSE = re.compile(r"(?<!>\n)^__device__ (?!inline\b)", re.M)
+
+
+def loose(text):
+    """The lines of such functions."""
+    return [text.count("\n", 0, match.start()) + 1 for match in LOOSE.finditer(text)]
+
+
 # Headers that are read beside each other: their sections are the same, in one order.
 TWIN_HEADERS = (("kernels_cuda/device/cuda.cuh", "kernels_hip/hip.cuh"),
                 ("kernels_cuda/device/cuda_fast.cuh", "kernels_cuda/device/plain.cuh", "kernels_hip/hip_fast.cuh"))
@@ -54,6 +63,8 @@ def check_the_check():
             assert list(named(path, line)), (path, line)
     assert not list(named("device/plain.cuh", "*(volatile int *)p = 0;"))
     assert not list(named("device/cuda.cuh", "__ldcg(p);"))
+    assert loose("\n__device__ int f()") == [2]
+    assert not loose("__device__ inline int f()\ntemplate <int N>\n__device__ int f()\nstruct S {\n    __device__ S()")
 
 
 def main(layers):
@@ -64,6 +75,8 @@ def main(layers):
     assert len(files) > 30, "only %d files in %s" % (len(files), root)
     wrong = ["kernels_cuda/%s:%d: %s is for a dialect (kernels_cuda/device/cuda.cuh)" % (path, number, word)
              for path in files for number, word in named(path, open(os.path.join(root, path)).read())]
+    wrong += ["kernels_cuda/%s:%d: a device function that is not inline calls exit on the host" % (path, line)
+              for path in files for line in loose(open(os.path.join(root, path)).read())]
     wrong += unlike(os.path.dirname(root))
     print("\n".join(wrong) or "%d files" % len(files))
     return bool(wrong)

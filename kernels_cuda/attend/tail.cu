@@ -27,7 +27,7 @@ __device__ Pair<X> *pairs(hattn_buffer workspace, uint64_t offset, int64_t index
     return reinterpret_cast<Pair<X> *>(static_cast<char *>(hattn_address(workspace)) + offset) + index;
 }
 
-__device__ float *floats(hattn_buffer workspace, uint64_t offset)
+__device__ inline float *floats(hattn_buffer workspace, uint64_t offset)
 {
     return reinterpret_cast<float *>(static_cast<char *>(hattn_address(workspace)) + offset);
 }
@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /* R in e^lse: by a warp. */
-__device__ float mass_of(const hattn_cuda_params &params, const Selected &selected, hattn_buffer workspace, int64_t row,
-                         int64_t query_head, int64_t head)
+__device__ inline float mass_of(const hattn_cuda_params &params, const Selected &selected, hattn_buffer workspace,
+                                int64_t row, int64_t query_head, int64_t head)
 {
     const hattn_problem &p = params.problem;
     const int64_t splits = params.num_tail_splits;

@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 /* For attend: the shares of what is kept, anchors among them, and the rest. sum: of all. By a block. */
-__device__ void tell_shares(const hattn_problem &p, const hattn_topk_args &args, const TopkRow<uint16_t> &row,
-                            bool is_ranked, uint32_t largest, int32_t step, uint64_t sum, FloorSpace &space)
+__device__ inline void tell_shares(const hattn_problem &p, const hattn_topk_args &args, const TopkRow<uint16_t> &row,
+                                   bool is_ranked, uint32_t largest, int32_t step, uint64_t sum, FloorSpace &space)
 {
     uint32_t *shares = reinterpret_cast<uint32_t *>(hattn_element(&p.shares, args.shares, row.row, row.head, 0));
     const int thread = static_cast<int>(threadIdx.x), first = is_ranked ? p.num_sink : 0,
