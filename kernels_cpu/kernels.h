@@ -98,6 +98,10 @@ typedef void hattn_topk_u16_fn(const uint16_t *scores, int n, int k, uint32_t ma
 typedef void hattn_topk_f32_fn(const float *keys, int n, int k, int32_t first, int32_t *out,
                                const hattn_topk_scratch *scratch);
 
+/* Of candidates and one query head (core/floor.h): shares[i] of scores[i] beside the largest of them, and unless keys is NULL,
+ * keys[i] += probability of the share. Returns the sum of shares. n > 0; step in 0..HATTN_FLOOR_MAX_STEP. */
+typedef uint64_t hattn_vote_fn(const uint16_t *scores, int n, int32_t step, uint32_t *shares, uint32_t *keys);
+
 /* One block of rows through online softmax. State before the first block: max -inf, sum 0, acc 0. */
 typedef struct hattn_attend_block {
     const float
@@ -123,9 +127,11 @@ typedef void hattn_merge_fn(const float *outs, int64_t stride_out, const float *
                             int n, float *out, float *lse);
 
 /* Every operation that has rows in kernels.inc. */
-#define HATTN_CPU_OPS(X) \
-    X(load)              \
-    X(store) X(project) X(pack) X(norm) X(weights) X(split) X(score) X(scale) X(topk_u16) X(topk_f32) X(attend) X(merge)
+#define HATTN_CPU_OPS(X)                                                                                       \
+    X(load)                                                                                                    \
+    X(store)                                                                                                   \
+    X(project) X(pack) X(norm) X(weights) X(split) X(score) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) \
+        X(merge)
 
 #define HATTN_CPU_KERNEL(op, isa, symbol) hattn_##op##_fn symbol;
 #include "kernels_cpu/kernels.inc"

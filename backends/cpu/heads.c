@@ -7,16 +7,11 @@
 #include "core/floor.h"
 #include "core/tail.h"
 
-enum {
-    RUNS = 128 /* candidates of one call of the score kernel */
-};
-
-static const uint32_t factors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
-
 /* What is made of a row's candidates. */
 typedef struct candidates {
     const int32_t *listed; /* positions, rising */
     int32_t count;
+    uint32_t *codes;  /* compact */
     uint32_t *shares; /* [group, stride_listed] */
     uint32_t *keys;   /* p, in 2^-24: floats of these bits are in the same order */
     uint64_t sums[HATTN_MOST_HEADS];
@@ -24,38 +19,42 @@ typedef struct candidates {
 
 static void *at(char *scratch, uint64_t offset) { return scratch + offset; }
 
-/* Scores of the candidates by one head's planes. */
-static void score_listed(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys, const candidates *c,
-                         const hattn_planes *planes, uint16_t *scores)
+/* words: known when this is compiled, as a rule. */
+static inline __attribute__((always_inline)) void gather_words(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys,
+                                                               const candidates *c, size_t words)
 {
-    const hattn_problem *p = &plan->base.problem;
-    for (int32_t first = 0; first < c->count; first += RUNS) {
-        const int32_t left = c->count - first, count = left < RUNS ? left : RUNS;
-        hattn_score_run runs[RUNS];
-        for (int32_t i = 0; i < count; i++) {
-            int32_t slot;
-            const int64_t page = hattn_page(&keys->pages, c->listed[first + i], &slot);
-            runs[i] = (hattn_score_run){
-                (const uint32_t *)hattn_element(&p->codes, keys->codes, page, slot, keys->code_head), 1};
-        }
-        plan->kernels.score(planes, runs, count, 0, p->codes.stride[1], scores + first);
+    const hattn_tensor *codes = &plan->base.problem.codes;
+    const hattn_pages pages = keys->pages;
+    const int64_t stride_page = codes->stride[0], stride_slot = codes->stride[1];
+    const int page_shift = plan->page_shift;
+    const int32_t count = c->count, *listed = c->listed;
+    uint32_t *out = c->codes;
+    const uint32_t *start = (const uint32_t *)hattn_element(codes, keys->codes, 0, 0, keys->code_head);
+    if (!pages.table) {
+        start += pages.sequence * stride_page;
+        for (int32_t i = 0; i < count; i++, out += words)
+            memcpy(out, start + listed[i] * stride_slot, words * sizeof(*out));
+        return;
+    }
+    for (int32_t i = 0; i < count; i++, out += words) {
+        int32_t slot = listed[i] & (pages.page_size - 1);
+        const int64_t page =
+            page_shift < 0 ? hattn_page(&pages, listed[i], &slot) : pages.table[listed[i] >> page_shift];
+        memcpy(out, start + page * stride_page + slot * stride_slot, words * sizeof(*out));
     }
 }
 
-static void add_head(const hattn_cpu_plan *plan, const hattn_cpu_heads *heads, int head, uint16_t *scores,
-                     candidates *c)
+/* The candidates' codes side by side: all heads score them, out of a near cache. */
+static void gather_codes(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys, const candidates *c, size_t words)
 {
-    uint32_t *shares = c->shares + head * plan->stride_listed, largest = 0;
-    uint64_t sum = 0;
-    score_listed(plan, &heads->keys, c, heads->planes + head, scores);
-    for (int32_t i = 0; i < c->count; i++)
-        largest = scores[i] > largest ? scores[i] : largest;
-    for (int32_t i = 0; i < c->count; i++)
-        sum += shares[i] = hattn_floor_share(largest - scores[i], heads->steps[head], factors);
-    const uint64_t inverse = hattn_head_inverse(sum);
-    for (int32_t i = 0; i < c->count; i++)
-        c->keys[i] += hattn_head_probability(shares[i], inverse);
-    c->sums[head] = sum;
+    switch (words) {
+    case 1: gather_words(plan, keys, c, 1); break;
+    case 2: gather_words(plan, keys, c, 2); break;
+    case 4: gather_words(plan, keys, c, 4); break;
+    case 8: gather_words(plan, keys, c, 8); break;
+    case 16: gather_words(plan, keys, c, 16); break;
+    default: gather_words(plan, keys, c, words); break;
+    }
 }
 
 /* Ranks, rising, of the `wanted` candidates with the largest p. */
@@ -71,24 +70,17 @@ static void select_ranks(const hattn_crew *crew, char *scratch, const candidates
             ranks[i] = i;
 }
 
-/* How many of the `wanted` ranks a floor leaves, first in the list. */
-static int32_t apply_floor(const hattn_cpu_plan *plan, const candidates *c, int32_t wanted, int32_t *ranks)
+/* Of the `wanted` ranks those that reach the floor, first in the list; returns how many. */
+static int32_t keep_above(const hattn_cpu_plan *plan, const candidates *c, int32_t wanted, int32_t *ranks)
 {
     const uint64_t least = hattn_head_floor(plan->floor_tau, plan->group);
     int32_t left = 0;
-    for (int32_t i = 0; i < wanted; i++)
-        left += c->keys[ranks[i]] >= least;
-    return left;
-}
-
-static void keep_above(const hattn_cpu_plan *plan, const candidates *c, int32_t wanted, int32_t *ranks)
-{
-    const uint64_t least = hattn_head_floor(plan->floor_tau, plan->group);
-    for (int32_t i = 0, left = 0; i < wanted; i++) {
+    for (int32_t i = 0; i < wanted; i++) {
         const int32_t rank = ranks[i];
         ranks[left] = rank;
         left += c->keys[rank] >= least;
     }
+    return left;
 }
 
 /* hattn_topk's f, from the summed scores. */
@@ -138,24 +130,29 @@ int32_t hattn_cpu_select_by_heads(const hattn_crew *crew, char *scratch, int32_t
     const hattn_problem *p = &plan->base.problem;
     const int32_t forced = p->num_sink + p->num_recent, middle = length - forced,
                   least = hattn_cpu_least_kept(p, kept) - forced;
+    const size_t words = ((size_t)p->code_bits + 31) / 32;
+    uint16_t *head_scores = at(scratch, plan->scratch.head_scores);
     int32_t *listed = (int32_t *)at(scratch, plan->scratch.listed), *ranks = at(scratch, plan->scratch.ranks);
     candidates c = {.listed = listed + p->num_sink,
                     .count = p->num_candidates < middle ? p->num_candidates : middle,
+                    .codes = at(scratch, plan->scratch.head_codes),
                     .shares = at(scratch, plan->scratch.head_shares),
                     .keys = at(scratch, plan->scratch.head_keys)};
     hattn_cpu_select_kept(crew, scratch, length, c.count + forced, scores, listed);
+    gather_codes(plan, &scores->heads->keys, &c, words);
     memset(c.keys, 0, (size_t)c.count * sizeof(*c.keys));
-    for (int head = 0; head < plan->group; head++)
-        add_head(plan, scores->heads, head, at(scratch, plan->scratch.head_scores), &c);
+    for (int head = 0; head < plan->group; head++) {
+        const hattn_score_run run = {c.codes, c.count};
+        plan->kernels.score(scores->heads->planes + head, &run, 1, 0, (int64_t)words, head_scores);
+        c.sums[head] = plan->kernels.vote(head_scores, c.count, scores->heads->steps[head],
+                                          c.shares + head * plan->stride_listed, c.keys);
+    }
     int32_t wanted = kept - forced;
     select_ranks(crew, scratch, &c, wanted, ranks);
     if (p->min_probability > 0 && wanted > least) {
-        const int32_t left = apply_floor(plan, &c, wanted, ranks);
-        if (left < least)
-            select_ranks(crew, scratch, &c, least, ranks);
-        else
-            keep_above(plan, &c, wanted, ranks);
-        wanted = left < least ? least : left;
+        wanted = keep_above(plan, &c, wanted, ranks);
+        if (wanted < least)
+            select_ranks(crew, scratch, &c, wanted = least, ranks);
     }
     for (int32_t i = 0; i < p->num_sink; i++)
         out[i] = i;
