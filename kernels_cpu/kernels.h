@@ -73,6 +73,11 @@ typedef struct hattn_score_run {
 typedef void hattn_score_fn(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead,
                             int64_t stride_key, uint16_t *scores);
 
+/* The same of listed codes by the weights of several heads, whose words are as many: scores[h * stride_scores + i] of codes[i].
+ * room: scratch for num_codes compact codes. */
+typedef void hattn_score_listed_fn(const hattn_planes *planes, int num_heads, const uint32_t *const *codes,
+                                   int num_codes, uint32_t *room, uint16_t *scores, int64_t stride_scores);
+
 /* keys[j] = f32((2 * scores[j] - max_score) * norms[j]): the product is the only rounding. */
 typedef void hattn_scale_fn(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,
                             int64_t num_keys, float *keys);
@@ -127,11 +132,12 @@ typedef void hattn_merge_fn(const float *outs, int64_t stride_out, const float *
                             int n, float *out, float *lse);
 
 /* Every operation that has rows in kernels.inc. */
-#define HATTN_CPU_OPS(X)                                                                                       \
-    X(load)                                                                                                    \
-    X(store)                                                                                                   \
-    X(project) X(pack) X(norm) X(weights) X(split) X(score) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) \
-        X(merge)
+#define HATTN_CPU_OPS(X) \
+    X(load)              \
+    X(store)             \
+    X(project)           \
+    X(pack)              \
+    X(norm) X(weights) X(split) X(score) X(score_listed) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) X(merge)
 
 #define HATTN_CPU_KERNEL(op, isa, symbol) hattn_##op##_fn symbol;
 #include "kernels_cpu/kernels.inc"

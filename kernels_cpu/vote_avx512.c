@@ -50,6 +50,13 @@ static uint64_t make_shares(const uint16_t *scores, int n, int32_t step, uint32_
         m.table[i] = _mm512_loadu_si512(factors + 16 * i);
     __m512i sums = _mm512_setzero_si512();
     int i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m512i low = shares_of(&m, _mm256_loadu_si256((const __m256i *)(scores + i))),
+                      high = shares_of(&m, _mm256_loadu_si256((const __m256i *)(scores + i + 16)));
+        _mm512_storeu_si512(shares + i, low);
+        _mm512_storeu_si512(shares + i + 16, high);
+        sums = add_halves(sums, _mm512_add_epi32(low, high)); /* two shares fit 32 bits */
+    }
     for (; i + 16 <= n; i += 16) {
         const __m512i share = shares_of(&m, _mm256_loadu_si256((const __m256i *)(scores + i)));
         _mm512_storeu_si512(shares + i, share);
@@ -61,19 +68,19 @@ static uint64_t make_shares(const uint16_t *scores, int n, int32_t step, uint32_
     return (uint64_t)_mm512_reduce_add_epi64(add_halves(sums, share));
 }
 
-/* The inverse is 2^32 at most, one more than a factor of 32 bits holds: share * (inverse - 1) + share. */
-HATTN_INLINE __m512i probabilities_of(__m512i shares, __m512i factor)
+/* Products are below 2^62: the upper 24 bits of an even lane's lie in its upper half, and so do those of an odd one's, where
+ * they go. */
+HATTN_INLINE __m512i probabilities_of(__m512i shares, __m512i inverse)
 {
-    const __m512i low_half = _mm512_set1_epi64(UINT32_MAX), odd_shares = _mm512_srli_epi64(shares, 32);
-    const __m512i even = _mm512_add_epi64(_mm512_mul_epu32(shares, factor), _mm512_and_si512(shares, low_half));
-    const __m512i odd = _mm512_add_epi64(_mm512_mul_epu32(odd_shares, factor), odd_shares);
-    /* Products are below 2^62: their upper 24 bits lie in one half, an odd one's where they go. */
-    return _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 38), _mm512_srli_epi32(odd, 6));
+    const __m512i even = _mm512_mul_epu32(shares, inverse),
+                  odd = _mm512_mul_epu32(_mm512_srli_epi64(shares, 32), inverse);
+    return _mm512_mask_srli_epi32(_mm512_srli_epi64(even, 38), 0xaaaa, odd, 6);
 }
 
+/* inverse below 2^32 */
 static void add_probabilities(const uint32_t *shares, int n, uint64_t inverse, uint32_t *keys)
 {
-    const __m512i factor = _mm512_set1_epi64((int64_t)(inverse - 1));
+    const __m512i factor = _mm512_set1_epi64((int64_t)inverse);
     int i = 0;
     for (; i + 16 <= n; i += 16) {
         const __m512i p = probabilities_of(_mm512_loadu_si512(shares + i), factor);
@@ -87,7 +94,13 @@ static void add_probabilities(const uint32_t *shares, int n, uint64_t inverse, u
 uint64_t hattn_vote_avx512(const uint16_t *scores, int n, int32_t step, uint32_t *shares, uint32_t *keys)
 {
     const uint64_t sum = make_shares(scores, n, step, shares);
-    if (keys)
-        add_probabilities(shares, n, hattn_head_inverse(sum), keys);
+    if (!keys)
+        return sum;
+    const uint64_t inverse = hattn_head_inverse(sum);
+    if (inverse <= UINT32_MAX)
+        add_probabilities(shares, n, inverse, keys);
+    else /* one candidate has all */
+        for (int i = 0; i < n; i++)
+            keys[i] += hattn_head_probability(shares[i], inverse);
     return sum;
 }

@@ -24,7 +24,7 @@ typedef struct hattn_cpu_scratch {
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
     uint64_t indices, shares, rests;
-    uint64_t head_weights, head_planes, head_steps, listed, head_codes, head_scores, head_shares, head_keys,
+    uint64_t head_weights, head_planes, head_steps, listed, head_rows, head_codes, head_scores, head_shares, head_keys,
         ranks;                                     /* scores per query head */
     uint64_t state;                                /* of a task: hattn_cpu_task_state */
     uint64_t q, logits, max, sum, acc;             /* attend: one part */

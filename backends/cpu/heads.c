@@ -11,7 +11,7 @@
 typedef struct candidates {
     const int32_t *listed; /* positions, rising */
     int32_t count;
-    uint32_t *codes;  /* compact */
+    const uint32_t **codes;
     uint32_t *shares; /* [group, stride_listed] */
     uint32_t *keys;   /* p, in 2^-24: floats of these bits are in the same order */
     uint64_t sums[HATTN_MOST_HEADS];
@@ -19,41 +19,24 @@ typedef struct candidates {
 
 static void *at(char *scratch, uint64_t offset) { return scratch + offset; }
 
-/* words: known when this is compiled, as a rule. */
-static inline __attribute__((always_inline)) void gather_words(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys,
-                                                               const candidates *c, size_t words)
+static void resolve_codes(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys, const candidates *c)
 {
     const hattn_tensor *codes = &plan->base.problem.codes;
     const hattn_pages pages = keys->pages;
     const int64_t stride_page = codes->stride[0], stride_slot = codes->stride[1];
-    const int page_shift = plan->page_shift;
-    const int32_t count = c->count, *listed = c->listed;
-    uint32_t *out = c->codes;
-    const uint32_t *start = (const uint32_t *)hattn_element(codes, keys->codes, 0, 0, keys->code_head);
+    const uint32_t *start = (const uint32_t *)hattn_element(codes, keys->codes, 0, 0, keys->code_head),
+                   **out = c->codes;
     if (!pages.table) {
         start += pages.sequence * stride_page;
-        for (int32_t i = 0; i < count; i++, out += words)
-            memcpy(out, start + listed[i] * stride_slot, words * sizeof(*out));
+        for (int32_t i = 0; i < c->count; i++)
+            out[i] = start + c->listed[i] * stride_slot;
         return;
     }
-    for (int32_t i = 0; i < count; i++, out += words) {
-        int32_t slot = listed[i] & (pages.page_size - 1);
-        const int64_t page =
-            page_shift < 0 ? hattn_page(&pages, listed[i], &slot) : pages.table[listed[i] >> page_shift];
-        memcpy(out, start + page * stride_page + slot * stride_slot, words * sizeof(*out));
-    }
-}
-
-/* The candidates' codes side by side: all heads score them, out of a near cache. */
-static void gather_codes(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys, const candidates *c, size_t words)
-{
-    switch (words) {
-    case 1: gather_words(plan, keys, c, 1); break;
-    case 2: gather_words(plan, keys, c, 2); break;
-    case 4: gather_words(plan, keys, c, 4); break;
-    case 8: gather_words(plan, keys, c, 8); break;
-    case 16: gather_words(plan, keys, c, 16); break;
-    default: gather_words(plan, keys, c, words); break;
+    for (int32_t i = 0; i < c->count; i++) {
+        int32_t slot = c->listed[i] & (pages.page_size - 1);
+        const int64_t page = plan->page_shift < 0 ? hattn_page(&pages, c->listed[i], &slot)
+                                                  : pages.table[c->listed[i] >> plan->page_shift];
+        out[i] = start + page * stride_page + slot * stride_slot;
     }
 }
 
@@ -130,23 +113,21 @@ int32_t hattn_cpu_select_by_heads(const hattn_crew *crew, char *scratch, int32_t
     const hattn_problem *p = &plan->base.problem;
     const int32_t forced = p->num_sink + p->num_recent, middle = length - forced,
                   least = hattn_cpu_least_kept(p, kept) - forced;
-    const size_t words = ((size_t)p->code_bits + 31) / 32;
     uint16_t *head_scores = at(scratch, plan->scratch.head_scores);
     int32_t *listed = (int32_t *)at(scratch, plan->scratch.listed), *ranks = at(scratch, plan->scratch.ranks);
     candidates c = {.listed = listed + p->num_sink,
                     .count = p->num_candidates < middle ? p->num_candidates : middle,
-                    .codes = at(scratch, plan->scratch.head_codes),
+                    .codes = at(scratch, plan->scratch.head_rows),
                     .shares = at(scratch, plan->scratch.head_shares),
                     .keys = at(scratch, plan->scratch.head_keys)};
     hattn_cpu_select_kept(crew, scratch, length, c.count + forced, scores, listed);
-    gather_codes(plan, &scores->heads->keys, &c, words);
+    resolve_codes(plan, &scores->heads->keys, &c);
+    plan->kernels.score_listed(scores->heads->planes, plan->group, c.codes, c.count,
+                               at(scratch, plan->scratch.head_codes), head_scores, plan->stride_listed);
     memset(c.keys, 0, (size_t)c.count * sizeof(*c.keys));
-    for (int head = 0; head < plan->group; head++) {
-        const hattn_score_run run = {c.codes, c.count};
-        plan->kernels.score(scores->heads->planes + head, &run, 1, 0, (int64_t)words, head_scores);
-        c.sums[head] = plan->kernels.vote(head_scores, c.count, scores->heads->steps[head],
-                                          c.shares + head * plan->stride_listed, c.keys);
-    }
+    for (int64_t head = 0, first = 0; head < plan->group; head++, first += plan->stride_listed)
+        c.sums[head] =
+            plan->kernels.vote(head_scores + first, c.count, scores->heads->steps[head], c.shares + first, c.keys);
     int32_t wanted = kept - forced;
     select_ranks(crew, scratch, &c, wanted, ranks);
     if (p->min_probability > 0 && wanted > least) {
