@@ -67,42 +67,52 @@ static int32_t keep_above(const hattn_cpu_plan *plan, const candidates *c, int32
 }
 
 /* hattn_topk's f, from the summed scores. */
-static uint64_t factor_outside(const hattn_crew *crew, const hattn_cpu_scores *scores, int32_t length,
+static uint64_t factor_outside(const hattn_crew *crew, char *scratch, const hattn_cpu_scores *scores, int32_t length,
                                const candidates *c, const int32_t *ranks, int32_t num_ranks)
 {
     const hattn_problem *p = &crew->plan->base.problem;
     uint32_t *shares = c->shares + crew->plan->group * crew->plan->stride_listed;
-    const hattn_cpu_estimate e = hattn_cpu_make_estimate(p, scores, length, c->count + p->num_sink + p->num_recent,
-                                                         c->listed - p->num_sink, shares);
-    const uint64_t listed = hattn_cpu_sum_shares(shares, c->count, 0).all;
-    uint64_t inside = listed;
+    const hattn_cpu_estimate e = hattn_cpu_make_estimate(
+        crew->plan, scratch, scores, length, c->count + p->num_sink + p->num_recent, c->listed - p->num_sink, shares);
+    uint64_t inside = e.listed;
     for (int32_t i = 0; i < num_ranks; i++)
         inside -= shares[ranks[i]];
-    return hattn_head_factor(e.sum > listed ? e.sum - listed : 0, inside);
+    return hattn_head_factor(e.sum > e.listed ? e.sum - e.listed : 0, inside);
 }
 
-static void tell_heads(const hattn_crew *crew, const candidates *c, const int32_t *ranks, int32_t count,
-                       uint64_t factor, uint32_t *shares, hattn_cpu_rest *rests)
+/* What keys of anchors are below; 0 is none. */
+static uint64_t find_anchors(const candidates *c, const int32_t *ranks, int32_t count)
 {
-    const hattn_problem *p = &crew->plan->base.problem;
     uint32_t least = UINT32_MAX;
     int32_t num_near = 0;
     for (int32_t i = 0; i < count; i++)
         least = c->keys[ranks[i]] - 1 < least - 1 ? c->keys[ranks[i]] : least; /* 0 is the largest */
     for (int32_t i = 0; i < count; i++)
         num_near += c->keys[ranks[i]] > 0 && c->keys[ranks[i]] < (uint64_t)least * 4;
-    const uint64_t bound = num_near < HATTN_FEW_ANCHORS ? UINT64_MAX : (uint64_t)least * 4;
+    return num_near < HATTN_FEW_ANCHORS ? UINT64_MAX : (uint64_t)least * 4;
+}
+
+static void tell_heads(const hattn_crew *crew, const candidates *c, const int32_t *ranks, int32_t count,
+                       uint64_t factor, uint32_t *shares, hattn_cpu_rest *rests)
+{
+    const hattn_problem *p = &crew->plan->base.problem;
+    const uint64_t bound = find_anchors(c, ranks, count);
     for (int head = 0; head < crew->plan->group; head++) {
+        const uint32_t *from = c->shares + head * crew->plan->stride_listed;
         uint32_t *out = shares + head * crew->plan->stride_shares;
+        hattn_cpu_rest sums = {0};
         memset(out, 0, (size_t)p->num_sink * sizeof(*out));
         out += p->num_sink;
         for (int32_t i = 0; i < count; i++) {
-            const uint32_t share = c->shares[head * crew->plan->stride_listed + ranks[i]], key = c->keys[ranks[i]];
-            out[i] = share | (share > 0 && key > 0 && key < bound ? HATTN_SHARE_ANCHOR : 0);
+            const uint32_t share = from[ranks[i]], key = c->keys[ranks[i]];
+            const bool is_anchor = (share > 0) & (key > 0) & (key < bound);
+            out[i] = share | (is_anchor ? HATTN_SHARE_ANCHOR : 0);
+            sums.all += share;
+            sums.near += is_anchor ? share : 0;
         }
         memset(out + count, 0, (size_t)p->num_recent * sizeof(*out));
-        rests[head] = hattn_cpu_sum_shares(out, count, 0);
-        rests[head].rest = hattn_head_rest(c->sums[head] - rests[head].all, factor);
+        sums.rest = hattn_head_rest(c->sums[head] - sums.all, factor);
+        rests[head] = sums;
     }
 }
 
@@ -143,7 +153,8 @@ int32_t hattn_cpu_select_by_heads(const hattn_crew *crew, char *scratch, int32_t
         out[p->num_sink + wanted + i] = length - p->num_recent + i;
     const int32_t left = wanted + forced;
     if (p->tail > 0 && left < length) {
-        tell_heads(crew, &c, ranks, wanted, factor_outside(crew, scores, length, &c, ranks, wanted), shares, rests);
+        tell_heads(crew, &c, ranks, wanted, factor_outside(crew, scratch, scores, length, &c, ranks, wanted), shares,
+                   rests);
     } else if (p->tail > 0) {
         for (int head = 0; head < plan->group; head++) {
             memset(shares + head * plan->stride_shares, 0, (size_t)left * sizeof(*shares));

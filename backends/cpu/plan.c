@@ -76,6 +76,9 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     const uint64_t tail = p->tail > 0, told = (uint64_t)plan->num_told;
     if (hattn_has_shares(p))
         scratch->shares = hattn_carve(&used, told * (uint64_t)plan->stride_shares * sizeof(uint32_t));
+    if (hattn_has_shares(p))
+        scratch->list_scores = hattn_carve(
+            &used, (uint64_t)larger((int64_t)kept, smaller(p->num_candidates, p->max_length)) * sizeof(uint16_t));
     scratch->rests = hattn_carve(&used, tail * told * sizeof(hattn_cpu_rest));
     lay_out_heads(p, plan, scratch, &used);
     scratch->state = hattn_carve(&used, sizeof(hattn_cpu_task_state));
