@@ -132,16 +132,16 @@ int32_t hattn_cpu_least_kept(const hattn_problem *problem, int32_t kept);
 typedef struct hattn_cpu_estimate {
     const uint16_t *scores; /* from position num_sink on */
     int32_t step;
-    uint32_t largest;
-    uint64_t sum;     /* Z */
-    uint64_t listed;  /* the list's sum of shares */
-    uint32_t *shares; /* of the list's positions that are not forced; room for HATTN_CPU_SHARE_STEP more */
+    uint32_t largest, bound; /* of the list */
+    uint64_t sum;            /* Z */
+    uint64_t listed;         /* the list's sum of shares */
+    uint32_t *shares;        /* of the list's positions that are not forced; room for HATTN_CPU_SHARE_STEP more */
     int32_t count;
 } hattn_cpu_estimate;
 /* Of a list of `kept` of `length` positions that are ranked, with their shares. */
 hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_cpu_plan *plan, char *scratch, const hattn_cpu_scores *scores,
                                            int32_t length, int32_t kept, const int32_t *selected, uint32_t *shares);
-/* The shares of another list, which has the best position; returns their sum. */
+/* The shares of another list, which has the best position, too; returns their sum. */
 uint64_t hattn_cpu_share_list(const hattn_cpu_plan *plan, char *scratch, hattn_cpu_estimate *estimate, int32_t kept,
                               const int32_t *selected);
 /* Makes the list of the budget's selection shorter, and its shares, and returns how many are left; -1: fewer than are kept in any

@@ -23,8 +23,7 @@ int32_t hattn_cpu_least_kept(const hattn_problem *p, int32_t kept)
 
 /* Of positions at or below the bound: every 61st. scores are of position `first` and up to count from there. The kernel's shares
  * are beside the largest of what it is given: the row's comes first in each block. */
-static uint64_t sampled_sum(const hattn_cpu_plan *plan, const hattn_cpu_estimate *e, int32_t first, int32_t count,
-                            uint32_t bound)
+static uint64_t sampled_sum(const hattn_cpu_plan *plan, const hattn_cpu_estimate *e, int32_t first, int32_t count)
 {
     uint16_t block[SAMPLES] = {(uint16_t)e->largest};
     uint32_t shares[SAMPLES];
@@ -34,7 +33,7 @@ static uint64_t sampled_sum(const hattn_cpu_plan *plan, const hattn_cpu_estimate
         int num = 1;
         for (; j < count && num < SAMPLES; j += HATTN_FLOOR_STRIDE) {
             block[num] = e->scores[j];
-            num += e->scores[j] <= bound;
+            num += e->scores[j] <= e->bound;
         }
         sum += plan->kernels.vote(block, num, e->step, shares, NULL) - factors[0];
     }
@@ -49,8 +48,14 @@ uint64_t hattn_cpu_share_list(const hattn_cpu_plan *plan, char *scratch, hattn_c
     const uint16_t *scores = e->scores - p->num_sink;
     const int32_t *list = selected + p->num_sink;
     e->count = kept - p->num_sink - p->num_recent;
-    for (int32_t i = 0; i < e->count; i++)
-        listed[i] = scores[list[i]];
+    uint32_t largest = 0, least = UINT16_MAX;
+    for (int32_t i = 0; i < e->count; i++) {
+        const uint16_t score = listed[i] = scores[list[i]];
+        largest = score > largest ? score : largest;
+        least = score < least ? score : least;
+    }
+    e->largest = largest;
+    e->bound = least;
     memset(e->shares + e->count, 0, LANES * sizeof(*e->shares));
     return e->count ? plan->kernels.vote(listed, e->count, e->step, e->shares, NULL) : 0;
 }
@@ -62,20 +67,15 @@ hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_cpu_plan *plan, char *scr
     hattn_cpu_estimate e = {.scores = scores->scores, .step = scores->step, .shares = shares};
     e.listed = hattn_cpu_share_list(plan, scratch, &e, kept, selected);
     const uint16_t *listed = (const uint16_t *)(const void *)(scratch + plan->scratch.list_scores);
-    uint32_t bound = UINT16_MAX;
-    for (int32_t i = 0; i < e.count; i++) {
-        e.largest = listed[i] > e.largest ? listed[i] : e.largest;
-        bound = listed[i] < bound ? listed[i] : bound;
-    }
     e.sum = e.listed;
     if (kept == length)
         return e;
     /* Equal scores have equal shares: those of the bound are the least, but others may be as small. */
-    int64_t num_at_bound = 0;
+    uint32_t num_at_bound = 0;
     for (int32_t i = 0; i < e.count; i++)
-        num_at_bound += listed[i] == bound;
-    e.sum -= (uint64_t)num_at_bound * hattn_floor_share(e.largest - bound, e.step, factors);
-    e.sum += sampled_sum(plan, &e, p->num_sink, length - p->num_sink - p->num_recent, bound);
+        num_at_bound += listed[i] == e.bound;
+    e.sum -= (uint64_t)num_at_bound * hattn_floor_share(e.largest - e.bound, e.step, factors);
+    e.sum += sampled_sum(plan, &e, p->num_sink, length - p->num_sink - p->num_recent);
     return e;
 }
 

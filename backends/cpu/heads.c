@@ -80,35 +80,39 @@ static uint64_t factor_outside(const hattn_crew *crew, char *scratch, const hatt
     return hattn_head_factor(e.sum > e.listed ? e.sum - e.listed : 0, inside);
 }
 
-/* What keys of anchors are below; 0 is none. */
-static uint64_t find_anchors(const candidates *c, const int32_t *ranks, int32_t count)
+/* Ones in place of the keys of the list's anchors, in its order, zeros of others. */
+static void mark_anchors(const candidates *c, const int32_t *ranks, int32_t count)
 {
     uint32_t least = UINT32_MAX;
     int32_t num_near = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const uint32_t key = c->keys[i] = c->keys[ranks[i]]; /* at or behind i */
+        least = key - 1 < least - 1 ? key : least;           /* 0 is the largest */
+    }
+    const uint32_t near = least > UINT32_MAX / 4 ? UINT32_MAX : 4 * least - 1;
     for (int32_t i = 0; i < count; i++)
-        least = c->keys[ranks[i]] - 1 < least - 1 ? c->keys[ranks[i]] : least; /* 0 is the largest */
+        num_near += c->keys[i] - 1 < near;
+    const uint32_t most = num_near < HATTN_FEW_ANCHORS ? UINT32_MAX : near;
     for (int32_t i = 0; i < count; i++)
-        num_near += c->keys[ranks[i]] > 0 && c->keys[ranks[i]] < (uint64_t)least * 4;
-    return num_near < HATTN_FEW_ANCHORS ? UINT64_MAX : (uint64_t)least * 4;
+        c->keys[i] = c->keys[i] - 1 < most ? UINT32_MAX : 0;
 }
 
 static void tell_heads(const hattn_crew *crew, const candidates *c, const int32_t *ranks, int32_t count,
                        uint64_t factor, uint32_t *shares, hattn_cpu_rest *rests)
 {
     const hattn_problem *p = &crew->plan->base.problem;
-    const uint64_t bound = find_anchors(c, ranks, count);
+    mark_anchors(c, ranks, count);
     for (int head = 0; head < crew->plan->group; head++) {
         const uint32_t *from = c->shares + head * crew->plan->stride_listed;
         uint32_t *out = shares + head * crew->plan->stride_shares;
         hattn_cpu_rest sums = {0};
         memset(out, 0, (size_t)p->num_sink * sizeof(*out));
         out += p->num_sink;
-        for (int32_t i = 0; i < count; i++) {
-            const uint32_t share = from[ranks[i]], key = c->keys[ranks[i]];
-            const bool is_anchor = (share > 0) & (key > 0) & (key < bound);
-            out[i] = share | (is_anchor ? HATTN_SHARE_ANCHOR : 0);
+        for (int32_t i = 0; i < count; i++) { /* without branches: nobody foresees anchors */
+            const uint32_t share = from[ranks[i]], mask = c->keys[i];
+            out[i] = share | (mask & (0 - share) & HATTN_SHARE_ANCHOR); /* of shares above 0, which are below 2^31 */
             sums.all += share;
-            sums.near += is_anchor ? share : 0;
+            sums.near += mask & share;
         }
         memset(out + count, 0, (size_t)p->num_recent * sizeof(*out));
         sums.rest = hattn_head_rest(c->sums[head] - sums.all, factor);
