@@ -26,16 +26,17 @@ static void resolve_codes(const hattn_cpu_plan *plan, const hattn_cpu_keys *keys
     const int64_t stride_page = codes->stride[0], stride_slot = codes->stride[1];
     const uint32_t *start = (const uint32_t *)hattn_element(codes, keys->codes, 0, 0, keys->code_head),
                    **out = c->codes;
+    const int32_t count = c->count, *listed = c->listed;
     if (!pages.table) {
         start += pages.sequence * stride_page;
-        for (int32_t i = 0; i < c->count; i++)
-            out[i] = start + c->listed[i] * stride_slot;
+        for (int32_t i = 0; i < count; i++)
+            out[i] = start + listed[i] * stride_slot;
         return;
     }
-    for (int32_t i = 0; i < c->count; i++) {
-        int32_t slot = c->listed[i] & (pages.page_size - 1);
-        const int64_t page = plan->page_shift < 0 ? hattn_page(&pages, c->listed[i], &slot)
-                                                  : pages.table[c->listed[i] >> plan->page_shift];
+    for (int32_t i = 0; i < count; i++) {
+        int32_t slot = listed[i] & (pages.page_size - 1);
+        const int64_t page =
+            plan->page_shift < 0 ? hattn_page(&pages, listed[i], &slot) : pages.table[listed[i] >> plan->page_shift];
         out[i] = start + page * stride_page + slot * stride_slot;
     }
 }
