@@ -71,9 +71,15 @@ hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_cpu_plan *plan, char *scr
     if (kept == length)
         return e;
     /* Equal scores have equal shares: those of the bound are the least, but others may be as small. */
-    uint32_t num_at_bound = 0;
-    for (int32_t i = 0; i < e.count; i++)
+    uint32_t lanes[LANES] = {0}, num_at_bound = 0;
+    int32_t i = 0;
+    for (; i + LANES <= e.count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            lanes[lane] += listed[i + lane] == (uint16_t)e.bound;
+    for (; i < e.count; i++)
         num_at_bound += listed[i] == e.bound;
+    for (int lane = 0; lane < LANES; lane++)
+        num_at_bound += lanes[lane];
     e.sum -= (uint64_t)num_at_bound * hattn_floor_share(e.largest - e.bound, e.step, factors);
     e.sum += sampled_sum(plan, &e, p->num_sink, length - p->num_sink - p->num_recent);
     return e;
