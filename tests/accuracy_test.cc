@@ -171,8 +171,6 @@ TEST_P(Accuracy, AsPublished)
             backends.push_back(name);
     if (GetParam()[0].mean_rows || GetParam()[0].tail > 0 || GetParam()[0].candidates > 0) // opencl has none of them
         backends.erase(std::remove(backends.begin(), backends.end(), "opencl"), backends.end());
-    if (GetParam()[0].candidates > 0) // cuda has no scores per query head
-        backends.erase(std::remove(backends.begin(), backends.end(), "cuda"), backends.end());
     check_backends(GetParam(), backends, "all");
 }
 
