@@ -133,7 +133,8 @@ private:
 
 /* Attends to a share of `total` rows, which all its queries see. ready(begin) is called when the queries are on their way; it may wait, and then
  * calls begin, once; where it returns a number, that takes the place of `total`. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
- * threads of one block of the task, when all others are done with their ready and fill. tail: settled when all rows are on their way. */
+ * threads of one block of the task, when all others are done with their ready and fill. tail: settled
+ * after the first fill, or after all rows. */
 template <class Engine, class Early, class S, class Ready, class Fill, class Tail = NoTail>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const S &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill, const Tail &tail = Tail())
@@ -188,6 +189,8 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         if (done != first)
             __syncthreads();
         fill(done, done + count, space.early.list);
+        if (Tail::kSettlesEarly && done == first)
+            tail.settle();
         engine.add_rows(space.early.list, count);
     }
     if constexpr (std::is_same_v<S, TokenShare>) /* what later tokens alone see */
@@ -199,7 +202,8 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         }
     if (!is_whole)
         turn.ask();
-    tail.settle();
+    if (!Tail::kSettlesEarly || first >= end)
+        tail.settle();
     engine.finish();
 
     using Weight = typename Engine::Weight;

@@ -80,6 +80,10 @@ struct PartWeight {
 struct TailWeight : PartWeight {
     float near, all;
 
+    TailWeight() = default;
+
+    __device__ TailWeight(float of_max, float of_sum) : PartWeight{of_max, of_sum}, near(0.0f), all(0.0f) {}
+
     __device__ void scale_sums(float factor)
     {
         sum *= factor;
@@ -100,6 +104,8 @@ constexpr int kWeightWords = sizeof(Weight) / sizeof(uint32_t);
 
 /* What attention without a tail has of one (decode/tail.cuh). */
 struct NoTail {
+    static constexpr bool kSettlesEarly = false;
+
     __device__ void settle() const {}
 };
 
@@ -166,7 +172,9 @@ private:
 
 constexpr int kMaxDim = 576;
 
-constexpr int kJoined = 8; /* parts whose loads are in flight together */
+/* Parts whose loads are in flight together: as many as have registers. */
+template <class Weight>
+constexpr int kJoined = sizeof(Weight) == sizeof(PartWeight) ? 8 : 4;
 
 /* What threads of a block join apart: up to four take parts of the same columns. */
 template <class Weight>
@@ -221,7 +229,7 @@ __device__ inline void join_parts(const Results<S, Tail> &results, const Share &
 {
     const uint32_t turn = threadIdx.x / row,
                    turns = min(static_cast<uint32_t>(kThreads) / row,
-                               static_cast<uint32_t>(share.num_splits + kJoined - 1) / kJoined);
+                               static_cast<uint32_t>(share.num_splits + kJoined<Weight> - 1) / kJoined<Weight>);
 #pragma unroll 1
     for (uint32_t done = first_column; done < end_column; done += 4 * row) {
         const uint32_t place = done + threadIdx.x % row * 4, g = divide(place, dim), column = place - g * dim.divisor;
@@ -229,9 +237,9 @@ __device__ inline void join_parts(const Results<S, Tail> &results, const Share &
         __syncthreads();
         if (place < end_column && turn < turns)
 #pragma unroll 1
-            for (int first = turn * kJoined; first < share.num_splits; first += turns * kJoined) {
-                Weight weights[kJoined];
-                float4 x[kJoined];
+            for (int first = turn * kJoined<Weight>; first < share.num_splits; first += turns * kJoined<Weight>) {
+                Weight weights[kJoined<Weight>];
+                float4 x[kJoined<Weight>];
                 read(first, g, place, weights, x);
                 joined.add(weights, x);
             }
@@ -286,16 +294,16 @@ public:
         const uint32_t row = columns <= 32 ? 32 : columns <= 64 ? 64 : columns <= 128 ? 128 : kThreads;
         join_parts(
             results, share_, dim_, first_head * dim_.divisor, end_head * dim_.divisor, row, space,
-            [&](int first, uint32_t g, uint32_t place, Weight(&weight)[kJoined], float4(&x)[kJoined]) {
-                WeightWords weight_words[kJoined];
-                uint4 words[kJoined];
+            [&](int first, uint32_t g, uint32_t place, Weight(&weight)[kJoined<Weight>], float4(&x)[kJoined<Weight>]) {
+                WeightWords weight_words[kJoined<Weight>];
+                uint4 words[kJoined<Weight>];
                 bool is_here;
                 const WaitLimit limit;
                 do {
                     limit.check();
                     is_here = true;
 #pragma unroll
-                    for (int p = 0; p < kJoined; p++) {
+                    for (int p = 0; p < kJoined<Weight>; p++) {
                         const uint32_t part = min(static_cast<uint32_t>(first) + p, last) * stride_;
                         if constexpr (kHasTail)
                             weight_words[p] = receive_four(weights(g) + part);
@@ -304,7 +312,7 @@ public:
                         words[p] = receive_four(first_ + part + place);
                     }
 #pragma unroll
-                    for (int p = 0; p < kJoined; p++) {
+                    for (int p = 0; p < kJoined<Weight>; p++) {
                         is_here &= weight_words[p].x && weight_words[p].y && words[p].x && words[p].y && words[p].z &&
                                    words[p].w;
                         if constexpr (kHasTail)
@@ -312,7 +320,7 @@ public:
                     }
                 } while (!is_here);
 #pragma unroll
-                for (int p = 0; p < kJoined; p++) {
+                for (int p = 0; p < kJoined<Weight>; p++) {
                     const bool is_part = static_cast<uint32_t>(first) + p <= last;
                     weight[p].max = is_part ? float_of(weight_words[p].x) : -INFINITY;
                     weight[p].sum = float_of(weight_words[p].y);

@@ -109,9 +109,8 @@ __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &
     [[maybe_unused]] bool leaves_some = false;
     const auto tail = [&] {
         if constexpr (kTail)
-            return RowTail<typename Engine::Value>(p, run.args, sequence, task.length,
-                                                   share.first_head / params.dense_group, mean_space<Engine>(space),
-                                                   leaves_some);
+            return RowTail<Engine>(params, run.args, slots, sequence, task.length,
+                                   share.first_head / params.dense_group, mean_space<Engine>(space), leaves_some);
         else
             return NoTail();
     }();

@@ -203,14 +203,17 @@ __device__ inline void tell_tail(const FloorFound &found, const uint32_t (&count
         const int32_t level = min(max(score - 1, 0), HATTN_CUDA_LEVELS - 1);
         return space.at_least[level] + shares.above(level / kLevelShare<kPerLane>);
     };
-    /* The least score that is kept and has a share. */
-    const int32_t lowest = scale.reach(1), top = static_cast<int32_t>(scale.largest);
-    uint32_t least = threshold, num = found.kept;
-    if (static_cast<int32_t>(threshold) < lowest) { /* seldom: some are kept that have none */
+    /* The least share of those that are kept and have one, and how many have. */
+    const int32_t top = static_cast<int32_t>(scale.largest);
+    const uint32_t of_threshold = scale.share(threshold);
+    uint32_t least = of_threshold, num = found.kept;
+    int32_t lowest = 0;
+    if (least == 0) { /* seldom */
+        lowest = scale.reach(1);
         num = num_reaching(lowest);
-        least = shares.look_up<kPerLane>(num, space).key;
+        least = scale.share(shares.look_up<kPerLane>(num, space).key);
     }
-    int32_t near_end = scale.reach(4 * static_cast<uint64_t>(scale.share(least)));
+    int32_t near_end = scale.reach(4 * static_cast<uint64_t>(least));
     if (num - (near_end > top ? 0 : num_reaching(near_end)) < HATTN_FEW_ANCHORS)
         near_end = top + 1;
 
@@ -232,7 +235,7 @@ __device__ inline void tell_tail(const FloorFound &found, const uint32_t (&count
     }
     if (threadIdx.x == 0) {
         tail.sum = sum;
-        tail.of_ties = static_cast<uint64_t>(found.threshold.ties) * scale.share(threshold);
+        tail.of_ties = static_cast<uint64_t>(found.threshold.ties) * of_threshold;
         tail.least = lowest;
         tail.near_end = near_end;
     }
