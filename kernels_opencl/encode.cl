@@ -201,10 +201,24 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     STORE_KEYS(head)
 }
 
+#if STEPS
+#define STEP_ARGUMENTS , bytes_in slopes, ulong slopes_at, bytes_out steps, ulong steps_at
+/* As hattn_floor_step of core/floor.h; largest: of the sums, 1 with hamming. NaN gives 0. */
+#define STORE_STEP(largest)                                                                         \
+    if (item == 0) {                                                                                \
+        const float step = AT(const float, slopes, slopes_at)[head * e.slope] * (largest) * e.step_unit; \
+        AT(int, steps, steps_at)[row * e.steps[0] + head * e.steps[1]] =                            \
+            step > 0 ? (int)rint(min(step, 32768.0f)) : 0;                                          \
+    }
+#else
+#define STEP_ARGUMENTS
+#define STORE_STEP(largest)
+#endif
+
 /* A group for each row and selection head; the group's query heads go through one map. */
 __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     encode_queries(const hattn_opencl_encoding e, MAP_ARGUMENTS, bytes_in q, ulong q_at, bytes_out weights,
-                   ulong weights_at, ENCODE_SPACE)
+                   ulong weights_at STEP_ARGUMENTS, ENCODE_SPACE)
 {
     __local float u[512], largest[LOCAL];
     const int num_selections = e.num_heads / e.group, head = get_group_id(0) % num_selections,
@@ -234,6 +248,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     if (!e.weight_bits) {
         for (int r = item; r < e.code_bits; r += LOCAL)
             to[r] = (uchar)(char)((int)u[r] / (e.group % 2 ? 1 : 2));
+        STORE_STEP(1)
         return;
     }
     float own = 0;
@@ -247,4 +262,5 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     const int is_zero = !(own > 0 && own < INFINITY);
     for (int r = item; r < e.code_bits; r += LOCAL)
         to[r] = is_zero ? 0 : (uchar)(char)(int)rint(u[r] / own * most);
+    STORE_STEP(is_zero ? 0 : own)
 }

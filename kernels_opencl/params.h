@@ -8,6 +8,7 @@
 #ifdef __OPENCL_VERSION__
 typedef int cl_int;
 typedef long cl_long;
+typedef ulong cl_ulong;
 typedef float cl_float;
 #else
 #include <CL/cl.h>
@@ -23,12 +24,13 @@ typedef struct hattn_opencl_map {
 typedef struct hattn_opencl_encoding {
     cl_long x[3];            /* of the vectors: {row, head}, or the K cache's {page, slot, head} */
     cl_long to[3], norms[3]; /* keys: of codes and norms; queries: `to` of weights, {row, head} */
+    cl_long steps[2], slope; /* queries, likewise */
     cl_int x_dtype, head_dim, num_heads, num_code_heads; /* num_heads: those that x has */
     cl_int code_bits, num_slots;                         /* of a page: codes without pages have max_length */
     cl_int group, weight_bits;                           /* queries; weight_bits 0: hamming */
     cl_int has_head_scales;
     cl_int width, num_sums; /* floats in local memory, of a vector and of all partial sums */
-    cl_int reserved;
+    cl_float step_unit;     /* queries: of a slope of 1 and a largest sum of 1 (hamming: of a slope of 1) */
 } hattn_opencl_encoding;
 
 /* Rows of a run and where their keys are. */
@@ -46,6 +48,13 @@ typedef struct hattn_opencl_selection {
     cl_int num_planes;  /* of weights, as score.cl counts them */
     cl_int reserved;
 } hattn_opencl_selection;
+
+/* Where scores promise probabilities: floors, and tails. */
+typedef struct hattn_opencl_floor {
+    cl_long steps[2], shares[2], rests[2];
+    cl_ulong tau; /* of core/floor.h; 0: no floor */
+    cl_int min_k, reserved;
+} hattn_opencl_floor;
 
 typedef struct hattn_opencl_attention {
     cl_long q[2], k_cache[3], v_cache[3], indices[2], counts[2], out[2], lse[2];

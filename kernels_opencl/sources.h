@@ -6,11 +6,13 @@
 
 #include <stddef.h>
 
-/* params.h, elements.cl and chunks.cl go in front of each other one. */
+/* params.h, elements.cl and chunks.cl go in front of each other one, factors and floor.cl in front of select.cl too. */
 enum {
     HATTN_OPENCL_PARAMS_H,
     HATTN_OPENCL_ELEMENTS_CL,
     HATTN_OPENCL_CHUNKS_CL,
+    HATTN_OPENCL_FACTORS,
+    HATTN_OPENCL_FLOOR_CL,
     HATTN_OPENCL_ENCODE_CL,
     HATTN_OPENCL_SCORE_CL,
     HATTN_OPENCL_SELECT_CL,

@@ -7,6 +7,7 @@
 
 #include "backends/opencl/opencl.h"
 #include "core/dtype.h"
+#include "core/rows.h"
 #include "core/status.h"
 #include "kernels_opencl/sources.h"
 
@@ -47,15 +48,20 @@ static hattn_status fail_build(const hattn_opencl_device *device, const hattn_op
 static hattn_status build_program(const hattn_opencl_device *device, hattn_opencl_program *made, hattn_error *error)
 {
     const hattn_opencl_functions *cl = device->cl;
-    const int32_t parts[] = {HATTN_OPENCL_PARAMS_H, HATTN_OPENCL_ELEMENTS_CL, HATTN_OPENCL_CHUNKS_CL, made->source};
-    const char *texts[4];
-    size_t sizes[4];
-    for (int i = 0; i < 4; i++) {
-        texts[i] = hattn_opencl_sources[parts[i]].text;
-        sizes[i] = hattn_opencl_sources[parts[i]].size;
+    const int32_t parts[] = {HATTN_OPENCL_PARAMS_H, HATTN_OPENCL_ELEMENTS_CL, HATTN_OPENCL_CHUNKS_CL,
+                             HATTN_OPENCL_FACTORS,  HATTN_OPENCL_FLOOR_CL,    made->source};
+    const char *texts[6];
+    size_t sizes[6];
+    cl_uint count = 0;
+    for (int i = 0; i < 6; i++) {
+        if ((parts[i] == HATTN_OPENCL_FACTORS || parts[i] == HATTN_OPENCL_FLOOR_CL) &&
+            !strstr(made->options, "-DFLOOR"))
+            continue;
+        texts[count] = hattn_opencl_sources[parts[i]].text;
+        sizes[count++] = hattn_opencl_sources[parts[i]].size;
     }
     cl_int code;
-    made->program = cl->clCreateProgramWithSource(device->context, 4, texts, sizes, &code);
+    made->program = cl->clCreateProgramWithSource(device->context, count, texts, sizes, &code);
     if (code)
         return hattn_opencl_from_code(code, "clCreateProgramWithSource", error);
     code = cl->clBuildProgram(made->program, 1, &device->id, made->options, NULL, NULL);
@@ -112,7 +118,7 @@ typedef struct recipe {
 static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r,
                                 hattn_error *error)
 {
-    char options[256], pages[32] = "";
+    char options[320], pages[32] = "";
     if (!device->is_cpu && (r->source == HATTN_OPENCL_SCORE_CL || r->source == HATTN_OPENCL_ATTEND_CL))
         snprintf(pages, sizeof(pages), " -DPAGE_SIZE=%d", plan->rows.page_size);
     snprintf(options, sizeof(options),
@@ -212,6 +218,8 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     add_encoder(&plan->keys, &p->key_map, encode, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
     add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
     add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
+    if (hattn_has_shares(p))
+        strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DSTEPS");
     int32_t words, planes;
     choose_scorer(p, plan->selection.num_planes, &words, &planes);
     snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
@@ -219,7 +227,8 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
              is_narrow, plan->histograms);
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
-                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", p->key_norms, is_narrow, is_cpu ? 8 : 4);
+                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s%s", p->key_norms, is_narrow, is_cpu ? 8 : 4,
+                 hattn_has_shares(p) ? " -DFLOOR" : "", p->tail > 0 ? " -DTAIL" : "");
     add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
     add_attender(p, plan, &plan->dense, attend, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
     add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_JOIN]);

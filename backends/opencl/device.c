@@ -192,9 +192,6 @@ static void destroy_plan(hattn_plan *base)
 static hattn_status make_plan(hattn_device *base, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
     hattn_opencl_device *device = (hattn_opencl_device *)base;
-    if (problem->min_probability > 0)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: min_probability is %g: no floors",
-                          (double)problem->min_probability);
     if (problem->num_candidates)
         return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: num_candidates is %d: no scores per query head",
                           problem->num_candidates);

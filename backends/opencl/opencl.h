@@ -14,7 +14,7 @@
 typedef struct hattn_opencl_program {
     struct hattn_opencl_program *next;
     int32_t source;
-    char options[256];
+    char options[320];
     cl_program program;
 } hattn_opencl_program;
 
@@ -66,7 +66,7 @@ typedef struct hattn_opencl_attender {
 
 /* Offsets of the workspace. */
 typedef struct hattn_opencl_layout {
-    uint64_t weights, scores, indices, counts, histograms, parts, size;
+    uint64_t weights, scores, indices, counts, steps, histograms, parts, size;
 } hattn_opencl_layout;
 
 typedef struct hattn_opencl_plan {
@@ -76,6 +76,8 @@ typedef struct hattn_opencl_plan {
     hattn_opencl_encoder keys, append, queries;
     hattn_opencl_rows rows;
     hattn_opencl_selection selection;
+    hattn_opencl_floor floor;
+    bool has_shares; /* hattn_has_shares */
     hattn_opencl_attender sparse, dense;
     hattn_opencl_join join;
     hattn_opencl_layout layout;

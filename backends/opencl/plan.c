@@ -5,6 +5,8 @@
 
 #include "backends/opencl/opencl.h"
 #include "core/dtype.h"
+#include "core/floor.h"
+#include "core/rows.h"
 #include "core/workspace.h"
 
 enum {
@@ -75,6 +77,10 @@ static void choose_encoding(const hattn_problem *p, hattn_opencl_plan *plan)
     e->num_heads = p->num_q_heads;
     e->group = group;
     e->weight_bits = p->score_kind == HATTN_SCORE_WEIGHTED ? p->weight_bits : 0;
+    memcpy(e->steps, p->steps.stride, sizeof(e->steps));
+    e->slope = p->slopes.stride[0];
+    const double largest_weight = e->weight_bits ? (1 << (e->weight_bits - 1)) - 1 : 1;
+    e->step_unit = (cl_float)(2954.639443740597 / largest_weight); /* 2048 / ln 2 */
 }
 
 /* The largest weight that the problem can give. */
@@ -110,6 +116,15 @@ static void choose_selection(const hattn_problem *p, hattn_opencl_plan *plan)
     const bool is_narrow = !p->key_norms && max_score < MAX_BUCKETS && plan->min_chunks <= MAX_CHUNKS;
     s->num_buckets = is_narrow ? (cl_int)max_score + 1 : 0;
     plan->histograms = plan->is_cpu ? 8 : is_narrow ? (int32_t)larger(1, smaller(8, 2048 / s->num_buckets)) : 1;
+}
+
+static void choose_floor(const hattn_problem *p, hattn_opencl_plan *plan)
+{
+    hattn_opencl_floor *f = &plan->floor;
+    plan->has_shares = hattn_has_shares(p);
+    memcpy(f->steps, p->steps.stride, sizeof(f->steps));
+    f->tau = p->min_probability > 0 ? hattn_floor_tau(p->min_probability) : 0;
+    f->min_k = p->min_k;
 }
 
 /* Groups that a scoring should have. */
@@ -185,6 +200,7 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     l->scores = hattn_carve(&l->size, tasks * (uint64_t)hattn_opencl_scores_stride(plan) * (p->key_norms ? 4 : 2));
     l->indices = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
     l->counts = hattn_carve(&l->size, tasks * 4);
+    l->steps = hattn_carve(&l->size, plan->has_shares ? tasks * 4 : 0);
     const uint64_t chunks = (uint64_t)larger(wanted_chunks(plan), (int64_t)tasks * plan->min_chunks);
     l->histograms = hattn_carve(&l->size, (chunks + tasks) * (uint64_t)plan->selection.num_buckets * 4);
     const uint64_t sparse = part_floats(plan, p, &plan->sparse), dense = part_floats(plan, p, &plan->dense);
@@ -205,6 +221,7 @@ void hattn_opencl_choose(const hattn_opencl_device *device, const hattn_problem 
         if (p->page_size == 1 << shift)
             rows->page_shift = shift;
     choose_selection(p, plan);
+    choose_floor(p, plan);
     choose_attender(p, p->num_q_heads / p->num_selection_heads, p->k, &plan->sparse);
     choose_attender(p, p->num_q_heads / p->num_kv_heads, p->max_length, &plan->dense);
     memcpy(plan->join.partial_out, p->partial_out.stride, sizeof(plan->join.partial_out));

@@ -2,6 +2,8 @@
  * Runs: a kernel's arguments, and a place in the queue. A kernel object holds its arguments, so that runs of one plan on several threads
  * take turns; nobody waits for a device.
  */
+#include <string.h>
+
 #include "backends/opencl/opencl.h"
 #include "core/workspace.h"
 
@@ -141,16 +143,20 @@ static void append_keys(run *r, const hattn_decode_args *args)
     enqueue(r, key_groups(&r->plan->append, args->batch.num_rows));
 }
 
-/* stride: of the weights, {row, head}. */
-static void encode_queries(run *r, const hattn_encode_queries_args *args, const cl_long *stride)
+/* strides: of weights and steps, {row, head}. */
+static void encode_queries(run *r, const hattn_encode_queries_args *args, const cl_long *weights, const cl_long *steps)
 {
     hattn_opencl_encoder encoder = r->plan->queries;
-    encoder.encoding.to[0] = stride[0];
-    encoder.encoding.to[1] = stride[1];
+    memcpy(encoder.encoding.to, weights, 2 * sizeof(*weights));
+    memcpy(encoder.encoding.steps, steps, 2 * sizeof(*steps));
     start(r, HATTN_OPENCL_ENCODE_QUERIES);
     put_map(r, &encoder, &args->query_map);
     put_buffer(r, args->q);
     put_buffer(r, args->weights);
+    if (r->plan->has_shares) {
+        put_buffer(r, args->slopes);
+        put_buffer(r, args->steps);
+    }
     put_space(r, &encoder);
     enqueue(r, (int64_t)args->num_rows * r->plan->selection.num_heads);
 }
@@ -180,7 +186,8 @@ static void score(run *r, const hattn_score_args *args, hattn_opencl_selection s
 }
 
 /* has_counts: score has left them in the workspace. */
-static void topk(run *r, const hattn_topk_args *args, hattn_opencl_selection s, bool has_counts)
+static void topk(run *r, const hattn_topk_args *args, hattn_opencl_selection s, const hattn_opencl_floor *f,
+                 bool has_counts)
 {
     const int64_t tasks = num_tasks(r, &args->batch);
     s.num_chunks = hattn_opencl_num_chunks(r->plan, tasks);
@@ -191,6 +198,12 @@ static void topk(run *r, const hattn_topk_args *args, hattn_opencl_selection s, 
     put_buffer(r, args->scores);
     put_buffer(r, args->indices);
     put_buffer(r, args->counts);
+    if (r->plan->has_shares) {
+        put(r, f, sizeof(*f));
+        put_buffer(r, args->steps);
+        put_buffer(r, args->shares);
+        put_buffer(r, args->rests);
+    }
     if (has_counts) {
         put_buffer(r, in_workspace(r, r->plan->layout.histograms));
         put_local(r, 2 * (int64_t)s.num_buckets, sizeof(cl_uint));
@@ -258,7 +271,7 @@ hattn_status hattn_opencl_encode_queries(const hattn_plan *plan, const hattn_enc
                                          const hattn_exec *exec, hattn_error *error)
 {
     run r = begin(plan, exec);
-    encode_queries(&r, args, r.plan->queries.encoding.to);
+    encode_queries(&r, args, r.plan->queries.encoding.to, r.plan->queries.encoding.steps);
     return end(&r, error);
 }
 
@@ -274,7 +287,7 @@ hattn_status hattn_opencl_topk(const hattn_plan *plan, const hattn_topk_args *ar
                                hattn_error *error)
 {
     run r = begin(plan, exec);
-    topk(&r, args, r.plan->selection, false);
+    topk(&r, args, r.plan->selection, &r.plan->floor, false);
     return end(&r, error);
 }
 
@@ -320,26 +333,35 @@ hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args
     const hattn_opencl_layout *l = &r.plan->layout;
     const hattn_buffer none = {NULL, 0};
     hattn_opencl_selection s = r.plan->selection;
+    hattn_opencl_floor f = r.plan->floor;
     const int64_t heads = s.num_heads;
     const hattn_buffer weights = place(&r, args->weights, l->weights, heads, s.code_bits, s.weights),
                        scores = place(&r, none, l->scores, heads, hattn_opencl_scores_stride(r.plan), s.scores),
                        indices = place(&r, args->indices, l->indices, heads, s.k, s.indices),
-                       counts = place(&r, args->counts, l->counts, heads, 1, s.counts);
+                       counts = place(&r, args->counts, l->counts, heads, 1, s.counts),
+                       steps = place(&r, args->steps, l->steps, heads, 1, f.steps);
     if (args->append)
         append_keys(&r, args);
-    encode_queries(
-        &r,
-        &(hattn_encode_queries_args){
-            .num_rows = args->batch.num_rows, .q = args->q, .query_map = args->query_map, .weights = weights},
-        s.weights);
+    encode_queries(&r,
+                   &(hattn_encode_queries_args){.num_rows = args->batch.num_rows,
+                                                .q = args->q,
+                                                .query_map = args->query_map,
+                                                .weights = weights,
+                                                .slopes = args->slopes,
+                                                .steps = steps},
+                   s.weights, f.steps);
     score(&r,
           &(hattn_score_args){
               .batch = args->batch, .weights = weights, .codes = args->codes, .norms = args->norms, .scores = scores},
           s);
     topk(&r,
-         &(hattn_topk_args){
-             .batch = args->batch, .scores = scores, .budgets = args->budgets, .indices = indices, .counts = counts},
-         s, s.num_buckets > 0);
+         &(hattn_topk_args){.batch = args->batch,
+                            .scores = scores,
+                            .budgets = args->budgets,
+                            .indices = indices,
+                            .counts = counts,
+                            .steps = steps},
+         s, &f, s.num_buckets > 0);
     attend(&r,
            &(hattn_attend_args){.batch = args->batch,
                                 .q = args->q,
