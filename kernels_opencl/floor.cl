@@ -4,7 +4,6 @@
  */
 #define FLOOR_STRIDE 61 /* HATTN_FLOOR_STRIDE */
 #define FEW_ANCHORS 8   /* HATTN_FEW_ANCHORS */
-#define SHARE_ANCHOR 0x80000000u
 
 /* In 2^-30 of the largest score's. distance below 2^16. */
 uint floor_share(uint distance, int step)
@@ -20,29 +19,11 @@ ulong least_share(ulong tau, ulong sum)
     return high + ((low & 0xffffffff) != 0);
 }
 
-/* Of what all work-items give; LOCAL is a power of 2. */
-#define REDUCTION(name, a, b, joined)                      \
-    ulong name(__local ulong *space, ulong value)          \
-    {                                                      \
-        const int item = get_local_id(0);                  \
-        barrier(CLK_LOCAL_MEM_FENCE);                      \
-        space[item] = value;                               \
-        for (int half_way = LOCAL / 2; half_way; half_way /= 2) { \
-            barrier(CLK_LOCAL_MEM_FENCE);                  \
-            if (item < half_way) {                         \
-                const ulong a = space[item], b = space[item + half_way]; \
-                space[item] = joined;                      \
-            }                                              \
-        }                                                  \
-        barrier(CLK_LOCAL_MEM_FENCE);                      \
-        return space[0];                                   \
-    }
-REDUCTION(sum_of_all, a, b, a + b)
 REDUCTION(largest_of_all, a, b, max(a, b))
 
 /* The scores of a row's ranked positions: how many have each, or, where nobody has counted, one by one. */
 typedef struct population {
-    __local const uint *counts; /* 0: nobody */
+    __local const uint *counts;    /* 0: nobody */
     __global const ushort *scores; /* of position 0 */
     int first, past;               /* scores with counts, positions without */
 } population;

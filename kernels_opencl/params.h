@@ -65,6 +65,13 @@ typedef struct hattn_opencl_attention {
     cl_float scale, soft_cap;
 } hattn_opencl_attention;
 
+/* What a tail adds to an attention. */
+typedef struct hattn_opencl_tail {
+    cl_long shares[2], rests[2], value_sums[2], value_lengths[2];
+    cl_float factor;
+    cl_int has_head_shares; /* shares and rests are of query heads */
+} hattn_opencl_tail;
+
 typedef struct hattn_opencl_join {
     cl_long partial_out[3], partial_lse[3], out[2], lse[2];
     cl_int out_dtype, head_dim_v, num_q_heads, num_parts;

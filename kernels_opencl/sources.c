@@ -31,6 +31,12 @@ static const char select[] = {
 static const char attend[] = {
 #include "kernels_opencl/attend.cl.inc"
 };
+static const char join[] = {
+#include "kernels_opencl/join.cl.inc"
+};
+static const char values[] = {
+#include "kernels_opencl/values.cl.inc"
+};
 static const char merge[] = {
 #include "kernels_opencl/merge.cl.inc"
 };
@@ -40,5 +46,6 @@ const hattn_opencl_source hattn_opencl_sources[HATTN_OPENCL_NUM_SOURCES] = {
     {"chunks.cl", chunks, sizeof(chunks)},    {"factors", factors, sizeof(factors) - 1},
     {"floor.cl", floor_cl, sizeof(floor_cl)}, {"encode.cl", encode, sizeof(encode)},
     {"score.cl", score, sizeof(score)},       {"select.cl", select, sizeof(select)},
-    {"attend.cl", attend, sizeof(attend)},    {"merge.cl", merge, sizeof(merge)},
+    {"attend.cl", attend, sizeof(attend)},    {"join.cl", join, sizeof(join)},
+    {"values.cl", values, sizeof(values)},    {"merge.cl", merge, sizeof(merge)},
 };

@@ -7,7 +7,6 @@
 
 #include "backends/opencl/opencl.h"
 #include "core/dtype.h"
-#include "core/rows.h"
 #include "core/status.h"
 #include "kernels_opencl/sources.h"
 
@@ -180,16 +179,19 @@ static void choose_scorer(const hattn_problem *p, int32_t most_planes, int32_t *
     *planes = !*words || most_planes > 4 ? 7 : most_planes > 1 ? most_planes : 1;
 }
 
-static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
-                         int32_t local, recipe *r)
+/* Whether rows of a cache start at whole pieces of eight elements, of 16 bytes at most. */
+static bool has_aligned_rows(const hattn_tensor *cache)
 {
-    const int64_t size = hattn_dtype_size(p->k_cache.dtype), piece = size * 8 < 16 ? size * 8 : 16;
-    const bool aligned = is_aligned(p->k_cache.stride, 3, size, piece) && is_aligned(p->v_cache.stride, 3, size, piece);
-    r->source = HATTN_OPENCL_ATTEND_CL;
-    r->local = local;
-    snprintf(r->definitions, sizeof(r->definitions),
-             " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d -DMAX_SPLITS=64", p->k_cache.dtype, aligned,
-             attender->heads, plan->is_cpu ? 1 : 4);
+    const int64_t size = hattn_dtype_size(cache->dtype), piece = size * 8 < 16 ? size * 8 : 16;
+    return is_aligned(cache->stride, 3, size, piece);
+}
+
+static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
+                         bool has_tail, recipe *r)
+{
+    const bool aligned = has_aligned_rows(&p->k_cache) && has_aligned_rows(&p->v_cache);
+    snprintf(r->definitions, sizeof(r->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d%s",
+             p->k_cache.dtype, aligned, attender->heads, plan->is_cpu ? 1 : 4, has_tail ? " -DTAIL" : "");
     const size_t used = strlen(r->definitions);
     if (!plan->is_cpu)
         snprintf(r->definitions + used, sizeof(r->definitions) - used, " -DHEAD_DIM_QK=%d -DHEAD_DIM_V=%d",
@@ -202,7 +204,7 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     const bool is_cpu = device->is_cpu;
     const int32_t wide = device->max_local < 256 ? 128 : 256, encode = is_cpu ? 16 : wide, select = is_cpu ? 8 : wide;
     const int32_t attend = is_cpu && p->head_dim_v <= 512 ? 64 : 128, join = is_cpu ? 16 : 128;
-    const bool is_narrow = plan->selection.num_buckets > 0;
+    const bool is_narrow = plan->selection.num_buckets > 0, has_tail = plan->has_tail;
     recipe recipes[HATTN_OPENCL_NUM_KERNELS] = {
         {HATTN_OPENCL_ENCODE_KEYS, 0, "encode_keys", 0, ""},
         {HATTN_OPENCL_APPEND_KEYS, 0, "append_keys", 0, ""},
@@ -210,15 +212,17 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", select, ""},
         {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, select, ""},
         {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
-        {HATTN_OPENCL_ATTEND_SPARSE, 0, "attend", 0, ""},
-        {HATTN_OPENCL_ATTEND_DENSE, 0, "attend", 0, ""},
-        {HATTN_OPENCL_JOIN, 0, "join_splits", 0, ""},
+        {HATTN_OPENCL_ATTEND_SPARSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
+        {HATTN_OPENCL_ATTEND_DENSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
+        {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
+        {HATTN_OPENCL_JOIN_TAIL, HATTN_OPENCL_JOIN_CL, has_tail ? "join_splits" : NULL, attend, ""},
+        {HATTN_OPENCL_SUM_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "sum_values" : NULL, encode, ""},
         {HATTN_OPENCL_MERGE, HATTN_OPENCL_MERGE_CL, "merge", join, ""},
     };
     add_encoder(&plan->keys, &p->key_map, encode, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
     add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
     add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
-    if (hattn_has_shares(p))
+    if (plan->has_shares)
         strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DSTEPS");
     int32_t words, planes;
     choose_scorer(p, plan->selection.num_planes, &words, &planes);
@@ -228,10 +232,14 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
                  " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s%s", p->key_norms, is_narrow, is_cpu ? 8 : 4,
-                 hattn_has_shares(p) ? " -DFLOOR" : "", p->tail > 0 ? " -DTAIL" : "");
-    add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
-    add_attender(p, plan, &plan->dense, attend, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
-    add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_JOIN]);
+                 plan->has_shares ? " -DFLOOR" : "", has_tail ? " -DTAIL" : "");
+    add_attender(p, plan, &plan->sparse, has_tail, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
+    add_attender(p, plan, &plan->dense, false, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
+    for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)
+        snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DMAX_SPLITS=64%s",
+                 p->k_cache.dtype, i == HATTN_OPENCL_JOIN_TAIL ? " -DTAIL" : "");
+    snprintf(recipes[HATTN_OPENCL_SUM_VALUES].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d",
+             p->v_cache.dtype, has_aligned_rows(&p->v_cache));
     for (int i = 0; i < HATTN_OPENCL_NUM_KERNELS; i++) {
         const hattn_status status = recipes[i].name ? make_kernel(device, plan, &recipes[i], error) : HATTN_OK;
         if (status)

@@ -195,8 +195,6 @@ static hattn_status make_plan(hattn_device *base, const hattn_problem *problem, 
     if (problem->num_candidates)
         return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: num_candidates is %d: no scores per query head",
                           problem->num_candidates);
-    if (problem->tail > 0)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: tail is %g: no tails", (double)problem->tail);
     hattn_opencl_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "opencl: no memory for a plan");
@@ -242,5 +240,6 @@ const hattn_backend hattn_opencl_backend = {
     .topk = hattn_opencl_topk,
     .attend = hattn_opencl_attend,
     .merge = hattn_opencl_merge,
+    .sum_values = hattn_opencl_sum_values,
     .decode = hattn_opencl_decode,
 };

@@ -41,6 +41,8 @@ enum {
     HATTN_OPENCL_ATTEND_SPARSE,
     HATTN_OPENCL_ATTEND_DENSE,
     HATTN_OPENCL_JOIN,
+    HATTN_OPENCL_JOIN_TAIL,
+    HATTN_OPENCL_SUM_VALUES,
     HATTN_OPENCL_MERGE,
     HATTN_OPENCL_NUM_KERNELS
 };
@@ -66,7 +68,7 @@ typedef struct hattn_opencl_attender {
 
 /* Offsets of the workspace. */
 typedef struct hattn_opencl_layout {
-    uint64_t weights, scores, indices, counts, steps, histograms, parts, size;
+    uint64_t weights, scores, indices, counts, steps, shares, rests, histograms, parts, size;
 } hattn_opencl_layout;
 
 typedef struct hattn_opencl_plan {
@@ -77,7 +79,8 @@ typedef struct hattn_opencl_plan {
     hattn_opencl_rows rows;
     hattn_opencl_selection selection;
     hattn_opencl_floor floor;
-    bool has_shares; /* hattn_has_shares */
+    hattn_opencl_tail tail;
+    bool has_shares, has_tail; /* has_shares: hattn_has_shares */
     hattn_opencl_attender sparse, dense;
     hattn_opencl_join join;
     hattn_opencl_layout layout;
@@ -115,6 +118,8 @@ hattn_status hattn_opencl_attend(const hattn_plan *plan, const hattn_attend_args
                                  hattn_error *error);
 hattn_status hattn_opencl_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
                                 hattn_error *error);
+hattn_status hattn_opencl_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                                     hattn_error *error);
 hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                  hattn_error *error);
 

@@ -122,9 +122,18 @@ static void choose_floor(const hattn_problem *p, hattn_opencl_plan *plan)
 {
     hattn_opencl_floor *f = &plan->floor;
     plan->has_shares = hattn_has_shares(p);
+    plan->has_tail = p->tail > 0;
     memcpy(f->steps, p->steps.stride, sizeof(f->steps));
+    memcpy(f->shares, p->shares.stride, sizeof(f->shares));
+    memcpy(f->rests, p->rests.stride, sizeof(f->rests));
     f->tau = p->min_probability > 0 ? hattn_floor_tau(p->min_probability) : 0;
     f->min_k = p->min_k;
+    hattn_opencl_tail *t = &plan->tail;
+    memcpy(t->shares, p->shares.stride, sizeof(t->shares));
+    memcpy(t->rests, p->rests.stride, sizeof(t->rests));
+    memcpy(t->value_sums, p->value_sums.stride, sizeof(t->value_sums));
+    memcpy(t->value_lengths, p->value_lengths.stride, sizeof(t->value_lengths));
+    t->factor = p->tail;
 }
 
 /* Groups that a scoring should have. */
@@ -180,16 +189,16 @@ static void choose_attender(const hattn_problem *p, int32_t group, int32_t max_c
     a->num_blocks = (cl_int)divide_up(group, attender->heads);
 }
 
-/* Floats of all parts of an attention: for the number of rows that has most. */
+/* Floats of all parts of an attention: for the number of rows that has most. A tail is always added to parts. */
 static uint64_t part_floats(const hattn_opencl_plan *plan, const hattn_problem *p,
-                            const hattn_opencl_attender *attender)
+                            const hattn_opencl_attender *attender, bool has_tail)
 {
     const int64_t heads = (int64_t)p->max_rows * p->num_q_heads;
-    if (smaller(larger(wanted_groups(plan), min_splits(attender)), attender->max_count / 32) <= 1)
+    if (!has_tail && smaller(larger(wanted_groups(plan), min_splits(attender)), attender->max_count / 32) <= 1)
         return 0;
     const int64_t least = min_splits(attender),
-                  parts = larger(2 * wanted_groups(plan) * attender->heads, least > 1 ? heads * least : 0);
-    return (uint64_t)parts * (uint64_t)(p->head_dim_v + 2);
+                  parts = larger(2 * wanted_groups(plan) * attender->heads, least > 1 || has_tail ? heads * least : 0);
+    return (uint64_t)parts * (uint64_t)(p->head_dim_v + (has_tail ? 4 : 2));
 }
 
 static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
@@ -201,9 +210,12 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     l->indices = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
     l->counts = hattn_carve(&l->size, tasks * 4);
     l->steps = hattn_carve(&l->size, plan->has_shares ? tasks * 4 : 0);
+    l->shares = hattn_carve(&l->size, plan->has_tail ? tasks * (uint64_t)p->k * 4 : 0);
+    l->rests = hattn_carve(&l->size, plan->has_tail ? tasks * 8 : 0);
     const uint64_t chunks = (uint64_t)larger(wanted_chunks(plan), (int64_t)tasks * plan->min_chunks);
     l->histograms = hattn_carve(&l->size, (chunks + tasks) * (uint64_t)plan->selection.num_buckets * 4);
-    const uint64_t sparse = part_floats(plan, p, &plan->sparse), dense = part_floats(plan, p, &plan->dense);
+    const uint64_t sparse = part_floats(plan, p, &plan->sparse, plan->has_tail),
+                   dense = part_floats(plan, p, &plan->dense, false);
     l->parts = hattn_carve(&l->size, (sparse > dense ? sparse : dense) * 4);
 }
 

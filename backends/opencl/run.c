@@ -211,28 +211,59 @@ static void topk(run *r, const hattn_topk_args *args, hattn_opencl_selection s, 
     enqueue(r, has_counts ? tasks * s.num_chunks : tasks);
 }
 
-static void join_splits(run *r, const hattn_attend_args *args, const hattn_opencl_attention *a)
+/* t NULL: no tail. */
+static void join_splits(run *r, const hattn_attend_args *args, const hattn_opencl_attention *a,
+                        const hattn_opencl_tail *t)
 {
-    start(r, HATTN_OPENCL_JOIN);
+    start(r, t ? HATTN_OPENCL_JOIN_TAIL : HATTN_OPENCL_JOIN);
     put(r, a, sizeof(*a));
     put_buffer(r, in_workspace(r, r->plan->layout.parts));
     put_buffer(r, args->v_scale);
     put_buffer(r, args->sink_logits);
     put_buffer(r, args->out);
     put_buffer(r, args->lse);
+    if (t) {
+        put(r, t, sizeof(*t));
+        put_batch(r, &args->batch);
+        const hattn_buffer buffers[] = {
+            args->batch.block_table, args->v_cache,       args->counts,     args->shares, args->rests,
+            args->value_sums,        args->value_lengths, args->value_slots};
+        for (size_t i = 0; i < sizeof(buffers) / sizeof(*buffers); i++)
+            put_buffer(r, buffers[i]);
+    }
     enqueue(r, (int64_t)args->batch.num_rows * a->num_q_heads);
 }
 
-/* strides: of indices and counts, {row, head} each; NULL: as the plan has them. */
-static void attend(run *r, const hattn_attend_args *args, const hattn_opencl_selection *s)
+static void sum_values(run *r, const hattn_sum_values_args *args)
+{
+    const hattn_opencl_attention *a = &r->plan->dense.attention;
+    start(r, HATTN_OPENCL_SUM_VALUES);
+    put(r, a, sizeof(*a));
+    put(r, &r->plan->tail, sizeof(r->plan->tail));
+    put_batch(r, &args->batch);
+    const hattn_buffer buffers[] = {args->batch.block_table, args->v_cache, args->value_slots, args->value_sums,
+                                    args->value_lengths};
+    for (size_t i = 0; i < sizeof(buffers) / sizeof(*buffers); i++)
+        put_buffer(r, buffers[i]);
+    const int32_t columns = a->head_dim_v / 8, lanes = r->kernel->local / columns;
+    put_local(r, (int64_t)(lanes > 1 ? lanes : 1) * a->head_dim_v, sizeof(cl_long));
+    enqueue(r, (int64_t)args->batch.num_sequences * a->num_kv_heads);
+}
+
+/* s, f: strides of what a decode selected; NULL: as the plan has them. */
+static void attend(run *r, const hattn_attend_args *args, const hattn_opencl_selection *s, const hattn_opencl_floor *f)
 {
     const bool is_sparse = args->indices.data;
     const hattn_opencl_attender *attender = is_sparse ? &r->plan->sparse : &r->plan->dense;
     hattn_opencl_attention a = attender->attention;
+    hattn_opencl_tail t = r->plan->tail;
+    const bool has_tail = is_sparse && r->plan->has_tail;
     a.num_splits = hattn_opencl_num_splits(r->plan, attender, args->batch.num_rows);
     for (int i = 0; s && i < 2; i++) {
         a.indices[i] = s->indices[i];
         a.counts[i] = s->counts[i];
+        t.shares[i] = f->shares[i];
+        t.rests[i] = f->rests[i];
     }
     start(r, is_sparse ? HATTN_OPENCL_ATTEND_SPARSE : HATTN_OPENCL_ATTEND_DENSE);
     put(r, &a, sizeof(a));
@@ -251,10 +282,14 @@ static void attend(run *r, const hattn_attend_args *args, const hattn_opencl_sel
                                     in_workspace(r, r->plan->layout.parts)};
     for (size_t i = 0; i < sizeof(buffers) / sizeof(*buffers); i++)
         put_buffer(r, buffers[i]);
+    if (has_tail) {
+        put(r, &t, sizeof(t));
+        put_buffer(r, args->shares);
+    }
     put_local(r, (int64_t)attender->heads * a.head_dim_qk, sizeof(cl_float));
     enqueue(r, (int64_t)args->batch.num_rows * (a.num_q_heads / a.group) * a.num_blocks * a.num_splits);
-    if (a.num_splits > 1)
-        join_splits(r, args, &a);
+    if (has_tail || a.num_splits > 1)
+        join_splits(r, args, &a, has_tail ? &t : NULL);
 }
 
 /* ---- The slots ---- */
@@ -295,7 +330,7 @@ hattn_status hattn_opencl_attend(const hattn_plan *plan, const hattn_attend_args
                                  hattn_error *error)
 {
     run r = begin(plan, exec);
-    attend(&r, args, NULL);
+    attend(&r, args, NULL, NULL);
     return end(&r, error);
 }
 
@@ -312,6 +347,14 @@ hattn_status hattn_opencl_merge(const hattn_plan *plan, const hattn_merge_args *
     put_buffer(&r, args->out);
     put_buffer(&r, args->lse);
     enqueue(&r, (int64_t)args->num_rows * join.num_q_heads);
+    return end(&r, error);
+}
+
+hattn_status hattn_opencl_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                                     hattn_error *error)
+{
+    run r = begin(plan, exec);
+    sum_values(&r, args);
     return end(&r, error);
 }
 
@@ -340,8 +383,19 @@ hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args
                        indices = place(&r, args->indices, l->indices, heads, s.k, s.indices),
                        counts = place(&r, args->counts, l->counts, heads, 1, s.counts),
                        steps = place(&r, args->steps, l->steps, heads, 1, f.steps);
+    hattn_buffer shares = none, rests = none;
+    if (r.plan->has_tail) {
+        shares = place(&r, none, l->shares, heads, s.k, f.shares);
+        rests = place(&r, none, l->rests, heads, 1, f.rests);
+    }
     if (args->append)
         append_keys(&r, args);
+    if (args->append && r.plan->has_tail)
+        sum_values(&r, &(hattn_sum_values_args){.batch = args->batch,
+                                                .v_cache = args->v_cache,
+                                                .value_slots = args->value_slots,
+                                                .value_sums = args->value_sums,
+                                                .value_lengths = args->value_lengths});
     encode_queries(&r,
                    &(hattn_encode_queries_args){.num_rows = args->batch.num_rows,
                                                 .q = args->q,
@@ -360,7 +414,9 @@ hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args
                             .budgets = args->budgets,
                             .indices = indices,
                             .counts = counts,
-                            .steps = steps},
+                            .steps = steps,
+                            .shares = shares,
+                            .rests = rests},
          s, &f, s.num_buckets > 0);
     attend(&r,
            &(hattn_attend_args){.batch = args->batch,
@@ -373,7 +429,12 @@ hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args
                                 .indices = indices,
                                 .counts = counts,
                                 .out = args->out,
-                                .lse = args->lse},
-           &s);
+                                .lse = args->lse,
+                                .shares = shares,
+                                .rests = rests,
+                                .value_sums = args->value_sums,
+                                .value_lengths = args->value_lengths,
+                                .value_slots = args->value_slots},
+           &s, &f);
     return end(&r, error);
 }
