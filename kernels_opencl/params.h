@@ -25,6 +25,7 @@ typedef struct hattn_opencl_encoding {
     cl_long x[3];            /* of the vectors: {row, head}, or the K cache's {page, slot, head} */
     cl_long to[3], norms[3]; /* keys: of codes and norms; queries: `to` of weights, {row, head} */
     cl_long steps[2], slope; /* queries, likewise */
+    cl_long head_weights[2], head_steps[2], head_slope;  /* of query heads by themselves */
     cl_int x_dtype, head_dim, num_heads, num_code_heads; /* num_heads: those that x has */
     cl_int code_bits, num_slots;                         /* of a page: codes without pages have max_length */
     cl_int group, weight_bits;                           /* queries; weight_bits 0: hamming */
@@ -64,6 +65,12 @@ typedef struct hattn_opencl_attention {
     cl_int num_splits, has_head_scales;
     cl_float scale, soft_cap;
 } hattn_opencl_attention;
+
+/* Scores per query head: candidates of a row and selection head are a list, forced positions around them. */
+typedef struct hattn_opencl_heads {
+    cl_long head_steps[2];
+    cl_int group, stride; /* of a selection; positions from a list to the next one */
+} hattn_opencl_heads;
 
 /* What a tail adds to an attention. */
 typedef struct hattn_opencl_tail {

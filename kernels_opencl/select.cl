@@ -15,6 +15,10 @@ uint order(float score)
     const uint bits = score == 0 ? 0 : as_uint(score);
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
+#elif BY_HEADS /* probabilities */
+typedef uint score_type;
+#define NUM_DIGITS 4
+uint order(uint score) { return score; }
 #else
 typedef ushort score_type;
 #define NUM_DIGITS 2
@@ -99,6 +103,13 @@ typedef struct threshold {
         shares[to] = (j) < w.first || (j) >= w.past ? 0 : marked_share(&m, scores[j]); \
         indices[to++] = (j);                                                     \
     }
+#elif BY_HEADS /* positions are places of a list; a list of places too */
+#define SHARES_PARAMETERS , __global const int *listed, __global int *places
+#define KEEP(j)                    \
+    {                              \
+        places[to] = (j);          \
+        indices[to++] = listed[j]; \
+    }
 #else
 #define SHARES_PARAMETERS
 #define SHARES
@@ -128,7 +139,7 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
         KEEP(j)
     if (t.is_any && (num_above || (num_equal && equal < t.ties))) {
         for (int j = ranked; j < ranked_end; j++) {
-#if defined(IS_CPU) && !WITH_NORMS
+#if defined(IS_CPU) && !WITH_NORMS && !BY_HEADS
             if (j + 8 <= ranked_end && !any(vload8(0, scores + j) >= (ushort8)(t.key))) {
                 j += 7; /* most are far below */
                 continue;
@@ -363,6 +374,7 @@ threshold wide_threshold(__global const score_type *keys, int first, int past, i
     return t;
 }
 
+#if !BY_HEADS
 __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SELECT_ARGUMENTS)
 {
     __local uint counted[HISTOGRAMS * DIGITS], sums[2 * LOCAL];
@@ -379,3 +391,4 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SEL
         STORE_REST;
     }
 }
+#endif

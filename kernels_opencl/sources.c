@@ -28,6 +28,9 @@ static const char score[] = {
 static const char select[] = {
 #include "kernels_opencl/select.cl.inc"
 };
+static const char heads[] = {
+#include "kernels_opencl/heads.cl.inc"
+};
 static const char attend[] = {
 #include "kernels_opencl/attend.cl.inc"
 };
@@ -46,6 +49,7 @@ const hattn_opencl_source hattn_opencl_sources[HATTN_OPENCL_NUM_SOURCES] = {
     {"chunks.cl", chunks, sizeof(chunks)},    {"factors", factors, sizeof(factors) - 1},
     {"floor.cl", floor_cl, sizeof(floor_cl)}, {"encode.cl", encode, sizeof(encode)},
     {"score.cl", score, sizeof(score)},       {"select.cl", select, sizeof(select)},
-    {"attend.cl", attend, sizeof(attend)},    {"join.cl", join, sizeof(join)},
-    {"values.cl", values, sizeof(values)},    {"merge.cl", merge, sizeof(merge)},
+    {"heads.cl", heads, sizeof(heads)},       {"attend.cl", attend, sizeof(attend)},
+    {"join.cl", join, sizeof(join)},          {"values.cl", values, sizeof(values)},
+    {"merge.cl", merge, sizeof(merge)},
 };

@@ -44,21 +44,31 @@ static hattn_status fail_build(const hattn_opencl_device *device, const hattn_op
     return HATTN_DEVICE_ERROR;
 }
 
+/* Whether a text is part of a program; they stand in their order. */
+static bool has_part(const hattn_opencl_program *made, int32_t source)
+{
+    switch (source) {
+    case HATTN_OPENCL_PARAMS_H:
+    case HATTN_OPENCL_ELEMENTS_CL:
+    case HATTN_OPENCL_CHUNKS_CL: return true;
+    case HATTN_OPENCL_FACTORS:
+    case HATTN_OPENCL_FLOOR_CL: return strstr(made->options, "-DFLOOR") != NULL;
+    case HATTN_OPENCL_SELECT_CL: return made->source == source || made->source == HATTN_OPENCL_HEADS_CL;
+    default: return made->source == source;
+    }
+}
+
 static hattn_status build_program(const hattn_opencl_device *device, hattn_opencl_program *made, hattn_error *error)
 {
     const hattn_opencl_functions *cl = device->cl;
-    const int32_t parts[] = {HATTN_OPENCL_PARAMS_H, HATTN_OPENCL_ELEMENTS_CL, HATTN_OPENCL_CHUNKS_CL,
-                             HATTN_OPENCL_FACTORS,  HATTN_OPENCL_FLOOR_CL,    made->source};
-    const char *texts[6];
-    size_t sizes[6];
+    const char *texts[HATTN_OPENCL_NUM_SOURCES];
+    size_t sizes[HATTN_OPENCL_NUM_SOURCES];
     cl_uint count = 0;
-    for (int i = 0; i < 6; i++) {
-        if ((parts[i] == HATTN_OPENCL_FACTORS || parts[i] == HATTN_OPENCL_FLOOR_CL) &&
-            !strstr(made->options, "-DFLOOR"))
-            continue;
-        texts[count] = hattn_opencl_sources[parts[i]].text;
-        sizes[count++] = hattn_opencl_sources[parts[i]].size;
-    }
+    for (int32_t i = 0; i < HATTN_OPENCL_NUM_SOURCES; i++)
+        if (has_part(made, i)) {
+            texts[count] = hattn_opencl_sources[i].text;
+            sizes[count++] = hattn_opencl_sources[i].size;
+        }
     cl_int code;
     made->program = cl->clCreateProgramWithSource(device->context, count, texts, sizes, &code);
     if (code)
@@ -212,6 +222,8 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", select, ""},
         {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, select, ""},
         {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
+        {HATTN_OPENCL_SCORE_LISTED, HATTN_OPENCL_SCORE_CL, plan->by_heads ? "score_chunk" : NULL, select, ""},
+        {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, select, ""},
         {HATTN_OPENCL_ATTEND_SPARSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_ATTEND_DENSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
@@ -224,6 +236,8 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
     if (plan->has_shares)
         strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DSTEPS");
+    if (plan->by_heads)
+        strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DBY_HEADS");
     int32_t words, planes;
     choose_scorer(p, plan->selection.num_planes, &words, &planes);
     snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
@@ -232,7 +246,11 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
                  " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s%s", p->key_norms, is_narrow, is_cpu ? 8 : 4,
-                 plan->has_shares ? " -DFLOOR" : "", has_tail ? " -DTAIL" : "");
+                 plan->has_shares && !plan->by_heads ? " -DFLOOR" : "", has_tail && !plan->by_heads ? " -DTAIL" : "");
+    snprintf(recipes[HATTN_OPENCL_SCORE_LISTED].definitions, sizeof(recipes->definitions),
+             " -DWORDS=%d -DPLANES=%d -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=1 -DLISTED", words, planes);
+    snprintf(recipes[HATTN_OPENCL_RANK_HEADS].definitions, sizeof(recipes->definitions),
+             " -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=%d -DFLOOR -DBY_HEADS", is_cpu ? 8 : 4);
     add_attender(p, plan, &plan->sparse, has_tail, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
     add_attender(p, plan, &plan->dense, false, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
     for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)

@@ -38,6 +38,8 @@ enum {
     HATTN_OPENCL_SCORE,
     HATTN_OPENCL_SELECT_NARROW,
     HATTN_OPENCL_SELECT_WIDE,
+    HATTN_OPENCL_SCORE_LISTED,
+    HATTN_OPENCL_RANK_HEADS,
     HATTN_OPENCL_ATTEND_SPARSE,
     HATTN_OPENCL_ATTEND_DENSE,
     HATTN_OPENCL_JOIN,
@@ -68,7 +70,9 @@ typedef struct hattn_opencl_attender {
 
 /* Offsets of the workspace. */
 typedef struct hattn_opencl_layout {
-    uint64_t weights, scores, indices, counts, steps, shares, rests, histograms, parts, size;
+    uint64_t weights, scores, indices, counts, steps, shares, rests, histograms, parts;
+    uint64_t head_weights, head_steps, listed, lengths, head_scores, keys, places;
+    uint64_t size;
 } hattn_opencl_layout;
 
 typedef struct hattn_opencl_plan {
@@ -80,7 +84,9 @@ typedef struct hattn_opencl_plan {
     hattn_opencl_selection selection;
     hattn_opencl_floor floor;
     hattn_opencl_tail tail;
-    bool has_shares, has_tail; /* has_shares: hattn_has_shares */
+    hattn_opencl_heads heads;
+    int32_t num_listed;                  /* most positions of a candidates' list */
+    bool has_shares, has_tail, by_heads; /* has_shares: hattn_has_shares */
     hattn_opencl_attender sparse, dense;
     hattn_opencl_join join;
     hattn_opencl_layout layout;

@@ -79,6 +79,9 @@ static void choose_encoding(const hattn_problem *p, hattn_opencl_plan *plan)
     e->weight_bits = p->score_kind == HATTN_SCORE_WEIGHTED ? p->weight_bits : 0;
     memcpy(e->steps, p->steps.stride, sizeof(e->steps));
     e->slope = p->slopes.stride[0];
+    memcpy(e->head_weights, p->head_weights.stride, sizeof(e->head_weights));
+    memcpy(e->head_steps, p->head_steps.stride, sizeof(e->head_steps));
+    e->head_slope = p->head_slopes.stride[0];
     const double largest_weight = e->weight_bits ? (1 << (e->weight_bits - 1)) - 1 : 1;
     e->step_unit = (cl_float)(2954.639443740597 / largest_weight); /* 2048 / ln 2 */
 }
@@ -134,6 +137,11 @@ static void choose_floor(const hattn_problem *p, hattn_opencl_plan *plan)
     memcpy(t->value_sums, p->value_sums.stride, sizeof(t->value_sums));
     memcpy(t->value_lengths, p->value_lengths.stride, sizeof(t->value_lengths));
     t->factor = p->tail;
+    plan->by_heads = p->num_candidates > 0;
+    t->has_head_shares = plan->by_heads;
+    plan->heads.group = p->num_q_heads / p->num_selection_heads;
+    plan->num_listed = (int32_t)smaller((int64_t)p->num_candidates + p->num_sink + p->num_recent, p->max_length);
+    plan->heads.stride = (cl_int)divide_up(plan->num_listed, 8) * 8;
 }
 
 /* Groups that a scoring should have. */
@@ -210,13 +218,24 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     l->indices = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
     l->counts = hattn_carve(&l->size, tasks * 4);
     l->steps = hattn_carve(&l->size, plan->has_shares ? tasks * 4 : 0);
-    l->shares = hattn_carve(&l->size, plan->has_tail ? tasks * (uint64_t)p->k * 4 : 0);
-    l->rests = hattn_carve(&l->size, plan->has_tail ? tasks * 8 : 0);
+    const uint64_t heads = tasks * (uint64_t)plan->heads.group, of_shares = plan->by_heads ? heads : tasks;
+    l->shares = hattn_carve(&l->size, plan->has_tail ? of_shares * (uint64_t)p->k * 4 : 0);
+    l->rests = hattn_carve(&l->size, plan->has_tail ? of_shares * 8 : 0);
     const uint64_t chunks = (uint64_t)larger(wanted_chunks(plan), (int64_t)tasks * plan->min_chunks);
     l->histograms = hattn_carve(&l->size, (chunks + tasks) * (uint64_t)plan->selection.num_buckets * 4);
     const uint64_t sparse = part_floats(plan, p, &plan->sparse, plan->has_tail),
                    dense = part_floats(plan, p, &plan->dense, false);
     l->parts = hattn_carve(&l->size, (sparse > dense ? sparse : dense) * 4);
+    if (!plan->by_heads)
+        return;
+    const uint64_t listed = (uint64_t)plan->heads.stride;
+    l->head_weights = hattn_carve(&l->size, heads * (uint64_t)p->code_bits);
+    l->head_steps = hattn_carve(&l->size, heads * 4);
+    l->listed = hattn_carve(&l->size, tasks * listed * 4);
+    l->lengths = hattn_carve(&l->size, tasks * 4);
+    l->head_scores = hattn_carve(&l->size, heads * listed * 2);
+    l->keys = hattn_carve(&l->size, tasks * listed * 4);
+    l->places = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
 }
 
 void hattn_opencl_choose(const hattn_opencl_device *device, const hattn_problem *p, hattn_opencl_plan *plan)
