@@ -70,6 +70,7 @@ DeviceError load_encode_keys_mma(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mlp(const hattn_cuda_params &params);
 DeviceError load_score(const hattn_cuda_params &params);
 DeviceError load_topk(const hattn_cuda_params &params);
+DeviceError load_topk_heads();
 
 /* The separate call of an engine. */
 struct AttendKernel {
@@ -95,7 +96,9 @@ struct DecodeKernel {
 #define CODE_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
-#define FLOOR_ENGINE(number, types, kernel) DecodeKernel kernel();
+#define FLOOR_ENGINE(number, types, floor, tail) \
+    DecodeKernel floor();                        \
+    DecodeKernel tail();
 #define FLOOR_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/floors.inc"
 #undef FLOOR_ENGINE
@@ -109,11 +112,16 @@ DeviceError load_tail(const hattn_cuda_params &params);
 DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
                         DeviceStream stream);
 
+/* After a top-k that has listed candidates. */
+DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                              DeviceStream stream);
+
 DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);
 DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);
 DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, DeviceStream stream);
+DeviceError launch_sum_values(const hattn_cuda_params &params, const hattn_sum_values_args &args, DeviceStream stream);
 DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   DeviceStream stream);
 
