@@ -34,7 +34,7 @@ static composed layout(const hattn_problem *problem)
     c.counts = hattn_carve(&c.size, span(problem, &problem->counts, 1));
     if (hattn_has_shares(problem))
         c.steps = hattn_carve(&c.size, span(problem, &problem->steps, 1));
-    const int32_t of_shares = problem->num_candidates ? problem->num_q_heads : problem->num_selection_heads;
+    const int32_t of_shares = hattn_heads_of_shares(problem);
     if (problem->tail > 0) {
         c.shares = hattn_carve(&c.size, span_of(problem, &problem->shares, of_shares, problem->k));
         c.rests = hattn_carve(&c.size, span_of(problem, &problem->rests, of_shares, 1));

@@ -132,6 +132,12 @@ HATTN_HOST_DEVICE static inline int hattn_has_shares(const hattn_problem *proble
     return problem->tail > 0 || (problem->min_probability > 0 && !problem->num_candidates);
 }
 
+/* Heads that have shares and rests of their own. */
+HATTN_HOST_DEVICE static inline int32_t hattn_heads_of_shares(const hattn_problem *problem)
+{
+    return problem->num_candidates ? problem->num_q_heads : problem->num_selection_heads;
+}
+
 /* How many positions of `length` a budget keeps; it counts only up to k, and forced ones are kept in any case. */
 HATTN_HOST_DEVICE static inline int32_t hattn_kept_of(int32_t budget, int32_t k, int32_t forced, int32_t length)
 {

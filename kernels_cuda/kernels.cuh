@@ -70,6 +70,7 @@ DeviceError load_encode_keys_mma(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mlp(const hattn_cuda_params &params);
 DeviceError load_score(const hattn_cuda_params &params);
 DeviceError load_topk(const hattn_cuda_params &params);
+DeviceError load_topk_heads();
 
 /* The separate call of an engine. */
 struct AttendKernel {
@@ -110,6 +111,10 @@ DeviceError load_tail(const hattn_cuda_params &params);
 /* What attend has left in the workspace becomes the caller's, with what the tail adds. */
 DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
                         DeviceStream stream);
+
+/* After a top-k that has listed candidates. */
+DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                              DeviceStream stream);
 
 DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);

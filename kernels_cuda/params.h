@@ -128,6 +128,9 @@ typedef struct hattn_cuda_params {
     uint64_t floor_tau;                                  /* core/floor.h */
     uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* of the attend call with a tail: attend/tail.cu */
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
+    /* With candidates, of the top-k call, over the same memory: positions, how many, scores and p (select/topk_heads.cu). */
+    uint64_t listed, num_listed, head_scores, head_keys, head_ranks;
+    int32_t most_listed; /* candidates and forced positions of a row */
     uint64_t workspace_size;
     hattn_cuda_divisor splits, dense_splits, token_splits, dense_heads /* dense_group */;
     int32_t most_splits, most_parts;   /* shares of a selection; shares in all that there is room for */

@@ -76,14 +76,24 @@ static int64_t count_at_least(const row *r, uint64_t bound)
     return count;
 }
 
-/* The least probability among the `wanted` best, and how many that have it are. */
+/* The least probability among the `wanted` best, and how many that have it are: digit by digit. */
 static uint64_t least_probability(const row *r, int64_t wanted, int64_t *ties)
 {
     uint64_t least = 0;
-    for (int bit = 31; bit >= 0; bit--)
-        if (count_at_least(r, least | (uint64_t)1 << bit) >= wanted)
-            least |= (uint64_t)1 << bit;
-    *ties = wanted - count_at_least(r, least + 1);
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        int64_t counts[256] = {0}, left = r->ties;
+        int digit = 255;
+        for (int64_t j = r->begin; j < r->end; j++)
+            if (is_candidate(r, j, &left)) {
+                const uint64_t p = probability(r, j) >> shift;
+                if (p >> 8 == least)
+                    counts[p & 255]++;
+            }
+        for (; digit > 0 && counts[digit] < wanted; digit--)
+            wanted -= counts[digit];
+        least = least << 8 | (uint64_t)digit;
+    }
+    *ties = wanted;
     return least;
 }
 

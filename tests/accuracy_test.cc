@@ -3,7 +3,6 @@
  */
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -13,7 +12,7 @@
 
 struct Expected {
     std::string trace, map, score, select;
-    int bits = 0, topk = 0, sink = 0, recent = 0, mean_rows = 0;
+    int bits = 0, topk = 0, sink = 0, recent = 0, candidates = 0, mean_rows = 0;
     double tail = 0, recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0;
 };
 
@@ -32,8 +31,8 @@ static std::vector<Expected> read_expected()
             std::istringstream words(line);
             Expected e;
             std::string figures[5];
-            words >> e.trace >> e.map >> e.score >> e.select >> e.bits >> e.topk >> e.sink >> e.recent >> e.mean_rows >>
-                e.tail;
+            words >> e.trace >> e.map >> e.score >> e.select >> e.bits >> e.topk >> e.sink >> e.recent >>
+                e.candidates >> e.mean_rows >> e.tail;
             for (std::string &figure : figures)
                 words >> figure;
             e.recall = number(figures[0]);
@@ -54,7 +53,7 @@ static std::vector<std::vector<Expected>> runs()
     std::map<std::string, std::vector<Expected>> groups;
     for (const Expected &e : read_expected())
         groups[e.trace + "_" + std::to_string(e.topk) + "_" + std::to_string(e.sink) + "_" +
-               std::to_string(e.mean_rows) + "_" + std::to_string(e.tail)]
+               std::to_string(e.candidates) + "_" + std::to_string(e.mean_rows) + "_" + std::to_string(e.tail)]
             .push_back(e);
     std::vector<std::vector<Expected>> list;
     for (const auto &[name, group] : groups)
@@ -64,7 +63,8 @@ static std::vector<std::vector<Expected>> runs()
 
 static void PrintTo(const Expected &e, std::ostream *out)
 {
-    *out << e.trace << " " << e.map << " k " << e.topk << " rows " << e.mean_rows << " tail " << e.tail;
+    *out << e.trace << " " << e.map << " k " << e.topk << " candidates " << e.candidates << " rows " << e.mean_rows
+         << " tail " << e.tail;
 }
 
 class Accuracy : public testing::TestWithParam<std::vector<Expected>>
@@ -119,27 +119,30 @@ static void check_backends(const std::vector<Expected> &group, const std::vector
     for (const Expected &e : group)
         maps += (maps.empty() ? "" : ",") + e.map;
     const Expected &first = group[0];
-    const Ran ran = run_hattn({"decode",
-                               "--trace",
-                               "examples/" + first.trace + ".safetensors",
-                               "--maps",
-                               maps,
-                               "--topk",
-                               std::to_string(first.topk),
-                               "--sink",
-                               std::to_string(first.sink),
-                               "--mean-rows",
-                               std::to_string(first.mean_rows),
-                               "--tail",
-                               std::to_string(first.tail),
-                               "--recent",
-                               std::to_string(first.recent),
-                               "--threads",
-                               "1",
-                               "--backend",
-                               option,
-                               "--json",
-                               "-"});
+    std::vector<std::string> args = {"decode",
+                                     "--trace",
+                                     "examples/" + first.trace + ".safetensors",
+                                     "--maps",
+                                     maps,
+                                     "--topk",
+                                     std::to_string(first.topk),
+                                     "--sink",
+                                     std::to_string(first.sink),
+                                     "--mean-rows",
+                                     std::to_string(first.mean_rows),
+                                     "--tail",
+                                     std::to_string(first.tail),
+                                     "--recent",
+                                     std::to_string(first.recent),
+                                     "--threads",
+                                     "1",
+                                     "--backend",
+                                     option,
+                                     "--json",
+                                     "-"};
+    if (first.candidates)
+        args.insert(args.end(), {"--per-head", "--candidates", std::to_string(first.candidates)});
+    const Ran ran = run_hattn(args);
     EXPECT_EQ(ran.exit_code, 0);
     EXPECT_EQ(ran.err, "");
     JsonOwner json = parse_json(ran.out);
@@ -165,19 +168,17 @@ TEST_P(Accuracy, AsPublished)
     for (const char *name : {"cuda", "opencl"})
         if (why_no_device(name).empty())
             backends.push_back(name);
-    if (GetParam()[0].mean_rows || GetParam()[0].tail > 0) // opencl has neither floors nor tails
-        backends.erase(std::remove(backends.begin(), backends.end(), "opencl"), backends.end());
     check_backends(GetParam(), backends, "all");
 }
 
 TEST(AccuracyFile, HasEveryMapAndBudget)
 {
-    EXPECT_EQ(read_expected().size(), 38u);
-    EXPECT_EQ(runs().size(), 16u);
+    EXPECT_EQ(read_expected().size(), 50u);
+    EXPECT_EQ(runs().size(), 22u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Traces, Accuracy, testing::ValuesIn(runs()), [](const auto &info) {
     const Expected &e = info.param[0];
     return e.trace + "_k" + std::to_string(e.topk) + "_sink" + std::to_string(e.sink) + "_rows" +
-           std::to_string(e.mean_rows) + (e.tail > 0 ? "_tail" : "");
+           std::to_string(e.mean_rows) + (e.tail > 0 ? "_tail" : "") + (e.candidates ? "_heads" : "");
 });

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What `hattn decode` must give on a trace, by numpy in float64 and the formulas of api/hattn.h alone: rows of examples/ACCURACY.tsv
-for its linear maps, with a fixed k or a floor of probability, and with a tail.
+for its linear maps, with a fixed k or a floor of probability, with a tail, and with scores per query head.
 
     tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 512
     tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 2048 --mean-rows 512 --tail 0.5
+    tools/accuracy.py examples/layer5.safetensors --maps hata128 --topk 2048 --mean-rows 512 --candidates 4096
 
 --fit prints the slopes that least cross entropy gives, to be compared with those of `hattn calibrate` in the file.
 """
@@ -20,6 +21,7 @@ STRIDE = 61  # of the positions that stand for all of low score
 FEW_ANCHORS = 8
 MIN_K = 64
 WEIGHT_BITS = 4
+MOST_OUTSIDE = 19 << 8  # of a factor, in 2^-8
 
 
 def read(path):
@@ -34,10 +36,27 @@ def read(path):
     return tensors, header.get("__metadata__", {})
 
 
+def weights_of(z):
+    """Weights of HATTN_SCORE_WEIGHTED, and what one of them is worth."""
+    qmax, largest = 2**(WEIGHT_BITS - 1) - 1, np.abs(z).max()
+    return np.rint(z * qmax / largest).astype(np.int64), largest / qmax
+
+
+def step_of(slope, unit):
+    return min(int(np.rint(2048 / math.log(2) * slope * unit)), 32768)
+
+
+def shares_of(scores, step):
+    e = (int(scores.max()) - scores) * step
+    shares = np.floor(2.0**(30 - (e >> 4 & 63) / 64)).astype(np.int64) >> np.minimum(e >> 10, 62)
+    shares[e >> 10 > 30] = 0
+    return shares
+
+
 class Selection:
     """One query and KV head: the group's attention and what a map's scores say of it."""
 
-    def __init__(self, trace, scale, name, query, g):
+    def __init__(self, trace, scale, name, query, g, weighted):
         group = trace["q"].shape[1] // trace["k"].shape[1]
         length = int(trace["q_pos"][query]) + 1
         self.q = trace["q"][query, g * group:(g + 1) * group]
@@ -46,23 +65,21 @@ class Selection:
         self.attention = np.exp(logits - logits.max(1, keepdims=True))
         self.attention /= self.attention.sum(1, keepdims=True)
         self.dense = self.attention @ self.values
-        self.encode(trace, name, g, weighted=name.startswith("weighted"))
+        self.encode(trace, name, g, weighted)
 
     def encode(self, trace, name, g, weighted):
         key_map = trace[name + ".wk"][g]
         query_map = trace.get(name + ".wq", trace[name + ".wk"])[g]
         bias = trace[name + ".bias"][g] if name + ".bias" in trace else 0.0
-        signs = np.where(self.keys @ key_map + bias > 0, 1, -1)
-        z = self.q @ query_map
+        self.signs = np.where(self.keys @ key_map + bias > 0, 1, -1)
+        self.z = self.q @ query_map
         self.unit = 1.0
         if weighted:
-            qmax, u = 2**(WEIGHT_BITS - 1) - 1, z.sum(0)
-            self.unit = np.abs(u).max() / qmax
-            weights = np.rint(u * qmax / np.abs(u).max()).astype(np.int64)
+            weights, self.unit = weights_of(self.z.sum(0))
         else:
-            weights = np.where(z > 0, 1, -1).sum(0)
+            weights = np.where(self.z > 0, 1, -1).sum(0)
             weights = weights // 2 if len(self.q) % 2 == 0 else weights
-        self.sums = signs @ weights
+        self.sums = self.signs @ weights
         self.scores = (self.sums + np.abs(weights).sum()) // 2
         self.order = np.argsort(-self.scores, kind="stable")
 
@@ -70,20 +87,17 @@ class Selection:
         """What a floor compares and a tail counts: shares of the k best, and the estimate of the sum of all."""
         n = len(self.scores)
         self.best = best = self.order[:min(k, n)]
-        step = min(int(np.rint(2048 / math.log(2) * slope * self.unit)), 32768)
-        e = (int(self.scores.max()) - self.scores) * step
-        shares = np.floor(2.0**(30 - (e >> 4 & 63) / 64)).astype(np.int64) >> np.minimum(e >> 10, 62)
-        shares[e >> 10 > 30] = 0
+        shares = shares_of(self.scores, step_of(slope, self.unit))
         if n > k:
             is_low = self.scores <= self.scores[best].min()
-            self.z = int(shares[~is_low].sum()) + STRIDE * int(shares[is_low & (np.arange(n) % STRIDE == 0)].sum())
+            self.total = int(shares[~is_low].sum()) + STRIDE * int(shares[is_low & (np.arange(n) % STRIDE == 0)].sum())
         else:
-            self.z = int(shares.sum())
+            self.total = int(shares.sum())
         self.shares = shares[best]
 
     def kept(self, tau):
-        """Positions of hattn_topk. share * 2^32 >= tau * z, in whole numbers."""
-        above = int((self.shares >= -(-tau * self.z >> 32)).sum()) if tau else len(self.best)
+        """Positions of hattn_topk. share * 2^32 >= tau * total, in whole numbers."""
+        above = int((self.shares >= -(-tau * self.total >> 32)).sum()) if tau else len(self.best)
         return self.best[:max(above, min(MIN_K, len(self.best)))]
 
     def tail_mass(self, kept, factor):
@@ -91,7 +105,7 @@ class Selection:
         shares, part = self.shares[:len(kept)], self.attention[:, kept]
         if len(kept) == len(self.scores) or not shares.any():
             return np.zeros(len(part))
-        rest = max(self.z - int(shares.sum()), 0)
+        rest = max(self.total - int(shares.sum()), 0)
         near = (shares > 0) & (shares < 4 * shares[shares > 0].min())
         if near.sum() < FEW_ANCHORS:
             near = shares > 0
@@ -114,21 +128,67 @@ class Selection:
         return figures
 
 
-def cross_entropy(selections, slope):
+class HeadSelection(Selection):
+    """Whose `num_candidates` best by the summed scores each head of the group scores for itself."""
+
+    def encode(self, trace, name, g, weighted):
+        super().encode(trace, name, g, weighted)
+        self.heads = [weights_of(z) for z in self.z]
+        self.head_sums = [self.signs @ weights for weights, _ in self.heads]
+
+    def look(self, k, slope, num_candidates, head_slopes):
+        super().look(num_candidates, slope)
+        self.listed = np.sort(self.best)
+        self.head_shares = np.array([
+            shares_of((sums[self.listed] + np.abs(weights).sum()) // 2, step_of(head_slope, unit))
+            for sums, (weights, unit), head_slope in zip(self.head_sums, self.heads, head_slopes)])
+        self.sums_of_heads = [int(shares.sum()) for shares in self.head_shares]
+        inverse = np.array([(1 << 62) // total for total in self.sums_of_heads])
+        self.p = (self.head_shares * inverse[:, None] >> 38).sum(0)
+        self.ranks = np.argsort(-self.p, kind="stable")[:min(k, len(self.p))]
+        self.listed_shares = shares_of(self.scores, step_of(slope, self.unit))[self.listed]
+
+    def kept(self, tau):
+        above = int((self.p[self.ranks] >= tau * len(self.heads) + 255 >> 8).sum()) if tau else len(self.ranks)
+        return self.listed[self.ranks[:max(above, min(MIN_K, len(self.ranks)))]]
+
+    def tail_mass(self, kept, factor):
+        if len(kept) == len(self.scores):
+            return np.zeros(len(self.heads))
+        ranks = np.searchsorted(self.listed, kept)
+        p, in_all = self.p[ranks], int(self.listed_shares.sum())
+        inside = in_all - int(self.listed_shares[ranks].sum())
+        outside = min((max(self.total - in_all, 0) << 8) // inside, MOST_OUTSIDE) if inside else 0
+        near = (p > 0) & (p < 4 * p[p > 0].min())
+        if near.sum() < FEW_ANCHORS:
+            near = p > 0
+        mass = np.zeros(len(self.heads))
+        for h, (shares, part) in enumerate(zip(self.head_shares[:, ranks], self.attention[:, kept])):
+            rest = self.sums_of_heads[h] - int(shares.sum())
+            rest += rest * outside >> 8
+            anchors = near & (shares > 0)
+            if anchors.any() and rest > 0:
+                mass[h] = min(factor * part[anchors].sum() * (rest / shares[anchors].sum()),
+                              part[shares > 0].sum() * (rest / shares.sum()))
+        return mass
+
+
+def cross_entropy(logits, slope):
+    """logits: of a score, and the attention that they are to tell."""
     total = 0.0
-    for one in selections:
-        x = slope * one.unit * one.sums
-        total += np.log(np.exp(x - x.max()).sum()) + x.max() - (one.attention.mean(0) * x).sum()
-    return total / len(selections)
+    for sums, attention in logits:
+        x = slope * sums
+        total += np.log(np.exp(x - x.max()).sum()) + x.max() - (attention * x).sum()
+    return total / len(logits)
 
 
-def fit(selections):
+def fit(logits):
     """Of least cross entropy, which is convex: by golden section, of the logarithm."""
     low, high = math.log(1e-5), math.log(10)
     ratio = (math.sqrt(5) - 1) / 2
     for _ in range(60):
         a, b = high - ratio * (high - low), low + ratio * (high - low)
-        if cross_entropy(selections, math.exp(a)) < cross_entropy(selections, math.exp(b)):
+        if cross_entropy(logits, math.exp(a)) < cross_entropy(logits, math.exp(b)):
             high = b
         else:
             low = a
@@ -146,6 +206,38 @@ def find_floor(counts, rows):
     return math.exp(low) if counts(math.exp(low)) - rows < rows - counts(math.exp(high)) else math.exp(high)
 
 
+def print_slopes(name, score, heads):
+    print(name, score, *["%.6g" % fit([(one.unit * one.sums, one.attention.mean(0)) for one in selections])
+                         for selections in heads])
+    if isinstance(heads[0][0], HeadSelection):
+        print(name, "head", *["%.6g" % fit([(one.head_sums[h] * one.heads[h][1], one.attention[h]) for one in selections])
+                              for selections in heads for h in range(len(selections[0].heads))])
+
+
+def look_at(trace, name, score, heads, args):
+    slopes = trace.get("%s.slope.%s" % (name, score), np.zeros(len(heads)))
+    for g, selections in enumerate(heads):
+        for one in selections:
+            if args.candidates:
+                group = len(one.heads)
+                one.look(args.topk, slopes[g], args.candidates, trace[name + ".slope.head"][g * group:(g + 1) * group])
+            else:
+                one.look(args.topk, slopes[g])
+
+
+def print_row(args, name, score, bits, flat):
+    def selected(tau):
+        return [one.kept(int(np.rint(np.float64(np.float32(tau)) * 2**32))) for one in flat]
+
+    tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows) if args.mean_rows else 0.0
+    kept = selected(tau)
+    figures = np.mean([one.metrics(positions, len(positions) if args.mean_rows else args.topk, args.tail)
+                       for one, positions in zip(flat, kept)], 0)
+    print("\t".join([os.path.basename(args.trace).split(".")[0], name, score, "kv", str(bits), str(args.topk), "0", "0",
+                     str(args.candidates), str(args.mean_rows), "%g" % args.tail, *["%.4f" % figure for figure in figures],
+                     "# floor %.6g, rows %.1f" % (tau, np.mean([len(positions) for positions in kept]))]), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace")
@@ -153,34 +245,22 @@ def main():
     parser.add_argument("--topk", type=int, default=512)
     parser.add_argument("--mean-rows", type=int, default=0, help="a floor that keeps so many on average")
     parser.add_argument("--tail", type=float, default=0, help="the factor of a tail")
+    parser.add_argument("--candidates", type=int, default=0, help="of scores per query head")
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
     trace, metadata = read(args.trace)
     trace = {name: tensor.astype(np.float64) for name, tensor in trace.items()}
     scale = float(metadata.get("softmax_scale", trace["q"].shape[2]**-0.5))
     for name in args.maps.split(","):
-        score = "weighted" if name.startswith("weighted") else "hamming"
-        heads = [[Selection(trace, scale, name, query, g) for query in range(trace["q"].shape[0])]
-                 for g in range(trace["k"].shape[1])]
+        weighted = name.startswith("weighted") or args.candidates > 0
+        score = "weighted" if weighted else "hamming"
+        heads = [[(HeadSelection if args.candidates else Selection)(trace, scale, name, query, g, weighted)
+                  for query in range(trace["q"].shape[0])] for g in range(trace["k"].shape[1])]
         if args.fit:
-            print(name, score, *["%.6g" % fit(selections) for selections in heads])
-            continue
-        slopes = trace.get("%s.slope.%s" % (name, score), np.zeros(len(heads)))
-        flat = [one for selections in heads for one in selections]
-        for g, selections in enumerate(heads):
-            for one in selections:
-                one.look(args.topk, slopes[g])
-
-        def selected(tau, flat=flat):
-            return [one.kept(int(np.rint(np.float64(np.float32(tau)) * 2**32))) for one in flat]
-
-        tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows) if args.mean_rows else 0.0
-        kept = selected(tau)
-        figures = np.mean([one.metrics(positions, len(positions) if args.mean_rows else args.topk, args.tail)
-                           for one, positions in zip(flat, kept)], 0)
-        print("\t".join([os.path.basename(args.trace).split(".")[0], name, score, "kv", str(trace[name + ".wk"].shape[2]),
-                         str(args.topk), "0", "0", str(args.mean_rows), "%g" % args.tail, *["%.4f" % figure for figure in figures],
-                         "# floor %.6g, rows %.1f" % (tau, np.mean([len(positions) for positions in kept]))]), flush=True)
+            print_slopes(name, score, heads)
+        else:
+            look_at(trace, name, score, heads, args)
+            print_row(args, name, score, trace[name + ".wk"].shape[2], [one for selections in heads for one in selections])
 
 
 if __name__ == "__main__":

@@ -156,9 +156,6 @@ void hattn_cuda_close(hattn_device *device) { free(device); }
 
 hattn_status hattn_cuda_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
-    if (problem->num_candidates)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "%s: num_candidates is %d: no scores per query head",
-                          device->backend->name, problem->num_candidates);
     cuda_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "%s: no memory for a plan", device->backend->name);

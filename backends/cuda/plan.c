@@ -292,6 +292,22 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
                                                 (HATTN_CUDA_BINS + 1) * sizeof(uint32_t));
 }
 
+/* Room for candidates of scores per query head. */
+static void choose_heads(hattn_cuda_params *params, uint64_t *used)
+{
+    const hattn_problem *p = &params->problem;
+    if (!p->num_candidates)
+        return;
+    params->most_listed = (int32_t)smaller((int64_t)p->num_candidates + p->num_sink + p->num_recent, p->max_length);
+    const uint64_t tasks = (uint64_t)p->max_rows * (uint64_t)p->num_selection_heads,
+                   listed = tasks * (uint64_t)params->most_listed;
+    params->listed = hattn_carve(used, listed * sizeof(int32_t));
+    params->num_listed = hattn_carve(used, tasks * sizeof(int32_t));
+    params->head_scores = hattn_carve(used, listed * (uint64_t)params->group * sizeof(uint16_t));
+    params->head_keys = hattn_carve(used, listed * sizeof(uint32_t));
+    params->head_ranks = hattn_carve(used, tasks * (uint64_t)p->k * sizeof(int32_t));
+}
+
 /* A tail's room, and the blocks that share a selection for it: 64 rows of K each. */
 static void choose_tail(hattn_cuda_params *params, uint64_t *used)
 {
@@ -304,7 +320,7 @@ static void choose_tail(hattn_cuda_params *params, uint64_t *used)
     params->tail_out = hattn_carve(used, heads * (uint64_t)p->head_dim_v * sizeof(float));
     params->tail_lse = hattn_carve(used, heads * sizeof(float));
     params->tail_sums = hattn_carve(used, heads * splits * 2 * sizeof(float));
-    params->tail_shares = hattn_carve(used, rows * (uint64_t)p->num_selection_heads * splits * 2 * sizeof(uint64_t));
+    params->tail_shares = hattn_carve(used, rows * (uint64_t)hattn_heads_of_shares(p) * splits * 2 * sizeof(uint64_t));
 }
 
 /* Tokens of a sequence that share K and V in dense attention, where a block of tensor cores has places for more heads
@@ -409,6 +425,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     uint64_t topk = 0;
     hattn_carve(&topk, sizeof(hattn_cuda_head));
     choose_topk(device, params, &topk);
+    choose_heads(params, &topk);
     choose_tail(params, &used);
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }

@@ -88,7 +88,7 @@ public:
     {
         used_ = max(used_, min(kWarps, (n + 15) / 16));
 #pragma unroll 1
-        for (int first = warp_id() * 16; first < n; first += kWarps * 16)
+        for (int first = warp_id() * 16; any_of_wave(first < n); first += kWarps * 16)
             add_tile<false>(slots, first, n, 0);
     }
 
@@ -99,8 +99,10 @@ public:
     {
         used_ = max(used_, min(kWarps, n));
 #pragma unroll 1
-        for (int i = warp_id(); i < n; i += kWarps)
-            add_tile<true>(slots + i, 0, 1, first_query(i));
+        for (int i = warp_id(); any_of_wave(i < n); i += kWarps) {
+            const bool present = kWarpsOfWave == 1 || i < n;
+            add_tile<true>(slots + (present ? i : 0), 0, 1, present ? first_query(i) : kGroup);
+        }
     }
 
     /* Ends with a barrier; then each_value gives a part of a softmax. */
@@ -246,7 +248,7 @@ private:
             query_scale()[at.b_column()] = scale.inverse;
     }
 
-    /* kApart: for queries from first_query on. */
+    /* kApart: for queries from first_query on. With `first` at or past n, or no query, nothing is added. */
     template <bool kApart>
     __device__ void add_tile(const Slot *slots, int first, int n, int first_query)
     {

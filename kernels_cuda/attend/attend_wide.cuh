@@ -301,24 +301,29 @@ private:
     {
         const int log2_blocks = layout_.log2_rows - 4, first = (warp_id() & ((1 << log2_blocks) - 1)) * 16,
                   share = warp_id() >> log2_blocks, shares = kWarps >> log2_blocks;
-        if (first >= n)
+        if (!any_of_wave(first < n)) /* else rows past n get logits, which nobody reads */
             return;
         float c[kBlocks][4] = {};
         const char *row =
             tile + (first + Fragment::a_source_row()) * layout_.row_bytes + Fragment::a_source_chunk() * 16;
 #pragma unroll 1
-        for (int pair = share; pair < (layout_.k_chunks + 1) / 2; pair += shares) {
+        for (int i = share; any_of_wave(i < (layout_.k_chunks + 1) / 2); i += shares) {
+            const bool present = kWarpsOfWave == 1 || i < (layout_.k_chunks + 1) / 2;
+            const int pair = present ? i : 0;
             uint32_t k[4], q[2 * kBlocks];
             load_matrices(k, row + pair * 32);
+            zero_unless(present, k);
             if constexpr (kBytes) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     const uint32_t x = k[2 * half], y = k[2 * half + 1];
                     load_columns(q, shared(), layout_.q_bytes, 4 * pair + 2 * half);
+                    zero_unless(present, q);
                     multiply(c, half2_of_e4m3(x), half2_of_e4m3(y), half2_of_e4m3(x >> 16), half2_of_e4m3(y >> 16), q);
                 }
             } else {
                 load_columns(q, shared(), layout_.q_bytes, 2 * pair);
+                zero_unless(present, q);
                 multiply(c, k[0], k[1], k[2], k[3], q);
             }
         }
@@ -328,6 +333,16 @@ private:
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 logits(share, 8 * b + at.column(i))[first + at.row(i)] = c[b][i];
+    }
+
+    /* present: always, where a wave is a warp. */
+    template <int kCount>
+    __device__ static void zero_unless(bool present, uint32_t (&x)[kCount])
+    {
+        if constexpr (kWarpsOfWave > 1)
+#pragma unroll
+            for (int i = 0; i < kCount; i++)
+                x[i] = present ? x[i] : 0;
     }
 
     __device__ static void multiply(float (&c)[kBlocks][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
@@ -418,15 +433,17 @@ private:
 #pragma unroll
         for (int i = 0; i < kDimBlocks; i++) {
             const int block = warp_id() + kWarps * i;
-            if (block >= num_blocks)
+            if (!any_of_wave(block < num_blocks))
                 break;
+            const int from_block =
+                kWarpsOfWave == 1 ? block : min(block, num_blocks - 1); /* for nothing, past the last */
             /* Sums of one tile, added outside of the tensor cores, which round towards zero. */
             float c[kBlocks][4] = {};
 #pragma unroll 1
             for (int step = 0; step * 16 < n; step++) {
                 uint32_t p[2 * kBlocks];
                 load_columns(p, reinterpret_cast<const char *>(weights(0)), (layout_.tile_rows + 8) * 2, 2 * step);
-                const char *from = rows + step * 16 * layout_.row_bytes + block * (kBytes ? 16 : 32);
+                const char *from = rows + step * 16 * layout_.row_bytes + from_block * (kBytes ? 16 : 32);
                 if constexpr (kBytes) {
                     uint32_t v[2];
                     load_transposed(v, from);

@@ -32,21 +32,42 @@ __device__ inline float *floats(hattn_buffer workspace, uint64_t offset)
     return reinterpret_cast<float *>(static_cast<char *>(hattn_address(workspace)) + offset);
 }
 
-/* A selection head's selection, with its shares. */
+/* Of a head that has shares. */
+__device__ inline Pair<uint64_t> *shares_of_split(const hattn_cuda_params &params, hattn_buffer workspace, int64_t row,
+                                                  int64_t head, int64_t split)
+{
+    const int64_t place = row * hattn_heads_of_shares(&params.problem) + head;
+    return pairs<uint64_t>(workspace, params.tail_shares, place * params.num_tail_splits + split);
+}
+
+/* A selection head's selection, and the heads that have shares: itself, or with scores per query head its group. */
 struct Selected {
     const int32_t *indices;
-    const uint32_t *shares;
-    int count;
-    int64_t rest;
+    int count, num_heads;
+    int64_t first_head;
 
-    __device__ Selected(const hattn_problem &p, const hattn_attend_args &args, int64_t row, int64_t head,
+    __device__ Selected(const hattn_cuda_params &params, const hattn_attend_args &args, int64_t row, int64_t head,
                         int32_t length)
-        : indices(reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, row, head, 0))),
-          shares(reinterpret_cast<const uint32_t *>(hattn_element(&p.shares, args.shares, row, head, 0)))
+        : indices(reinterpret_cast<const int32_t *>(hattn_element(&params.problem.indices, args.indices, row, head, 0)))
     {
+        const hattn_problem &p = params.problem;
         count = min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, row, head, 0)), 0),
                     min(length, p.k));
-        rest = *reinterpret_cast<const int64_t *>(hattn_element(&p.rests, args.rests, row, head, 0));
+        num_heads = p.num_candidates ? params.group : 1;
+        first_head = head * num_heads;
+    }
+
+    __device__ const uint32_t *shares(const hattn_problem &p, const hattn_attend_args &args, int64_t row,
+                                      int in_group) const
+    {
+        const int64_t head = first_head + min(in_group, num_heads - 1);
+        return reinterpret_cast<const uint32_t *>(hattn_element(&p.shares, args.shares, row, head, 0));
+    }
+
+    __device__ int64_t rest(const hattn_problem &p, const hattn_attend_args &args, int64_t row, int in_group) const
+    {
+        const int64_t head = first_head + min(in_group, num_heads - 1);
+        return *reinterpret_cast<const int64_t *>(hattn_element(&p.rests, args.rests, row, head, 0));
     }
 };
 
@@ -102,8 +123,8 @@ __global__ void __launch_bounds__(kThreads)
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
     allow_dependents();
     wait_for_previous();
-    const Selected selected(p, args, row, head, resolved.length);
-    if (selected.rest <= 0)
+    const Selected selected(params, args, row, head, resolved.length);
+    if (selected.num_heads == 1 && selected.rest(p, args, row, 0) <= 0)
         return;
     const int64_t kv_head = head * group / params.dense_group;
     const float scale = p.scale * hattn_kv_scale(&p, args.k_scale, kv_head);
@@ -121,6 +142,7 @@ __global__ void __launch_bounds__(kThreads)
         const float lse = lane_head < group
                               ? floats(workspace, params.tail_lse)[row * p.num_q_heads + head * group + lane_head]
                               : 0.0f;
+        const uint32_t *const shares = selected.shares(p, args, row, lane_head);
         Pair<float> sum = {0.0f, 0.0f};
         for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece) {
             uint32_t share[kTogether];
@@ -129,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
             for (int r = 0; r < kTogether; r++) {
                 const int rank = base + r * kRows + thread / kLanes;
-                share[r] = rank < selected.count ? selected.shares[rank] : 0;
+                share[r] = rank < selected.count ? shares[rank] : 0;
                 rows[r] = cache_row<T>(p.k_cache, args.k_cache, pages, selected.indices[min(rank, selected.count - 1)],
                                        kv_head);
             }
@@ -163,13 +185,14 @@ __global__ void __launch_bounds__(kThreads)
                 sum;
         }
     }
-    if (warp_id() == 0) {
+    for (int h = warp_id(); h < selected.num_heads; h += kWarps) {
+        const uint32_t *const listed = selected.shares(p, args, row, h);
         Pair<uint64_t> shares = {0, 0};
         for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece)
 #pragma unroll
             for (int before = 0; before < kPiece; before += 32) {
                 const int rank = base + before + lane_id();
-                const uint32_t share = rank < selected.count ? selected.shares[rank] : 0;
+                const uint32_t share = rank < selected.count ? listed[rank] : 0;
                 shares.all += share & ~HATTN_SHARE_ANCHOR;
                 shares.near += share & HATTN_SHARE_ANCHOR ? share & ~HATTN_SHARE_ANCHOR : 0;
             }
@@ -179,14 +202,13 @@ __global__ void __launch_bounds__(kThreads)
             shares.near += from_partner(shares.near, mask);
         }
         if (lane_id() == 0)
-            *pairs<uint64_t>(workspace, params.tail_shares, (row * p.num_selection_heads + head) * splits + split) =
-                shares;
+            *shares_of_split(params, workspace, row, selected.first_head + h, split) = shares;
     }
 }
 
-/* R in e^lse: by a warp. */
-__device__ inline float mass_of(const hattn_cuda_params &params, const Selected &selected, hattn_buffer workspace,
-                                int64_t row, int64_t query_head, int64_t head)
+/* R in e^lse: by a warp. in_group: of the selection's query heads. */
+__device__ inline float mass_of(const hattn_cuda_params &params, const Selected &selected, int64_t rest,
+                                hattn_buffer workspace, int64_t row, int64_t query_head, int in_group)
 {
     const hattn_problem &p = params.problem;
     const int64_t splits = params.num_tail_splits;
@@ -194,15 +216,15 @@ __device__ inline float mass_of(const hattn_cuda_params &params, const Selected 
     Pair<uint64_t> shares = {0, 0};
     if (lane_id() < splits) { /* at most 32 */
         sum = *pairs<float>(workspace, params.tail_sums, (row * p.num_q_heads + query_head) * splits + lane_id());
-        shares =
-            *pairs<uint64_t>(workspace, params.tail_shares, (row * p.num_selection_heads + head) * splits + lane_id());
+        shares = *shares_of_split(params, workspace, row, selected.first_head + min(in_group, selected.num_heads - 1),
+                                  lane_id());
     }
 #pragma unroll
     for (int mask = 16; mask; mask /= 2) {
         shares.all += from_partner(shares.all, mask);
         shares.near += from_partner(shares.near, mask);
     }
-    return hattn_tail_mass(p.tail, warp_sum(sum.near), warp_sum(sum.all), shares.near, shares.all, selected.rest);
+    return hattn_tail_mass(p.tail, warp_sum(sum.near), warp_sum(sum.all), shares.near, shares.all, rest);
 }
 
 template <class T>
@@ -215,8 +237,11 @@ __global__ void __launch_bounds__(kThreads)
                   kv_head = query_head / params.dense_group, place = row * p.num_q_heads + query_head;
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
     wait_for_previous();
-    const Selected selected(p, args, row, head, resolved.length);
-    const float mass = selected.count ? mass_of(params, selected, workspace, row, query_head, head) : 0.0f;
+    const Selected selected(params, args, row, head, resolved.length);
+    const int in_group = static_cast<int>(query_head % params.group);
+    const float mass = selected.count ? mass_of(params, selected, selected.rest(p, args, row, in_group), workspace, row,
+                                                query_head, in_group)
+                                      : 0.0f;
     const float lse = floats(workspace, params.tail_lse)[place];
     hattn_value_state state = {};
     hattn_pages pages = {};

@@ -321,5 +321,22 @@ int hattn::run_encode_keys(const hattn_cuda_params *params, const hattn_encode_k
 
 int hattn::run_encode_queries(const hattn_cuda_params *params, const hattn_encode_queries_args *args, void *stream)
 {
-    return hattn::launch_encode_queries(*params, *args, static_cast<hattn::DeviceStream>(stream));
+    using namespace hattn;
+    const DeviceError error = launch_encode_queries(*params, *args, static_cast<DeviceStream>(stream));
+    if (error || !params->problem.num_candidates)
+        return error;
+    /* Each query head as a selection of its own. */
+    hattn_cuda_params own = *params;
+    hattn_encode_queries_args apart = *args;
+    hattn_problem &p = own.problem;
+    own.group = 1;
+    own.heads_per_code = hattn_cuda_make_divisor(static_cast<uint32_t>(p.num_q_heads / p.num_code_heads));
+    p.num_selection_heads = p.num_q_heads;
+    p.weights = p.head_weights;
+    p.slopes = p.head_slopes;
+    p.steps = p.head_steps;
+    apart.weights = args->head_weights;
+    apart.slopes = args->head_slopes;
+    apart.steps = args->head_steps;
+    return launch_encode_queries(own, apart, static_cast<DeviceStream>(stream));
 }

@@ -77,6 +77,41 @@ private:
     bool any_;
 };
 
+/* S and Z of hattn_topk (api/hattn.h). */
+struct FloorEstimate {
+    uint32_t largest;
+    uint64_t sum;
+};
+
+/* Of the positions begin..end, the `count` best of which are listed. */
+__device__ inline FloorEstimate estimate_of(const uint16_t *scores, const int32_t *list, int count, int begin, int end,
+                                            int32_t step, FloorSpace &space)
+{
+    const int thread = static_cast<int>(threadIdx.x);
+    uint32_t largest = 0, least = UINT16_MAX;
+    for (int i = thread; i < count; i += kThreads) {
+        const uint32_t score = scores[list[i]];
+        largest = max(largest, score);
+        least = min(least, score);
+    }
+    largest = block_largest(largest, space);
+    least = UINT16_MAX - block_largest(UINT16_MAX - least, space);
+
+    const bool is_all = count == end - begin;
+    uint64_t sum = 0;
+    for (int i = thread; i < count; i += kThreads)
+        if (is_all || scores[list[i]] > least)
+            sum += floor_share(largest - scores[list[i]], step);
+    if (!is_all)
+        for (int i = (begin + HATTN_FLOOR_STRIDE - 1) / HATTN_FLOOR_STRIDE + thread; i * HATTN_FLOOR_STRIDE < end;
+             i += kThreads) {
+            const uint32_t score = scores[i * HATTN_FLOOR_STRIDE];
+            if (score <= least)
+                sum += static_cast<uint64_t>(HATTN_FLOOR_STRIDE) * floor_share(largest - score, step);
+        }
+    return {largest, block_total(sum, space)};
+}
+
 } // namespace hattn
 
 #endif

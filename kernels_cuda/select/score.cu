@@ -113,14 +113,6 @@ __device__ void score_range(const hattn_cuda_params &params, const QueryCode &qu
     score_any(params, query, run);
 }
 
-/* Weights from memory into code.weights. Ends with a barrier. */
-__device__ inline void load_weights(const hattn_problem &p, const int8_t *weights, QueryCode &code)
-{
-    for (int r = threadIdx.x; r < 512; r += kThreads)
-        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? max(weights[r], -127) : 0);
-    __syncthreads();
-}
-
 template <class Key>
 __global__ void __launch_bounds__(kThreads)
     score_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_score_args args)

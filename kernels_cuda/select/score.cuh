@@ -8,6 +8,14 @@
 
 namespace hattn {
 
+/* Weights from memory into code.weights. Ends with a barrier. */
+__device__ inline void load_weights(const hattn_problem &p, const int8_t *weights, QueryCode &code)
+{
+    for (int r = threadIdx.x; r < 512; r += kThreads)
+        code.weights[r] = static_cast<int8_t>(r < p.code_bits ? max(weights[r], -127) : 0);
+    __syncthreads();
+}
+
 /* sum over planes p of 2^p popcount((code ^ sign) & plane_p), a word at a time. */
 __device__ inline uint32_t score_key(const QueryCode &query, const uint32_t *code, int num_words)
 {

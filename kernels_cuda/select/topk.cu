@@ -6,43 +6,11 @@
 #include "kernels_cuda/device/exchange.cuh"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/select/floor_sums.cuh"
-#include "kernels_cuda/select/select.cuh"
+#include "kernels_cuda/select/topk_row.cuh"
 #include "kernels_cuda/select/topk_split.cuh"
 
 namespace hattn {
 namespace {
-
-/* One row of a call. */
-template <class Key>
-struct TopkRow {
-    int64_t row, head;
-    int length, kept;
-    const Key *keys;
-    int32_t *indices;
-
-    __device__ TopkRow(const hattn_problem &p, const hattn_topk_args &args, int64_t task)
-        : row(task / p.num_selection_heads), head(task % p.num_selection_heads)
-    {
-        const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
-        length = resolved.length;
-        kept = hattn_kept(&p, args.budgets, &resolved, head);
-        keys = reinterpret_cast<const Key *>(hattn_element(&p.scores, args.scores, row, head, 0));
-        indices = reinterpret_cast<int32_t *>(hattn_element(&p.indices, args.indices, row, head, 0));
-    }
-
-    /* Of the middle, by rank; 0 or less: nothing is ranked. */
-    __device__ int wanted(const hattn_problem &p) const { return kept < length ? kept - p.num_sink - p.num_recent : 0; }
-};
-
-/* Scores handed in may be any u16, not only what this problem's weights can give. */
-template <class Key>
-__device__ void select_row(const hattn_cuda_params &params, const TopkRow<Key> &row, SelectSpace &space)
-{
-    const hattn_problem &p = params.problem;
-    Selection<Key> selection = {row.keys + p.num_sink, row.length, row.kept, p.num_sink, p.num_recent, {}};
-    selection.find(params, space);
-    selection.visit(0, row.kept, space, [&](int rank, int position) { row.indices[rank] = position; });
-}
 
 template <class Key>
 __global__ void __launch_bounds__(kThreads)
@@ -235,32 +203,13 @@ __global__ void __launch_bounds__(kThreads)
     const int thread = static_cast<int>(threadIdx.x), first = p.num_sink, end = row.kept - p.num_recent;
     const int32_t step = *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0));
     auto score_of = [&](int rank) { return static_cast<uint32_t>(row.keys[row.indices[rank]]); };
-    uint32_t largest = 0, least_score = UINT16_MAX;
-    for (int rank = first + thread; rank < end; rank += kThreads) {
-        largest = max(largest, score_of(rank));
-        least_score = min(least_score, score_of(rank));
-    }
-    largest = block_largest(largest, space.floor);
-    least_score = UINT16_MAX - block_largest(UINT16_MAX - least_score, space.floor);
-
-    const bool keeps_all = row.kept == row.length;
-    uint64_t sum = 0;
-    for (int rank = first + thread; rank < end; rank += kThreads)
-        if (keeps_all || score_of(rank) > least_score)
-            sum += floor_share(largest - score_of(rank), step);
-    if (!keeps_all)
-        for (int i = (p.num_sink + HATTN_FLOOR_STRIDE - 1) / HATTN_FLOOR_STRIDE + thread;
-             i * HATTN_FLOOR_STRIDE < row.length - p.num_recent; i += kThreads) {
-            const uint32_t score = row.keys[i * HATTN_FLOOR_STRIDE];
-            if (score <= least_score)
-                sum += static_cast<uint64_t>(HATTN_FLOOR_STRIDE) * floor_share(largest - score, step);
-        }
-    sum = block_total(sum, space.floor);
+    const FloorEstimate e =
+        estimate_of(row.keys, row.indices + first, end - first, first, row.length - p.num_recent, step, space.floor);
     if (!has_floor) {
-        tell_shares(p, args, row, true, largest, step, sum, space.floor);
+        tell_shares(p, args, row, true, e.largest, step, e.sum, space.floor);
         return;
     }
-    const FloorScore floor(largest, step, hattn_floor_least_share(params.floor_tau, sum));
+    const FloorScore floor(e.largest, step, hattn_floor_least_share(params.floor_tau, e.sum));
     uint32_t above = 0;
     for (int rank = first + thread; rank < end; rank += kThreads)
         above += floor.reaches(score_of(rank));
@@ -291,7 +240,7 @@ __global__ void __launch_bounds__(kThreads)
     if (thread == 0)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
     if (has_tail)
-        tell_shares(p, args, row, row.kept < row.length, largest, step, sum, space.floor);
+        tell_shares(p, args, row, row.kept < row.length, e.largest, step, e.sum, space.floor);
 }
 
 template <class Key>
@@ -318,11 +267,35 @@ DeviceError launch_topk(const hattn_cuda_params &params, const hattn_topk_args &
     return error ? error : launch(how, topk_compact_kernel<Key>, params, args, workspace);
 }
 
+/* Of the call that lists candidates, with the forced positions around them. */
+hattn_cuda_params candidates_params(const hattn_cuda_params &params)
+{
+    hattn_cuda_params own = params;
+    hattn_problem &p = own.problem;
+    p.k = params.most_listed;
+    p.indices.stride[1] = p.k;
+    p.indices.stride[0] = static_cast<int64_t>(p.k) * p.num_selection_heads;
+    p.counts.stride[1] = 1;
+    p.counts.stride[0] = p.num_selection_heads;
+    return own;
+}
+
+hattn_topk_args candidates_args(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace)
+{
+    hattn_topk_args own = args;
+    own.budgets = {};
+    own.indices = {workspace.data, workspace.byte_offset + params.listed};
+    own.counts = {workspace.data, workspace.byte_offset + params.num_listed};
+    return own;
+}
+
 } // namespace
 
 DeviceError load_topk(const hattn_cuda_params &params)
 {
-    const DeviceError error = hattn_has_shares(&params.problem) ? prepare(topk_floor_kernel, 0) : kSuccess;
+    const DeviceError error = params.problem.num_candidates       ? load_topk_heads()
+                              : hattn_has_shares(&params.problem) ? prepare(topk_floor_kernel, 0)
+                                                                  : kSuccess;
     return error ? error : params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);
 }
 
@@ -334,9 +307,15 @@ int hattn::run_topk(const hattn_cuda_params *params, const hattn_topk_args *args
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
     DeviceError error = check_workspace(workspace, stream);
-    if (!error)
-        error = params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
-                                          : launch_topk<uint16_t>(*params, *args, workspace, stream);
+    if (error)
+        return error;
+    if (params->problem.num_candidates) {
+        error = launch_topk<uint16_t>(candidates_params(*params), candidates_args(*params, *args, workspace), workspace,
+                                      stream);
+        return error ? error : launch_topk_heads(*params, *args, workspace, stream);
+    }
+    error = params->problem.key_norms ? launch_topk<float>(*params, *args, workspace, stream)
+                                      : launch_topk<uint16_t>(*params, *args, workspace, stream);
     const dim3 tasks(static_cast<unsigned>(args->batch.num_rows * params->problem.num_selection_heads));
     return error || !hattn_has_shares(&params->problem)
                ? error
