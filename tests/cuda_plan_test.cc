@@ -210,12 +210,16 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         EXPECT_GE(seen, 10);
 }
 
-/* Floors go by regions where floors.inc has kernels for both halves of the step, and scores are their own levels; else they are composed. */
+/* Floors and tails go by regions where floors.inc has kernels for both halves of the step, and scores are their own levels; else they are composed. */
 TEST_F(CudaPlan, FloorsHaveKernelsOfTheirOwn)
 {
     auto with_floor = [](hattn_problem p) {
         p.min_probability = 0.001f;
         p.min_k = 64;
+        return p;
+    };
+    auto with_tail = [](hattn_problem p) {
+        p.tail = 0.5f;
         return p;
     };
     auto with_bits = [&](int bits, int spare) {
@@ -238,6 +242,8 @@ TEST_F(CudaPlan, FloorsHaveKernelsOfTheirOwn)
         const hattn_cuda_params p = choose(with_floor(shape_of(row.q, row.kv, row.dim)));
         EXPECT_EQ(p.engine, row.engine);
         EXPECT_EQ(p.by_regions, row.by_regions) << "q " << row.q << " kv " << row.kv << " dim " << row.dim;
+        EXPECT_EQ(choose(with_tail(shape_of(row.q, row.kv, row.dim))).by_regions, row.by_regions);
+        EXPECT_EQ(choose(with_tail(with_floor(shape_of(row.q, row.kv, row.dim)))).by_regions, row.by_regions);
         EXPECT_TRUE(choose(shape_of(row.q, row.kv, row.dim)).by_regions);
     }
     for (int bits : {32, 64, 128})

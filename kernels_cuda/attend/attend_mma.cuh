@@ -76,7 +76,7 @@ public:
         max_[0] = max_[1] = -INFINITY;
         sum_[0] = sum_[1] = 0.0f;
         if constexpr (kTail)
-            near_[0] = near_[1] = all_[0] = all_[1] = 0.0f;
+            lane_sums() = {};
         used_ = 0;
     }
 
@@ -111,12 +111,11 @@ public:
         const Fragment at;
         sum_[0] = Fragment::column_sum(sum_[0]);
         sum_[1] = Fragment::column_sum(sum_[1]);
+        [[maybe_unused]] float2 marked[2]; /* anchors, all with shares */
         if constexpr (kTail)
 #pragma unroll
-            for (int c = 0; c < 2; c++) {
-                near_[c] = Fragment::column_sum(near_[c]);
-                all_[c] = Fragment::column_sum(all_[c]);
-            }
+            for (int c = 0; c < 2; c++)
+                marked[c] = {Fragment::column_sum(lane_sums().near[c]), Fragment::column_sum(lane_sums().all[c])};
         __syncthreads(); /* the lists are done with */
 #pragma unroll
         for (int c = 0; c < 2; c++) {
@@ -134,7 +133,7 @@ public:
                 space_.max[head][warp_id()] = max_[c];
                 space_.sum[head][warp_id()] = sum_[c];
                 if constexpr (kTail)
-                    marked_sums()[head][warp_id()] = make_float2(near_[c], all_[c]);
+                    marked_sums()[head][warp_id()] = marked[c];
             }
         }
         __syncthreads();
@@ -195,6 +194,17 @@ private:
     {
         __shared__ float2 sums[kGroup][kWarps];
         return sums;
+    }
+
+    struct alignas(16) MarkedSums {
+        float near[2], all[2];
+    };
+
+    /* A lane's, of heads 2t, 2t+1. Registers are short. */
+    __device__ static MarkedSums &lane_sums()
+    {
+        __shared__ MarkedSums sums[kThreads];
+        return sums[threadIdx.x];
     }
 
     /* Without its marks. */
@@ -304,13 +314,15 @@ private:
         }
         if constexpr (kTail) {
             const Slot low = slots[min(first + at.row(0), last)], high = slots[min(first + at.row(2), last)];
+            MarkedSums sums = lane_sums();
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                near_[i] = near_[i] * decay[i] + (is_marked(low, kIsAnchor) ? c[i] : 0.0f) +
-                           (is_marked(high, kIsAnchor) ? c[i + 2] : 0.0f);
-                all_[i] = all_[i] * decay[i] + (is_marked(low, kHasShare) ? c[i] : 0.0f) +
-                          (is_marked(high, kHasShare) ? c[i + 2] : 0.0f);
+                sums.near[i] = sums.near[i] * decay[i] + (is_marked(low, kIsAnchor) ? c[i] : 0.0f) +
+                               (is_marked(high, kIsAnchor) ? c[i + 2] : 0.0f);
+                sums.all[i] = sums.all[i] * decay[i] + (is_marked(low, kHasShare) ? c[i] : 0.0f) +
+                              (is_marked(high, kHasShare) ? c[i + 2] : 0.0f);
             }
+            lane_sums() = sums;
         }
         const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));
 #pragma unroll
@@ -347,9 +359,9 @@ private:
     const AttendTask &task_;
     Space &space_;
     const Stored *k_, *v_;
-    float values_[kDim / 64][4][4];            /* dims 64h + 8g + 2j (+1), fp8 16g + 8h + 2j (+1), of heads 2t, 2t+1 */
-    float max_[2], sum_[2], near_[2], all_[2]; /* the last two with a tail */
-    int used_;                                 /* warps that had rows */
+    float values_[kDim / 64][4][4]; /* dims 64h + 8g + 2j (+1), fp8 16g + 8h + 2j (+1), of heads 2t, 2t+1 */
+    float max_[2], sum_[2];
+    int used_; /* warps that had rows */
 };
 
 } // namespace hattn

@@ -281,6 +281,7 @@ private:
         block_scan(above, select.sums[0], &above);
         block_scan(equal, select.sums[1], &equal);
         int turn = 0;
+        const std::conditional_t<kTail, Marks, NoMarks> marks;
         __syncthreads();
         each_key(chunk, [&](int32_t position, uint32_t mine) {
             const bool is_above = mine > prefix_, is_equal = position < end_of(chunk) && mine == prefix_;
@@ -289,8 +290,7 @@ private:
                                block_scan(is_above | static_cast<uint32_t>(is_equal) << 16, select.sums[turn], &all),
                            num_above = above + (before & 0xffff), num_equal = equal + (before >> 16);
             if (is_above || (is_equal && num_equal < wanted_))
-                positions_[num_above + min(num_equal, wanted_)] =
-                    static_cast<uint32_t>(kTail ? marked(position, mine, tail_sums()) : position);
+                positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(marks.mark(position, mine));
             above += all & 0xffff;
             equal += all >> 16;
             turn ^= 1;

@@ -156,7 +156,8 @@ public:
             const uint32_t *positions = rescored_positions(run_, cut_.first_score);
             for (int rank = max(first, run_.num_sink) + static_cast<int>(threadIdx.x);
                  rank < min(end, num_kept() - run_.num_recent); rank += kThreads)
-                sink(rank, is_all_equal_ ? mark(rank, 0) : static_cast<int>(load_l2(positions + rank - run_.num_sink)));
+                sink(rank, is_all_equal_ ? MarksBy().mark(rank, 0)
+                                         : static_cast<int>(load_l2(positions + rank - run_.num_sink)));
         } else if (is_ranked()) {
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_kept() - num_forced);
             visit_groups(low, high, [&](uint32_t rank, int position) {
@@ -185,12 +186,7 @@ private:
     /* Above the threshold and equal to it in this thread's group. With a floor registers are short. */
     __device__ uint2 mine() const { return kFloor ? space_.counts[lane_id() * kGroupRow + warp_id()] : mine_; }
 
-    __device__ static int mark(int position, [[maybe_unused]] uint32_t score)
-    {
-        if constexpr (kTail)
-            return marked(position, score, tail_sums());
-        return position;
-    }
+    using MarksBy = std::conditional_t<kTail, Marks, NoMarks>;
 
     /* The first region of this warp's group `lane`. */
     __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
@@ -360,12 +356,13 @@ private:
                        total = from_lane(scan, 31);
         uint32_t num_above = *above_before + ((scan - mine) & 0xffff),
                  num_equal = *equal_before + ((scan - mine) >> 16);
+        const MarksBy marks;
 #pragma unroll 1
         for (uint32_t left = both; left; left &= left - 1) {
             const int bit = lowest_one(left);
             const bool is_above = above >> bit & 1;
             if (is_above || num_equal < threshold_.ties)
-                sink(num_above + min(num_equal, threshold_.ties), mark(position + bit, score_at(scores, bit)));
+                sink(num_above + min(num_equal, threshold_.ties), marks.mark(position + bit, score_at(scores, bit)));
             num_above += is_above;
             num_equal += !is_above;
         }
@@ -381,6 +378,7 @@ private:
             above_before = static_cast<uint32_t>(kept_before(region, {above_before, equal_before}));
             equal_before = 0;
         }
+        const MarksBy marks;
         view().each_candidate(region, [&](uint32_t level, uint32_t position, uint32_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
             if (kKeyed && is_equal) {
@@ -391,7 +389,7 @@ private:
             const uint32_t num_above = above_before + count_ones(above & lanes_below()),
                            num_equal = equal_before + count_ones(equal & lanes_below());
             if (is_above || (is_equal && num_equal < threshold_.ties))
-                sink(num_above + min(num_equal, threshold_.ties), mark(static_cast<int>(position), level));
+                sink(num_above + min(num_equal, threshold_.ties), marks.mark(static_cast<int>(position), level));
             above_before += count_ones(above);
             equal_before += count_ones(equal);
         });

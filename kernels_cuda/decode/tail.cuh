@@ -16,8 +16,7 @@ struct TailSums {
     uint64_t kept[kWarps], near[kWarps]; /* of scores above the threshold, in the levels of each warp: all; anchors */
     uint64_t sum, of_ties;               /* the estimate over all positions; of those that are kept at the threshold */
     int32_t least, near_end; /* scores that have shares are at least so large; anchors' are below that, too */
-    uint64_t near_shares, all_shares;
-    int64_t rest;
+    float of_near, of_all;   /* what is left out, of the weight of anchors and of all: 0 where nothing is */
 };
 
 __device__ inline TailSums &tail_sums()
@@ -26,13 +25,21 @@ __device__ inline TailSums &tail_sums()
     return sums;
 }
 
-/* A position with its marks. */
-__device__ inline int marked(int position, uint32_t score, const TailSums &tail)
-{
-    const int32_t x = static_cast<int32_t>(score);
-    const uint32_t marks = x < tail.least ? 0 : x < tail.near_end ? kMarks : kHasShare;
-    return static_cast<int>(static_cast<uint32_t>(position) | marks);
-}
+/* Marks positions by their scores: read once, lists being written meanwhile. */
+struct Marks {
+    int32_t least = tail_sums().least, near_end = tail_sums().near_end;
+
+    __device__ int mark(int position, uint32_t score) const
+    {
+        const int32_t x = static_cast<int32_t>(score);
+        const uint32_t marks = x < least ? 0 : x < near_end ? kMarks : kHasShare;
+        return static_cast<int>(static_cast<uint32_t>(position) | marks);
+    }
+};
+
+struct NoMarks {
+    __device__ int mark(int position, uint32_t) const { return position; }
+};
 
 /* Of one row and KV head. Engine: attention's. What runs once runs out of a cold cache: little code. */
 template <class Engine>
@@ -74,7 +81,7 @@ public:
         const int32_t columns = params_.problem.head_dim_v;
         if (!leaves_some_) {
             if (thread == 0)
-                tail.rest = 0;
+                tail.of_near = tail.of_all = 0.0f;
             return;
         }
 #pragma unroll 1
@@ -106,9 +113,9 @@ public:
                 near += tail.near[w];
                 all += tail.kept[w];
             }
-            tail.near_shares = near;
-            tail.all_shares = all;
-            tail.rest = tail.sum > all ? static_cast<int64_t>(tail.sum - all) : 0;
+            const float rest = tail.sum > all ? static_cast<float>(tail.sum - all) : 0.0f;
+            tail.of_near = near ? params_.problem.tail * rest / static_cast<float>(near) : 0.0f;
+            tail.of_all = all ? rest / static_cast<float>(all) : 0.0f;
         }
     }
 
@@ -116,10 +123,9 @@ public:
     __device__ void add(int column, float4 &value, TailWeight &weight) const
     {
         const TailSums &tail = tail_sums();
-        if (tail.rest == 0)
+        if (tail.of_near == 0.0f)
             return;
-        const float mass = hattn_tail_mass(params_.problem.tail, weight.near, weight.all, tail.near_shares,
-                                           tail.all_shares, tail.rest);
+        const float mass = hattn_smaller_tail(weight.near * tail.of_near, weight.all * tail.of_all);
         const float4 mean = mean_[column / 4];
         if (mass == 0.0f)
             return;
