@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tails and scores per query head as operators: against plans of the reference, under torch's own checks."""
+"""Tails and scores per query head, as operators and in models: against plans of the reference, under torch's own
+checks."""
 
 import hattn
 import hattn.torch as ops
 import numpy as np
 import pytest
 import torch
+from hattn.maps import traces
 from torch_test import DEVICES, HKV, HQ, D, N, World
+from transformers import AttentionInterface
+from transformers.cache_utils import DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers_test import WAYS as WAYS_OF_MODELS
+from transformers_test import cache_of, maps_of, model_of, prompt, steps
 
 K, CANDIDATES = 40, 100
 FLOOR, TAIL, HEADS = dict(min_probability=0.01, min_k=3), dict(tail=0.5), dict(num_candidates=CANDIDATES)
@@ -212,3 +220,151 @@ def test_refusals_of_sums():
                           (dict(rows=5), "5 rows are not as many for each of 2 sequences")]:
         with pytest.raises(hattn.HattnError, match=words):
             ops.sum_values(**dict(v_cache=world.v, seq_len=world.seq_len, **more) | change)
+
+
+# -- in models ---------------------------------------------------------------------------------------------------------
+
+
+def sloped(kind, heads=2):
+    maps = maps_of(kind, heads=heads)
+    for by in maps.values():
+        by.slopes = {kind: torch.linspace(0.05, 0.1, heads)}
+        if heads == 2:
+            by.slopes[traces.OF_HEADS] = torch.linspace(0.1, 0.2, 4)
+    return maps
+
+
+def by_plans(maps, budget, features):
+    """An attention whose steps are each sequence's visible keys through a plan of the reference, from nothing."""
+    device = hattn.Device("reference")
+
+    def attend(module, query, key, value, mask, scaling=None, **more):
+        by = maps.get(module.layer_idx)
+        if query.shape[2] != 1 or by is None or key.shape[2] <= budget:
+            return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **more)
+        rows, heads = [], query.shape[1] if by.per_query_head(key.shape[1]) else 0
+        for b in range(query.shape[0]):
+            first = 0 if mask is None else int(key.shape[2] - mask[b].sum())
+            q = query[b, :, 0][None].numpy()
+            k, v = (x[b, :, first:].transpose(0, 1).contiguous()[None].numpy() for x in (key, value))
+            weight = hattn.HashMap(by.query[0].numpy())
+            plan = device.plan(q=q, k_cache=k, v_cache=v, query_map=weight, max_sequences=1, max_length=k.shape[1],
+                               k=budget, score_kind=ops.SCORES[by.score], num_selection_heads=heads,
+                               num_code_heads=len(by.key[0]), **features)
+            codes = plan.empty("codes", pages=1, slots=k.shape[1])
+            keys = hattn.HashMap(by.key[0].numpy(), by.key[1].numpy())
+            plan.encode_keys(k[0], keys, codes)
+            given = {}
+            if "tail" in features:
+                given = {name: plan.empty(name, states=1) for name in ("value_sums", "value_lengths")}
+            if "tail" in features or "num_candidates" not in features:
+                given["slopes"] = by.slopes[by.score].numpy()
+            if "num_candidates" in features:
+                given["head_slopes"] = by.slopes[traces.OF_HEADS].numpy()
+            length = np.array([k.shape[1]], np.int32)
+            rows.append(torch.from_numpy(plan.decode(q, k, v, codes, weight, length, **given)))
+        return torch.stack(rows), None
+
+    AttentionInterface.register("by_plans", attend)
+    AttentionMaskInterface.register("by_plans", sdpa_mask)
+
+
+MODEL_FEATURES = {
+    "tail": ("hamming", 4, TAIL),
+    "floor, tail": ("weighted", 2, dict(min_probability=0.04, min_k=3) | TAIL),
+    "candidates": ("weighted", 2, dict(num_candidates=24)),
+    "candidates, floor, tail": ("weighted", 2, dict(num_candidates=24, min_probability=0.04, min_k=3) | TAIL),
+}
+
+
+@pytest.mark.parametrize("way", ["one", "batch", "padded"])
+@pytest.mark.parametrize("features", MODEL_FEATURES)
+def test_models_are_the_plans(features, way):
+    kind, heads, more = MODEL_FEATURES[features]
+    arguments, maps = WAYS_OF_MODELS[way]("cpu"), sloped(kind, heads)
+    ids, mask = arguments["input_ids"], arguments.get("attention_mask")
+    by_plans(maps, 8, more)
+    expected = steps(model_of(attention="by_plans"), ids, DynamicCache(), 30, mask)
+    model = model_of()
+    found = steps(model, ids, cache_of(model, 8, maps=maps, **more), 30, mask)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    fixed = steps(model, ids, cache_of(model, 8, maps=maps), 30, mask)
+    assert float((expected - fixed).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("way", ["beams", "padded beams"])
+def test_beams_with_tails_are_the_plans(way):
+    kind, heads, more = MODEL_FEATURES["candidates, floor, tail"]
+    arguments = WAYS_OF_MODELS[way]("cpu") | dict(max_new_tokens=12, do_sample=False, min_new_tokens=12)
+    maps = sloped(kind, heads)
+    by_plans(maps, 8, more)
+    expected = model_of(attention="by_plans").generate(**arguments)
+    model = model_of()
+    found = model.generate(**arguments, past_key_values=cache_of(model, 8, maps=maps, **more))
+    torch.testing.assert_close(found, expected)
+
+
+def test_sums_of_what_is_dropped_or_hidden_are_forgotten():
+    """After tokens were cropped and others came, after a reset, and after a mask that hides what was counted."""
+    model, ids, other = model_of(), prompt(2, 60), prompt(2, 60, seed=4)
+
+    def fresh():
+        return cache_of(model, 8, maps=sloped("weighted"), **TAIL)
+
+    cache = fresh()
+    steps(model, ids, cache, 30)
+    cache.crop(-20)
+    mixed = torch.cat([ids[:, :40], other[:, 40:]], 1)
+    exactly = dict(rtol=0, atol=0)
+    with torch.no_grad():
+        found = torch.stack([model(mixed[:, i:i + 1], past_key_values=cache).logits[:, -1] for i in range(40, 60)], 1)
+    torch.testing.assert_close(found, steps(model, mixed, fresh(), 30)[:, 10:], **exactly)
+    cache.crop(-1)  # what was counted ends there: nothing is lost
+    assert cache.layers[1].value_lengths.eq(59).all()
+    cache.reset()
+    torch.testing.assert_close(steps(model, other, cache, 30), steps(model, other, fresh(), 30), **exactly)
+
+    def hiding(cache):
+        mask = torch.ones((2, 61), dtype=torch.long)
+        mask[1, :9] = 0
+        with torch.no_grad():
+            return model(ids[:, :1], past_key_values=cache, attention_mask=mask).logits
+
+    late = fresh()
+    late.select(8)
+    steps(model, ids, late, 30)
+    cache = fresh()
+    cache.select(8)
+    steps(model, ids, cache, 30)
+    cache.select(8, **TAIL)
+    for layer in cache.layers[1:]:  # as if steps with a tail had been made before
+        layer.sum_values(layer.value_buffer, cache.lengths(2, layer.length, torch.device("cpu")), None)
+    late.select(8, **TAIL)
+    torch.testing.assert_close(hiding(cache), hiding(late), **exactly)
+    assert cache.layers[1].value_lengths.tolist() == [[60, 60], [51, 51]]
+
+
+def test_sums_go_with_their_sequences():
+    model, ids = model_of(), prompt(2, 60)
+    cache = cache_of(model, 8, maps=sloped("weighted"), **TAIL)
+    steps(model, ids, cache, 50)
+    layer = cache.layers[2]
+    before = layer.value_sums.clone()
+    cache.batch_select_indices(torch.tensor([1, 0]))
+    assert torch.equal(layer.value_sums, before.flip(0)) and before.any()
+    cache.batch_repeat_interleave(2)
+    assert torch.equal(layer.value_sums, before.flip(0).repeat_interleave(2, 0))
+    assert layer.value_lengths.shape == (4, 2) and layer.value_lengths.eq(59).all() and layer.hidden.shape == (4,)
+
+
+def test_refusals_of_caches():
+    model = model_of()
+    for maps, more, words in [
+            (maps_of(), TAIL, "weighted64 has no slopes of weighted scores, which floors of probability and tails"),
+            (maps_of(), dict(num_candidates=1000), "weighted64 has no slopes of query heads, which candidates need"),
+            (sloped("weighted", 4), dict(num_candidates=1000), "to maps per KV head"),
+            (sloped("hamming"), dict(num_candidates=1000), "hamming64 has hamming scores: candidates are for weighted"),
+            (sloped("weighted"), dict(num_candidates=999), "999 candidates are fewer than the 1000 keys")]:
+        with pytest.raises(ValueError, match=words):
+            cache_of(model, maps=maps, **more)
+    cache_of(model, maps=maps_of(), first_layer=3, num_candidates=1000, **TAIL)  # all layers are dense
