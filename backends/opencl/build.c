@@ -167,7 +167,8 @@ static bool is_aligned(const int64_t *strides, int count, int64_t element, int64
     return true;
 }
 
-static void add_encoder(const hattn_opencl_encoder *encoder, const hattn_map *map, int32_t local, recipe *r)
+static void add_encoder(const hattn_opencl_encoder *encoder, const hattn_map *map, int32_t local, bool has_steps,
+                        bool by_heads, recipe *r)
 {
     const int64_t size = hattn_dtype_size(map->dtype);
     bool aligned = true;
@@ -176,8 +177,9 @@ static void add_encoder(const hattn_opencl_encoder *encoder, const hattn_map *ma
     r->source = HATTN_OPENCL_ENCODE_CL;
     r->local = local;
     snprintf(r->definitions, sizeof(r->definitions),
-             " -DMAP_DTYPE=%d -DMAP_SIZE=%d -DIS_ALIGNED=%d -DVECTORS=%d -DTOGETHER=%d", map->dtype, (int)size, aligned,
-             encoder->vectors, encoder->vectors < 4 ? encoder->vectors : 4);
+             " -DMAP_DTYPE=%d -DMAP_SIZE=%d -DIS_ALIGNED=%d -DVECTORS=%d -DTOGETHER=%d -DSTEPS=%d -DBY_HEADS=%d",
+             map->dtype, (int)size, aligned, encoder->vectors, encoder->vectors < 4 ? encoder->vectors : 4, has_steps,
+             by_heads);
 }
 
 /* Words and planes that score.cl is compiled for: few, as a driver may take a second for each. Words 0: any, with up to 7 planes. */
@@ -231,13 +233,10 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_SUM_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "sum_values" : NULL, encode, ""},
         {HATTN_OPENCL_MERGE, HATTN_OPENCL_MERGE_CL, "merge", join, ""},
     };
-    add_encoder(&plan->keys, &p->key_map, encode, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
-    add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
-    add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
-    if (plan->has_shares)
-        strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DSTEPS");
-    if (plan->by_heads)
-        strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DBY_HEADS");
+    add_encoder(&plan->keys, &p->key_map, encode, false, false, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
+    add_encoder(&plan->append, &p->key_map, encode, false, false, &recipes[HATTN_OPENCL_APPEND_KEYS]);
+    add_encoder(&plan->queries, &p->query_map, encode, plan->has_shares, plan->by_heads,
+                &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
     int32_t words, planes;
     choose_scorer(p, plan->selection.num_planes, &words, &planes);
     snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
