@@ -28,8 +28,8 @@
 namespace hattn {
 
 /* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kBlocks: 1 or 2 blocks of 8 columns,
- * two with kSplit. */
-template <class T, class Stored, int kBlocks, bool kSplit>
+ * two with kSplit. kTail: slots are marked, and their weights are summed by that. */
+template <class T, class Stored, int kBlocks, bool kSplit, bool kTail = false>
 class WideEngine
 {
 public:
@@ -37,6 +37,9 @@ public:
     static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = HATTN_WIDE_STATIC; /* the plan counts on it */
     static constexpr float kOne = kWeightOne<T>;
+    using Weight = std::conditional_t<kTail, TailWeight, PartWeight>;
+    using WithTail = WideEngine<T, Stored, kBlocks, kSplit, true>;
+    using Value = Stored;
 
     struct alignas(16) Space {
         float max[kHeads], sum[kHeads], logit_scale[kHeads]; /* of the warp that has the head */
@@ -58,6 +61,8 @@ public:
         for (int head = warp_id(); head < task_.count; head += kWarps) {
             space_.max[head] = -INFINITY;
             space_.sum[head] = 0.0f;
+            if constexpr (kTail)
+                marked_sums()[head] = make_float2(0.0f, 0.0f);
             space_.logit_scale[head] = p_.scale * task_.k_scale * store_query(row(head), head);
         }
         if (layout_.k_chunks % 2)
@@ -92,7 +97,7 @@ public:
             next_slot = next_slot == ahead ? 0 : next_slot + 1;
             if (tile < 0)
                 continue;
-            add_tile(tile_at(slot), min(rows, n - tile * rows));
+            add_tile(tile_at(slot), min(rows, n - tile * rows), slots + tile * rows);
             slot = slot == ahead ? 0 : slot + 1;
         }
     }
@@ -124,9 +129,15 @@ public:
 #pragma unroll 1
         for (int head = warp_id(); head < task_.count; head += kWarps)
 #pragma unroll 1
-            for (int column = 4 * lane_id(); column < p_.head_dim_v; column += 4 * 32)
+            for (int column = 4 * lane_id(); column < p_.head_dim_v; column += 4 * 32) {
+                Weight weight = {space_.max[head], space_.sum[head]};
+                if constexpr (kTail) {
+                    weight.near = marked_sums()[head].x;
+                    weight.all = marked_sums()[head].y;
+                }
                 f(head, column, scaled(*reinterpret_cast<const float4 *>(result(head) + column), task_.v_scale),
-                  PartWeight{space_.max[head], space_.sum[head]});
+                  weight);
+            }
     }
 
 private:
@@ -134,6 +145,13 @@ private:
     static constexpr int kRowsOfLane = HATTN_WIDE_ROWS / 32;
     static constexpr int kDimBlocks = (kMaxDim / 16 + kWarps - 1) / kWarps;
     static constexpr float kLow = 1.0f / 2048.0f;
+
+    /* Of heads, by the warps that have them: of anchors' weights, and of all with shares. */
+    __device__ static float2 *marked_sums()
+    {
+        __shared__ float2 sums[kHeads];
+        return sums;
+    }
 
     __device__ static char *shared()
     {
@@ -230,7 +248,9 @@ private:
 #pragma unroll 1
         for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
             const bool present = first + r < n;
-            const Slot slot = slots[min(first + r, n - 1)];
+            Slot slot = slots[min(first + r, n - 1)];
+            if constexpr (kTail)
+                slot = unmarked(slot);
             char *row = base + r * layout_.row_bytes;
             load_row(row, k_, task_.k_stride, slot, layout_.k_chunks, present);
             if (layout_.v_chunks)
@@ -249,11 +269,11 @@ private:
             copy_async16(row + c * 16, from + c * 16, present);
     }
 
-    __device__ void add_tile(const char *tile, int n)
+    __device__ void add_tile(const char *tile, int n, const Slot *slots)
     {
         score_tile(tile, n);
         __syncthreads();
-        weigh_tile(n);
+        weigh_tile(n, slots);
         __syncthreads();
         add_values(tile, n);
     }
@@ -334,7 +354,7 @@ private:
     }
 
     /* A warp's heads: their logits to weights. Rows past n get weight 0. */
-    __device__ void weigh_tile(int n)
+    __device__ void weigh_tile(int n, [[maybe_unused]] const Slot *slots)
     {
         const int shares = kWarps * 16 >> layout_.log2_rows, rows = (n + 15) & ~15; /* of which there are values */
 #pragma unroll 1
@@ -362,6 +382,7 @@ private:
             const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
             const float decay = exponential(old_max - base);
             float sum = 0.0f;
+            [[maybe_unused]] float2 marked = {0.0f, 0.0f};
 #pragma unroll
             for (int j = 0; j < kRowsOfLane; j++) {
                 const int r = lane_id() + 32 * j;
@@ -369,17 +390,28 @@ private:
                     break;
                 const float e = exponential(x[j] - base) * kOne;
                 sum += e;
+                if constexpr (kTail) {
+                    const Slot slot = slots[min(r, n - 1)]; /* past the last e is 0 */
+                    marked.x += is_marked(slot, kIsAnchor) ? e : 0.0f;
+                    marked.y += is_marked(slot, kHasShare) ? e : 0.0f;
+                }
                 const T high = from_float<T>(e);
                 weights(head)[r] = high;
                 if (kSplit)
                     weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
             }
             sum = old_sum * decay + warp_sum(sum);
+            if constexpr (kTail) {
+                const float2 old = marked_sums()[head];
+                marked = make_float2(old.x * decay + warp_sum(marked.x), old.y * decay + warp_sum(marked.y));
+            }
             warp_barrier();
             if (lane_id() == 0) {
                 space_.max[head] = max;
                 space_.sum[head] = sum;
                 space_.decay[head] = decay;
+                if constexpr (kTail)
+                    marked_sums()[head] = marked;
             }
         }
     }

@@ -2,10 +2,10 @@
 """python -m hattn.evaluate: what a model's predictions lose by selecting keys, and how fast it decodes.
 
 Each window of a text is read as a prompt but for its last tokens, which are then decoded one by one, given the true
-ones: once with all keys (sdpa), once with each budget, and once with each floor of probability. rows: keys that a
-selection keeps, on average over steps, layers with maps, and heads; nll: mean negative log likelihood, in nats; kl:
-from the predictions of sdpa. "copied" decodes a span of the window itself instead, from so many tokens back, which
-models find only by looking back; its first quarter is not counted.
+ones: once with all keys (sdpa), once with each budget, and once with each floor of probability; these with each tail
+and each number of candidates. rows: keys that a selection keeps, on average over steps, layers with maps, and heads;
+nll: mean negative log likelihood, in nats; kl: from the predictions of sdpa. "copied" decodes a span of the window
+itself instead, from so many tokens back, which models find only by looking back; its first quarter is not counted.
 """
 
 import argparse
@@ -30,6 +30,8 @@ class Way(NamedTuple):
     budget: int | None = None
     min_probability: float = 0.0
     min_k: int = 0
+    tail: float = 0.0
+    num_candidates: int = 0
 
 
 class _Text(NamedTuple):
@@ -66,14 +68,14 @@ def _window(model: Any, maps: Any, prompt: Tensor, texts: Sequence[_Text], ways:
     """Rows of one window: every text, sdpa and every way; kl and nll of each token."""
     cache = HashCache(model.config, maps, capacity=len(prompt) + len(texts[0].tokens), **more)
     for way in ways:  # what is refused is refused before the work
-        cache.select(way.budget or 0, way.min_probability, way.min_k)
+        cache.select(way.budget or 0, *way[1:])
     model(prompt[None, :-1], past_key_values=cache, logits_to_keep=1)
     rows = []
     for tokens, distance, skipped in texts:
         dense = torch.empty(0)
         for way in [Way(), *ways]:
             model.set_attn_implementation("sdpa" if way.budget is None else NAME)
-            cache.select(way.budget or 0, way.min_probability, way.min_k)
+            cache.select(way.budget or 0, *way[1:])
             cache.counts = [] if way.min_probability else None  # others' are known, and counting takes time
             log_p, rate = _decode(model, cache, prompt[-1:], tokens)
             dense = log_p if way.budget is None else dense
@@ -89,8 +91,8 @@ def _window(model: Any, maps: Any, prompt: Tensor, texts: Sequence[_Text], ways:
 def evaluate(model_name: str, maps: str, texts: Sequence[str], ways: Sequence[Way], window: int = 32768,
              windows: int = 2, tokens: int = 256, device: str = "cpu", distances: Sequence[int] = (),
              **more: Any) -> list[dict[str, Any]]:
-    """Rows {text ("plain" or "copied"), distance, budget (None: sdpa), min_probability, rows, nll, kl, kl_error
-    (standard), tokens_per_second}. distances: usually 7/8 of the prompt. more: of HashCache."""
+    """Rows {text ("plain" or "copied"), distance, budget (None: sdpa), min_probability, tail, num_candidates, rows,
+    nll, kl, kl_error (standard), tokens_per_second}. distances: usually 7/8 of the prompt. more: of HashCache."""
     from transformers import AutoModelForCausalLM
     numbers = tokens_of(model_name, texts)
     windows = min(windows, len(numbers) // window)
@@ -118,8 +120,9 @@ def evaluate(model_name: str, maps: str, texts: Sequence[str], ways: Sequence[Wa
     for (distance, way), found in parts.items():
         kl, nll, kept = (torch.cat([row[name] for row in found]).double() for name in ("kl", "nll", "rows"))
         rows.append({"text": "copied" if distance else "plain", "distance": distance, "budget": way.budget,
-                     "min_probability": way.min_probability, "rows": float(kept.mean()), "nll": float(nll.mean()),
-                     "kl": float(kl.mean()), "kl_error": float(kl.std() / len(kl)**0.5),
+                     "min_probability": way.min_probability, "tail": way.tail, "num_candidates": way.num_candidates,
+                     "rows": float(kept.mean()), "nll": float(nll.mean()), "kl": float(kl.mean()),
+                     "kl_error": float(kl.std() / len(kl)**0.5),
                      "tokens_per_second": sum(row["rate"] for row in found) / len(found)})
     return rows
 
@@ -130,7 +133,13 @@ def _text_name(row: dict[str, Any]) -> str:
 
 def _way_name(row: dict[str, Any]) -> str:
     floor = row["min_probability"]
-    return "sdpa" if row["budget"] is None else "above %.2g" % floor if floor else str(row["budget"])
+    name = "sdpa" if row["budget"] is None else "above %.2g" % floor if floor else str(row["budget"])
+    return name + _features_name(row)
+
+
+def _features_name(row: dict[str, Any]) -> str:
+    return (", tail %g" % row["tail"] if row["tail"] else "") + (
+        ", of %d" % row["num_candidates"] if row["num_candidates"] else "")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -141,7 +150,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """KL by keys that are kept; floors are dashed."""
+    """KL by keys that are kept, a line for each tail and number of candidates; floors are dashed."""
     import matplotlib
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "hattn", "svg.fonttype": "none", "font.size": 9})
@@ -149,12 +158,12 @@ def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
     figure, axes = plt.subplots(figsize=(5, 3.2))
     for name in dict.fromkeys(map(_text_name, rows)):
         mine = [row for row in rows if _text_name(row) == name and row["budget"] is not None]
-        for floors in (False, True):
-            some = [row for row in mine if bool(row["min_probability"]) == floors]
+        for floors, features in dict.fromkeys((bool(row["min_probability"]), _features_name(row)) for row in mine):
+            some = [row for row in mine if bool(row["min_probability"]) == floors and _features_name(row) == features]
             if some:
                 axes.errorbar([row["rows"] for row in some], [row["kl"] for row in some],
                               [row["kl_error"] for row in some], linestyle="--" if floors else "-", marker="o",
-                              markersize=3, label=name + ", floors" * floors)
+                              markersize=3, label=name + ", floors" * floors + features)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("selected keys")
     axes.set_ylabel("KL from sdpa, nats")
@@ -174,6 +183,12 @@ def parser() -> argparse.ArgumentParser:
                         help="floors of probability, by the maps' slopes: as many keys as have it")
     parser.add_argument("--most", type=int, default=2048, help="selected keys at most with a floor (2048)")
     parser.add_argument("--min-k", type=int, default=0, help="selected keys at least with a floor (64)")
+    parser.add_argument("--tail", default="0", metavar="R,R...",
+                        help="factors of what scores promise of keys that are not kept, which count with the mean of "
+                        "all values; 0.5 is a good one (0: they do not)")
+    parser.add_argument("--candidates", default="0", metavar="N,N...",
+                        help="of so many keys scores of each query head decide; as many as selected keys at most, or "
+                        "more (0: the scores of all query heads of a group)")
     parser.add_argument("--distances", default="", metavar="N,N...",
                         help="how far back spans are that are copied, in tokens (7/8 of a window)")
     parser.add_argument("--window", type=int, default=32768, help="tokens (32768)")
@@ -191,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ways = [Way(int(budget)) for budget in args.budgets.split(",") if budget]
         ways += [Way(args.most, float(floor), args.min_k) for floor in args.min_probability.split(",") if floor]
+        ways = [way._replace(tail=float(tail), num_candidates=int(candidates)) for candidates in
+                args.candidates.split(",") for tail in args.tail.split(",") for way in ways]
         distances = [int(distance) for distance in args.distances.split(",") if distance]
         rows = evaluate(args.model, args.maps, args.text, ways, args.window, args.windows, args.tokens, args.device,
                         distances, first_layer=args.first_layer)

@@ -157,6 +157,7 @@ class Call:
 
 
 _data_ptr, _empty_like = Tensor.data_ptr, torch.empty_like
+is_compiling = torch.compiler.is_compiling
 
 
 def _guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
@@ -185,6 +186,22 @@ def plain(*tensors: Tensor) -> bool:
     grad = torch.is_grad_enabled()
     return not torch._C._len_torch_dispatch_stack() and all(type(one) is Tensor and not (grad and one.requires_grad)
                                                             for one in tensors)
+
+
+def eager(tensor: Tensor) -> bool:
+    """Whether an operator's function may be called without torch's dispatcher."""
+    return not is_compiling() and plain(tensor)
+
+
+def given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def batch_of(rows: int, seq_len: Tensor, q_start: Tensor | None) -> dict[str, int]:
+    """The numbers of a batch."""
+    sequences = seq_len.shape[0]
+    return dict(num_sequences=sequences, num_rows=rows,
+                q_len=rows // sequences if sequences and q_start is None else 0)
 
 
 class Calls:

@@ -7,7 +7,8 @@
 
 Prompts are attended to as by sdpa, and so are steps of layers without maps and of sequences no longer than the budget
 (with a floor of probability: than the least that is kept).
-Codes stand beside keys and values in the cache; padding, beams, cropping and offloading move all three.
+Codes stand beside keys and values in the cache; padding, beams, cropping and offloading move all three. With a tail so
+do sums of the values, which stay on the device.
 """
 
 import os
@@ -20,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 import hattn.torch as ops
-from hattn.maps.traces import LayerMap, files_by_layer, load_maps
+from hattn.maps.traces import OF_HEADS, LayerMap, files_by_layer, load_maps
 
 Tensor = torch.Tensor
 NAME = "hattn"
@@ -64,7 +65,12 @@ class HashLayer(DynamicLayer):
         self.key_map: list[Tensor] = []
         self.query_map: list[Tensor] = []
         self.slopes: Tensor | None = None
+        self.head_slopes: Tensor | None = None
         self.codes_buffer: Tensor | None = None
+        # What a tail needs: int64 [sequences, Hkv, dv], int32 [sequences, Hkv], and hidden int32 [sequences], as many
+        # tokens of each were then padding; of tokens below `summed`.
+        self.value_sums: Tensor | None = None
+        self.value_lengths, self.hidden, self.summed = torch.empty(0), torch.empty(0), 0
 
     # transformers asks for these by name, [sequences, Hkv, length, d].
     @property
@@ -101,6 +107,8 @@ class HashLayer(DynamicLayer):
                                             for flat in (self.by.key, self.by.query))
             if self.by.score in self.by.slopes:
                 self.slopes = self.by.own_slopes().to(self.device)
+            if OF_HEADS in self.by.slopes:
+                self.head_slopes = self.by.slopes[OF_HEADS].to(self.device)
             self.codes_buffer = torch.empty((self.by.key[0].shape[0], sequences, 0, (self.by.bits + 31) // 32),
                                             dtype=torch.int32, device=self.device)
         self.is_initialized = True
@@ -143,15 +151,41 @@ class HashLayer(DynamicLayer):
         keys.hattn_step = _Step(self, self.key_buffer, self.value_buffer, self.codes_buffer)
         return keys, values
 
+    def sum_values(self, values: Tensor, lengths: Tensor, table: Tensor | None) -> dict[str, Tensor]:
+        """States of values, brought to all tokens but the step's. Where other tokens are padding than before, anew."""
+        if self.value_sums is None:
+            sequences, heads, d = len(lengths), values.shape[2], values.shape[3]
+            self.value_sums = torch.zeros((sequences, heads, d), dtype=torch.int64, device=values.device)
+            self.value_lengths = torch.zeros((sequences, heads), dtype=torch.int32, device=values.device)
+            self.hidden = torch.zeros_like(lengths)
+        hidden = self.length - lengths
+        self.value_lengths.masked_fill_((hidden != self.hidden)[:, None], 0)
+        self.hidden, self.summed = hidden, self.length - 1
+        ops.sum_values(values, lengths, self.value_sums, self.value_lengths, block_table=table)
+        return dict(value_sums=self.value_sums, value_lengths=self.value_lengths)
+
     def get_seq_length(self) -> int:
         return self.length
 
     def crop(self, tokens_to_remove: int) -> None:
         """Negative: so many of the last tokens; positive: all but so many of the first."""
-        self.length = min(self.length, tokens_to_remove) if tokens_to_remove > 0 else self.length + tokens_to_remove
+        self._shorten(min(self.length, tokens_to_remove) if tokens_to_remove > 0 else self.length + tokens_to_remove)
 
     def reset(self) -> None:
-        self.length = 0
+        self._shorten(0)
+
+    def _shorten(self, length: int) -> None:
+        self.length = length
+        if self.value_sums is not None and length < self.summed:
+            self.value_lengths.zero_()
+            self.summed = 0
+
+    def _each_sequence(self, change: Any) -> None:
+        """As _each, the sums of values too."""
+        self._each(change)
+        if self.value_sums is not None:
+            self.value_sums, self.value_lengths, self.hidden = (
+                change(state, 0) for state in (self.value_sums, self.value_lengths, self.hidden))
 
     def _each(self, change: Any) -> None:
         """change(buffer, its dimension of sequences) for all of them."""
@@ -164,10 +198,10 @@ class HashLayer(DynamicLayer):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._each(lambda buffer, dim: buffer.index_select(dim, indices.to(buffer.device)))
+        self._each_sequence(lambda buffer, dim: buffer.index_select(dim, indices.to(buffer.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        self._each(lambda buffer, dim: buffer.repeat_interleave(repeats, dim=dim))
+        self._each_sequence(lambda buffer, dim: buffer.repeat_interleave(repeats, dim=dim))
 
     def offload(self) -> None:
         self._each(lambda buffer, dim: buffer.to("cpu", non_blocking=True))
@@ -181,11 +215,14 @@ class HashCache(DynamicCache):
     """Keys, values and codes of a model. maps: a folder that hattn.maps wrote, or {layer: LayerMap}; layers that are
     not in it, and all below first_layer, stay dense. budget: keys that a selection head keeps, num_sink of the first
     and num_recent of the last among them. min_probability: with such a floor, by the slopes of the maps, the budget is
-    the most; min_k are kept in any case (0: 64, or the budget). capacity: tokens to have room for from the start."""
+    the most; min_k are kept in any case (0: 64, or the budget). tail: keys that are not kept count with the mean of all
+    values, by this factor (0.5) what their scores promise. num_candidates: of so many, 4 times the budget, scores of
+    each query head decide; weighted scores only. capacity: tokens to have room for from the start."""
 
     def __init__(self, config: Any, maps: str | os.PathLike[str] | dict[int, LayerMap], budget: int = 512,
                  num_sink: int = 0, num_recent: int = 0, first_layer: int = 0, capacity: int = 0,
-                 offloading: bool = False, min_probability: float = 0.0, min_k: int = 0) -> None:
+                 offloading: bool = False, min_probability: float = 0.0, min_k: int = 0, tail: float = 0.0,
+                 num_candidates: int = 0) -> None:
         super().__init__(config=config, offloading=offloading)
         if not isinstance(maps, dict):
             loaded = {layer: load_maps(paths[0]) for layer, paths in files_by_layer(os.fspath(maps)).items()}
@@ -201,14 +238,22 @@ class HashCache(DynamicCache):
         for i, plain in enumerate(self.layers):
             if type(plain) is DynamicLayer:  # sliding windows are short already
                 self.layers[i] = HashLayer(maps.get(i) if i >= first_layer else None, self)
-        self.select(budget, min_probability, min_k)
+        self.select(budget, min_probability, min_k, tail, num_candidates)
 
-    def select(self, budget: int, min_probability: float = 0.0, min_k: int = 0) -> None:
+    def select(self, budget: int, min_probability: float = 0.0, min_k: int = 0, tail: float = 0.0,
+               num_candidates: int = 0) -> None:
         """From now on, as the arguments of the cache say."""
+        self.reads_slopes = bool(tail or min_probability and not num_candidates)
+        if num_candidates and num_candidates < budget:  # refused here rather than in a step, and so are slopes
+            raise ValueError("%d candidates are fewer than the %d keys to be kept" % (num_candidates, budget))
         for layer in self.layers:
-            if min_probability and isinstance(layer, HashLayer) and layer.by is not None:
-                layer.by.own_slopes()  # refused here rather than in a step
+            if isinstance(layer, HashLayer) and layer.by is not None:
+                if num_candidates:
+                    layer.by.head_slopes()
+                if self.reads_slopes:
+                    layer.by.own_slopes()
         self.budget, self.min_probability, self.min_k = budget, min_probability, min_k
+        self.tail, self.num_candidates = tail, num_candidates
         # Sequences no longer than this are attended to as they are.
         self.dense_length = min(min_k or 64, budget) if min_probability else budget
 
@@ -247,7 +292,13 @@ def _decode(step: _Step, query: Tensor, mask: Tensor | None, scaling: float | No
     more: dict[str, Any] = dict(block_table=table, score=layer.by.score, num_sink=cache.num_sink,
                                 num_recent=cache.num_recent, num_selection_heads=heads, scale=scaling or 0.0)
     if cache.min_probability:
-        more.update(min_probability=cache.min_probability, min_k=cache.min_k, slopes=layer.slopes)
+        more.update(min_probability=cache.min_probability, min_k=cache.min_k)
+    if cache.reads_slopes:
+        more.update(slopes=layer.slopes)
+    if cache.tail:
+        more.update(tail=cache.tail, **layer.sum_values(v, lengths, table))
+    if cache.num_candidates:
+        more.update(num_candidates=cache.num_candidates, head_slopes=layer.head_slopes)
     if cache.counts is None:
         return ops.decode(q, k, v, codes, layer.query_map, lengths, cache.budget, **more)[:, None]
     out, counts = ops.decode_counted(q, k, v, codes, layer.query_map, lengths, cache.budget, **more)

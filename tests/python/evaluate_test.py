@@ -65,6 +65,37 @@ def test_floors(folder, tmp_path, capsys):
         assert "copied, 24 back, floors" in file.read()
 
 
+def test_tails_and_candidates(folder, tmp_path, capsys):
+    """Each budget and each floor, with each tail and each number of candidates."""
+    more = ["--maps", str(tmp_path), "--budgets", "8", "--min-probability", "0.01", "--most", "20", "--min-k", "5"]
+    for slopes, words in [({}, "no slopes of query heads"), ({"head": torch.full((4,), 0.1)}, "no slopes of weighted")]:
+        for layer, by in maps_of().items():
+            by.slopes = slopes
+            traces.save(str(tmp_path / ("layer%d.safetensors" % layer)), {}, [by])
+        assert run(folder, *more, "--tail", "0,0.5", "--candidates", "40") == 2
+        assert words in capsys.readouterr().err
+    for layer, by in maps_of().items():
+        by.slopes = {"weighted": torch.tensor([0.05, 0.1]), "head": torch.linspace(0.1, 0.2, 4)}
+        traces.save(str(tmp_path / ("layer%d.safetensors" % layer)), {}, [by])
+    assert run(folder, *more, "--candidates", "19") == 2
+    assert "19 candidates are fewer than the 20 keys" in capsys.readouterr().err
+    report, figure = str(tmp_path / "rows.json"), str(tmp_path / "figure.svg")
+    assert run(folder, *more, "--tail", "0,0.5", "--candidates", "0,40", "--json", report, "--plot", figure) == 0
+    with open(report) as file:
+        rows = {tuple(row[name] for name in ("text", "min_probability", "tail", "num_candidates")): row
+                for row in json.load(file) if row["budget"]}
+    assert len(rows) == 2 * 8
+    for text in ("plain", "copied"):
+        found = {tuple(way): row for (kind, *way), row in rows.items() if kind == text}
+        assert len({row["kl"] for row in found.values()}) == 8
+        assert all(row["rows"] == 8 for (floor, _, _), row in found.items() if not floor)
+        assert all(5 < row["rows"] < 20 for (floor, _, _), row in found.items() if floor)
+    out = capsys.readouterr().out
+    assert "above 0.01, tail 0.5, of 40" in out and " 8, of 40" in out
+    with open(figure) as file:
+        assert "plain, floors, tail 0.5, of 40" in file.read()
+
+
 def test_where_spans_come_from():
     prompt, text = torch.arange(100), torch.arange(100, 110)
     plain, near, far = _texts(prompt, text, [10, 100])

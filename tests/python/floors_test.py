@@ -43,9 +43,11 @@ def test_slopes_and_floors_are_the_commands(kind, per_query_head, tmp_path):
     subprocess.run([COMMAND, "calibrate", "--trace", path, "--out", out], check=True, stdout=subprocess.DEVNULL)
     (ours,), (theirs,) = traces.load_trace(path).maps, traces.load_trace(out).maps
     found = fit_slopes([trace], ours.to("cpu"))
-    for score in traces.SCORES:
-        assert found[score].tolist() == pytest.approx(theirs.slopes[score].tolist(), **NEAR), score
-        assert found[score].max() > 0
+    of_heads = {traces.OF_HEADS} if kind == "weighted" else set()  # where query heads select together
+    assert found.keys() == theirs.slopes.keys() == ours.slopes.keys() == {*traces.SCORES} | of_heads
+    for name, slopes in found.items():
+        assert slopes.tolist() == pytest.approx(theirs.slopes[name].tolist(), **NEAR), name
+        assert slopes.max() > 0
     # What train stored is of the queries that it did not learn from.
     held = traces.load_trace(path).to("cpu").queries(slice(3, None, 4))
     for score, slopes in fit_slopes([held], ours.to("cpu")).items():
@@ -64,8 +66,10 @@ def test_slopes_are_those_in_the_examples(path):
     """Which `hattn calibrate` has put there."""
     trace = traces.load_trace(path).to("cpu")
     for one in trace.maps:
-        for score, slopes in fit_slopes([trace], one).items():
-            assert slopes.tolist() == pytest.approx(one.slopes[score].tolist(), **NEAR), one.name
+        found = fit_slopes([trace], one)
+        assert found.keys() == one.slopes.keys()
+        for name, slopes in found.items():
+            assert slopes.tolist() == pytest.approx(one.slopes[name].tolist(), **NEAR), (one.name, name)
 
 
 def test_a_slope_is_found_again():
@@ -104,10 +108,11 @@ def test_check_has_floors_at_the_same_mean_rows(tmp_path, capsys):
     assert len(rows()) == 1
     assert main(["calibrate", maps, held, "--device", "cpu"]) == 0
     after = load_file(path)
-    assert after.keys() - before.keys() == {"weighted64.slope." + score for score in traces.SCORES}
+    names = {*traces.SCORES, traces.OF_HEADS}
+    assert after.keys() - before.keys() == {"weighted64.slope." + name for name in names}
     assert all(torch.equal(after[name], before[name]) for name in before)
     (one,) = traces.load_maps(path)
-    assert one.about == json.loads(json.dumps(by.about)) and one.to("cpu").slopes.keys() == set(traces.SCORES)
+    assert one.about == json.loads(json.dumps(by.about)) and one.to("cpu").slopes.keys() == names
     fixed, floor = rows()
     assert fixed["floor"] is None and fixed["rows"] == 64 and 0 < floor["floor"] < 1
     assert floor["rows"] == pytest.approx(64, abs=1)
@@ -175,8 +180,8 @@ def test_opcheck(op):
 
 
 REFUSED = [
-    (dict(min_probability=0.1), "min_probability is 0.1, slopes are missing: a floor needs both"),
-    (dict(slopes=torch.ones(HKV)), "min_probability is 0, slopes are given"),
+    (dict(min_probability=0.1), "min_probability is 0.1, .*, slopes are missing: a tail needs them, and a floor"),
+    (dict(slopes=torch.ones(HKV)), "min_probability is 0, .*, slopes are given"),
     (dict(slopes=torch.ones(HQ), min_probability=0.1), "slopes is .6., not .2."),
     (dict(slopes=torch.ones(HKV).double(), min_probability=0.1), "slopes is of torch.float64"),
     (dict(slopes=torch.ones(HKV), min_probability=1.0), "it must be at least 0 and below 1"),

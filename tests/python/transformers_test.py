@@ -183,10 +183,14 @@ def test_layers_below_the_first_stay_dense_and_room_is_made_once():
     assert torch.equal(grown.layers[2].codes[:, :400], roomy.layers[2].codes[:, :400])
 
 
-def test_a_layer_may_leave_between_update_and_attention(monkeypatch):
+@pytest.mark.parametrize("tail", [0, 0.5])
+def test_a_layer_may_leave_between_update_and_attention(tail, monkeypatch):
     """As offloading does it, which needs a device; here other memory stands for the host's."""
-    model, ids = model_of(), prompt(length=60)
-    expected, update = steps(model, ids, cache_of(model, 8), 30), integration.HashCache.update
+    model, ids, maps = model_of(), prompt(length=60), maps_of()
+    for by in maps.values():
+        by.slopes = {"weighted": torch.tensor([0.05, 0.1])}
+    expected = steps(model, ids, cache_of(model, 8, maps=maps, tail=tail), 30)
+    update = integration.HashCache.update
 
     away, names = {}, ("key_buffer", "value_buffer", "codes_buffer")
 
@@ -200,14 +204,19 @@ def test_a_layer_may_leave_between_update_and_attention(monkeypatch):
         return found
 
     monkeypatch.setattr(integration.HashCache, "update", leaving)
-    torch.testing.assert_close(steps(model, ids, cache_of(model, 8), 30), expected, rtol=0, atol=0)
+    found = steps(model, ids, cache_of(model, 8, maps=maps, tail=tail), 30)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
-def test_offloading():
-    model, ids = model_of(device="cuda"), prompt(length=60, device="cuda")
-    torch.testing.assert_close(steps(model, ids, cache_of(model, 8, offloading=True), 30),
-                               steps(model, ids, cache_of(model, 8), 30))
+@pytest.mark.parametrize("tail", [0, 0.5])
+def test_offloading(tail):
+    model, ids, maps = model_of(device="cuda"), prompt(length=60, device="cuda"), maps_of()
+    for by in maps.values():
+        by.slopes = {"weighted": torch.tensor([0.05, 0.1])}
+    more = dict(maps=maps, tail=tail)
+    torch.testing.assert_close(steps(model, ids, cache_of(model, 8, offloading=True, **more), 30),
+                               steps(model, ids, cache_of(model, 8, **more), 30))
 
 
 def test_maps_from_a_folder(tmp_path):

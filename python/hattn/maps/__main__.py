@@ -13,7 +13,7 @@ import torch
 from hattn.maps.check import check, plot, table
 from hattn.maps.convert import convert
 from hattn.maps.slopes import fit_slopes
-from hattn.maps.traces import files_by_layer, load_maps, load_trace, put_slopes, save
+from hattn.maps.traces import OF_HEADS, files_by_layer, load_maps, load_trace, put_slopes, save
 from hattn.maps.train import KINDS, SLOPE_QUERIES, Recipe, train
 
 
@@ -73,8 +73,10 @@ def _calibrate(args: argparse.Namespace) -> int:
             maps = load_maps(path)
             for one in maps:
                 one.slopes = fit_slopes(loaded, one.to(args.device))
-                print("layer %d, %s, %s scores: %s" % (layer, one.name, one.score, " ".join(
-                    "%.6g" % slope for slope in one.own_slopes().tolist())))
+                for what, kind in ((one.score + " scores", one.score), ("query heads", OF_HEADS)):
+                    if kind in one.slopes:
+                        print("layer %d, %s, %s: %s" % (layer, one.name, what, " ".join(
+                            "%.6g" % slope for slope in one.slopes[kind].tolist())))
             put_slopes(path, maps)
     return 0
 
@@ -132,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     foreign.add_argument("--out", required=True, help="the folder for maps")
     foreign.add_argument("--kv-heads", type=int, help="of HATA's weights that all heads share")
 
-    fitted = commands.add_parser("calibrate", help="slopes for maps, which a floor of probability needs; train does it")
+    fitted = commands.add_parser("calibrate", help="slopes for maps, which floors of probability, tails and "
+                                                "candidates need; train does it")
     fitted.set_defaults(run=_calibrate)
     fitted.add_argument("maps", help="a folder of maps, in which they are put; slopes that maps have are replaced")
     fitted.add_argument("traces")

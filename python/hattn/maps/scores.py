@@ -44,10 +44,12 @@ def query_weights(projected: Tensor, selection_heads: int, score: str) -> tuple[
 class Ranking:
     """Scores of all keys of a trace, by a map; or by exact softmax, without one."""
 
-    def __init__(self, trace: Trace, by: LayerMap | None) -> None:
+    def __init__(self, trace: Trace, by: LayerMap | None, of_query_heads: bool = False) -> None:
+        """of_query_heads: each by itself, whatever selects together."""
         self.trace, self.by = trace, by
         num_q_heads, num_kv_heads = trace.q.shape[1], trace.k.shape[1]
-        self.heads = num_q_heads if by is not None and by.per_query_head(num_kv_heads) else num_kv_heads
+        own = of_query_heads or by is not None and by.per_query_head(num_kv_heads)
+        self.heads = num_q_heads if own else num_kv_heads
         if by is not None:
             code_heads = by.key[0].shape[0]
             keys = trace.k.transpose(0, 1).repeat_interleave(code_heads // num_kv_heads, 0)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slopes of maps, what a floor of probability needs, as `hattn calibrate` fits them.
+"""Slopes of maps, what floors of probability, tails and candidates need, as `hattn calibrate` fits them.
 
 The slope of a selection head is the one whose estimate softmax(slope * x), with x = unit * sum w_r (2 code_r - 1), has
 the least cross entropy against its query heads' mean attention, mean over queries. Keys of one score are one level.
+Where query heads select together each has a slope too, by weights of its own and against its own attention.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from hattn.maps.scores import Ranking, row_chunks, softmax_of
-from hattn.maps.traces import SCORES, LayerMap, Trace
+from hattn.maps.traces import OF_HEADS, SCORES, LayerMap, Trace
 
 Tensor = torch.Tensor
 MOST_OCTAVES = 32  # of the largest step, 32768 of 1024 each
@@ -29,12 +30,12 @@ class _Levels:
     mass: Tensor
 
 
-def _levels(traces: Sequence[Trace], by: LayerMap) -> list[_Levels]:
-    """Of each selection head."""
+def _levels(traces: Sequence[Trace], by: LayerMap, of_query_heads: bool = False) -> list[_Levels]:
+    """Of each selection head, or of each query head."""
     parts: list[list[tuple[Tensor, ...]]] = []
     queries = 0
     for trace in traces:
-        ranking = Ranking(trace, by)
+        ranking = Ranking(trace, by, of_query_heads)
         parts = parts or [[] for _ in range(ranking.heads)]
         for rows in row_chunks(trace):
             softmax, visible = softmax_of(trace, rows)
@@ -93,6 +94,10 @@ def _fit(levels: _Levels) -> float:
 
 
 def fit_slopes(traces: Sequence[Trace], by: LayerMap) -> dict[str, Tensor]:
-    """{score: float32 [Hs]}, of both kinds of score, by all queries of the traces."""
-    return {score: torch.tensor([_fit(levels) for levels in _levels(traces, replace(by, score=score))])
-            for score in SCORES}
+    """As a LayerMap has them, by all queries of the traces: of both kinds of score, and of query heads that select
+    together with others."""
+    levels = {score: _levels(traces, replace(by, score=score)) for score in SCORES}
+    num_q_heads, num_kv_heads = traces[0].q.shape[1], traces[0].k.shape[1]
+    if num_q_heads > num_kv_heads and not by.per_query_head(num_kv_heads):
+        levels[OF_HEADS] = _levels(traces, replace(by, score="weighted"), True)
+    return {name: torch.tensor([_fit(one) for one in heads]) for name, heads in levels.items()}

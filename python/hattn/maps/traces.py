@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 
 Tensor = torch.Tensor
 SCORES = ("hamming", "weighted")
+OF_HEADS = "head"  # of slopes: those of query heads
 _MLP = [(kind, layer) for layer in (1, 2, 3) for kind in ("w", "b")]
 
 
 @dataclass
 class LayerMap:
     """A map of one layer. key, query: weight [Hc, d, bits]; weight and bias [Hc, bits]; or three of each in turns, an
-    MLP. about: how it came to be. slopes: {score: float32 [Hs]}, what a floor of probability needs."""
+    MLP. about: how it came to be. slopes: {score: float32 [Hs]}, what floors of probability and tails need, and
+    {OF_HEADS: float32 [Hq]}, which candidates need."""
 
     name: str
     key: list[Tensor]
@@ -49,13 +51,22 @@ class LayerMap:
     def own_slopes(self) -> Tensor:
         """Of its kind of score."""
         if self.score not in self.slopes:
-            raise ValueError("map %s has no slopes of %s scores, which a floor of probability needs: "
+            raise ValueError("map %s has no slopes of %s scores, which floors of probability and tails need: "
                              "python -m hattn.maps calibrate fits them" % (self.name, self.score))
         return self.slopes[self.score]
 
+    def head_slopes(self) -> Tensor:
+        """Of query heads."""
+        if self.score != "weighted":
+            raise ValueError("map %s has %s scores: candidates are for weighted ones" % (self.name, self.score))
+        if OF_HEADS not in self.slopes:
+            raise ValueError("map %s has no slopes of query heads, which candidates need: python -m hattn.maps "
+                             "calibrate fits them, to maps per KV head" % self.name)
+        return self.slopes[OF_HEADS]
+
     def tensors(self) -> dict[str, Tensor]:
         """As they stand in a file."""
-        names = {"slope." + score: slopes for score, slopes in self.slopes.items()}
+        names = {"slope." + kind: slopes for kind, slopes in self.slopes.items()}
         if self.is_mlp:
             names |= {"%s.%s%d" % (side, kind, layer): flat[i]
                       for side, flat in (("k", self.key), ("q", self.query)) for i, (kind, layer) in enumerate(_MLP)}
@@ -69,7 +80,7 @@ class LayerMap:
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "LayerMap":
         key, query = ([tensor.to(device, dtype) for tensor in flat] for flat in (self.key, self.query))
-        slopes = {score: tensor.to(device) for score, tensor in self.slopes.items()}  # always float32
+        slopes = {kind: tensor.to(device) for kind, tensor in self.slopes.items()}  # always float32
         return LayerMap(self.name, key, query, self.score, self.about, slopes)
 
 
@@ -108,7 +119,7 @@ def _maps_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Layer
         else:
             key, query = ([tensors["%s.%s.%s%d" % (name, side, kind, layer)] for kind, layer in _MLP] for side in "kq")
         score = "weighted" if name.startswith("weighted") else "hamming"  # as `hattn decode` takes it
-        slopes = {kind: tensors["%s.slope.%s" % (name, kind)] for kind in SCORES
+        slopes = {kind: tensors["%s.slope.%s" % (name, kind)] for kind in (*SCORES, OF_HEADS)
                   if "%s.slope.%s" % (name, kind) in tensors}
         maps.append(LayerMap(name, key, query, score, about.get(name, {}), slopes))
     return maps
