@@ -180,26 +180,38 @@ void Workload::make_sets()
     fill_values(memory_, partial_lse_.data(), partial_lse_.size(), HATTN_F32, 6);
 }
 
-/* What floors and tails have beside: slopes with which a score is worth a twentieth of a nat, and sums of values up to the step's own
- * tokens. */
+/* What floors, tails and scores per query head have beside: slopes with which a score is worth a twentieth of a nat, and
+ * sums of values up to the step's own tokens. */
 void Workload::make_beyond()
 {
     const size_t selections = size_t(num_rows_) * size_t(shape_.num_selection_heads),
+                 heads = size_t(num_rows_) * size_t(shape_.num_q_heads),
                  states = size_t(num_sequences_) * size_t(shape_.num_kv_heads);
-    if (shape_.min_probability == 0 && shape_.tail == 0)
+    const bool has_heads = shape_.num_candidates > 0,
+               has_shares = shape_.tail > 0 || (shape_.min_probability > 0 && !has_heads);
+    const size_t told = has_heads ? heads : selections;
+    if (has_shares)
+        slopes_ = devices::buffer_of(memory_, std::vector<float>(size_t(shape_.num_selection_heads), 0.025f));
+    if (has_heads)
+        head_slopes_ = devices::buffer_of(memory_, std::vector<float>(size_t(shape_.num_q_heads), 0.025f));
+    for (Set &set : sets_) {
+        if (has_shares)
+            set.steps = Buffer(memory_, selections * 4);
+        if (has_heads) {
+            set.head_weights = Buffer(memory_, heads * size_t(shape_.code_bits));
+            set.head_steps = Buffer(memory_, heads * 4);
+        }
+    }
+    if (shape_.tail == 0)
         return;
-    slopes_ = devices::buffer_of(memory_, std::vector<float>(size_t(shape_.num_selection_heads), 0.025f));
     std::vector<int32_t> lengths;
     for (size_t b = 0; b < problem_.lengths.size(); b++)
         lengths.insert(lengths.end(), size_t(shape_.num_kv_heads),
                        problem_.lengths[b] - problems::query_lengths(problem_)[b]);
     value_lengths_ = devices::buffer_of(memory_, lengths);
     for (Set &set : sets_) {
-        set.steps = Buffer(memory_, selections * 4);
-        if (shape_.tail == 0)
-            continue;
-        set.shares = Buffer(memory_, selections * size_t(shape_.k) * 4);
-        set.rests = Buffer(memory_, selections * 8);
+        set.shares = Buffer(memory_, told * size_t(shape_.k) * 4);
+        set.rests = Buffer(memory_, told * 8);
         set.value_sums = devices::buffer_of(memory_, std::vector<int64_t>(states * size_t(shape_.head_dim_v)));
     }
 }

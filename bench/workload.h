@@ -66,7 +66,7 @@ public:
 private:
     /* Queries and what comes out of them; several, so that no call finds the rows of the last one in a cache. */
     struct Set {
-        devices::Buffer q, weights, indices, counts, steps, shares, rests, value_sums;
+        devices::Buffer q, weights, indices, counts, steps, shares, rests, value_sums, head_weights, head_steps;
     };
     struct Sizes {
         size_t num_pages, k, v, codes, norms, query_map, key_map;
@@ -88,6 +88,7 @@ private:
     hattn_batch batch() const;
     Arguments arguments(const Set &set) const;
     Arguments with_next_codes(Arguments all); /* and maps */
+    Arguments with_last_codes(Arguments all) const;
     hattn_decode_args decode_args();
     hattn_encode_keys_args encode_keys_args();
     Set &next_set() { return sets_[set_++ % sets_.size()]; }
@@ -110,7 +111,7 @@ private:
     devices::Buffer kv_, codes_;
     size_t maps_; /* where they start behind the codes: on the host they are in huge pages together */
     std::vector<Set> sets_;
-    devices::Buffer seq_len_, q_start_, block_table_, slopes_, value_lengths_;
+    devices::Buffer seq_len_, q_start_, block_table_, slopes_, head_slopes_, value_lengths_;
     devices::Buffer scores_, out_, lse_, partial_out_, partial_lse_, new_codes_, new_norms_;
 };
 

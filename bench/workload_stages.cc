@@ -37,6 +37,9 @@ Arguments Workload::arguments(const Set &set) const
     all.counts = set.counts.at();
     all.slopes = slopes_.at();
     all.steps = set.steps.at();
+    all.head_slopes = head_slopes_.at();
+    all.head_weights = set.head_weights.at();
+    all.head_steps = set.head_steps.at();
     all.shares = set.shares.at();
     all.rests = set.rests.at();
     if (set.value_sums.size()) {
@@ -71,6 +74,13 @@ Arguments Workload::with_next_codes(Arguments all)
     return all;
 }
 
+/* Those that were scored last: scores per query head find them as warm as a step does. */
+Arguments Workload::with_last_codes(Arguments all) const
+{
+    all.codes = codes_.at((code_layer_ + num_code_layers_ - 1) % num_code_layers_ * sizes_.code_layer());
+    return all;
+}
+
 hattn_status Workload::prepare(const hattn_plan *plan, const hattn_exec *exec, hattn_error *error)
 {
     for (const Set &set : sets_) {
@@ -95,7 +105,7 @@ hattn_status Workload::run(Stage stage, const hattn_plan *plan, const hattn_exec
     switch (stage) {
     case ENCODE: return call(hattn_encode_queries, with_next_codes(arguments(next_set())).encode_queries_args());
     case SCORE: return call(hattn_score, with_next_codes(arguments(next_set())).score_args());
-    case TOPK: return call(hattn_topk, arguments(next_set()).topk_args());
+    case TOPK: return call(hattn_topk, with_last_codes(arguments(next_set())).topk_args());
     case ATTEND: return call(hattn_attend, arguments(next_set()).attend_args(true));
     case MERGE: return call(hattn_merge, arguments(sets_[0]).merge_args());
     case DECODE: return call(hattn_decode, decode_args());
@@ -110,7 +120,7 @@ hattn_status Workload::run(Stage stage, const hattn_plan *plan, const hattn_exec
 hattn_decode_args Workload::decode_args()
 {
     hattn_decode_args args = with_next_codes(arguments(next_set())).decode_args(append_);
-    args.weights = args.indices = args.counts = args.steps = {};
+    args.weights = args.indices = args.counts = args.steps = args.head_weights = args.head_steps = {};
     return args;
 }
 

@@ -60,15 +60,20 @@ HATTN_HOST_DEVICE static inline hattn_value_state hattn_find_values(const hattn_
     return found;
 }
 
+/* Of what anchors and all with shares say: the smaller, but not a number where the former is not. */
+HATTN_HOST_DEVICE static inline float hattn_smaller_tail(float by_near, float by_all)
+{
+    return by_near < by_all || by_near != by_near ? by_near : by_all;
+}
+
 /* R: sums of e^(x_j - base) of anchors and of all with shares, of their shares, and the rest; in e^base. */
 HATTN_HOST_DEVICE static inline float hattn_tail_mass(float tail, float near, float all, uint64_t near_shares,
                                                       uint64_t all_shares, int64_t rest)
 {
     if (near_shares == 0 || rest <= 0)
         return 0;
-    const float by_near = tail * near * ((float)rest / (float)near_shares),
-                by_all = all * ((float)rest / (float)all_shares);
-    return by_near < by_all || by_near != by_near ? by_near : by_all;
+    return hattn_smaller_tail(tail * near * ((float)rest / (float)near_shares),
+                              all * ((float)rest / (float)all_shares));
 }
 
 #endif

@@ -303,6 +303,52 @@ HATTN_INLINE uint32_t largest_u32(const uint32_t *keys, int n)
     return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(most, _mm_shuffle_epi32(most, 0xb1)));
 }
 
+/* ---- Shares ---- */
+
+typedef __m256i u64v;
+HATTN_INLINE u64v u64v_zero(void) { return _mm256_setzero_si256(); }
+HATTN_INLINE uint64_t u64v_sum(u64v a)
+{
+    __m128i b = _mm_add_epi64(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    return (uint64_t)_mm_cvtsi128_si64(b) + (uint64_t)_mm_extract_epi64(b, 1);
+}
+
+/* Of n scores, a multiple of 8. */
+HATTN_INLINE uint16_t largest_u16(const uint16_t *scores, int n)
+{
+    __m128i most = _mm_setzero_si128();
+    for (int i = 0; i < n; i += 8)
+        most = _mm_max_epu16(most, _mm_loadu_si128((const __m128i *)(scores + i)));
+    return (uint16_t)~_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(most, _mm_set1_epi16(-1))), 0);
+}
+
+/* hattn_floor_share of 8 scores; adds them to *sums. */
+HATTN_INLINE void shares_u16x8(uint32_t *dst, const uint16_t *scores, uint32_t largest, int32_t step,
+                               const uint32_t *factors, u64v *sums)
+{
+    const __m256i score = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)scores));
+    const __m256i e =
+        _mm256_mullo_epi32(_mm256_sub_epi32(_mm256_set1_epi32((int)largest), score), _mm256_set1_epi32(step));
+    const __m256i place = _mm256_and_si256(_mm256_srli_epi32(e, 4), _mm256_set1_epi32(63));
+    const __m256i share =
+        _mm256_srlv_epi32(_mm256_i32gather_epi32((const int *)factors, place, 4), _mm256_srli_epi32(e, 10));
+    _mm256_storeu_si256((__m256i *)dst, share);
+    *sums = _mm256_add_epi64(*sums, _mm256_and_si256(share, _mm256_set1_epi64x(UINT32_MAX)));
+    *sums = _mm256_add_epi64(*sums, _mm256_srli_epi64(share, 32));
+}
+
+/* keys[i] += hattn_head_probability(shares[i], inverse), of 8. The inverse is 2^32 at most, one more than a factor of 32 bits
+ * holds: share * (inverse - 1) + share. */
+HATTN_INLINE void add_probabilities_u32x8(uint32_t *keys, const uint32_t *shares, uint64_t inverse)
+{
+    const __m256i factor = _mm256_set1_epi64x((int64_t)(inverse - 1)), low_half = _mm256_set1_epi64x(UINT32_MAX);
+    const __m256i share = _mm256_loadu_si256((const __m256i *)shares), odd_share = _mm256_srli_epi64(share, 32);
+    const __m256i even = _mm256_add_epi64(_mm256_mul_epu32(share, factor), _mm256_and_si256(share, low_half));
+    const __m256i odd = _mm256_add_epi64(_mm256_mul_epu32(odd_share, factor), odd_share);
+    const __m256i p = _mm256_blend_epi32(_mm256_srli_epi64(even, 38), _mm256_srli_epi32(odd, 6), 0xaa);
+    _mm256_storeu_si256((__m256i *)keys, _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)keys), p));
+}
+
 /* ---- Weights ---- */
 
 /* 32 weights into sign and magnitude bits; returns the sum of the magnitudes (-128 counts as 127). */

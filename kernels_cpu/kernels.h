@@ -73,6 +73,11 @@ typedef struct hattn_score_run {
 typedef void hattn_score_fn(const hattn_planes *planes, const hattn_score_run *runs, int num_runs, int num_runs_ahead,
                             int64_t stride_key, uint16_t *scores);
 
+/* The same of listed codes by the weights of several heads, whose words are as many: scores[h * stride_scores + i] of codes[i].
+ * room: scratch for num_codes compact codes. */
+typedef void hattn_score_listed_fn(const hattn_planes *planes, int num_heads, const uint32_t *const *codes,
+                                   int num_codes, uint32_t *room, uint16_t *scores, int64_t stride_scores);
+
 /* keys[j] = f32((2 * scores[j] - max_score) * norms[j]): the product is the only rounding. */
 typedef void hattn_scale_fn(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,
                             int64_t num_keys, float *keys);
@@ -97,6 +102,10 @@ typedef void hattn_topk_u16_fn(const uint16_t *scores, int n, int k, uint32_t ma
 /* Order of floats: NaN lowest, then -inf ... -0 = +0 ... +inf. */
 typedef void hattn_topk_f32_fn(const float *keys, int n, int k, int32_t first, int32_t *out,
                                const hattn_topk_scratch *scratch);
+
+/* Of candidates and one query head (core/floor.h): shares[i] of scores[i] beside the largest of them, and unless keys is NULL,
+ * keys[i] += probability of the share. Returns the sum of shares. n > 0; step in 0..HATTN_FLOOR_MAX_STEP. */
+typedef uint64_t hattn_vote_fn(const uint16_t *scores, int n, int32_t step, uint32_t *shares, uint32_t *keys);
 
 /* One block of rows through online softmax. State before the first block: max -inf, sum 0, acc 0. */
 typedef struct hattn_attend_block {
@@ -125,7 +134,10 @@ typedef void hattn_merge_fn(const float *outs, int64_t stride_out, const float *
 /* Every operation that has rows in kernels.inc. */
 #define HATTN_CPU_OPS(X) \
     X(load)              \
-    X(store) X(project) X(pack) X(norm) X(weights) X(split) X(score) X(scale) X(topk_u16) X(topk_f32) X(attend) X(merge)
+    X(store)             \
+    X(project)           \
+    X(pack)              \
+    X(norm) X(weights) X(split) X(score) X(score_listed) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) X(merge)
 
 #define HATTN_CPU_KERNEL(op, isa, symbol) hattn_##op##_fn symbol;
 #include "kernels_cpu/kernels.inc"

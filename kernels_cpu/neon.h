@@ -310,6 +310,57 @@ HATTN_INLINE uint32_t largest_u32(const uint32_t *keys, int n)
     return vmaxvq_u32(vmaxq_u32(even, odd));
 }
 
+/* ---- Shares ---- */
+
+typedef uint64x2_t u64v;
+HATTN_INLINE u64v u64v_zero(void) { return vdupq_n_u64(0); }
+HATTN_INLINE uint64_t u64v_sum(u64v a) { return vaddvq_u64(a); }
+
+HATTN_INLINE uint16_t largest_u16(const uint16_t *scores, int n)
+{
+    uint16x8_t most = vdupq_n_u16(0);
+    for (int i = 0; i < n; i += 8)
+        most = vmaxq_u16(most, vld1q_u16(scores + i));
+    return vmaxvq_u16(most);
+}
+
+HATTN_INLINE uint32x4_t shares_u16x4(uint16x4_t scores, uint32_t largest, int32_t step, const uint32_t *factors)
+{
+    const uint32x4_t e = vmulq_u32(vsubq_u32(vdupq_n_u32(largest), vmovl_u16(scores)), vdupq_n_u32((uint32_t)step));
+    const uint32x4_t octaves = vminq_u32(vshrq_n_u32(e, 10), vdupq_n_u32(31)); /* of 2^30 nothing is left */
+    uint32_t place[4];
+    vst1q_u32(place, vandq_u32(vshrq_n_u32(e, 4), vdupq_n_u32(63)));
+    const uint32_t factor[4] = {factors[place[0]], factors[place[1]], factors[place[2]], factors[place[3]]};
+    return vshlq_u32(vld1q_u32(factor), vnegq_s32(vreinterpretq_s32_u32(octaves)));
+}
+
+HATTN_INLINE void shares_u16x8(uint32_t *dst, const uint16_t *scores, uint32_t largest, int32_t step,
+                               const uint32_t *factors, u64v *sums)
+{
+    const uint16x8_t all = vld1q_u16(scores);
+    const uint32x4_t low = shares_u16x4(vget_low_u16(all), largest, step, factors),
+                     high = shares_u16x4(vget_high_u16(all), largest, step, factors);
+    vst1q_u32(dst, low);
+    vst1q_u32(dst + 4, high);
+    *sums = vpadalq_u32(vpadalq_u32(*sums, low), high);
+}
+
+HATTN_INLINE uint32x2_t probabilities_u32x2(uint32x2_t shares, uint32x2_t factor)
+{
+    return vmovn_u64(vshrq_n_u64(vaddw_u32(vmull_u32(shares, factor), shares), 38));
+}
+
+HATTN_INLINE void add_probabilities_u32x8(uint32_t *keys, const uint32_t *shares, uint64_t inverse)
+{
+    const uint32x2_t factor = vdup_n_u32((uint32_t)(inverse - 1));
+    for (int i = 0; i < 8; i += 4) {
+        const uint32x4_t share = vld1q_u32(shares + i);
+        const uint32x4_t p = vcombine_u32(probabilities_u32x2(vget_low_u32(share), factor),
+                                          probabilities_u32x2(vget_high_u32(share), factor));
+        vst1q_u32(keys + i, vaddq_u32(vld1q_u32(keys + i), p));
+    }
+}
+
 /* ---- Weights ---- */
 
 HATTN_INLINE uint32_t split_32_weights(const int8_t *weights, uint32_t *sign, uint32_t *planes, int num_planes)

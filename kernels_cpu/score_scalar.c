@@ -2,6 +2,7 @@
  * Scores of a run of keys, and their float form with norms.
  */
 #include "kernels_cpu/kernels.h"
+#include "kernels_cpu/listed.h"
 #include "kernels_cpu/scalar.h"
 
 enum { PAIRS = HATTN_MAX_WORDS / 2 };
@@ -40,6 +41,12 @@ void hattn_score_scalar(const hattn_planes *planes, const hattn_score_run *runs,
             *scores++ = (uint16_t)score;
         }
     }
+}
+
+void hattn_score_listed_scalar(const hattn_planes *planes, int num_heads, const uint32_t *const *codes, int num_codes,
+                               uint32_t *room, uint16_t *scores, int64_t stride_scores)
+{
+    hattn_score_gathered(hattn_score_scalar, planes, num_heads, codes, num_codes, room, scores, stride_scores);
 }
 
 void hattn_scale_scalar(const uint16_t *scores, uint32_t max_score, const uint16_t *norms, int64_t stride_norm,

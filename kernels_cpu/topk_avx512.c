@@ -71,20 +71,22 @@ static void pad_keys(uint32_t *keys, int n)
     _mm512_storeu_si512(keys + n + 16, _mm512_setzero_si512());
 }
 
-/* The largest t with at least k of n padded keys >= t, or a smaller t with exactly k keys > t. All keys are >= low. */
-static uint32_t kth_largest(const uint32_t *keys, int n, int k, uint32_t low)
+/* The largest t with at least k of n padded keys >= t, or a smaller t with exactly k keys > t. All keys are >= low. is_near: it is
+ * looked for near low first. */
+static uint32_t kth_largest(const uint32_t *keys, int n, int k, uint32_t low, int is_near)
 {
     __m512i maxima = _mm512_setzero_si512();
     for (int64_t i = 0; i < n; i += 16)
         maxima = _mm512_max_epu32(maxima, _mm512_loadu_si512(keys + i));
     uint32_t high = _mm512_reduce_max_epu32(maxima);
     while (low < high) {
-        uint32_t middle = high - (high - low) / 2;
+        uint32_t middle = is_near ? low + (high - low + 7) / 8 : high - (high - low) / 2;
         int count = count_at_least(keys, n, middle);
         if (count == k)
             return middle - 1;
         if (count > k) {
             low = middle;
+            is_near = 0;
         } else {
             high = middle - 1;
         }
@@ -184,7 +186,7 @@ static uint32_t trim(const hattn_topk_scratch *scratch, int num_candidates, int 
                      int32_t *out)
 {
     pad_keys(scratch->keys, num_candidates);
-    uint32_t threshold = num_candidates == k ? 0 : kth_largest(scratch->keys, num_candidates, k, low);
+    uint32_t threshold = num_candidates == k ? 0 : kth_largest(scratch->keys, num_candidates, k, low, 1);
     keep_best(scratch, num_candidates, k, threshold, first, out);
     return threshold;
 }
@@ -219,7 +221,7 @@ HATTN_INLINE void topk(const topk_keys *keys, int k, int32_t first, int32_t *out
     double wanted = expected + 3.0 * __builtin_sqrt(expected) + 1.0;
     uint32_t bound;
     do {
-        bound = wanted < num_samples ? kth_largest(scratch->histogram, num_samples, (int)wanted, 0) : 0;
+        bound = wanted < num_samples ? kth_largest(scratch->histogram, num_samples, (int)wanted, 0, 0) : 0;
         num_candidates = collect_candidates(keys, k, bound, scratch);
         wanted *= 4;
     } while (num_candidates < k);

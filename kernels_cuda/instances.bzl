@@ -28,8 +28,9 @@ def instances():
         )
         _decode(files, "decode_attend.cuh", decode, "decode_attend", types + ", SelectBy::SCORES")
         _decode(files, "decode_attend.cuh", keyed, "decode_attend", types + ", SelectBy::KEYS")
-    for _, types, name in FLOOR_ENGINES:
-        _decode(files, "decode_attend.cuh", name, "decode_attend", types + ", SelectBy::FLOOR")
+    for _, types, floor, tail in FLOOR_ENGINES:
+        _decode(files, "decode_attend.cuh", floor, "decode_attend", types + ", SelectBy::FLOOR")
+        _decode(files, "decode_attend.cuh", tail, "decode_attend", types + ", SelectBy::TAIL")
     for rows, run in [(CODE_WIDTHS, "RegionRun"), (FLOOR_WIDTHS, "FloorRun")]:
         for words, is_loose, name in rows:
             _decode(files, "score_regions.cuh", name, "score_regions", "%s, %s, %s" % (words, is_loose, run))

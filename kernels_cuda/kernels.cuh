@@ -96,7 +96,9 @@ struct DecodeKernel {
 #define CODE_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
-#define FLOOR_ENGINE(number, types, kernel) DecodeKernel kernel();
+#define FLOOR_ENGINE(number, types, floor, tail) \
+    DecodeKernel floor();                        \
+    DecodeKernel tail();
 #define FLOOR_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/floors.inc"
 #undef FLOOR_ENGINE
@@ -119,6 +121,7 @@ DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
 DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);
 DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, DeviceStream stream);
+DeviceError launch_sum_values(const hattn_cuda_params &params, const hattn_sum_values_args &args, DeviceStream stream);
 DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   DeviceStream stream);
 

@@ -40,9 +40,9 @@ const Scoring floor_scorings[] = {
 
 const struct FloorAttention {
     int engine;
-    DecodeKernel (*attend)();
+    DecodeKernel (*attend[2])(); /* without a tail, with one */
 } floor_attentions[] = {
-#define FLOOR_ENGINE(number, types, kernel) {number, kernel},
+#define FLOOR_ENGINE(number, types, floor, tail) {number, {floor, tail}},
 #include "kernels_cuda/floors.inc"
 #undef FLOOR_ENGINE
 };
@@ -64,11 +64,11 @@ DecodeKernel score_of(const hattn_cuda_params &params, const Scoring (&rows)[kNu
 
 Decode decode_of(const hattn_cuda_params &params)
 {
-    if (params.problem.min_probability == 0)
+    if (!hattn_has_shares(&params.problem))
         return {score_of(params, scorings), attentions[params.engine].decode[params.is_keyed]()};
     for (const FloorAttention &row : floor_attentions)
         if (row.engine == params.engine)
-            return {score_of(params, floor_scorings), row.attend()};
+            return {score_of(params, floor_scorings), row.attend[params.problem.tail > 0]()};
     return {};
 }
 
@@ -133,6 +133,15 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
     DeviceError error = check_workspace(workspace, stream);
     if (!error && args->append)
         error = launch_append(*params, *args, stream);
+    if (!error && args->append && params->problem.tail > 0) {
+        hattn_sum_values_args sums = {};
+        sums.batch = args->batch;
+        sums.v_cache = args->v_cache;
+        sums.value_slots = args->value_slots;
+        sums.value_sums = args->value_sums;
+        sums.value_lengths = args->value_lengths;
+        error = launch_sum_values(*params, sums, stream);
+    }
     if (!error && !encodes_in_score(*params, *args)) {
         hattn_encode_queries_args encode = {};
         encode.num_rows = args->batch.num_rows;
@@ -142,7 +151,7 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         encode.slopes = args->slopes;
         encode.steps = args->steps;
         hattn_cuda_params own = *params;
-        if (params->problem.min_probability > 0 && !args->steps.data) {
+        if (hattn_has_shares(&params->problem) && !args->steps.data) {
             encode.steps = {workspace.data, workspace.byte_offset + params->steps};
             own.problem.steps.stride[0] = params->problem.num_selection_heads;
             own.problem.steps.stride[1] = 1;

@@ -58,10 +58,10 @@ typedef struct hattn_cuda_head {
     uint64_t rescored; /* HATTN_COUNTER_RESCORED */
 } hattn_cuda_head;
 
-/* Words of a part of `heads` heads: values, and two that weigh each head. */
-HATTN_HOST_DEVICE static inline uint32_t hattn_cuda_part_words(int32_t heads, int32_t head_dim_v)
+/* Words of a part of `heads` heads: values, and those that weigh each head: 2, with a tail 4. */
+HATTN_HOST_DEVICE static inline uint32_t hattn_cuda_part_words(int32_t heads, int32_t head_dim_v, int32_t weigh)
 {
-    return (uint32_t)(heads * (head_dim_v + 2) + 3) / 4 * 4;
+    return (uint32_t)(heads * (head_dim_v + weigh) + 3) / 4 * 4;
 }
 
 /* Division by a number that the host knows, as a multiplication (Granlund and Montgomery 1994, section 4). */
@@ -122,11 +122,11 @@ typedef struct hattn_cuda_params {
     uint64_t weights, scores;            /* offsets in the workspace, behind the control region */
     union {
         uint64_t keys;  /* keyed */
-        uint64_t steps; /* with a floor, which is never keyed */
+        uint64_t steps; /* with a floor or a tail, which are never keyed */
     };
     uint64_t rows;
     uint64_t floor_tau;                                  /* core/floor.h */
-    uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* with a tail: attend/tail.cuh */
+    uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* of the attend call with a tail: attend/tail.cu */
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     /* With candidates, of the top-k call, over the same memory: positions, how many, scores and p (select/topk_heads.cu). */
     uint64_t listed, num_listed, head_scores, head_keys, head_ranks;

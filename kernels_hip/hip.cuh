@@ -145,6 +145,16 @@ __device__ inline void warp_barrier()
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
 
+#if __AMDGCN_WAVEFRONT_SIZE__ == 32
+constexpr int kWarpsOfWave = 1;
+
+__device__ inline bool any_of_wave(bool yes) { return yes; }
+#else
+constexpr int kWarpsOfWave = 2;
+
+__device__ inline bool any_of_wave(bool yes) { return __builtin_amdgcn_ballot_w64(yes); }
+#endif
+
 /* ---- atomics and fences ---- */
 
 __device__ inline uint32_t atomic_add(uint32_t *word, uint32_t amount)

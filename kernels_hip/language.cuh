@@ -22,8 +22,9 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __grid_constant__
 /* The blocks of a multiprocessor, where they are named, are CUDA's business. */
-#if defined(__gfx942__)
-/* Twice as many: with 256 registers at most, results of products are not put among others. gfx90a would spill. */
+#if defined(__gfx942__) && !defined(HATTN_ALL_REGISTERS)
+/* Twice as many: with 256 registers at most, results of products are not put among others. gfx90a would spill, and so would what is
+ * built with HATTN_ALL_REGISTERS (BUILD); shared memory leaves room for one wave of a SIMD there anyway. */
 #define __launch_bounds__(threads, ...) \
     __attribute__((amdgpu_flat_work_group_size(threads, threads), amdgpu_num_vgpr(128)))
 #else

@@ -27,10 +27,10 @@ __device__ inline void swap_with_lane_bit(Quarter (&x)[2])
 __device__ inline Quarter quarter_of(float low, float high) { return {bits_of(low), bits_of(high)}; }
 
 /* MFMA of 4 x 4 x 4, sixteen in a wave: with the first operand of one of each four for all four, 16 lanes multiply
- * their own 16 columns by 4 rows. So nothing leaves its 16 lanes, not even what is no number, and a warp does not care
- * what the other one in its wave does: registers of lanes that are switched off are read and written, but not those of
- * lanes that are on. b's columns are the instruction's rows, twice 4; a's rows are its columns, each in two lanes,
- * since a row of 16 lanes has 8 of them. */
+ * their own 16 columns by 4 rows. So nothing leaves its 16 lanes, not even what is no number. Both warps of a wave have
+ * to be here: registers of lanes that are off would be written, too, and they may hold what these lanes need later (a
+ * sum that left a loop which the other warp is still in). b's columns are the instruction's rows, twice 4; a's rows are
+ * its columns, each in two lanes, since a row of 16 lanes has 8 of them. */
 template <class T>
 __device__ inline void mma_by_mfma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                    uint32_t b1)

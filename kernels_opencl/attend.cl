@@ -55,9 +55,6 @@ typedef float partial_product;
 #define WEIGHT(head, i) weights[(i) * HEADS + (head)]
 #endif
 
-/* Sums of values near the largest number of their type stay finite: fp16 and fp8 values cannot overflow them. */
-#define WEIGHT_UNIT (DTYPE == HATTN_F32 || DTYPE == HATTN_BF16 ? 0x1p-30f : 1.0f)
-
 typedef struct head_place {
     int row, kv_head, first_head, num_heads, selection_head, split;
 } head_place;
@@ -103,19 +100,28 @@ void fetch_rows(const hattn_opencl_attention *a, const hattn_opencl_rows *rows, 
 
 float cap(float logit, float soft_cap) { return soft_cap > 0 ? soft_cap * tanh(logit / soft_cap) : logit; }
 
-/* What a group has of a head: largest logit, sum of weights in WEIGHT_UNIT, and of weighted values. */
-#define PART_FLOATS(head_dim_v) ((head_dim_v) + 2)
+/* Sums of the weights of anchors, and of all that have shares. There are always parts, which join_splits ends. */
+#if TAIL
+#define TAIL_ARGUMENTS , const hattn_opencl_tail t, bytes_in shares, ulong shares_at
+#define ENDS_HERE 0
+#else
+#define TAIL_ARGUMENTS
+#define ENDS_HERE (a.num_splits == 1)
+#endif
 
 __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     attend(const hattn_opencl_attention a, const hattn_opencl_rows rows, bytes_in q_start, ulong q_start_at,
            bytes_in seq_len, ulong seq_len_at, bytes_in table, ulong table_at, bytes_in q, ulong q_at, bytes_in k_cache,
            ulong k_cache_at, bytes_in v_cache, ulong v_cache_at, bytes_in k_scale, ulong k_scale_at, bytes_in v_scale,
            ulong v_scale_at, bytes_in sinks, ulong sinks_at, bytes_in indices, ulong indices_at, bytes_in counts,
-           ulong counts_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at, bytes_out parts, ulong parts_at,
-           __local float4 *queries)
+           ulong counts_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at, bytes_out parts,
+           ulong parts_at TAIL_ARGUMENTS, __local float4 *queries)
 {
     __local float scratch[SCRATCH] __attribute__((aligned(16))), weights[HEADS * TILE] __attribute__((aligned(16))),
         maxima[HEADS * SHARE] __attribute__((aligned(16))), decay[HEADS], sums[HEADS * SHARE];
+#if TAIL
+    __local float near_sums[HEADS * SHARE], all_sums[HEADS * SHARE];
+#endif
     __local long values_at[2][TILE];
     const head_place place = place_heads(&a, get_group_id(0));
     const row_place owner =
@@ -152,6 +158,13 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 #pragma unroll
     for (int h = 0; h < HEADS; h++)
         values_sum[h] = 0;
+#if TAIL
+    __global const uint *own_shares = 0;
+    float near = 0, all = 0;
+    if (shares && own_head < place.num_heads)
+        own_shares = AT(const uint, shares, shares_at) + place.row * t.shares[0] +
+                     (t.has_head_shares ? place.first_head + own_head : place.selection_head) * t.shares[1];
+#endif
     if (list && begin + own_key < end)
         fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[begin + own_key]);
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -256,6 +269,17 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         }
         barrier(CLK_LOCAL_MEM_FENCE);
 
+#if TAIL
+        if (own_shares) {
+            near *= decay[own_head];
+            all *= decay[own_head];
+            for (int i = share; i < num_keys; i += SHARE) {
+                const uint one = own_shares[tile + i];
+                near += one & SHARE_ANCHOR ? WEIGHT(own_head, i) : 0;
+                all += one ? WEIGHT(own_head, i) : 0;
+            }
+        }
+#endif
         if (own_row < num_rows) {
             columns_of_v added[HEADS];
 #pragma unroll
@@ -284,6 +308,10 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 
     if (own_head < HEADS) {
         sums[own_head * SHARE + share] = sum;
+#if TAIL
+        near_sums[own_head * SHARE + share] = near;
+        all_sums[own_head * SHARE + share] = all;
+#endif
         if (share == 0)
             maxima[own_head * SHARE] = largest;
     }
@@ -304,7 +332,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
             const float top = maxima[h * SHARE];
             for (int i = 0; i < SHARE; i++)
                 weight += sums[h * SHARE + i];
-            if (a.num_splits == 1) {
+            if (ENDS_HERE) {
                 const float sink = sinks ? AT(const float, sinks, sinks_at)[head] : -INFINITY;
                 const head_end end = end_head(top, weight, sink, WEIGHT_UNIT);
                 for (int i = item; i < dv; i += LOCAL) {
@@ -324,52 +352,22 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                     float value = 0;
                     for (int r = 0; r < num_rows; r++)
                         value += scratch[r * dv + i];
-                    part[i + 2] = value;
+                    part[i + PART_SUMS] = value;
                 }
                 if (item == 0) {
                     part[0] = top;
                     part[1] = weight;
+#if TAIL
+                    near = all = 0;
+                    for (int i = 0; i < SHARE; i++) {
+                        near += near_sums[h * SHARE + i];
+                        all += all_sums[h * SHARE + i];
+                    }
+                    part[2] = near;
+                    part[3] = all;
+#endif
                 }
             }
         }
     }
-}
-
-/* Splits of a row and head, a group for each. */
-__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
-    join_splits(const hattn_opencl_attention a, bytes_in parts, ulong parts_at, bytes_in v_scale, ulong v_scale_at,
-                bytes_in sinks, ulong sinks_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at)
-{
-    __local float decay[MAX_SPLITS];
-    const int head = get_group_id(0) % a.num_q_heads, row = get_group_id(0) / a.num_q_heads, item = get_local_id(0),
-              kv_head = (long)head * a.num_kv_heads / a.num_q_heads, dv = a.head_dim_v;
-    __global const float *part =
-        AT(const float, parts, parts_at) + ((long)row * a.num_q_heads + head) * a.num_splits * PART_FLOATS(dv);
-    float top = -INFINITY, weight = 0;
-#pragma unroll 8
-    for (int s = 0; s < a.num_splits; s++)
-        top = larger(top, part[s * PART_FLOATS(dv)]);
-    for (int s = item; s < a.num_splits; s += LOCAL) {
-        const float largest = part[s * PART_FLOATS(dv)];
-        decay[s] = largest == -INFINITY ? 0 : exp(largest - top);
-    }
-    barrier(CLK_LOCAL_MEM_FENCE);
-#pragma unroll 8
-    for (int s = 0; s < a.num_splits; s++)
-        weight += decay[s] * part[s * PART_FLOATS(dv) + 1];
-    const float v_unit = v_scale ? AT(const float, v_scale, v_scale_at)[a.has_head_scales ? kv_head : 0] : 1;
-    const head_end end =
-        end_head(top, weight, sinks ? AT(const float, sinks, sinks_at)[head] : -INFINITY, WEIGHT_UNIT);
-    for (int i = item; i < dv; i += LOCAL) {
-        float value = 0;
-#pragma unroll 8
-        for (int s = 0; s < a.num_splits; s++) {
-            const float one = part[s * PART_FLOATS(dv) + 2 + i];
-            value += decay[s] == 0 ? 0 : decay[s] * one; /* of an empty part nothing counts, whatever V holds; NaN does */
-        }
-        store_element(out + out_at, a.out_dtype, row * a.out[0] + head * a.out[1] + i,
-                      end.is_empty ? 0 : value * end.decay / end.sum * v_unit);
-    }
-    if (lse && item == 0)
-        AT(float, lse, lse_at)[row * a.lse[0] + head * a.lse[1]] = end.lse;
 }

@@ -204,3 +204,42 @@ head_end end_head(float top, float weight, float sink, float unit)
     end.lse = largest == -INFINITY ? largest : largest + log(end.sum / unit);
     return end;
 }
+
+/* Sums of values near the largest number of their type stay finite: fp16 and fp8 values cannot overflow them. */
+#define WEIGHT_UNIT (DTYPE == HATTN_F32 || DTYPE == HATTN_BF16 ? 0x1p-30f : 1.0f)
+
+/* What a group has of a head: largest logit, sum of weights in WEIGHT_UNIT, with a tail also those of anchors and of all with
+ * shares, and of weighted values. */
+#if TAIL
+#define PART_SUMS 4
+#else
+#define PART_SUMS 2
+#endif
+#define PART_FLOATS(head_dim_v) ((head_dim_v) + PART_SUMS)
+
+/* Of what all work-items give; LOCAL is a power of 2. */
+#define REDUCTION(name, a, b, joined)                      \
+    ulong name(__local ulong *space, ulong value)          \
+    {                                                      \
+        const int item = get_local_id(0);                  \
+        barrier(CLK_LOCAL_MEM_FENCE);                      \
+        space[item] = value;                               \
+        for (int half_way = LOCAL / 2; half_way; half_way /= 2) { \
+            barrier(CLK_LOCAL_MEM_FENCE);                  \
+            if (item < half_way) {                         \
+                const ulong a = space[item], b = space[item + half_way]; \
+                space[item] = joined;                      \
+            }                                              \
+        }                                                  \
+        barrier(CLK_LOCAL_MEM_FENCE);                      \
+        return space[0];                                   \
+    }
+REDUCTION(sum_of_all, a, b, a + b)
+
+#define SHARE_ANCHOR 0x80000000u /* HATTN_SHARE_ANCHOR */
+
+/* A value in 2^-24, to nearest even; as hattn_fixed_value of core/tail.h. */
+long fixed_value(float value)
+{
+    return isnan(value) ? 0 : convert_long(rint(clamp(value, -65536.0f, 65536.0f) * 0x1p24f));
+}

@@ -201,15 +201,72 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     STORE_KEYS(head)
 }
 
+/* As hattn_floor_step of core/floor.h; largest: of the sums, 1 with hamming. NaN gives 0. */
+int step_of(float slope, float largest, float unit)
+{
+    const float step = slope * largest * unit;
+    return step > 0 ? (int)rint(min(step, 32768.0f)) : 0;
+}
+
+/* The largest magnitude of what all work-items give; 0 where it is not a number to divide by. */
+float largest_magnitude(__local float *largest, float own)
+{
+    barrier(CLK_LOCAL_MEM_FENCE);
+    largest[get_local_id(0)] = own;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int i = 0; i < LOCAL; i++)
+        own = larger(own, largest[i]);
+    return own > 0 && own < INFINITY ? own : 0;
+}
+
+char round_weight(float value, float largest, float most) { return largest > 0 ? (char)(int)rint(value / largest * most) : 0; }
+
+#if STEPS
+#define STEP_ARGUMENTS , bytes_in slopes, ulong slopes_at, bytes_out steps, ulong steps_at
+#define STORE_STEP(largest)                                                         \
+    if (item == 0)                                                                  \
+        AT(int, steps, steps_at)[row * e.steps[0] + head * e.steps[1]] =            \
+            step_of(AT(const float, slopes, slopes_at)[head * e.slope], largest, e.step_unit);
+#else
+#define STEP_ARGUMENTS
+#define STORE_STEP(largest)
+#endif
+
+#if BY_HEADS
+#define HEAD_ARGUMENTS                                                                                                \
+    , bytes_in head_slopes, ulong head_slopes_at, bytes_out head_weights, ulong head_weights_at, bytes_out head_steps, \
+        ulong head_steps_at
+/* Of query heads `first` and num - 1 behind it, each by itself. */
+#define STORE_HEADS                                                                                                   \
+    for (int v = 0; v < num; v++) {                                                                                   \
+        const int query_head = head * e.group + first + v;                                                            \
+        __global char *head_to = AT(char, head_weights, head_weights_at) + row * e.head_weights[0] +                   \
+                                 query_head * e.head_weights[1];                                                      \
+        float own = 0;                                                                                                \
+        for (int r = item; r < e.code_bits; r += LOCAL)                                                               \
+            own = larger(own, fabs(output_of(sums, parts, e.code_bits, v, r, last_bias, last_bias_at)));              \
+        own = largest_magnitude(largest, own);                                                                        \
+        for (int r = item; r < e.code_bits; r += LOCAL)                                                               \
+            head_to[r] = round_weight(output_of(sums, parts, e.code_bits, v, r, last_bias, last_bias_at), own, most); \
+        if (item == 0)                                                                                                \
+            AT(int, head_steps, head_steps_at)[row * e.head_steps[0] + query_head * e.head_steps[1]] =                \
+                step_of(AT(const float, head_slopes, head_slopes_at)[query_head * e.head_slope], own, e.step_unit);   \
+    }
+#else
+#define HEAD_ARGUMENTS
+#define STORE_HEADS
+#endif
+
 /* A group for each row and selection head; the group's query heads go through one map. */
 __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     encode_queries(const hattn_opencl_encoding e, MAP_ARGUMENTS, bytes_in q, ulong q_at, bytes_out weights,
-                   ulong weights_at, ENCODE_SPACE)
+                   ulong weights_at STEP_ARGUMENTS HEAD_ARGUMENTS, ENCODE_SPACE)
 {
     __local float u[512], largest[LOCAL];
     const int num_selections = e.num_heads / e.group, head = get_group_id(0) % num_selections,
               row = get_group_id(0) / num_selections, item = get_local_id(0);
     const long code_head = (long)head * e.num_code_heads / num_selections;
+    const float most = e.weight_bits ? (1 << (e.weight_bits - 1)) - 1 : 1;
     for (int r = item; r < e.code_bits; r += LOCAL)
         u[r] = 0;
     for (int first = 0; first < e.group; first += VECTORS) {
@@ -228,23 +285,21 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 u[r] += e.weight_bits ? z : z > 0 ? 1 : -1;
             }
         }
+        STORE_HEADS
         barrier(CLK_LOCAL_MEM_FENCE);
     }
     bytes_out to = weights + weights_at + row * e.to[0] + head * e.to[1];
     if (!e.weight_bits) {
         for (int r = item; r < e.code_bits; r += LOCAL)
             to[r] = (uchar)(char)((int)u[r] / (e.group % 2 ? 1 : 2));
+        STORE_STEP(1)
         return;
     }
     float own = 0;
     for (int r = item; r < e.code_bits; r += LOCAL)
         own = larger(own, fabs(u[r]));
-    largest[item] = own;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int i = 0; i < LOCAL; i++)
-        own = larger(own, largest[i]);
-    const float most = (1 << (e.weight_bits - 1)) - 1;
-    const int is_zero = !(own > 0 && own < INFINITY);
+    own = largest_magnitude(largest, own);
     for (int r = item; r < e.code_bits; r += LOCAL)
-        to[r] = is_zero ? 0 : (uchar)(char)(int)rint(u[r] / own * most);
+        to[r] = (uchar)round_weight(u[r], own, most);
+    STORE_STEP(own)
 }

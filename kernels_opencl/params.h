@@ -8,6 +8,7 @@
 #ifdef __OPENCL_VERSION__
 typedef int cl_int;
 typedef long cl_long;
+typedef ulong cl_ulong;
 typedef float cl_float;
 #else
 #include <CL/cl.h>
@@ -23,12 +24,14 @@ typedef struct hattn_opencl_map {
 typedef struct hattn_opencl_encoding {
     cl_long x[3];            /* of the vectors: {row, head}, or the K cache's {page, slot, head} */
     cl_long to[3], norms[3]; /* keys: of codes and norms; queries: `to` of weights, {row, head} */
+    cl_long steps[2], slope; /* queries, likewise */
+    cl_long head_weights[2], head_steps[2], head_slope;  /* of query heads by themselves */
     cl_int x_dtype, head_dim, num_heads, num_code_heads; /* num_heads: those that x has */
     cl_int code_bits, num_slots;                         /* of a page: codes without pages have max_length */
     cl_int group, weight_bits;                           /* queries; weight_bits 0: hamming */
     cl_int has_head_scales;
     cl_int width, num_sums; /* floats in local memory, of a vector and of all partial sums */
-    cl_int reserved;
+    cl_float step_unit;     /* queries: of a slope of 1 and a largest sum of 1 (hamming: of a slope of 1) */
 } hattn_opencl_encoding;
 
 /* Rows of a run and where their keys are. */
@@ -47,6 +50,13 @@ typedef struct hattn_opencl_selection {
     cl_int reserved;
 } hattn_opencl_selection;
 
+/* Where scores promise probabilities: floors, and tails. */
+typedef struct hattn_opencl_floor {
+    cl_long steps[2], shares[2], rests[2];
+    cl_ulong tau; /* of core/floor.h; 0: no floor */
+    cl_int min_k, reserved;
+} hattn_opencl_floor;
+
 typedef struct hattn_opencl_attention {
     cl_long q[2], k_cache[3], v_cache[3], indices[2], counts[2], out[2], lse[2];
     cl_int q_dtype, out_dtype, head_dim_qk, head_dim_v, num_q_heads, num_kv_heads;
@@ -55,6 +65,19 @@ typedef struct hattn_opencl_attention {
     cl_int num_splits, has_head_scales;
     cl_float scale, soft_cap;
 } hattn_opencl_attention;
+
+/* Scores per query head: candidates of a row and selection head are a list, forced positions around them. */
+typedef struct hattn_opencl_heads {
+    cl_long head_steps[2];
+    cl_int group, stride; /* of a selection; positions from a list to the next one */
+} hattn_opencl_heads;
+
+/* What a tail adds to an attention. */
+typedef struct hattn_opencl_tail {
+    cl_long shares[2], rests[2], value_sums[2], value_lengths[2];
+    cl_float factor;
+    cl_int has_head_shares; /* shares and rests are of query heads */
+} hattn_opencl_tail;
 
 typedef struct hattn_opencl_join {
     cl_long partial_out[3], partial_lse[3], out[2], lse[2];

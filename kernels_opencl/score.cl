@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Scores of a chunk of a row's keys, and for the narrow selection how many keys of the chunk have each of them. WORDS of a code, 2 or
- * whole pieces of 16 bytes that start at 16, and PLANES of weights; WORDS 0: any codes, and weights of up to PLANES. WITH_NORMS, WITH_COUNTS: there are
- * histograms, HISTOGRAMS of a group in local memory, either one for each work-item or few that are counted in by atomics.
+ * whole pieces of 16 bytes that start at 16, and PLANES of weights; WORDS 0: any codes, and weights of up to PLANES. WITH_NORMS; LISTED: of a list of
+ * positions that query heads share; WITH_COUNTS: there are histograms, HISTOGRAMS of a group in local memory, either one for each work-item or few that are counted in by atomics.
  */
 #if WORDS
 #define PAIRS (WORDS / 2)
@@ -74,6 +74,14 @@ int score_key(__global const uint *code, int num_words, int num_planes, PLANES_I
     return score;
 }
 
+#if LISTED
+#define LIST_ARGUMENTS , const hattn_opencl_heads h, bytes_in listed, ulong listed_at, bytes_in lengths, ulong lengths_at
+#define POSITION(j) list[j]
+#else
+#define LIST_ARGUMENTS
+#define POSITION(j) (j)
+#endif
+
 #if HISTOGRAMS == LOCAL
 #define COUNT(counts, score) counts[get_local_id(0) * s.num_buckets + score]++
 #else
@@ -84,14 +92,20 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     score_chunk(const hattn_opencl_selection s, const hattn_opencl_rows rows, bytes_in q_start, ulong q_start_at,
                 bytes_in seq_len, ulong seq_len_at, bytes_in table, ulong table_at, bytes_in weights, ulong weights_at,
                 bytes_in codes, ulong codes_at, bytes_in norms, ulong norms_at, bytes_out scores, ulong scores_at,
-                bytes_out histograms, ulong histograms_at, __local counter *counts)
+                bytes_out histograms, ulong histograms_at LIST_ARGUMENTS, __local counter *counts)
 {
     __local ulong shared_planes[PAIRS * (PLANES + 1)];
     __local int totals[PAIRS * 8];
     const int chunk = get_group_id(0) % s.num_chunks, task = get_group_id(0) / s.num_chunks, row = task / s.num_heads, head = task % s.num_heads;
     const row_place place = place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);
-    const int size = chunk_size(place.length, s.num_chunks), begin = min((long)chunk * size, (long)place.length),
-              end = min((long)begin + size, (long)place.length), item = get_local_id(0);
+#if LISTED
+    const int list_index = (row * s.num_heads + head) / h.group, length = AT(const int, lengths, lengths_at)[list_index];
+    __global const int *list = AT(const int, listed, listed_at) + (long)list_index * h.stride;
+#else
+    const int length = place.length;
+#endif
+    const int size = chunk_size(length, s.num_chunks), begin = min((long)chunk * size, (long)length),
+              end = min((long)begin + size, (long)length), item = get_local_id(0);
 
     make_planes(AT(const char, weights, weights_at) + row * s.weights[0] + head * s.weights[1], s.code_bits, NUM_PAIRS,
                 NUM_PLANES, (__local uchar *)shared_planes, totals);
@@ -130,16 +144,16 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     for (int j = own; j < own_end; j += BY_RANGES ? 1 : AHEAD * LOCAL) {
         int score[AHEAD];
 #if WITH_NORMS
-        float length[AHEAD];
+        float norm_of[AHEAD];
 #endif
 #pragma unroll
         for (int n = 0; n < AHEAD; n++) {
             int slot;
-            const long page = page_of(&rows, pages, place.sequence, min(j + n * LOCAL, own_end - 1), &slot);
+            const long page = page_of(&rows, pages, place.sequence, POSITION(min(j + n * LOCAL, own_end - 1)), &slot);
             score[n] = score_key(code + page * s.codes[0] + slot * s.codes[1], (s.code_bits + 31) / 32, NUM_PLANES,
                                  planes);
 #if WITH_NORMS
-            length[n] = vload_half(page * s.norms[0] + slot * s.norms[1], norm);
+            norm_of[n] = vload_half(page * s.norms[0] + slot * s.norms[1], norm);
 #endif
         }
 #pragma unroll
@@ -148,7 +162,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
             if (key >= own_end)
                 continue;
 #if WITH_NORMS
-            score_at[key] = (float)(2 * score[n] - total) * length[n];
+            score_at[key] = (float)(2 * score[n] - total) * norm_of[n];
 #else
             score_at[key] = (ushort)score[n];
 #endif

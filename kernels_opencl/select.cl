@@ -15,6 +15,10 @@ uint order(float score)
     const uint bits = score == 0 ? 0 : as_uint(score);
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
+#elif BY_HEADS /* probabilities */
+typedef uint score_type;
+#define NUM_DIGITS 4
+uint order(uint score) { return score; }
 #else
 typedef ushort score_type;
 #define NUM_DIGITS 2
@@ -90,9 +94,31 @@ typedef struct threshold {
     int is_any; /* 0: nothing that is ranked */
 } threshold;
 
+/* A position goes to place `to` of the list, with a tail its share too. */
+#if TAIL
+#define SHARES_PARAMETERS , __global uint *shares, marks m
+#define SHARES , list_shares, m
+#define KEEP(j)                                                                  \
+    {                                                                            \
+        shares[to] = (j) < w.first || (j) >= w.past ? 0 : marked_share(&m, scores[j]); \
+        indices[to++] = (j);                                                     \
+    }
+#elif BY_HEADS /* positions are places of a list; a list of places too */
+#define SHARES_PARAMETERS , __global const int *listed, __global int *places
+#define KEEP(j)                    \
+    {                              \
+        places[to] = (j);          \
+        indices[to++] = listed[j]; \
+    }
+#else
+#define SHARES_PARAMETERS
+#define SHARES
+#define KEEP(j) indices[to++] = (j);
+#endif
+
 /* Positions begin..end-1, before which `above` and `equal` of the ranked ones are above the threshold or equal it. */
 void write_positions(wish w, threshold t, __global const score_type *scores, int begin, int end, uint above, uint equal,
-                     __local uint *sums, __global int *indices)
+                     __local uint *sums, __global int *indices SHARES_PARAMETERS)
 {
     const int size = (end - begin + LOCAL - 1) / LOCAL, own = min(begin + (int)get_local_id(0) * size, end),
               own_end = min(own + size, end), ranked = clamp(w.first, own, own_end),
@@ -110,10 +136,10 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
     /* Forced positions before `own`. */
     uint to = above + min(equal, t.ties) + min(own, w.first) + max(own - w.past, 0);
     for (int j = own; j < ranked; j++)
-        indices[to++] = j;
+        KEEP(j)
     if (t.is_any && (num_above || (num_equal && equal < t.ties))) {
         for (int j = ranked; j < ranked_end; j++) {
-#if defined(IS_CPU) && !WITH_NORMS
+#if defined(IS_CPU) && !WITH_NORMS && !BY_HEADS
             if (j + 8 <= ranked_end && !any(vload8(0, scores + j) >= (ushort8)(t.key))) {
                 j += 7; /* most are far below */
                 continue;
@@ -121,23 +147,72 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
 #endif
             const uint key = order(scores[j]);
             if (key > t.key || (key == t.key && equal++ < t.ties))
-                indices[to++] = j;
+                KEEP(j)
         }
     }
     for (int j = ranked_end; j < own_end; j++)
-        indices[to++] = j;
+        KEEP(j)
 }
+
+#if FLOOR
+#define FLOOR_ARGUMENTS                                                                                      \
+    , const hattn_opencl_floor f, bytes_in steps, ulong steps_at, bytes_out shares, ulong shares_at, bytes_out rests, \
+        ulong rests_at
+
+/* Shortens the wish of a budget, whose threshold is t, to what reaches the floor or is kept in any case. */
+estimate apply_floor(const hattn_opencl_floor *f, const population *p, threshold t, int step, wish *w,
+                     __local ulong *space)
+{
+    estimate e = {0, step, 0};
+    if (t.is_any) {
+        const int forced = w->kept - w->wanted;
+        e = make_estimate(p, t.key, w->kept == w->length, step, w->first, w->past, space);
+        if (f->tau)
+            w->kept = max(count_above(p, t.key, t.ties, &e, f->tau, space) + forced, min(f->min_k, w->kept));
+        w->wanted = w->kept - forced;
+    }
+    return e;
+}
+
+/* find: the threshold of the so many best. */
+#define APPLY_FLOOR(counts, begin, end, find)                                                                    \
+    __local ulong space[LOCAL];                                                                                  \
+    const population p = {counts, keys, begin, end};                                                             \
+    const threshold of_budget = t;                                                                               \
+    const int wanted = w.wanted;                                                                                 \
+    const estimate e =                                                                                           \
+        apply_floor(&f, &p, t, AT(const int, steps, steps_at)[row * f.steps[0] + head * f.steps[1]], &w, space); \
+    if (w.wanted < wanted)                                                                                       \
+        t = find;
+#else
+#define FLOOR_ARGUMENTS
+#define APPLY_FLOOR(counts, begin, end, find)
+#endif
+
+#if TAIL
+#define MAKE_MARKS                                                                              \
+    marks m = {e, 0, 0, 0};                                                                     \
+    __global uint *list_shares = AT(uint, shares, shares_at) + row * f.shares[0] + head * f.shares[1]; \
+    if (of_budget.is_any && w.kept < w.length)                                                  \
+        m = make_marks(&p, t.key, t.ties, &e, space);
+#define STORE_REST AT(long, rests, rests_at)[row * f.rests[0] + head * f.rests[1]] = (long)m.rest
+#define CLEAR(i) list[i] = -1, list_shares[i] = 0
+#else
+#define MAKE_MARKS
+#define STORE_REST
+#define CLEAR(i) list[i] = -1
+#endif
 
 #define SELECT_ARGUMENTS                                                                                          \
     const hattn_opencl_selection s, const hattn_opencl_rows rows, bytes_in q_start, ulong q_start_at,             \
         bytes_in seq_len, ulong seq_len_at, bytes_in budgets, ulong budgets_at, bytes_in scores, ulong scores_at, \
-        bytes_out indices, ulong indices_at, bytes_out counts, ulong counts_at
+        bytes_out indices, ulong indices_at, bytes_out counts, ulong counts_at FLOOR_ARGUMENTS
 
 #define TASK(task)                                                                                        \
     const int row = (task) / s.num_heads, head = (task) % s.num_heads, item = get_local_id(0);            \
     const row_place place =                                                                               \
         place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);    \
-    const wish w = make_wish(&s, place, AT(const int, budgets, budgets_at), head);                        \
+    wish w = make_wish(&s, place, AT(const int, budgets, budgets_at), head);                        \
     __global const score_type *keys =                                                                     \
         AT(const score_type, scores, scores_at) + row * s.scores[0] + head * s.scores[1];                 \
     __global int *list = AT(int, indices, indices_at) + row * s.indices[0] + head * s.indices[1]
@@ -149,7 +224,7 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
 /* Likewise for scores that start at 16 bytes, `begin` at eight of them. A work-item keeps a mask of what it found in a slab: above
  * the threshold in the low byte, equal to it in the next; places are counts of both, in halves of a word. */
 void write_chunk(wish w, threshold t, __global const ushort *scores, int begin, int end, uint above, uint equal,
-                 __local uint *sums, __local uint *places, __global int *indices)
+                 __local uint *sums, __local uint *places, __global int *indices SHARES_PARAMETERS)
 {
     const int item = get_local_id(0);
     const uint8 bits = (uint8)(1, 2, 4, 8, 16, 32, 64, 128);
@@ -190,8 +265,9 @@ void write_chunk(wish w, threshold t, __global const ushort *scores, int begin, 
             uint ties = equal + (place >> 16), to = above + (place & 0xffff) + min(ties, t.ties);
             for (uint mask = (masks[slab] | masks[slab] >> 8) & 255; mask; mask &= mask - 1) {
                 const int bit = 31 - clz(mask & -mask);
+                const int j = from + (slab * LOCAL + item) * 8 + bit;
                 if (masks[slab] >> bit & 1 || ties++ < t.ties)
-                    indices[to++] = from + (slab * LOCAL + item) * 8 + bit;
+                    KEEP(j)
             }
         }
         above += total & 0xffff;
@@ -200,6 +276,17 @@ void write_chunk(wish w, threshold t, __global const ushort *scores, int begin, 
     }
 }
 #endif
+
+threshold narrow_threshold(__local const uint *total, int buckets, int wanted, __local uint *sums, __local bound *found)
+{
+    threshold t = {0xffffffff, 0, wanted > 0};
+    if (t.is_any) {
+        const bound b = find_bin(total, buckets, wanted, sums, found);
+        t.key = b.bin;
+        t.ties = wanted - b.above;
+    }
+    return t;
+}
 
 /* total: counts of the row, then of the chunks before this one. */
 __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(SELECT_ARGUMENTS, bytes_in histograms,
@@ -226,28 +313,29 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(S
         earlier[b] = sum_earlier;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    threshold t = {0xffffffff, 0, w.wanted > 0};
+    threshold t = narrow_threshold(total, buckets, w.wanted, sums, &found);
+    APPLY_FLOOR(total, 0, buckets, narrow_threshold(total, buckets, w.wanted, sums, &found))
+    MAKE_MARKS
     uint above = 0, equal = 0;
     if (t.is_any) {
-        const bound b = find_bin(total, buckets, w.wanted, sums, &found);
-        t.key = b.bin;
-        t.ties = w.wanted - b.above;
         uint own = 0;
-        for (int i = item + b.bin + 1; i < buckets; i += LOCAL)
+        for (int i = item + (int)t.key + 1; i < buckets; i += LOCAL)
             own += earlier[i];
         sum_before(sums, own, &above);
-        equal = earlier[b.bin];
+        equal = earlier[t.key];
     }
 #ifdef IS_CPU
-    write_positions(w, t, keys, begin, end, above, equal, sums, list);
+    write_positions(w, t, keys, begin, end, above, equal, sums, list SHARES);
 #else
     __local uint places[SLABS * LOCAL];
-    write_chunk(w, t, keys, begin, end, above, equal, sums, places, list);
+    write_chunk(w, t, keys, begin, end, above, equal, sums, places, list SHARES);
 #endif
     for (int i = w.kept + chunk * LOCAL + item; i < s.k; i += s.num_chunks * LOCAL)
-        list[i] = -1;
-    if (chunk == 0 && item == 0)
+        CLEAR(i);
+    if (chunk == 0 && item == 0) {
         AT(int, counts, counts_at)[row * s.counts[0] + head * s.counts[1]] = w.kept;
+        STORE_REST;
+    }
 }
 #endif
 
@@ -257,19 +345,18 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(S
 #define COUNT(counts, bin) atomic_inc(&counts[item % HISTOGRAMS * DIGITS + bin])
 #endif
 
-__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SELECT_ARGUMENTS)
+threshold wide_threshold(__global const score_type *keys, int first, int past, int wanted, __local uint *counted,
+                         __local uint *sums, __local bound *found)
 {
-    __local uint counted[HISTOGRAMS * DIGITS], sums[2 * LOCAL];
-    __local bound found;
-    TASK(get_group_id(0));
-    threshold t = {0, w.wanted, w.wanted > 0};
+    const int item = get_local_id(0);
+    threshold t = {wanted > 0 ? 0 : 0xffffffff, max(wanted, 0), wanted > 0};
     for (int digit = NUM_DIGITS - 1; digit >= 0; digit--) {
         if (!t.is_any)
             break;
         for (int i = item; i < HISTOGRAMS * DIGITS; i += LOCAL)
             counted[i] = 0;
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (int j = w.first + item; j < w.past; j += LOCAL) {
+        for (int j = first + item; j < past; j += LOCAL) {
             const uint key = order(keys[j]);
             if (digit == NUM_DIGITS - 1 || key >> (8 * digit + 8) == t.key >> (8 * digit + 8))
                 COUNT(counted, (key >> 8 * digit & (DIGITS - 1)));
@@ -279,14 +366,29 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SEL
             for (int h = 1; h < HISTOGRAMS; h++)
                 counted[b] += counted[h * DIGITS + b];
         barrier(CLK_LOCAL_MEM_FENCE);
-        const bound b = find_bin(counted, DIGITS, t.ties, sums, &found);
+        const bound b = find_bin(counted, DIGITS, t.ties, sums, found);
         t.key |= (uint)b.bin << 8 * digit;
         t.ties -= b.above;
         barrier(CLK_LOCAL_MEM_FENCE);
     }
-    write_positions(w, t, keys, 0, w.length, 0, 0, sums, list);
-    for (int i = w.kept + item; i < s.k; i += LOCAL)
-        list[i] = -1;
-    if (item == 0)
-        AT(int, counts, counts_at)[row * s.counts[0] + head * s.counts[1]] = w.kept;
+    return t;
 }
+
+#if !BY_HEADS
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SELECT_ARGUMENTS)
+{
+    __local uint counted[HISTOGRAMS * DIGITS], sums[2 * LOCAL];
+    __local bound found;
+    TASK(get_group_id(0));
+    threshold t = wide_threshold(keys, w.first, w.past, w.wanted, counted, sums, &found);
+    APPLY_FLOOR(0, w.first, w.past, wide_threshold(keys, w.first, w.past, w.wanted, counted, sums, &found))
+    MAKE_MARKS
+    write_positions(w, t, keys, 0, w.length, 0, 0, sums, list SHARES);
+    for (int i = w.kept + item; i < s.k; i += LOCAL)
+        CLEAR(i);
+    if (item == 0) {
+        AT(int, counts, counts_at)[row * s.counts[0] + head * s.counts[1]] = w.kept;
+        STORE_REST;
+    }
+}
+#endif

@@ -6,15 +6,21 @@
 
 #include <stddef.h>
 
-/* params.h, elements.cl and chunks.cl go in front of each other one. */
+/* params.h, elements.cl and chunks.cl go in front of each other one; factors and floor.cl in front of select.cl where there
+ * are floors or tails, and these three in front of heads.cl. */
 enum {
     HATTN_OPENCL_PARAMS_H,
     HATTN_OPENCL_ELEMENTS_CL,
     HATTN_OPENCL_CHUNKS_CL,
+    HATTN_OPENCL_FACTORS,
+    HATTN_OPENCL_FLOOR_CL,
     HATTN_OPENCL_ENCODE_CL,
     HATTN_OPENCL_SCORE_CL,
     HATTN_OPENCL_SELECT_CL,
+    HATTN_OPENCL_HEADS_CL,
     HATTN_OPENCL_ATTEND_CL,
+    HATTN_OPENCL_JOIN_CL,
+    HATTN_OPENCL_VALUES_CL,
     HATTN_OPENCL_MERGE_CL,
     HATTN_OPENCL_NUM_SOURCES
 };

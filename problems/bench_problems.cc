@@ -80,6 +80,20 @@ void add_beyond(std::vector<Problem> *all, const Problem &base)
     }
 }
 
+/* Scores per query head, of as many rows as without: what the cascade costs. */
+void add_heads(std::vector<Problem> *all, const Problem &base)
+{
+    for (bool has_tail : {false, true}) {
+        Problem &p = add(all, base, has_tail ? "_heads_floor_tail" : "_heads");
+        p.set = "heads";
+        p.baseline = base.name + "_weighted";
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.num_candidates = 4 * p.k;
+        p.min_probability = has_tail ? 1e-30f : 0;
+        p.tail = has_tail ? 0.5f : 0;
+    }
+}
+
 } // namespace
 
 std::vector<Problem> bench_problems()
@@ -124,6 +138,8 @@ std::vector<Problem> bench_problems()
         }
     for (const Problem &base : shapes)
         add_beyond(&all, base);
+    for (const Problem &base : {s1, shapes[1], s4})
+        add_heads(&all, base);
     add_key_problems(&all);
     add_plan_problems(&all);
     return all;

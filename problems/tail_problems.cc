@@ -62,6 +62,21 @@ void add_types(ProblemList &list)
             p.head_dim_v = 48;
             p.append = true;
         });
+    for (int dim : {64, 128}) /* few keys: tests/simt has them, too */
+        for (bool has_floor : {false, true})
+            add(list, with("dim", dim) + (has_floor ? "_floor" : ""), [&](Problem &p) {
+                p.head_dim_qk = dim;
+                p.num_kv_heads = 1;
+                p.q_dtype = p.kv_dtype = dim == 64 ? HATTN_BF16 : HATTN_F16;
+                p.score_kind = has_floor ? HATTN_SCORE_HAMMING : HATTN_SCORE_WEIGHTED;
+                p.min_probability = has_floor ? 0.01f : 0;
+                p.group = has_floor ? 4 : 1;
+                p.k = 60;
+                p.lengths = {150, 61, 20};
+                p.num_sink = 2;
+                p.append = dim == 128;
+                p.sink_logits = dim == 128;
+            });
     add(list, "sink_logits_soft_cap", [](Problem &p) {
         p.sink_logits = true;
         p.soft_cap = 5;
@@ -141,6 +156,27 @@ void add_long(ProblemList &list)
             p.lengths = {20000, 2000, 300};
             p.page_size = 64;
             p.append = true;
+            p.repetitions = 4;
+        });
+    add(list, "long_all_alike", [](Problem &p) {
+        p.tag = Tag::MEDIUM;
+        p.num_kv_heads = 1;
+        p.pattern = Pattern::EQUAL;
+        p.k = 700;
+        p.lengths = {20000, 500};
+        p.repetitions = 4;
+    });
+    /* Many rows: devices of few multiprocessors list candidates. */
+    for (int kind : {HATTN_SCORE_HAMMING, HATTN_SCORE_WEIGHTED})
+        add(list, with("long_heads_kind", kind), [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.num_kv_heads = 6;
+            p.group = 1;
+            p.score_kind = kind;
+            p.k = 900;
+            p.lengths = {17000, 800, 5000};
+            p.page_size = 64;
+            p.num_sink = kind == HATTN_SCORE_HAMMING ? 4 : 0;
             p.repetitions = 4;
         });
     add(list, "long_fixed_k", [](Problem &p) {

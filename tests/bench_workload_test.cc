@@ -196,6 +196,15 @@ TEST(Workload, StagesRunOverFewLayersToo)
     run_stages(problem, "cpu");
 }
 
+TEST(Workload, StagesRunWithWhatIsBeyondTopk)
+{
+    for (const char *name : {"S1_floor", "S1_floor_tail", "S1_heads", "S1_heads_floor_tail"}) {
+        problems::Problem problem = bench_problem(name);
+        problem.lengths = {4096};
+        run_stages(problem, "cpu");
+    }
+}
+
 /* Shorter, and with fewer heads, so that the reference takes part; of all sequences the first are kept. */
 problems::Problem shortened(problems::Problem problem)
 {

@@ -169,7 +169,7 @@ TEST_F(CudaPlan, DivisorsDivide)
 /* For every problem of the list: kernels' ranges cover all positions, offsets stay inside the workspace, and it is accepted. */
 TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
 {
-    int by_regions = 0, keyed = 0, sampled = 0, split = 0, loose = 0, floors = 0, composed_floors = 0;
+    int by_regions = 0, keyed = 0, sampled = 0, split = 0, loose = 0, floors = 0, tails = 0, composed_shares = 0;
     for (const problems::Problem &problem : problems::all_problems()) {
         SCOPED_TRACE(problem.name);
         const hattn_problem shape = problems::make_shape(problem, 1000);
@@ -180,7 +180,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         EXPECT_GE(p.num_dense_splits, 1);
         EXPECT_EQ(p.block_heads % 2 == 0 || p.block_heads == 1, true);
         split += p.num_splits > 1;
-        composed_floors += shape.min_probability > 0 && !p.by_regions;
+        composed_shares += hattn_has_shares(&shape) && !p.by_regions;
         if (!p.by_regions)
             continue;
         by_regions++;
@@ -188,6 +188,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
         sampled += hattn_cuda_is_sampled(&p, p.wave_rows * p.wave_heads);
         loose += p.has_loose_codes;
         floors += shape.min_probability > 0;
+        tails += shape.tail > 0;
         EXPECT_GE(static_cast<int64_t>(p.score_chunk) * p.num_score_chunks, shape.max_length);
         for (int64_t tasks = 1; tasks <= p.wave_rows * p.wave_heads; tasks++) {
             const int64_t pieces = hattn_cuda_pieces(&p, tasks), units = hattn_cuda_units(&p),
@@ -197,7 +198,7 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
             EXPECT_LE(tasks * pieces, hattn_cuda_most_pieces(&p, tasks));
         }
         EXPECT_GE(hattn_cuda_histogram_words(&p),
-                  (shape.min_probability > 0 ? 2 * p.row_size : p.row_size) + HATTN_CUDA_FLAGS);
+                  (hattn_has_shares(&shape) ? 2 * p.row_size : p.row_size) + HATTN_CUDA_FLAGS);
         EXPECT_LE(p.wave_rows * p.wave_heads * hattn_cuda_histogram_words(&p), HATTN_CUDA_HISTOGRAMS * HATTN_CUDA_BINS);
         EXPECT_GE(p.wave_rows * p.wave_heads, 1);
         EXPECT_LE(p.row_size, HATTN_CUDA_LEVELS);
@@ -205,16 +206,20 @@ TEST_F(CudaPlan, EveryListedProblemHasASoundPlan)
                     (p.has_loose_codes || p.code_words * 32 < shape.code_bits + 32));
         EXPECT_EQ(p.encodes_in_score && !p.encodes_by_mma, false);
     }
-    for (int seen : {by_regions, keyed, sampled, split, loose, floors, composed_floors})
+    for (int seen : {by_regions, keyed, sampled, split, loose, floors, tails, composed_shares})
         EXPECT_GE(seen, 10);
 }
 
-/* Floors go by regions where floors.inc has kernels for both halves of the step, and scores are their own levels; else they are composed. */
+/* Floors and tails go by regions where floors.inc has kernels for both halves of the step, and scores are their own levels; else they are composed. */
 TEST_F(CudaPlan, FloorsHaveKernelsOfTheirOwn)
 {
     auto with_floor = [](hattn_problem p) {
         p.min_probability = 0.001f;
         p.min_k = 64;
+        return p;
+    };
+    auto with_tail = [](hattn_problem p) {
+        p.tail = 0.5f;
         return p;
     };
     auto with_bits = [&](int bits, int spare) {
@@ -237,6 +242,8 @@ TEST_F(CudaPlan, FloorsHaveKernelsOfTheirOwn)
         const hattn_cuda_params p = choose(with_floor(shape_of(row.q, row.kv, row.dim)));
         EXPECT_EQ(p.engine, row.engine);
         EXPECT_EQ(p.by_regions, row.by_regions) << "q " << row.q << " kv " << row.kv << " dim " << row.dim;
+        EXPECT_EQ(choose(with_tail(shape_of(row.q, row.kv, row.dim))).by_regions, row.by_regions);
+        EXPECT_EQ(choose(with_tail(with_floor(shape_of(row.q, row.kv, row.dim)))).by_regions, row.by_regions);
         EXPECT_TRUE(choose(shape_of(row.q, row.kv, row.dim)).by_regions);
     }
     for (int bits : {32, 64, 128})

@@ -139,7 +139,7 @@ std::vector<Problem> choose_problems(const std::string &names, const Place &plac
                 (name == "default" && place.by_default(problem)))
                 chosen.push_back(problem);
         if (chosen.size() == before) {
-            std::string known = "default, keys, plans, floors, all";
+            std::string known = "default, keys, plans, floors, heads, all";
             for (const Problem &problem : all)
                 known += known.find(problem.name) == std::string::npos ? ", " + problem.name : "";
             throw UsageError("no shape '" + name + "'; there are " + known);
@@ -290,7 +290,7 @@ int cmd_bench(Args &args)
     args.text("shape", "NAME[,NAME]",
               "which shapes, or sets of them: default (on the host those with layers up to 640 MiB, on devices all), "
               "keys (keys that are like their neighbours), plans (larger than what they run), floors (floors and "
-              "tails that change nothing), all",
+              "tails that change nothing), heads (scores per query head), all",
               &options.shape);
     args.text("threads", "N[,M]", "of the cpu; without it 1 and all", &options.threads);
     args.number("rounds", "N", "timings of each stage", &options.rounds, 1, 1000);

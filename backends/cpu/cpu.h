@@ -23,8 +23,8 @@ typedef struct hattn_cpu_scratch {
     uint64_t x, z, hidden[2];                  /* encode: fp32 vectors */
     uint64_t weights, planes, scores, keys;    /* one selection head of one row */
     uint64_t histogram, positions, candidates; /* topk */
-    uint64_t indices, shares, rests;
-    uint64_t head_weights, head_planes, head_steps, listed, head_scores, head_shares, head_keys,
+    uint64_t indices, list_scores, shares, rests;
+    uint64_t head_weights, head_planes, head_steps, listed, head_rows, head_codes, head_scores, head_shares, head_keys,
         ranks;                                     /* scores per query head */
     uint64_t state;                                /* of a task: hattn_cpu_task_state */
     uint64_t q, logits, max, sum, acc;             /* attend: one part */
@@ -132,17 +132,18 @@ int32_t hattn_cpu_least_kept(const hattn_problem *problem, int32_t kept);
 typedef struct hattn_cpu_estimate {
     const uint16_t *scores; /* from position num_sink on */
     int32_t step;
-    uint32_t largest;
-    uint64_t sum;     /* Z */
-    uint32_t *shares; /* of the list's positions that are not forced; room for HATTN_CPU_SHARE_STEP more */
+    uint32_t largest, bound; /* of the list */
+    uint64_t sum;            /* Z */
+    uint64_t listed;         /* the list's sum of shares */
+    uint32_t *shares;        /* of the list's positions that are not forced; room for HATTN_CPU_SHARE_STEP more */
     int32_t count;
 } hattn_cpu_estimate;
 /* Of a list of `kept` of `length` positions that are ranked, with their shares. */
-hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_problem *problem, const hattn_cpu_scores *scores, int32_t length,
-                                           int32_t kept, const int32_t *selected, uint32_t *shares);
-/* The shares of another list. */
-void hattn_cpu_share_list(const hattn_problem *problem, hattn_cpu_estimate *estimate, int32_t kept,
-                          const int32_t *selected);
+hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_cpu_plan *plan, char *scratch, const hattn_cpu_scores *scores,
+                                           int32_t length, int32_t kept, const int32_t *selected, uint32_t *shares);
+/* The shares of another list, which has the best position, too; returns their sum. */
+uint64_t hattn_cpu_share_list(const hattn_cpu_plan *plan, char *scratch, hattn_cpu_estimate *estimate, int32_t kept,
+                              const int32_t *selected);
 /* Makes the list of the budget's selection shorter, and its shares, and returns how many are left; -1: fewer than are kept in any
  * case, and the list is as it was. */
 int32_t hattn_cpu_apply_floor(const hattn_cpu_plan *plan, hattn_cpu_estimate *estimate, int32_t length, int32_t kept,

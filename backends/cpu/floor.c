@@ -8,7 +8,10 @@
 #include "core/floor.h"
 #include "core/tail.h"
 
-enum { LANES = HATTN_CPU_SHARE_STEP };
+enum {
+    LANES = HATTN_CPU_SHARE_STEP,
+    SAMPLES = 512 /* of one call of the kernel: 3 KiB of stack */
+};
 
 static const uint32_t factors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
 
@@ -18,44 +21,67 @@ int32_t hattn_cpu_least_kept(const hattn_problem *p, int32_t kept)
     return least > forced ? least : forced;
 }
 
-/* Of positions at or below the bound: every 61st. scores are of position `first` and up to count from there. */
-static uint64_t sampled_sum(const hattn_cpu_estimate *e, int32_t first, int32_t count, uint32_t bound)
+/* Of positions at or below the bound: every 61st. scores are of position `first` and up to count from there. The kernel's shares
+ * are beside the largest of what it is given: the row's comes first in each block. */
+static uint64_t sampled_sum(const hattn_cpu_plan *plan, const hattn_cpu_estimate *e, int32_t first, int32_t count)
 {
+    uint16_t block[SAMPLES] = {(uint16_t)e->largest};
+    uint32_t shares[SAMPLES];
     uint64_t sum = 0;
     int32_t j = (HATTN_FLOOR_STRIDE - first % HATTN_FLOOR_STRIDE) % HATTN_FLOOR_STRIDE;
-    for (; j < count; j += HATTN_FLOOR_STRIDE)
-        sum += e->scores[j] <= bound ? hattn_floor_share(e->largest - e->scores[j], e->step, factors) : 0;
+    while (j < count) {
+        int num = 1;
+        for (; j < count && num < SAMPLES; j += HATTN_FLOOR_STRIDE) {
+            block[num] = e->scores[j];
+            num += e->scores[j] <= e->bound;
+        }
+        sum += plan->kernels.vote(block, num, e->step, shares, NULL) - factors[0];
+    }
     return HATTN_FLOOR_STRIDE * sum;
 }
 
-void hattn_cpu_share_list(const hattn_problem *p, hattn_cpu_estimate *e, int32_t kept, const int32_t *selected)
+uint64_t hattn_cpu_share_list(const hattn_cpu_plan *plan, char *scratch, hattn_cpu_estimate *e, int32_t kept,
+                              const int32_t *selected)
 {
+    const hattn_problem *p = &plan->base.problem;
+    uint16_t *listed = (uint16_t *)(void *)(scratch + plan->scratch.list_scores);
+    const uint16_t *scores = e->scores - p->num_sink;
+    const int32_t *list = selected + p->num_sink;
     e->count = kept - p->num_sink - p->num_recent;
-    for (int32_t i = 0; i < e->count; i++)
-        e->shares[i] =
-            hattn_floor_share(e->largest - e->scores[selected[p->num_sink + i] - p->num_sink], e->step, factors);
+    uint32_t largest = 0, least = UINT16_MAX;
+    for (int32_t i = 0; i < e->count; i++) {
+        const uint16_t score = listed[i] = scores[list[i]];
+        largest = score > largest ? score : largest;
+        least = score < least ? score : least;
+    }
+    e->largest = largest;
+    e->bound = least;
     memset(e->shares + e->count, 0, LANES * sizeof(*e->shares));
+    return e->count ? plan->kernels.vote(listed, e->count, e->step, e->shares, NULL) : 0;
 }
 
-hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_problem *p, const hattn_cpu_scores *scores, int32_t length,
-                                           int32_t kept, const int32_t *selected, uint32_t *shares)
+hattn_cpu_estimate hattn_cpu_make_estimate(const hattn_cpu_plan *plan, char *scratch, const hattn_cpu_scores *scores,
+                                           int32_t length, int32_t kept, const int32_t *selected, uint32_t *shares)
 {
+    const hattn_problem *p = &plan->base.problem;
     hattn_cpu_estimate e = {.scores = scores->scores, .step = scores->step, .shares = shares};
-    const int32_t *list = selected + p->num_sink, forced = p->num_sink + p->num_recent;
-    uint32_t bound = UINT16_MAX;
-    for (int32_t i = 0; i < kept - forced; i++) {
-        const uint32_t score = e.scores[list[i] - p->num_sink];
-        e.largest = score > e.largest ? score : e.largest;
-        bound = score < bound ? score : bound;
-    }
-    hattn_cpu_share_list(p, &e, kept, selected);
+    e.listed = hattn_cpu_share_list(plan, scratch, &e, kept, selected);
+    const uint16_t *listed = (const uint16_t *)(const void *)(scratch + plan->scratch.list_scores);
+    e.sum = e.listed;
+    if (kept == length)
+        return e;
     /* Equal scores have equal shares: those of the bound are the least, but others may be as small. */
-    uint64_t all = 0, at_bound = 0;
-    for (int32_t i = 0; i < e.count; i++) {
-        all += e.shares[i];
-        at_bound += e.scores[list[i] - p->num_sink] == bound ? e.shares[i] : 0;
-    }
-    e.sum = kept == length ? all : all - at_bound + sampled_sum(&e, p->num_sink, length - forced, bound);
+    uint32_t lanes[LANES] = {0}, num_at_bound = 0;
+    int32_t i = 0;
+    for (; i + LANES <= e.count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            lanes[lane] += listed[i + lane] == (uint16_t)e.bound;
+    for (; i < e.count; i++)
+        num_at_bound += listed[i] == e.bound;
+    for (int lane = 0; lane < LANES; lane++)
+        num_at_bound += lanes[lane];
+    e.sum -= (uint64_t)num_at_bound * hattn_floor_share(e.largest - e.bound, e.step, factors);
+    e.sum += sampled_sum(plan, &e, p->num_sink, length - p->num_sink - p->num_recent);
     return e;
 }
 

@@ -42,7 +42,9 @@ static void lay_out_heads(const hattn_problem *p, const hattn_cpu_plan *plan, ha
     scratch->head_planes = hattn_carve(used, group * sizeof(hattn_planes));
     scratch->head_steps = hattn_carve(used, group * sizeof(int32_t));
     scratch->listed = hattn_carve(used, (listed + (uint64_t)p->num_sink + HATTN_TOPK_SLACK) * sizeof(int32_t));
-    scratch->head_scores = hattn_carve(used, listed * sizeof(uint16_t));
+    scratch->head_rows = hattn_carve(used, listed * sizeof(uint32_t *));
+    scratch->head_codes = hattn_carve(used, listed * ((uint64_t)p->code_bits + 31) / 32 * sizeof(uint32_t));
+    scratch->head_scores = hattn_carve(used, group * listed * sizeof(uint16_t));
     scratch->head_shares = hattn_carve(used, (group + 1) * listed * sizeof(uint32_t));
     scratch->head_keys = hattn_carve(used, listed * sizeof(uint32_t));
     scratch->ranks = hattn_carve(used, ((uint64_t)p->k + HATTN_TOPK_SLACK) * sizeof(int32_t));
@@ -74,6 +76,9 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     const uint64_t tail = p->tail > 0, told = (uint64_t)plan->num_told;
     if (hattn_has_shares(p))
         scratch->shares = hattn_carve(&used, told * (uint64_t)plan->stride_shares * sizeof(uint32_t));
+    if (hattn_has_shares(p))
+        scratch->list_scores = hattn_carve(
+            &used, (uint64_t)larger((int64_t)kept, smaller(p->num_candidates, p->max_length)) * sizeof(uint16_t));
     scratch->rests = hattn_carve(&used, tail * told * sizeof(hattn_cpu_rest));
     lay_out_heads(p, plan, scratch, &used);
     scratch->state = hattn_carve(&used, sizeof(hattn_cpu_task_state));

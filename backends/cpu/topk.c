@@ -64,11 +64,11 @@ int32_t hattn_cpu_select_unit(const hattn_crew *crew, char *scratch, int32_t len
     hattn_cpu_estimate estimate = {0};
     int32_t left = kept;
     if (is_ranked && (has_floor || p->tail > 0))
-        estimate = hattn_cpu_make_estimate(p, scores, length, kept, out, shares + p->num_sink);
+        estimate = hattn_cpu_make_estimate(crew->plan, scratch, scores, length, kept, out, shares + p->num_sink);
     if (has_floor && (left = hattn_cpu_apply_floor(crew->plan, &estimate, length, kept, out)) < 0) {
         hattn_cpu_select_kept(crew, scratch, length, left = least, scores, out);
         if (p->tail > 0)
-            hattn_cpu_share_list(p, &estimate, left, out);
+            hattn_cpu_share_list(crew->plan, scratch, &estimate, left, out);
     }
     if (p->tail == 0)
         return left;

@@ -25,6 +25,11 @@ static int64_t max_score(const hattn_problem *p, int group)
     return p->code_bits * (p->score_kind == HATTN_SCORE_WEIGHTED ? weighted : hamming);
 }
 
+static int64_t part_words(const hattn_problem *p, int32_t heads)
+{
+    return hattn_cuda_part_words(heads, p->head_dim_v, p->tail > 0 ? 4 : 2);
+}
+
 /* Blocks that `count` rows of `heads` query heads, one of `tasks`, are split over: two blocks a multiprocessor in
  * all, none with less than 32 rows, no more than `most` parts to join, and no more than there is room for. */
 static int32_t num_splits(const hattn_cuda_properties *device, const hattn_problem *p, int64_t tasks, int32_t heads,
@@ -32,7 +37,7 @@ static int32_t num_splits(const hattn_cuda_properties *device, const hattn_probl
 {
     if (tasks >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS)
         return 1;
-    most = smaller(most, HATTN_CUDA_PARTS / (tasks * hattn_cuda_part_words(heads, p->head_dim_v)));
+    most = smaller(most, HATTN_CUDA_PARTS / (tasks * part_words(p, heads)));
     return (int32_t)larger(1, smaller(smaller(2 * (int64_t)device->num_multiprocessors / tasks, most), count / 32));
 }
 
@@ -160,7 +165,7 @@ static int encodes_by_mma(const hattn_problem *p)
 /* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
-    return p->tail == 0 && !p->num_candidates && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return !p->num_candidates && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -191,11 +196,11 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
     params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step / (params->code_words < 16 ? 2 : 1));
 }
 
-/* Whether there are kernels for a floor of probability. */
+/* Whether there are kernels for a floor of probability, or a tail. */
 static int has_floor(const hattn_cuda_params *params)
 {
     int has_engine = 0, has_width = 0;
-#define FLOOR_ENGINE(number, types, kernel) has_engine |= params->engine == number;
+#define FLOOR_ENGINE(number, types, floor, tail) has_engine |= params->engine == number;
 #define FLOOR_WIDTH(words, is_loose, kernel) \
     has_width |= params->code_words == words && params->has_loose_codes == is_loose;
 #include "kernels_cuda/floors.inc"
@@ -331,7 +336,7 @@ static void choose_tokens(const hattn_cuda_properties *device, const hattn_probl
     const int64_t rows = (int64_t)p->max_rows * p->num_kv_heads,
                   tasks = divide_up(p->max_rows, params->dense_tokens) * p->num_kv_heads;
     const int32_t heads = params->dense_tokens * params->dense_group;
-    const int64_t room = HATTN_CUDA_PARTS / (rows * hattn_cuda_part_words(heads, p->head_dim_v));
+    const int64_t room = HATTN_CUDA_PARTS / (rows * part_words(p, heads));
     params->num_token_splits = rows >= HATTN_CUDA_COUNTERS - HATTN_CUDA_HISTOGRAMS
                                    ? 1
                                    : num_splits(device, p, tasks, heads, p->max_length, smaller(64, room));
@@ -379,12 +384,12 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
         wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
         params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX && /* places have 32 bits */
-                             (p->min_probability == 0 || has_floor(params));
+                             (!hattn_has_shares(p) || has_floor(params));
     }
     if (params->by_regions) {
         params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         cut_decode(wave_tasks, params, &used);
-        if (p->min_probability > 0)
+        if (hattn_has_shares(p))
             params->steps = hattn_carve(&used, (uint64_t)tasks * sizeof(int32_t));
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
@@ -414,7 +419,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->splits = hattn_cuda_make_divisor((uint32_t)params->num_splits);
     params->most_splits = heads * p->head_dim_v > LARGE_PART ? 16 : 32;
     params->most_splits = (int32_t)larger(1, smaller(params->most_splits, smaller(p->k, p->max_length) / 32));
-    params->most_parts = (int32_t)(HATTN_CUDA_PARTS / hattn_cuda_part_words(heads, p->head_dim_v));
+    params->most_parts = (int32_t)(HATTN_CUDA_PARTS / part_words(p, heads));
     params->dense_splits = hattn_cuda_make_divisor((uint32_t)params->num_dense_splits);
 
     uint64_t topk = 0;

@@ -44,18 +44,33 @@ static hattn_status fail_build(const hattn_opencl_device *device, const hattn_op
     return HATTN_DEVICE_ERROR;
 }
 
+/* Whether a text is part of a program; they stand in their order. */
+static bool has_part(const hattn_opencl_program *made, int32_t source)
+{
+    switch (source) {
+    case HATTN_OPENCL_PARAMS_H:
+    case HATTN_OPENCL_ELEMENTS_CL:
+    case HATTN_OPENCL_CHUNKS_CL: return true;
+    case HATTN_OPENCL_FACTORS:
+    case HATTN_OPENCL_FLOOR_CL: return strstr(made->options, "-DFLOOR") != NULL;
+    case HATTN_OPENCL_SELECT_CL: return made->source == source || made->source == HATTN_OPENCL_HEADS_CL;
+    default: return made->source == source;
+    }
+}
+
 static hattn_status build_program(const hattn_opencl_device *device, hattn_opencl_program *made, hattn_error *error)
 {
     const hattn_opencl_functions *cl = device->cl;
-    const int32_t parts[] = {HATTN_OPENCL_PARAMS_H, HATTN_OPENCL_ELEMENTS_CL, HATTN_OPENCL_CHUNKS_CL, made->source};
-    const char *texts[4];
-    size_t sizes[4];
-    for (int i = 0; i < 4; i++) {
-        texts[i] = hattn_opencl_sources[parts[i]].text;
-        sizes[i] = hattn_opencl_sources[parts[i]].size;
-    }
+    const char *texts[HATTN_OPENCL_NUM_SOURCES];
+    size_t sizes[HATTN_OPENCL_NUM_SOURCES];
+    cl_uint count = 0;
+    for (int32_t i = 0; i < HATTN_OPENCL_NUM_SOURCES; i++)
+        if (has_part(made, i)) {
+            texts[count] = hattn_opencl_sources[i].text;
+            sizes[count++] = hattn_opencl_sources[i].size;
+        }
     cl_int code;
-    made->program = cl->clCreateProgramWithSource(device->context, 4, texts, sizes, &code);
+    made->program = cl->clCreateProgramWithSource(device->context, count, texts, sizes, &code);
     if (code)
         return hattn_opencl_from_code(code, "clCreateProgramWithSource", error);
     code = cl->clBuildProgram(made->program, 1, &device->id, made->options, NULL, NULL);
@@ -112,7 +127,7 @@ typedef struct recipe {
 static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r,
                                 hattn_error *error)
 {
-    char options[256], pages[32] = "";
+    char options[320], pages[32] = "";
     if (!device->is_cpu && (r->source == HATTN_OPENCL_SCORE_CL || r->source == HATTN_OPENCL_ATTEND_CL))
         snprintf(pages, sizeof(pages), " -DPAGE_SIZE=%d", plan->rows.page_size);
     snprintf(options, sizeof(options),
@@ -174,16 +189,19 @@ static void choose_scorer(const hattn_problem *p, int32_t most_planes, int32_t *
     *planes = !*words || most_planes > 4 ? 7 : most_planes > 1 ? most_planes : 1;
 }
 
-static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
-                         int32_t local, recipe *r)
+/* Whether rows of a cache start at whole pieces of eight elements, of 16 bytes at most. */
+static bool has_aligned_rows(const hattn_tensor *cache)
 {
-    const int64_t size = hattn_dtype_size(p->k_cache.dtype), piece = size * 8 < 16 ? size * 8 : 16;
-    const bool aligned = is_aligned(p->k_cache.stride, 3, size, piece) && is_aligned(p->v_cache.stride, 3, size, piece);
-    r->source = HATTN_OPENCL_ATTEND_CL;
-    r->local = local;
-    snprintf(r->definitions, sizeof(r->definitions),
-             " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d -DMAX_SPLITS=64", p->k_cache.dtype, aligned,
-             attender->heads, plan->is_cpu ? 1 : 4);
+    const int64_t size = hattn_dtype_size(cache->dtype), piece = size * 8 < 16 ? size * 8 : 16;
+    return is_aligned(cache->stride, 3, size, piece);
+}
+
+static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
+                         bool has_tail, recipe *r)
+{
+    const bool aligned = has_aligned_rows(&p->k_cache) && has_aligned_rows(&p->v_cache);
+    snprintf(r->definitions, sizeof(r->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d%s",
+             p->k_cache.dtype, aligned, attender->heads, plan->is_cpu ? 1 : 4, has_tail ? " -DTAIL" : "");
     const size_t used = strlen(r->definitions);
     if (!plan->is_cpu)
         snprintf(r->definitions + used, sizeof(r->definitions) - used, " -DHEAD_DIM_QK=%d -DHEAD_DIM_V=%d",
@@ -196,7 +214,7 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     const bool is_cpu = device->is_cpu;
     const int32_t wide = device->max_local < 256 ? 128 : 256, encode = is_cpu ? 16 : wide, select = is_cpu ? 8 : wide;
     const int32_t attend = is_cpu && p->head_dim_v <= 512 ? 64 : 128, join = is_cpu ? 16 : 128;
-    const bool is_narrow = plan->selection.num_buckets > 0;
+    const bool is_narrow = plan->selection.num_buckets > 0, has_tail = plan->has_tail;
     recipe recipes[HATTN_OPENCL_NUM_KERNELS] = {
         {HATTN_OPENCL_ENCODE_KEYS, 0, "encode_keys", 0, ""},
         {HATTN_OPENCL_APPEND_KEYS, 0, "append_keys", 0, ""},
@@ -204,14 +222,22 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", select, ""},
         {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, select, ""},
         {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
-        {HATTN_OPENCL_ATTEND_SPARSE, 0, "attend", 0, ""},
-        {HATTN_OPENCL_ATTEND_DENSE, 0, "attend", 0, ""},
-        {HATTN_OPENCL_JOIN, 0, "join_splits", 0, ""},
+        {HATTN_OPENCL_SCORE_LISTED, HATTN_OPENCL_SCORE_CL, plan->by_heads ? "score_chunk" : NULL, select, ""},
+        {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, select, ""},
+        {HATTN_OPENCL_ATTEND_SPARSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
+        {HATTN_OPENCL_ATTEND_DENSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
+        {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
+        {HATTN_OPENCL_JOIN_TAIL, HATTN_OPENCL_JOIN_CL, has_tail ? "join_splits" : NULL, attend, ""},
+        {HATTN_OPENCL_SUM_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "sum_values" : NULL, encode, ""},
         {HATTN_OPENCL_MERGE, HATTN_OPENCL_MERGE_CL, "merge", join, ""},
     };
     add_encoder(&plan->keys, &p->key_map, encode, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
     add_encoder(&plan->append, &p->key_map, encode, &recipes[HATTN_OPENCL_APPEND_KEYS]);
     add_encoder(&plan->queries, &p->query_map, encode, &recipes[HATTN_OPENCL_ENCODE_QUERIES]);
+    if (plan->has_shares)
+        strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DSTEPS");
+    if (plan->by_heads)
+        strcat(recipes[HATTN_OPENCL_ENCODE_QUERIES].definitions, " -DBY_HEADS");
     int32_t words, planes;
     choose_scorer(p, plan->selection.num_planes, &words, &planes);
     snprintf(recipes[HATTN_OPENCL_SCORE].definitions, sizeof(recipes->definitions),
@@ -219,10 +245,19 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
              is_narrow, plan->histograms);
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
-                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d", p->key_norms, is_narrow, is_cpu ? 8 : 4);
-    add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
-    add_attender(p, plan, &plan->dense, attend, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
-    add_attender(p, plan, &plan->sparse, attend, &recipes[HATTN_OPENCL_JOIN]);
+                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s%s", p->key_norms, is_narrow, is_cpu ? 8 : 4,
+                 plan->has_shares && !plan->by_heads ? " -DFLOOR" : "", has_tail && !plan->by_heads ? " -DTAIL" : "");
+    snprintf(recipes[HATTN_OPENCL_SCORE_LISTED].definitions, sizeof(recipes->definitions),
+             " -DWORDS=%d -DPLANES=%d -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=1 -DLISTED", words, planes);
+    snprintf(recipes[HATTN_OPENCL_RANK_HEADS].definitions, sizeof(recipes->definitions),
+             " -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=%d -DFLOOR -DBY_HEADS", is_cpu ? 8 : 4);
+    add_attender(p, plan, &plan->sparse, has_tail, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
+    add_attender(p, plan, &plan->dense, false, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
+    for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)
+        snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DMAX_SPLITS=64%s",
+                 p->k_cache.dtype, i == HATTN_OPENCL_JOIN_TAIL ? " -DTAIL" : "");
+    snprintf(recipes[HATTN_OPENCL_SUM_VALUES].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d",
+             p->v_cache.dtype, has_aligned_rows(&p->v_cache));
     for (int i = 0; i < HATTN_OPENCL_NUM_KERNELS; i++) {
         const hattn_status status = recipes[i].name ? make_kernel(device, plan, &recipes[i], error) : HATTN_OK;
         if (status)

@@ -192,14 +192,6 @@ static void destroy_plan(hattn_plan *base)
 static hattn_status make_plan(hattn_device *base, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
     hattn_opencl_device *device = (hattn_opencl_device *)base;
-    if (problem->min_probability > 0)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: min_probability is %g: no floors",
-                          (double)problem->min_probability);
-    if (problem->num_candidates)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: num_candidates is %d: no scores per query head",
-                          problem->num_candidates);
-    if (problem->tail > 0)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: tail is %g: no tails", (double)problem->tail);
     hattn_opencl_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "opencl: no memory for a plan");
@@ -245,5 +237,6 @@ const hattn_backend hattn_opencl_backend = {
     .topk = hattn_opencl_topk,
     .attend = hattn_opencl_attend,
     .merge = hattn_opencl_merge,
+    .sum_values = hattn_opencl_sum_values,
     .decode = hattn_opencl_decode,
 };

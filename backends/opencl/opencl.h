@@ -14,7 +14,7 @@
 typedef struct hattn_opencl_program {
     struct hattn_opencl_program *next;
     int32_t source;
-    char options[256];
+    char options[320];
     cl_program program;
 } hattn_opencl_program;
 
@@ -38,9 +38,13 @@ enum {
     HATTN_OPENCL_SCORE,
     HATTN_OPENCL_SELECT_NARROW,
     HATTN_OPENCL_SELECT_WIDE,
+    HATTN_OPENCL_SCORE_LISTED,
+    HATTN_OPENCL_RANK_HEADS,
     HATTN_OPENCL_ATTEND_SPARSE,
     HATTN_OPENCL_ATTEND_DENSE,
     HATTN_OPENCL_JOIN,
+    HATTN_OPENCL_JOIN_TAIL,
+    HATTN_OPENCL_SUM_VALUES,
     HATTN_OPENCL_MERGE,
     HATTN_OPENCL_NUM_KERNELS
 };
@@ -66,7 +70,9 @@ typedef struct hattn_opencl_attender {
 
 /* Offsets of the workspace. */
 typedef struct hattn_opencl_layout {
-    uint64_t weights, scores, indices, counts, histograms, parts, size;
+    uint64_t weights, scores, indices, counts, steps, shares, rests, histograms, parts;
+    uint64_t head_weights, head_steps, listed, lengths, head_scores, keys, places;
+    uint64_t size;
 } hattn_opencl_layout;
 
 typedef struct hattn_opencl_plan {
@@ -76,6 +82,11 @@ typedef struct hattn_opencl_plan {
     hattn_opencl_encoder keys, append, queries;
     hattn_opencl_rows rows;
     hattn_opencl_selection selection;
+    hattn_opencl_floor floor;
+    hattn_opencl_tail tail;
+    hattn_opencl_heads heads;
+    int32_t num_listed;                  /* most positions of a candidates' list */
+    bool has_shares, has_tail, by_heads; /* has_shares: hattn_has_shares */
     hattn_opencl_attender sparse, dense;
     hattn_opencl_join join;
     hattn_opencl_layout layout;
@@ -113,6 +124,8 @@ hattn_status hattn_opencl_attend(const hattn_plan *plan, const hattn_attend_args
                                  hattn_error *error);
 hattn_status hattn_opencl_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
                                 hattn_error *error);
+hattn_status hattn_opencl_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
+                                     hattn_error *error);
 hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
                                  hattn_error *error);
 

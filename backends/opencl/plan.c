@@ -5,6 +5,8 @@
 
 #include "backends/opencl/opencl.h"
 #include "core/dtype.h"
+#include "core/floor.h"
+#include "core/rows.h"
 #include "core/workspace.h"
 
 enum {
@@ -75,6 +77,13 @@ static void choose_encoding(const hattn_problem *p, hattn_opencl_plan *plan)
     e->num_heads = p->num_q_heads;
     e->group = group;
     e->weight_bits = p->score_kind == HATTN_SCORE_WEIGHTED ? p->weight_bits : 0;
+    memcpy(e->steps, p->steps.stride, sizeof(e->steps));
+    e->slope = p->slopes.stride[0];
+    memcpy(e->head_weights, p->head_weights.stride, sizeof(e->head_weights));
+    memcpy(e->head_steps, p->head_steps.stride, sizeof(e->head_steps));
+    e->head_slope = p->head_slopes.stride[0];
+    const double largest_weight = e->weight_bits ? (1 << (e->weight_bits - 1)) - 1 : 1;
+    e->step_unit = (cl_float)(2954.639443740597 / largest_weight); /* 2048 / ln 2 */
 }
 
 /* The largest weight that the problem can give. */
@@ -110,6 +119,29 @@ static void choose_selection(const hattn_problem *p, hattn_opencl_plan *plan)
     const bool is_narrow = !p->key_norms && max_score < MAX_BUCKETS && plan->min_chunks <= MAX_CHUNKS;
     s->num_buckets = is_narrow ? (cl_int)max_score + 1 : 0;
     plan->histograms = plan->is_cpu ? 8 : is_narrow ? (int32_t)larger(1, smaller(8, 2048 / s->num_buckets)) : 1;
+}
+
+static void choose_floor(const hattn_problem *p, hattn_opencl_plan *plan)
+{
+    hattn_opencl_floor *f = &plan->floor;
+    plan->has_shares = hattn_has_shares(p);
+    plan->has_tail = p->tail > 0;
+    memcpy(f->steps, p->steps.stride, sizeof(f->steps));
+    memcpy(f->shares, p->shares.stride, sizeof(f->shares));
+    memcpy(f->rests, p->rests.stride, sizeof(f->rests));
+    f->tau = p->min_probability > 0 ? hattn_floor_tau(p->min_probability) : 0;
+    f->min_k = p->min_k;
+    hattn_opencl_tail *t = &plan->tail;
+    memcpy(t->shares, p->shares.stride, sizeof(t->shares));
+    memcpy(t->rests, p->rests.stride, sizeof(t->rests));
+    memcpy(t->value_sums, p->value_sums.stride, sizeof(t->value_sums));
+    memcpy(t->value_lengths, p->value_lengths.stride, sizeof(t->value_lengths));
+    t->factor = p->tail;
+    plan->by_heads = p->num_candidates > 0;
+    t->has_head_shares = plan->by_heads;
+    plan->heads.group = p->num_q_heads / p->num_selection_heads;
+    plan->num_listed = (int32_t)smaller((int64_t)p->num_candidates + p->num_sink + p->num_recent, p->max_length);
+    plan->heads.stride = (cl_int)divide_up(plan->num_listed, 8) * 8;
 }
 
 /* Groups that a scoring should have. */
@@ -165,16 +197,16 @@ static void choose_attender(const hattn_problem *p, int32_t group, int32_t max_c
     a->num_blocks = (cl_int)divide_up(group, attender->heads);
 }
 
-/* Floats of all parts of an attention: for the number of rows that has most. */
+/* Floats of all parts of an attention: for the number of rows that has most. A tail is always added to parts. */
 static uint64_t part_floats(const hattn_opencl_plan *plan, const hattn_problem *p,
-                            const hattn_opencl_attender *attender)
+                            const hattn_opencl_attender *attender, bool has_tail)
 {
     const int64_t heads = (int64_t)p->max_rows * p->num_q_heads;
-    if (smaller(larger(wanted_groups(plan), min_splits(attender)), attender->max_count / 32) <= 1)
+    if (!has_tail && smaller(larger(wanted_groups(plan), min_splits(attender)), attender->max_count / 32) <= 1)
         return 0;
     const int64_t least = min_splits(attender),
-                  parts = larger(2 * wanted_groups(plan) * attender->heads, least > 1 ? heads * least : 0);
-    return (uint64_t)parts * (uint64_t)(p->head_dim_v + 2);
+                  parts = larger(2 * wanted_groups(plan) * attender->heads, least > 1 || has_tail ? heads * least : 0);
+    return (uint64_t)parts * (uint64_t)(p->head_dim_v + (has_tail ? 4 : 2));
 }
 
 static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
@@ -185,10 +217,25 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     l->scores = hattn_carve(&l->size, tasks * (uint64_t)hattn_opencl_scores_stride(plan) * (p->key_norms ? 4 : 2));
     l->indices = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
     l->counts = hattn_carve(&l->size, tasks * 4);
+    l->steps = hattn_carve(&l->size, plan->has_shares ? tasks * 4 : 0);
+    const uint64_t heads = tasks * (uint64_t)plan->heads.group, of_shares = plan->by_heads ? heads : tasks;
+    l->shares = hattn_carve(&l->size, plan->has_tail ? of_shares * (uint64_t)p->k * 4 : 0);
+    l->rests = hattn_carve(&l->size, plan->has_tail ? of_shares * 8 : 0);
     const uint64_t chunks = (uint64_t)larger(wanted_chunks(plan), (int64_t)tasks * plan->min_chunks);
     l->histograms = hattn_carve(&l->size, (chunks + tasks) * (uint64_t)plan->selection.num_buckets * 4);
-    const uint64_t sparse = part_floats(plan, p, &plan->sparse), dense = part_floats(plan, p, &plan->dense);
+    const uint64_t sparse = part_floats(plan, p, &plan->sparse, plan->has_tail),
+                   dense = part_floats(plan, p, &plan->dense, false);
     l->parts = hattn_carve(&l->size, (sparse > dense ? sparse : dense) * 4);
+    if (!plan->by_heads)
+        return;
+    const uint64_t listed = (uint64_t)plan->heads.stride;
+    l->head_weights = hattn_carve(&l->size, heads * (uint64_t)p->code_bits);
+    l->head_steps = hattn_carve(&l->size, heads * 4);
+    l->listed = hattn_carve(&l->size, tasks * listed * 4);
+    l->lengths = hattn_carve(&l->size, tasks * 4);
+    l->head_scores = hattn_carve(&l->size, heads * listed * 2);
+    l->keys = hattn_carve(&l->size, tasks * listed * 4);
+    l->places = hattn_carve(&l->size, tasks * (uint64_t)p->k * 4);
 }
 
 void hattn_opencl_choose(const hattn_opencl_device *device, const hattn_problem *p, hattn_opencl_plan *plan)
@@ -205,6 +252,7 @@ void hattn_opencl_choose(const hattn_opencl_device *device, const hattn_problem 
         if (p->page_size == 1 << shift)
             rows->page_shift = shift;
     choose_selection(p, plan);
+    choose_floor(p, plan);
     choose_attender(p, p->num_q_heads / p->num_selection_heads, p->k, &plan->sparse);
     choose_attender(p, p->num_q_heads / p->num_kv_heads, p->max_length, &plan->dense);
     memcpy(plan->join.partial_out, p->partial_out.stride, sizeof(plan->join.partial_out));

@@ -14,13 +14,21 @@ namespace hattn {
 
 constexpr int kList = 512; /* positions that a block finds at a time */
 constexpr int kTile = 64;
-constexpr int kMaxDim = 576;
 constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one thread */
 
-/* Where a key is. */
+/* Where a key is. Attention with a tail has marks above the slot: whether the key has a share, whether it is an anchor. */
 struct Slot {
     int32_t page, slot;
 };
+
+constexpr uint32_t kHasShare = 1u << 30, kIsAnchor = 1u << 31, kMarks = kHasShare | kIsAnchor;
+
+__device__ inline bool is_marked(Slot slot, uint32_t mark) { return (static_cast<uint32_t>(slot.slot) & mark) != 0; }
+
+__device__ inline Slot unmarked(Slot slot)
+{
+    return {slot.page, static_cast<int32_t>(static_cast<uint32_t>(slot.slot) & ~kMarks)};
+}
 
 /* The address of its row in a cache whose strides, of pages and slots, are in 16 bytes, so that they fit 32 bits: the plan
  * has seen to it. */
@@ -63,6 +71,7 @@ public:
     static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = 48 * 1024; /* of a block, at most, without dynamic memory */
     static constexpr float kOne = kWeightOne<T>;
+    using Weight = PartWeight;
 
     struct alignas(16) Space {
         float logits[kGroup][kTile];

@@ -17,8 +17,8 @@
 namespace hattn {
 
 /* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kDim: both head dims, a multiple of
- * 64, of 128 for fp8. kGroup: heads whose results are kept, 1..8. */
-template <class T, class Stored, int kDim, int kGroup>
+ * 64, of 128 for fp8. kGroup: heads whose results are kept, 1..8. kTail: slots are marked, and their weights are summed by that. */
+template <class T, class Stored, int kDim, int kGroup, bool kTail = false>
 class MmaEngine
 {
     static constexpr bool kBytes = sizeof(Stored) == 1;
@@ -30,6 +30,9 @@ public:
     static constexpr bool kTakesTokens = kGroup == HATTN_CUDA_TOKEN_HEADS; /* has add_apart */
     static constexpr size_t kStaticBytes = 48 * 1024;
     static constexpr float kOne = kWeightOne<T>;
+    using Weight = std::conditional_t<kTail, TailWeight, PartWeight>;
+    using WithTail = MmaEngine<T, Stored, kDim, kGroup, true>;
+    using Value = Stored;
 
     /* Results of warps. */
     struct alignas(16) Space {
@@ -72,6 +75,8 @@ public:
                     x = 0.0f;
         max_[0] = max_[1] = -INFINITY;
         sum_[0] = sum_[1] = 0.0f;
+        if constexpr (kTail)
+            lane_sums() = {};
         used_ = 0;
     }
 
@@ -83,7 +88,7 @@ public:
     {
         used_ = max(used_, min(kWarps, (n + 15) / 16));
 #pragma unroll 1
-        for (int first = warp_id() * 16; first < n; first += kWarps * 16)
+        for (int first = warp_id() * 16; any_of_wave(first < n); first += kWarps * 16)
             add_tile<false>(slots, first, n, 0);
     }
 
@@ -94,8 +99,10 @@ public:
     {
         used_ = max(used_, min(kWarps, n));
 #pragma unroll 1
-        for (int i = warp_id(); i < n; i += kWarps)
-            add_tile<true>(slots + i, 0, 1, first_query(i));
+        for (int i = warp_id(); any_of_wave(i < n); i += kWarps) {
+            const bool present = kWarpsOfWave == 1 || i < n;
+            add_tile<true>(slots + (present ? i : 0), 0, 1, present ? first_query(i) : kGroup);
+        }
     }
 
     /* Ends with a barrier; then each_value gives a part of a softmax. */
@@ -104,6 +111,11 @@ public:
         const Fragment at;
         sum_[0] = Fragment::column_sum(sum_[0]);
         sum_[1] = Fragment::column_sum(sum_[1]);
+        [[maybe_unused]] float2 marked[2]; /* anchors, all with shares */
+        if constexpr (kTail)
+#pragma unroll
+            for (int c = 0; c < 2; c++)
+                marked[c] = {Fragment::column_sum(lane_sums().near[c]), Fragment::column_sum(lane_sums().all[c])};
         __syncthreads(); /* the lists are done with */
 #pragma unroll
         for (int c = 0; c < 2; c++) {
@@ -120,6 +132,8 @@ public:
             if (at.group == 0) {
                 space_.max[head][warp_id()] = max_[c];
                 space_.sum[head][warp_id()] = sum_[c];
+                if constexpr (kTail)
+                    marked_sums()[head][warp_id()] = marked[c];
             }
         }
         __syncthreads();
@@ -133,7 +147,7 @@ public:
         for (int i = static_cast<int>(threadIdx.x) * 4; i < task_.count * kDim; i += kThreads * 4) {
             const int g = i / kDim, column = i % kDim;
             float factor[kWarps];
-            PartWeight weight = {-INFINITY, 0.0f};
+            Weight weight = {-INFINITY, 0.0f};
 #pragma unroll
             for (int w = 0; w < kWarps; w++)
                 weight.max = fmaxf(weight.max, factor[w] = space_.max[g][w]);
@@ -142,6 +156,11 @@ public:
             for (int w = 0; w < kWarps; w++) {
                 factor[w] = fast_exp(factor[w] - base);
                 weight.sum += space_.sum[g][w] * factor[w];
+                if constexpr (kTail) {
+                    const float2 marked = marked_sums()[g][w];
+                    weight.near += marked.x * factor[w];
+                    weight.all += marked.y * factor[w];
+                }
             }
             float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
@@ -155,6 +174,13 @@ public:
         }
     }
 
+    /* A place for the mean of values, while results of warps are where parts are joined. */
+    __device__ static float4 *mean_space()
+    {
+        __shared__ float4 mean[kDim / 4];
+        return mean;
+    }
+
 private:
     /* A lane's fragments, every 32. */
     __device__ static uint4 *queries()
@@ -162,6 +188,27 @@ private:
         __shared__ uint4 fragments[kDim];
         return fragments;
     }
+
+    /* Of warps: of anchors' weights, and of all with shares. */
+    __device__ static float2 (*marked_sums())[kWarps]
+    {
+        __shared__ float2 sums[kGroup][kWarps];
+        return sums;
+    }
+
+    struct alignas(16) MarkedSums {
+        float near[2], all[2];
+    };
+
+    /* A lane's, of heads 2t, 2t+1. Registers are short. */
+    __device__ static MarkedSums &lane_sums()
+    {
+        __shared__ MarkedSums sums[kThreads];
+        return sums[threadIdx.x];
+    }
+
+    /* Without its marks. */
+    __device__ static Slot slot_of(const Slot *slots, int i) { return kTail ? unmarked(slots[i]) : slots[i]; }
 
     /* The first of 8 dims of such a fragment. */
     __device__ static int query_dim(int fragment)
@@ -201,18 +248,18 @@ private:
             query_scale()[at.b_column()] = scale.inverse;
     }
 
-    /* kApart: for queries from first_query on. */
+    /* kApart: for queries from first_query on. With `first` at or past n, or no query, nothing is added. */
     template <bool kApart>
     __device__ void add_tile(const Slot *slots, int first, int n, int first_query)
     {
         const Fragment at;
         const int last = n - 1;
-        const char *k0 = row_address(k_, task_.k_stride, slots[min(first + at.row(0), last)]) + at.pair * 16,
-                   *k1 = row_address(k_, task_.k_stride, slots[min(first + at.row(2), last)]) + at.pair * 16;
+        const char *k0 = row_address(k_, task_.k_stride, slot_of(slots, min(first + at.row(0), last))) + at.pair * 16,
+                   *k1 = row_address(k_, task_.k_stride, slot_of(slots, min(first + at.row(2), last))) + at.pair * 16;
         const char *rows[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            rows[i] = row_address(v_, task_.v_stride, slots[min(first + at.a_inner(i) + i % 2, last)]);
+            rows[i] = row_address(v_, task_.v_stride, slot_of(slots, min(first + at.a_inner(i) + i % 2, last)));
         constexpr int kPieces = kDim * sizeof(Stored) / 128; /* of V's rows */
         uint4 ka[kChunks], kb[kChunks], v[4][kPieces];
 #pragma unroll
@@ -264,6 +311,18 @@ private:
             c[i] = fast_exp(c[i] - base) * kOne;
             c[i + 2] = fast_exp(c[i + 2] - base) * kOne;
             sum_[i] = sum_[i] * decay[i] + c[i] + c[i + 2];
+        }
+        if constexpr (kTail) {
+            const Slot low = slots[min(first + at.row(0), last)], high = slots[min(first + at.row(2), last)];
+            MarkedSums sums = lane_sums();
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                sums.near[i] = sums.near[i] * decay[i] + (is_marked(low, kIsAnchor) ? c[i] : 0.0f) +
+                               (is_marked(high, kIsAnchor) ? c[i + 2] : 0.0f);
+                sums.all[i] = sums.all[i] * decay[i] + (is_marked(low, kHasShare) ? c[i] : 0.0f) +
+                              (is_marked(high, kHasShare) ? c[i + 2] : 0.0f);
+            }
+            lane_sums() = sums;
         }
         const uint32_t p0 = transpose_8x8(pack2<T>(c[0], c[1])), p1 = transpose_8x8(pack2<T>(c[2], c[3]));
 #pragma unroll

@@ -47,7 +47,7 @@ template <class Engine, class Early>
 union LateSpace {
     typename Engine::Space engine;
     Early early;
-    JoinSpace join;
+    JoinSpace<typename Engine::Weight> join;
 };
 
 template <class Engine, class Early>
@@ -55,7 +55,7 @@ struct ApartSpace {
     typename Engine::Space engine;
     union {
         Early early;
-        JoinSpace join;
+        JoinSpace<typename Engine::Weight> join;
     };
 };
 
@@ -133,10 +133,11 @@ private:
 
 /* Attends to a share of `total` rows, which all its queries see. ready(begin) is called when the queries are on their way; it may wait, and then
  * calls begin, once; where it returns a number, that takes the place of `total`. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
- * threads of one block of the task, when all others are done with their ready and fill. */
-template <class Engine, class Early, class S, class Ready, class Fill>
+ * threads of one block of the task, when all others are done with their ready and fill. tail: settled
+ * after the first fill, or after all rows. */
+template <class Engine, class Early, class S, class Ready, class Fill, class Tail = NoTail>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const S &share, int total,
-                                    ShareSpace<Engine, Early> &space, Ready ready, Fill fill)
+                                    ShareSpace<Engine, Early> &space, Ready ready, Fill fill, const Tail &tail = Tail())
 {
     const hattn_problem &p = params.problem;
     AttendTask task = {};
@@ -188,6 +189,8 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         if (done != first)
             __syncthreads();
         fill(done, done + count, space.early.list);
+        if (Tail::kSettlesEarly && done == first)
+            tail.settle();
         engine.add_rows(space.early.list, count);
     }
     if constexpr (std::is_same_v<S, TokenShare>) /* what later tokens alone see */
@@ -199,16 +202,19 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         }
     if (!is_whole)
         turn.ask();
+    if (!Tail::kSettlesEarly || first >= end)
+        tail.settle();
     engine.finish();
 
-    const Results results(p, in, share, Engine::kOne);
+    using Weight = typename Engine::Weight;
+    const Results results(p, in, share, Engine::kOne, tail);
     if (is_whole) {
         engine.each_value(
-            [&](int g, int column, auto value, PartWeight weight) { results.store(g, column, value, weight); });
+            [&](int g, int column, auto value, Weight weight) { results.store(g, column, value, weight); });
         return true;
     }
-    const SentParts parts(in, share, params.v_dim);
-    engine.each_value([&](int g, int column, auto value, PartWeight weight) { parts.send(g, column, value, weight); });
+    const SentParts<Weight> parts(in, share, params.v_dim);
+    engine.each_value([&](int g, int column, auto value, Weight weight) { parts.send(g, column, value, weight); });
     const int unit = static_cast<int>(divide(share.count + share.num_splits - 1, share.splits));
     const Turn::Heads heads = turn.heads(share.count, unit);
     if (heads.first < heads.end)

@@ -28,8 +28,8 @@
 namespace hattn {
 
 /* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kBlocks: 1 or 2 blocks of 8 columns,
- * two with kSplit. */
-template <class T, class Stored, int kBlocks, bool kSplit>
+ * two with kSplit. kTail: slots are marked, and their weights are summed by that. */
+template <class T, class Stored, int kBlocks, bool kSplit, bool kTail = false>
 class WideEngine
 {
 public:
@@ -37,6 +37,9 @@ public:
     static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = HATTN_WIDE_STATIC; /* the plan counts on it */
     static constexpr float kOne = kWeightOne<T>;
+    using Weight = std::conditional_t<kTail, TailWeight, PartWeight>;
+    using WithTail = WideEngine<T, Stored, kBlocks, kSplit, true>;
+    using Value = Stored;
 
     struct alignas(16) Space {
         float max[kHeads], sum[kHeads], logit_scale[kHeads]; /* of the warp that has the head */
@@ -58,6 +61,8 @@ public:
         for (int head = warp_id(); head < task_.count; head += kWarps) {
             space_.max[head] = -INFINITY;
             space_.sum[head] = 0.0f;
+            if constexpr (kTail)
+                marked_sums()[head] = make_float2(0.0f, 0.0f);
             space_.logit_scale[head] = p_.scale * task_.k_scale * store_query(row(head), head);
         }
         if (layout_.k_chunks % 2)
@@ -92,7 +97,7 @@ public:
             next_slot = next_slot == ahead ? 0 : next_slot + 1;
             if (tile < 0)
                 continue;
-            add_tile(tile_at(slot), min(rows, n - tile * rows));
+            add_tile(tile_at(slot), min(rows, n - tile * rows), slots + tile * rows);
             slot = slot == ahead ? 0 : slot + 1;
         }
     }
@@ -124,9 +129,15 @@ public:
 #pragma unroll 1
         for (int head = warp_id(); head < task_.count; head += kWarps)
 #pragma unroll 1
-            for (int column = 4 * lane_id(); column < p_.head_dim_v; column += 4 * 32)
+            for (int column = 4 * lane_id(); column < p_.head_dim_v; column += 4 * 32) {
+                Weight weight = {space_.max[head], space_.sum[head]};
+                if constexpr (kTail) {
+                    weight.near = marked_sums()[head].x;
+                    weight.all = marked_sums()[head].y;
+                }
                 f(head, column, scaled(*reinterpret_cast<const float4 *>(result(head) + column), task_.v_scale),
-                  PartWeight{space_.max[head], space_.sum[head]});
+                  weight);
+            }
     }
 
 private:
@@ -134,6 +145,13 @@ private:
     static constexpr int kRowsOfLane = HATTN_WIDE_ROWS / 32;
     static constexpr int kDimBlocks = (kMaxDim / 16 + kWarps - 1) / kWarps;
     static constexpr float kLow = 1.0f / 2048.0f;
+
+    /* Of heads, by the warps that have them: of anchors' weights, and of all with shares. */
+    __device__ static float2 *marked_sums()
+    {
+        __shared__ float2 sums[kHeads];
+        return sums;
+    }
 
     __device__ static char *shared()
     {
@@ -230,7 +248,9 @@ private:
 #pragma unroll 1
         for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
             const bool present = first + r < n;
-            const Slot slot = slots[min(first + r, n - 1)];
+            Slot slot = slots[min(first + r, n - 1)];
+            if constexpr (kTail)
+                slot = unmarked(slot);
             char *row = base + r * layout_.row_bytes;
             load_row(row, k_, task_.k_stride, slot, layout_.k_chunks, present);
             if (layout_.v_chunks)
@@ -249,11 +269,11 @@ private:
             copy_async16(row + c * 16, from + c * 16, present);
     }
 
-    __device__ void add_tile(const char *tile, int n)
+    __device__ void add_tile(const char *tile, int n, const Slot *slots)
     {
         score_tile(tile, n);
         __syncthreads();
-        weigh_tile(n);
+        weigh_tile(n, slots);
         __syncthreads();
         add_values(tile, n);
     }
@@ -281,24 +301,29 @@ private:
     {
         const int log2_blocks = layout_.log2_rows - 4, first = (warp_id() & ((1 << log2_blocks) - 1)) * 16,
                   share = warp_id() >> log2_blocks, shares = kWarps >> log2_blocks;
-        if (first >= n)
+        if (!any_of_wave(first < n)) /* else rows past n get logits, which nobody reads */
             return;
         float c[kBlocks][4] = {};
         const char *row =
             tile + (first + Fragment::a_source_row()) * layout_.row_bytes + Fragment::a_source_chunk() * 16;
 #pragma unroll 1
-        for (int pair = share; pair < (layout_.k_chunks + 1) / 2; pair += shares) {
+        for (int i = share; any_of_wave(i < (layout_.k_chunks + 1) / 2); i += shares) {
+            const bool present = kWarpsOfWave == 1 || i < (layout_.k_chunks + 1) / 2;
+            const int pair = present ? i : 0;
             uint32_t k[4], q[2 * kBlocks];
             load_matrices(k, row + pair * 32);
+            zero_unless(present, k);
             if constexpr (kBytes) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     const uint32_t x = k[2 * half], y = k[2 * half + 1];
                     load_columns(q, shared(), layout_.q_bytes, 4 * pair + 2 * half);
+                    zero_unless(present, q);
                     multiply(c, half2_of_e4m3(x), half2_of_e4m3(y), half2_of_e4m3(x >> 16), half2_of_e4m3(y >> 16), q);
                 }
             } else {
                 load_columns(q, shared(), layout_.q_bytes, 2 * pair);
+                zero_unless(present, q);
                 multiply(c, k[0], k[1], k[2], k[3], q);
             }
         }
@@ -310,6 +335,16 @@ private:
                 logits(share, 8 * b + at.column(i))[first + at.row(i)] = c[b][i];
     }
 
+    /* present: always, where a wave is a warp. */
+    template <int kCount>
+    __device__ static void zero_unless(bool present, uint32_t (&x)[kCount])
+    {
+        if constexpr (kWarpsOfWave > 1)
+#pragma unroll
+            for (int i = 0; i < kCount; i++)
+                x[i] = present ? x[i] : 0;
+    }
+
     __device__ static void multiply(float (&c)[kBlocks][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                     const uint32_t (&columns)[2 * kBlocks])
     {
@@ -319,7 +354,7 @@ private:
     }
 
     /* A warp's heads: their logits to weights. Rows past n get weight 0. */
-    __device__ void weigh_tile(int n)
+    __device__ void weigh_tile(int n, [[maybe_unused]] const Slot *slots)
     {
         const int shares = kWarps * 16 >> layout_.log2_rows, rows = (n + 15) & ~15; /* of which there are values */
 #pragma unroll 1
@@ -347,6 +382,7 @@ private:
             const float base = max == -INFINITY ? 0.0f : max; /* then e^-inf is 0, and a NaN stays one */
             const float decay = exponential(old_max - base);
             float sum = 0.0f;
+            [[maybe_unused]] float2 marked = {0.0f, 0.0f};
 #pragma unroll
             for (int j = 0; j < kRowsOfLane; j++) {
                 const int r = lane_id() + 32 * j;
@@ -354,17 +390,28 @@ private:
                     break;
                 const float e = exponential(x[j] - base) * kOne;
                 sum += e;
+                if constexpr (kTail) {
+                    const Slot slot = slots[min(r, n - 1)]; /* past the last e is 0 */
+                    marked.x += is_marked(slot, kIsAnchor) ? e : 0.0f;
+                    marked.y += is_marked(slot, kHasShare) ? e : 0.0f;
+                }
                 const T high = from_float<T>(e);
                 weights(head)[r] = high;
                 if (kSplit)
                     weights(head + 8)[r] = from_float<T>((e - to_float(high)) * (1.0f / kLow));
             }
             sum = old_sum * decay + warp_sum(sum);
+            if constexpr (kTail) {
+                const float2 old = marked_sums()[head];
+                marked = make_float2(old.x * decay + warp_sum(marked.x), old.y * decay + warp_sum(marked.y));
+            }
             warp_barrier();
             if (lane_id() == 0) {
                 space_.max[head] = max;
                 space_.sum[head] = sum;
                 space_.decay[head] = decay;
+                if constexpr (kTail)
+                    marked_sums()[head] = marked;
             }
         }
     }
@@ -386,15 +433,17 @@ private:
 #pragma unroll
         for (int i = 0; i < kDimBlocks; i++) {
             const int block = warp_id() + kWarps * i;
-            if (block >= num_blocks)
+            if (!any_of_wave(block < num_blocks))
                 break;
+            const int from_block =
+                kWarpsOfWave == 1 ? block : min(block, num_blocks - 1); /* for nothing, past the last */
             /* Sums of one tile, added outside of the tensor cores, which round towards zero. */
             float c[kBlocks][4] = {};
 #pragma unroll 1
             for (int step = 0; step * 16 < n; step++) {
                 uint32_t p[2 * kBlocks];
                 load_columns(p, reinterpret_cast<const char *>(weights(0)), (layout_.tile_rows + 8) * 2, 2 * step);
-                const char *from = rows + step * 16 * layout_.row_bytes + block * (kBytes ? 16 : 32);
+                const char *from = rows + step * 16 * layout_.row_bytes + from_block * (kBytes ? 16 : 32);
                 if constexpr (kBytes) {
                     uint32_t v[2];
                     load_transposed(v, from);

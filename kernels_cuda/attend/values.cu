@@ -59,15 +59,18 @@ DeviceError load_values(const hattn_cuda_params &params)
                       [](auto type) { return prepare(values_kernel<value_of<decltype(type)>>, 0); });
 }
 
+DeviceError launch_sum_values(const hattn_cuda_params &params, const hattn_sum_values_args &args, DeviceStream stream)
+{
+    const dim3 grid(static_cast<unsigned>(args.batch.num_sequences),
+                    static_cast<unsigned>(params.problem.num_kv_heads));
+    return with_dtype(params.problem.v_cache.dtype, [&](auto type) {
+        return launch({grid, kThreads, 0, stream}, values_kernel<value_of<decltype(type)>>, params, args);
+    });
+}
+
 } // namespace hattn
 
 int hattn::run_sum_values(const hattn_cuda_params *params, const hattn_sum_values_args *args, void *stream)
 {
-    using namespace hattn;
-    const dim3 grid(static_cast<unsigned>(args->batch.num_sequences),
-                    static_cast<unsigned>(params->problem.num_kv_heads));
-    return with_dtype(params->problem.v_cache.dtype, [&](auto type) {
-        return launch({grid, kThreads, 0, static_cast<DeviceStream>(stream)}, values_kernel<value_of<decltype(type)>>,
-                      *params, *args);
-    });
+    return hattn::launch_sum_values(*params, *args, static_cast<hattn::DeviceStream>(stream));
 }

@@ -5,6 +5,7 @@
 #ifndef HATTN_KERNELS_CUDA_DECODE_CUT_H
 #define HATTN_KERNELS_CUDA_DECODE_CUT_H
 
+#include "core/rows.h"
 #include "kernels_cuda/params.h"
 
 enum {
@@ -23,10 +24,10 @@ HATTN_HOST_DEVICE static inline int32_t hattn_cuda_blocks(const hattn_cuda_param
     return 2 * params->num_multiprocessors;
 }
 
-/* Words of a task's histogram: levels and flags; with a floor two for each level (floor.cuh). */
+/* Words of a task's histogram: levels and flags; with a floor or a tail two for each level (floor.cuh). */
 HATTN_HOST_DEVICE static inline int32_t hattn_cuda_histogram_words(const hattn_cuda_params *params)
 {
-    return (params->problem.min_probability > 0 ? 2 : 1) * params->row_size + HATTN_CUDA_FLAGS;
+    return (hattn_has_shares(&params->problem) ? 2 : 1) * params->row_size + HATTN_CUDA_FLAGS;
 }
 
 /* Pieces of rows are of units of keys: a range unit for each warp. */

@@ -34,7 +34,8 @@ __device__ inline void store_empty_row(const AttendRun<kBy> &run, int32_t row)
     share.row = row;
     share.first_head = wave.first_head * run.params.group;
     const Inputs in = inputs_of(run.args, run.workspace);
-    const Results results(p, in, share, Engine::kOne);
+    const NoTail none;
+    const Results results(p, in, share, Engine::kOne, none);
     for (uint32_t i = threadIdx.x * 4; i < static_cast<uint32_t>(wave.num_heads * run.params.group * p.head_dim_v);
          i += kThreads * 4) {
         const uint32_t g = divide(i, run.params.v_dim);
@@ -64,6 +65,27 @@ __device__ inline void store_padding(const AttendRun<kBy> &run, uint32_t first, 
         store_empty_row<Engine>(run, wave.first_row + static_cast<int32_t>(row));
 }
 
+/* Of a position, with a tail a marked one. */
+template <bool kTail>
+__device__ inline Slot find_slot(const SlotFinder &slots, int position)
+{
+    if constexpr (!kTail)
+        return slots.find(position);
+    const uint32_t marks = static_cast<uint32_t>(position) & kMarks;
+    const Slot slot = slots.find(static_cast<int>(static_cast<uint32_t>(position) & ~kMarks));
+    return {slot.page, static_cast<int32_t>(static_cast<uint32_t>(slot.slot) | marks)};
+}
+
+/* For the mean value of a tail. */
+template <class Engine, class Space>
+__device__ inline float4 *mean_space(Space &space)
+{
+    if constexpr (Engine::kNeedsSpaceLate)
+        return Engine::mean_space();
+    else
+        return space.join.mean;
+}
+
 /* One block's share of one task. */
 template <class Engine, SelectBy kBy>
 __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &placed, const RegionCut &cut,
@@ -72,7 +94,7 @@ __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &
 {
     const hattn_cuda_params &params = run.params;
     const hattn_problem &p = params.problem;
-    constexpr bool kFloor = kBy == SelectBy::FLOOR;
+    constexpr bool kTail = kBy == SelectBy::TAIL;
     RegionSelection<kBy> selection(run.regions, placed.index, cut, task, space.early.select);
     const int32_t sequence = placed.place.sequence, head = placed.head;
     const SlotFinder slots(params, run.args.batch, sequence);
@@ -84,6 +106,17 @@ __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &
         indices = static_cast<int32_t *>(hattn_address(run.args.indices)) + share.row * p.indices.stride[0] +
                   head * p.indices.stride[1];
     bool is_found = true;
+    [[maybe_unused]] bool leaves_some = false;
+    const auto tail = [&] {
+        if constexpr (kTail)
+            return RowTail<Engine>(params, run.args, slots, sequence, task.length,
+                                   share.first_head / params.dense_group, mean_space<Engine>(space), leaves_some);
+        else
+            return NoTail();
+    }();
+    if constexpr (kTail)
+        if (share.split == 0 && warp_id() == kWarps - 1 && selection.is_ranked())
+            tail.prefetch();
     auto ready = [&](auto begin) {
         wait_for_previous();
         begin();
@@ -94,24 +127,28 @@ __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &
             rescore<kBy>(params, run.args, run.regions, selection.rescore_task(placed), space.early.select);
             selection.take_rescored();
         }
-        if constexpr (kFloor)
+        if constexpr (kTail)
+            leaves_some = selection.is_ranked();
+        if constexpr (kHasFloor<kBy>)
             return selection.num_kept();
     };
-    bool last =
-        attend_share<Engine, SelectEarly<kBy>>(params, inputs_of(run.args, run.workspace), share, task.kept, space,
-                                               ready, [&](int first, int end, Slot *list) {
-                                                   selection.visit(first, end, is_found, [&](int rank, int position) {
-                                                       list[rank - first] = {sequence, position};
-                                                       if (indices)
-                                                           indices[rank] = position;
-                                                   });
-                                                   if (run.regions.is_paged) {
+    bool last = attend_share<Engine, SelectEarly<kBy>>(
+        params, inputs_of(run.args, run.workspace), share, task.kept, space, ready,
+        [&](int first, int end, Slot *list) {
+            selection.visit(first, end, is_found, [&](int rank, int position) {
+                const Slot slot = {sequence, position};
+                list[rank - first] = slot;
+                if (indices)
+                    indices[rank] = kTail ? unmarked(slot).slot : position;
+            });
+            if (run.regions.is_paged) {
 #pragma unroll 1
-                                                       for (int i = threadIdx.x; i < end - first; i += kThreads)
-                                                           list[i] = slots.find(list[i].slot);
-                                                       __syncthreads();
-                                                   }
-                                               });
+                for (int i = threadIdx.x; i < end - first; i += kThreads)
+                    list[i] = find_slot<kTail>(slots, list[i].slot);
+                __syncthreads();
+            }
+        },
+        tail);
     if (shows && share.split == 0) {
 #pragma unroll 1
         for (int i = selection.num_kept() + static_cast<int>(threadIdx.x); indices && i < p.k; i += kThreads)
@@ -154,7 +191,9 @@ __global__ void __launch_bounds__(kThreads, 2)
                          hattn_buffer workspace)
 {
     __shared__ ShareSpace<Engine, SelectEarly<kBy>> space;
-    static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
+    constexpr size_t kOfTail =
+        kBy == SelectBy::TAIL ? sizeof(TailSums) + static_cast<size_t>(Engine::kHeads) * sizeof(float2) : 0;
+    static_assert(sizeof(space) + kOfTail + 64 <= Engine::kStaticBytes, "with what functions declare");
     const AttendRun<kBy> run = {params, args, regions, workspace};
     const uint32_t blocks = static_cast<uint32_t>(group_blocks(params.group, Engine::kHeads)), /* of a task's heads */
         item = blocks == 1 ? blockIdx.x : blockIdx.x / blocks, block = blockIdx.x - item * blocks;
@@ -190,12 +229,22 @@ __global__ void __launch_bounds__(kThreads, 2)
     attend_task<Engine, kBy>(run, placed, cut_task(regions, by, placed), task, share, space);
 }
 
+/* One that has sums for a tail, where there is one. */
+template <class Engine, SelectBy kBy>
+struct EngineBy {
+    using type = Engine;
+};
+
+template <class Engine>
+struct EngineBy<Engine, SelectBy::TAIL> {
+    using type = typename Engine::WithTail;
+};
+
 template <class Engines, SelectBy kBy, class F>
 DeviceError with_decode_kernel(const hattn_cuda_params &params, F f)
 {
     return Engines::choose(params.problem, params.block_heads, [&](auto engine) {
-        using Engine = typename decltype(engine)::type;
-        return f(decode_attend_kernel<Engine, kBy>);
+        return f(decode_attend_kernel<typename EngineBy<typename decltype(engine)::type, kBy>::type, kBy>);
     });
 }
 

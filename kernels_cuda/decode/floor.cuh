@@ -8,11 +8,12 @@
 
 #include "core/floor.h"
 #include "kernels_cuda/decode/regions.cuh"
+#include "kernels_cuda/decode/tail.cuh"
 #include "kernels_cuda/select/select.cuh"
 
 namespace hattn {
 
-/* Of a decode with a floor. Others are spared the parameters. */
+/* Of a decode with a floor or a tail. Others are spared the parameters. */
 struct FloorRun : RegionRun {
     uint64_t tau; /* core/floor.h */
     int32_t min_k;
@@ -21,11 +22,14 @@ struct FloorRun : RegionRun {
     int64_t slope_head, steps_row, steps_head;
 };
 
-/* What a selection is made by: scores; levels, and keys behind them; scores with a floor. */
-enum class SelectBy { SCORES, KEYS, FLOOR };
+/* What a selection is made by: scores; levels, and keys behind them; scores with a floor; the same, or without one, and attention with a tail. */
+enum class SelectBy { SCORES, KEYS, FLOOR, TAIL };
 
 template <SelectBy kBy>
-using RunBy = std::conditional_t<kBy == SelectBy::FLOOR, FloorRun, RegionRun>;
+constexpr bool kHasFloor = kBy == SelectBy::FLOOR || kBy == SelectBy::TAIL;
+
+template <SelectBy kBy>
+using RunBy = std::conditional_t<kHasFloor<kBy>, FloorRun, RegionRun>;
 
 template <class Run>
 Run make_run(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave, hattn_buffer workspace)
@@ -38,7 +42,7 @@ Run make_run(const hattn_cuda_params &params, const hattn_decode_args &args, con
         FloorRun run = {};
         static_cast<RegionRun &>(run) = region_run(params, args, wave, workspace);
         run.tau = params.floor_tau;
-        run.min_k = p.min_k;
+        run.min_k = p.min_probability > 0 ? p.min_k : p.k; /* without a floor all that the budget keeps */
         run.slopes = static_cast<const int32_t *>(hattn_address(args.slopes));
         run.slope_head = p.slopes.stride[0];
         run.steps = reinterpret_cast<int32_t *>(shows ? static_cast<char *>(hattn_address(args.steps))
@@ -158,8 +162,87 @@ private:
     uint32_t reaching_, above_;
 };
 
+/* Of a warp's numbers, below 2^62: in three words that it can add. */
+__device__ inline uint64_t warp_total_of_shares(uint64_t x)
+{
+    constexpr uint32_t kMask = (1 << 27) - 1;
+    const uint32_t low = warp_total(static_cast<uint32_t>(x) & kMask),
+                   middle = warp_total(static_cast<uint32_t>(x >> 27) & kMask),
+                   high = warp_total(static_cast<uint32_t>(x >> 54));
+    return low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
+}
+
+/* What a step's octaves and factors make of shares. */
+struct ShareScale {
+    uint32_t largest, step;
+    float inverse;
+    const uint32_t *table;
+    uint32_t factors[2]; /* of a lane */
+
+    __device__ uint32_t share(uint32_t score) const
+    {
+        return hattn_floor_share(largest - score, static_cast<int32_t>(step), table);
+    }
+
+    /* The least score whose share is at least so large; above the largest where there is none. */
+    __device__ int32_t reach(uint64_t least) const
+    {
+        return static_cast<int32_t>(largest) - floor_reach(least, step, inverse, factors);
+    }
+};
+
+/* A tail's part of what the histogram says, for tail_sums, before a barrier. counts: of this thread's levels, from first + 1 on; sum: of all shares. */
+template <int kPerLane>
+__device__ inline void tell_tail(const FloorFound &found, const uint32_t (&counts)[kPerLane], int first, uint64_t sum,
+                                 const ShareScale &scale, const SharesAbove &shares, const LevelSpace &space)
+{
+    TailSums &tail = tail_sums();
+    const uint32_t threshold = found.threshold.key;
+    /* Of scores from 1 on. */
+    auto num_reaching = [&](int32_t score) {
+        const int32_t level = min(max(score - 1, 0), HATTN_CUDA_LEVELS - 1);
+        return space.at_least[level] + shares.above(level / kLevelShare<kPerLane>);
+    };
+    /* The least share of those that are kept and have one, and how many have. */
+    const int32_t top = static_cast<int32_t>(scale.largest);
+    const uint32_t of_threshold = scale.share(threshold);
+    uint32_t least = of_threshold, num = found.kept;
+    int32_t lowest = 0;
+    if (least == 0) { /* seldom */
+        lowest = scale.reach(1);
+        num = num_reaching(lowest);
+        least = scale.share(shares.look_up<kPerLane>(num, space).key);
+    }
+    int32_t near_end = scale.reach(4 * static_cast<uint64_t>(least));
+    if (num - (near_end > top ? 0 : num_reaching(near_end)) < HATTN_FEW_ANCHORS)
+        near_end = top + 1;
+
+    uint64_t kept = 0, near = 0;
+#pragma unroll
+    for (int k = 0; k < kPerLane; k++) {
+        const int32_t score = first + k + 1;
+        const uint64_t its = score > static_cast<int32_t>(threshold)
+                                 ? static_cast<uint64_t>(counts[k]) * scale.share(static_cast<uint32_t>(score))
+                                 : 0;
+        kept += its;
+        near += score < near_end ? its : 0;
+    }
+    kept = warp_total_of_shares(kept);
+    near = warp_total_of_shares(near);
+    if (lane_id() == 0) {
+        tail.kept[warp_id()] = kept;
+        tail.near[warp_id()] = near;
+    }
+    if (threadIdx.x == 0) {
+        tail.sum = sum;
+        tail.of_ties = static_cast<uint64_t>(found.threshold.ties) * of_threshold;
+        tail.least = lowest;
+        tail.near_end = near_end;
+    }
+}
+
 /* Little code, in one piece, and no branches that are often taken: it runs once, out of a cold cache. */
-template <int kPerLane, class Load>
+template <bool kTail, int kPerLane, class Load>
 __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query, LevelSpace &space, FloorSpace &floor,
                                            uint32_t zeros, Load load)
 {
@@ -183,8 +266,7 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
     const uint32_t largest = static_cast<uint32_t>(warp_largest(floor.tops[lane_id() % kWarps]));
     const SharesAbove shares(space);
     const uint32_t total = shares.reaching(0), above = shares.above(warp_id());
-    /* The sum in 1/2^30 of the largest score's share: below 2^62, in three words that a warp can add. What fewer reach than the budget keeps is above
-     * its last score. */
+    /* The sum in 1/2^30 of the largest score's share: below 2^62. What fewer reach than the budget keeps is above its last score. */
     const bool keeps_all = query.wanted == query.middle;
     auto share = [&](uint32_t score) {
         return hattn_floor_share(largest - score, static_cast<int32_t>(query.step), floor.factors);
@@ -196,12 +278,9 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
         mine += static_cast<uint64_t>(is_above ? counts[k] : HATTN_FLOOR_STRIDE * sampled[k]) *
                 share(static_cast<uint32_t>(first + k + 1));
     }
-    constexpr uint32_t kMask = (1 << 27) - 1;
-    const uint32_t low = warp_total(static_cast<uint32_t>(mine) & kMask),
-                   middle = warp_total(static_cast<uint32_t>(mine >> 27) & kMask),
-                   high = warp_total(static_cast<uint32_t>(mine >> 54));
+    mine = warp_total_of_shares(mine);
     if (lane_id() == 0)
-        floor.sums[warp_id()] = low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
+        floor.sums[warp_id()] = mine;
     const uint64_t of_zeros =
         static_cast<uint64_t>(keeps_all ? query.middle - total : HATTN_FLOOR_STRIDE * zeros) * share(0);
     const uint32_t factors[2] = {floor.factors[lane_id()], floor.factors[32 + lane_id()]};
@@ -228,19 +307,22 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
     found.is_known = keeps_all || total >= query.wanted;
     found.kept = min(max(reaching, query.least), query.wanted);
     found.threshold = shares.look_up<kPerLane>(found.kept, space);
+    if constexpr (kTail)
+        tell_tail(found, counts, first, sums[0] + of_zeros,
+                  {largest, query.step, inverse, floor.factors, {factors[0], factors[1]}}, shares, space);
     return found;
 }
 
 /* The selection of a task: positions above the threshold's key and the first `ties` that have it, `kept` in all. load(x, y, i) gives the counts of one
  * score or four, from i + 1 on, in x and those of HATTN_FLOOR_STRIDE'th positions in y; zeros: of these, those of score 0. All threads, after
- * load_factors; there are two barriers in it, and space may be used again after another one. */
-template <class Load>
+ * load_factors; there are two barriers in it, and space may be used again after another one. kTail: also what tail_sums has, for after that one. */
+template <bool kTail, class Load>
 __device__ inline FloorFound find_floor(int row_size, const FloorQuery &query, LevelSpace &space, FloorSpace &floor,
                                         uint32_t zeros, Load load)
 {
     return row_size <= kThreads
-               ? find_floor_in<1>(row_size, query, space, floor, zeros, load)
-               : find_floor_in<HATTN_CUDA_LEVELS / kThreads>(row_size, query, space, floor, zeros, load);
+               ? find_floor_in<kTail, 1>(row_size, query, space, floor, zeros, load)
+               : find_floor_in<kTail, HATTN_CUDA_LEVELS / kThreads>(row_size, query, space, floor, zeros, load);
 }
 
 } // namespace hattn

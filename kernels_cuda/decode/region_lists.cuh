@@ -40,7 +40,7 @@ struct FloorRegionSpace : RegionSpace {
 };
 
 template <SelectBy kBy>
-using SelectSpaceBy = std::conditional_t<kBy == SelectBy::FLOOR, FloorRegionSpace, RegionSpace>;
+using SelectSpaceBy = std::conditional_t<kHasFloor<kBy>, FloorRegionSpace, RegionSpace>;
 
 /* Of one level or four, past L1; of a floor's pairs, apart. */
 template <int kNum>

@@ -20,7 +20,7 @@ struct RescoreTask {
     uint32_t index, wanted;
 };
 
-/* Of the row in the middle, in order; in the memory of its lists, behind histograms and counts. */
+/* Of the row in the middle, in order, with a tail marked; in the memory of its lists, behind histograms and counts. */
 __device__ inline uint32_t *rescored_positions(const RegionRun &run, uint32_t first_score)
 {
     return reinterpret_cast<uint32_t *>(run.scores) + first_score + HATTN_CUDA_RESCORE_BINS +
@@ -30,7 +30,7 @@ __device__ inline uint32_t *rescored_positions(const RegionRun &run, uint32_t fi
 template <SelectBy kBy>
 class Rescorer
 {
-    static constexpr bool kKeyed = kBy == SelectBy::KEYS, kFloor = kBy == SelectBy::FLOOR;
+    static constexpr bool kKeyed = kBy == SelectBy::KEYS, kFloor = kHasFloor<kBy>, kTail = kBy == SelectBy::TAIL;
 
 public:
     __device__ Rescorer(const hattn_cuda_params &params, const hattn_decode_args &args, const RunBy<kBy> &run,
@@ -220,13 +220,13 @@ private:
         LevelSpace &levels = *reinterpret_cast<LevelSpace *>(space_.rescore.select.histogram);
         const uint32_t *pairs = histogram_of(run_, task_.index);
         const FloorFound found =
-            find_floor(run_.row_size, query, levels, space_.floor,
-                       load_l2(pairs + level_words(run_) + HATTN_CUDA_ZEROS), [&](auto &x, auto &y, int i) {
-                           for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(*x)); k++) {
-                               x[k] = load_l2(histograms_ + i + k + 1);
-                               y[k] = load_l2(pairs + 2 * (i + k) + 1);
-                           }
-                       });
+            find_floor<kTail>(run_.row_size, query, levels, space_.floor,
+                              load_l2(pairs + level_words(run_) + HATTN_CUDA_ZEROS), [&](auto &x, auto &y, int i) {
+                                  for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(*x)); k++) {
+                                      x[k] = load_l2(histograms_ + i + k + 1);
+                                      y[k] = load_l2(pairs + 2 * (i + k) + 1);
+                                  }
+                              });
         if (threadIdx.x == 0)
             space_.floor.kept = found.kept;
         prefix_ = found.kept ? found.threshold.key : UINT32_MAX; /* above all */
@@ -281,6 +281,7 @@ private:
         block_scan(above, select.sums[0], &above);
         block_scan(equal, select.sums[1], &equal);
         int turn = 0;
+        const std::conditional_t<kTail, Marks, NoMarks> marks;
         __syncthreads();
         each_key(chunk, [&](int32_t position, uint32_t mine) {
             const bool is_above = mine > prefix_, is_equal = position < end_of(chunk) && mine == prefix_;
@@ -289,7 +290,7 @@ private:
                                block_scan(is_above | static_cast<uint32_t>(is_equal) << 16, select.sums[turn], &all),
                            num_above = above + (before & 0xffff), num_equal = equal + (before >> 16);
             if (is_above || (is_equal && num_equal < wanted_))
-                positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(position);
+                positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(marks.mark(position, mine));
             above += all & 0xffff;
             equal += all >> 16;
             turn ^= 1;

@@ -22,20 +22,20 @@ __device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold
 }
 
 /* What a selection knows beside its threshold. */
-template <SelectBy kBy>
+template <bool kFloor>
 struct FloorResult {
 };
 
 template <>
-struct FloorResult<SelectBy::FLOOR> {
+struct FloorResult<true> {
     int32_t kept; /* of the row: what its budget keeps, then what the floor leaves of it */
     bool is_known;
 };
 
 template <SelectBy kBy>
-class RegionSelection : FloorResult<kBy>
+class RegionSelection : FloorResult<kHasFloor<kBy>>
 {
-    static constexpr bool kKeyed = kBy == SelectBy::KEYS, kFloor = kBy == SelectBy::FLOOR;
+    static constexpr bool kKeyed = kBy == SelectBy::KEYS, kFloor = kHasFloor<kBy>, kTail = kBy == SelectBy::TAIL;
 
 public:
     /* Before the score kernel has ended; of task `index` of the wave. */
@@ -74,8 +74,11 @@ public:
             __syncthreads(); /* space is used for something else */
             return false;
         }
-        if (kFloor && (is_all_equal_ || !is_ranked()))
+        if (kFloor && (is_all_equal_ || !is_ranked())) {
+            if (kTail)
+                __syncthreads(); /* which others have by listing, if they have rows */
             return true;
+        }
         const int first = group_of(lane_id()), end = min(first + group_, used_);
         uint2 mine = {0, 0};
 #pragma unroll 1
@@ -124,6 +127,14 @@ public:
             this->kept = static_cast<int32_t>(space_.floor.kept) + run_.num_sink + run_.num_recent;
     }
 
+    /* Some of the middle are kept and some are not. */
+    __device__ bool is_ranked() const
+    {
+        if constexpr (kFloor)
+            return this->kept > run_.num_sink + run_.num_recent && this->kept < task_.length;
+        return task_.is_ranked;
+    }
+
     /* What there is to score anew. */
     __device__ RescoreTask rescore_task(const PlacedTask &placed) const
     {
@@ -133,7 +144,8 @@ public:
                 placed.index,     static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent)};
     }
 
-    /* sink(rank, position) for ranks first..end of 0..kept. is_found: what find said; else the row was scored anew. Ends with a barrier. */
+    /* sink(rank, position) for ranks first..end of 0..kept, with a tail of marked positions. is_found: what find said; else the row was scored anew. Ends
+     * with a barrier. */
     template <class Sink>
     __device__ void visit(int first, int end, bool is_found, Sink sink) const
     {
@@ -144,7 +156,8 @@ public:
             const uint32_t *positions = rescored_positions(run_, cut_.first_score);
             for (int rank = max(first, run_.num_sink) + static_cast<int>(threadIdx.x);
                  rank < min(end, num_kept() - run_.num_recent); rank += kThreads)
-                sink(rank, is_all_equal_ ? rank : static_cast<int>(load_l2(positions + rank - run_.num_sink)));
+                sink(rank, is_all_equal_ ? MarksBy().mark(rank, 0)
+                                         : static_cast<int>(load_l2(positions + rank - run_.num_sink)));
         } else if (is_ranked()) {
             const int low = max(first - run_.num_sink, 0), high = min(end - run_.num_sink, num_kept() - num_forced);
             visit_groups(low, high, [&](uint32_t rank, int position) {
@@ -173,6 +186,8 @@ private:
     /* Above the threshold and equal to it in this thread's group. With a floor registers are short. */
     __device__ uint2 mine() const { return kFloor ? space_.counts[lane_id() * kGroupRow + warp_id()] : mine_; }
 
+    using MarksBy = std::conditional_t<kTail, Marks, NoMarks>;
+
     /* The first region of this warp's group `lane`. */
     __device__ int group_of(int lane) const { return (lane * kWarps + warp_id()) * group_; }
 
@@ -186,14 +201,6 @@ private:
         for (uint32_t j = 0; j < num; j++) /* low words are complements of positions */
             before.x += space_.fine[j] >= space_.fine_threshold && ~static_cast<uint32_t>(space_.fine[j]) < start;
         return static_cast<int>(before.x);
-    }
-
-    /* Some of the middle are kept and some are not. */
-    __device__ bool is_ranked() const
-    {
-        if constexpr (kFloor)
-            return this->kept > run_.num_sink + run_.num_recent && this->kept < task_.length;
-        return task_.is_ranked;
     }
 
     /* Whether the threshold is one that lists of candidates know, which have no score 0. */
@@ -212,9 +219,10 @@ private:
             const FloorQuery query =
                 floor_query(run_, placed.row, placed.head, static_cast<uint32_t>(task_.end - task_.first),
                             static_cast<uint32_t>(task_.kept - forced));
-            const FloorFound found = find_floor(run_.row_size, query, space_.levels, space_.floor,
-                                                load_l2(histogram_ + level_words(run_) + HATTN_CUDA_ZEROS),
-                                                [&](auto &x, auto &y, int i) { load_pairs(x, y, histogram_ + 2 * i); });
+            const FloorFound found =
+                find_floor<kTail>(run_.row_size, query, space_.levels, space_.floor,
+                                  load_l2(histogram_ + level_words(run_) + HATTN_CUDA_ZEROS),
+                                  [&](auto &x, auto &y, int i) { load_pairs(x, y, histogram_ + 2 * i); });
             threshold_ = found.threshold;
             this->kept = static_cast<int32_t>(found.kept) + forced;
             /* Score 0 is in no list: where the budget ends there, what it leaves out is not known. */
@@ -323,6 +331,13 @@ private:
         return first < task_.end ? load_l2(reinterpret_cast<const uint4 *>(scores)) : uint4{};
     }
 
+    /* Without an address of a register. */
+    __device__ static uint32_t score_at(const uint4 &scores, int i)
+    {
+        const uint32_t low = i & 2 ? scores.y : scores.x, high = i & 2 ? scores.w : scores.z, word = i & 4 ? high : low;
+        return i & 1 ? word >> 16 : word & 0xffff;
+    }
+
     /* What is selected of 256 scores, after so many of its region; adds to them. By a warp. */
     template <class Sink>
     __device__ void list_scores(const uint4 &scores, int32_t first, uint32_t *above_before, uint32_t *equal_before,
@@ -341,12 +356,13 @@ private:
                        total = from_lane(scan, 31);
         uint32_t num_above = *above_before + ((scan - mine) & 0xffff),
                  num_equal = *equal_before + ((scan - mine) >> 16);
+        const MarksBy marks;
 #pragma unroll 1
         for (uint32_t left = both; left; left &= left - 1) {
             const int bit = lowest_one(left);
             const bool is_above = above >> bit & 1;
             if (is_above || num_equal < threshold_.ties)
-                sink(num_above + min(num_equal, threshold_.ties), position + bit);
+                sink(num_above + min(num_equal, threshold_.ties), marks.mark(position + bit, score_at(scores, bit)));
             num_above += is_above;
             num_equal += !is_above;
         }
@@ -362,6 +378,7 @@ private:
             above_before = static_cast<uint32_t>(kept_before(region, {above_before, equal_before}));
             equal_before = 0;
         }
+        const MarksBy marks;
         view().each_candidate(region, [&](uint32_t level, uint32_t position, uint32_t place) {
             bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
             if (kKeyed && is_equal) {
@@ -372,7 +389,7 @@ private:
             const uint32_t num_above = above_before + count_ones(above & lanes_below()),
                            num_equal = equal_before + count_ones(equal & lanes_below());
             if (is_above || (is_equal && num_equal < threshold_.ties))
-                sink(num_above + min(num_equal, threshold_.ties), static_cast<int>(position));
+                sink(num_above + min(num_equal, threshold_.ties), marks.mark(static_cast<int>(position), level));
             above_before += count_ones(above);
             equal_before += count_ones(equal);
         });

@@ -215,6 +215,10 @@ __device__ inline T from_after(T x, int distance)
 
 __device__ inline void warp_barrier() { __syncwarp(); }
 
+constexpr int kWarpsOfWave = 1;
+
+__device__ inline bool any_of_wave(bool yes) { return yes; }
+
 /* ---- atomics and fences ---- */
 
 __device__ inline uint32_t atomic_add(uint32_t *word, uint32_t amount) { return atomicAdd(word, amount); }

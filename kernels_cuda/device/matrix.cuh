@@ -83,7 +83,8 @@ struct Fragment {
     }
 };
 
-/* c[16 x 8] += a[16 x 16] b[16 x 8], of float16 or bfloat16; c, a and b as Fragment says. */
+/* c[16 x 8] += a[16 x 16] b[16 x 8], of float16 or bfloat16; c, a and b as Fragment says. All warps of a wave come to it
+ * together, also those that have nothing to multiply (any_of_wave): AMD's instructions write registers of lanes that are off. */
 using vendor::mma_16816;
 
 /* Lane (g, t) holds elements (g, 2t), (g, 2t+1) of an 8 x 8 matrix of 16 bits, and gets those of its transpose. */

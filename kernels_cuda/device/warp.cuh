@@ -63,6 +63,11 @@ __device__ inline float warp_max(float x)
 /* Of numbers that are not negative: their bits are in the same order. */
 using vendor::warp_max_magnitude;
 
+/* Whether a warp of this one's wave says yes, of which there are at most kWarpsOfWave; for all of them together. What is around a
+ * product of matrices (matrix.cuh) goes by it. */
+using vendor::any_of_wave;
+using vendor::kWarpsOfWave;
+
 /* Sum over the lanes up to this one. */
 __device__ inline uint32_t warp_scan(uint32_t x)
 {

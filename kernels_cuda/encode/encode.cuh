@@ -285,7 +285,7 @@ public:
         const int step = split_.shares * 16, first = first_input();
         float z[kBlocks][4][4] = {};
 #pragma unroll 1
-        for (int i = first; i < num_inputs || i == first; i += kSteps * step) {
+        for (int i = first; any_of_wave(i < num_inputs || i == first); i += kSteps * step) {
             uint4 v[kSteps][4];
             uint32_t x[kSteps][kBlocks][2] = {};
 #pragma unroll
@@ -303,12 +303,15 @@ public:
                             x[s][b][0] = pairs_[b][done / 2];
                             x[s][b][1] = pairs_[b][done / 2 + 4];
                         }
+                } else if constexpr (kWarpsOfWave > 1) {
+                    for (uint4 &row : v[s])
+                        row = {};
                 }
             if (i == first)
                 meanwhile();
 #pragma unroll
             for (int s = 0; s < kSteps; s++)
-                if (i + s * step < num_inputs) {
+                if (any_of_wave(i + s * step < num_inputs)) {
                     const uint32_t *r0 = &v[s][0].x, *r1 = &v[s][1].x, *r2 = &v[s][2].x, *r3 = &v[s][3].x;
 #pragma unroll
                     for (int j = 0; j < 4; j++) {

@@ -61,7 +61,11 @@ private:
         warp_row_ = warp_id() / num_warps;
         warp_rows_ = kNumWarps / num_warps;
         if (warp_row_ >= warp_rows_)
-            warp_row_ = kTokens; /* one of the warps that are left over */
+            warp_row_ = kTokens;          /* one of the warps that are left over */
+        if constexpr (kWarpsOfWave > 1) { /* known here: clang would keep more registers for any_of_wave */
+            const int first = warp_id() / kWarpsOfWave * kWarpsOfWave / num_warps;
+            warp_ahead_ = warp_row_ - (first < warp_rows_ ? first : kTokens);
+        }
         lane_fragment_ = 16 * Tile::place(Fragment::a_source_row(), Fragment::a_source_chunk());
         const int row_words = kBits / 32, row = g + t % 2 * 8; /* of what this lane stores */
         lane_code_ = kBlocks == 8   ? row * row_words + warp_column_ * 2 + t / 2
@@ -94,11 +98,12 @@ private:
     __device__ void encode(const char *keys, uint32_t *codes) const
     {
 #pragma unroll 1
-        for (int tile = warp_row_; tile < kTokens / 16; tile += warp_rows_) {
+        for (int tile = warp_row_; tile - warp_ahead_ < kTokens / 16; tile += warp_rows_) {
+            const int taken = kWarpsOfWave == 1 || tile < kTokens / 16 ? tile : 0; /* once more, the same codes */
             float z[kBlocks][4] = {};
             float nan[2] = {0.0f, 0.0f};
-            multiply(keys + tile * 16 * kChunks * 16, z, nan);
-            pack(codes + tile * 16 * (kBits / 32), z, nan);
+            multiply(keys + taken * 16 * kChunks * 16, z, nan);
+            pack(codes + taken * 16 * (kBits / 32), z, nan);
         }
     }
 
@@ -188,6 +193,7 @@ private:
     Space &space_;
     float scale_;                            /* of fp8 keys */
     int warp_column_, warp_row_, warp_rows_; /* which bits, and which 16 tokens of a tile: the first, and the step */
+    int warp_ahead_ = 0;                     /* of the first warp of this wave, which has as many turns or one more */
     int lane_fragment_, lane_code_;          /* bytes to this lane's row of a fragment; where its code goes */
     uint32_t map_[kSteps][kBlocks][2];
 };

@@ -29,7 +29,7 @@ static void check(Wave *w, const Inst *in, int lanes)
         fail(w, "a matrix product with modifiers");
 }
 
-/* Products do not know which lanes are off: here, those that would mix theirs with others' are an error. */
+/* Products do not know which lanes are off, and write their registers, where the compiler keeps what these lanes need later: an error. */
 static void check_lanes(Wave *w)
 {
     if (w->exec != ALL_LANES)
@@ -74,12 +74,13 @@ void own_mfma_f32_16x16x4_f32(Wave *w, const Inst *in) { mfma(w, in, 16, 4, F32)
 void own_mfma_f32_32x32x2_f32(Wave *w, const Inst *in) { mfma(w, in, 32, 2, F32); }
 
 /* Sixteen blocks of 4 x 4 x inner. Lane l has row l % 4 of A and column l % 4 of B and of D of block l / 4; register r
- * of D is row r. Of 2^cbsz neighbours all take the A of one, abid. Lanes that are off take part. */
+ * of D is row r. Of 2^cbsz neighbours all take the A of one, abid. */
 static void mfma_of_blocks(Wave *w, const Inst *in, int inner, int type)
 {
     static float d[4][LANES];
     const int cbsz = in->sub, abid = in->offset;
     check(w, in, 64);
+    check_lanes(w);
     if (cbsz > 4 || abid >> cbsz)
         fail(w, "a broadcast of block %d among 2^%d", abid, cbsz);
     for (int r = 0; r < 4; r++)

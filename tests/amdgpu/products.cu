@@ -15,10 +15,10 @@ __device__ inline T small(uint32_t x)
         return to_bfloat16(value);
 }
 
-/* Four warps, those of `warps`: 1 + a b, of a (16 x 16) and b (16 x 8) of their own in `in`. Fragments come from shared
- * memory, a's as its rows or its columns lie there. */
-template <class T, bool kColumns>
-__device__ inline void multiply(const uint32_t *in, uint64_t *out, unsigned warps)
+/* Four warps: 1 + a b as often as a warp's digit in `turns` says, of a (16 x 16) and b (16 x 8) of their own in `in`. Fragments
+ * come from shared memory, a's as its rows or its columns lie there. kTogether: turns are those of waves. */
+template <class T, bool kColumns, bool kTogether>
+__device__ inline void multiply(const uint32_t *in, uint64_t *out, unsigned turns)
 {
     constexpr int kRow = 24;
     __shared__ __align__(16) T a[4][16 * kRow], b[4][8 * kRow];
@@ -29,27 +29,34 @@ __device__ inline void multiply(const uint32_t *in, uint64_t *out, unsigned warp
     for (unsigned i = lane; i < 128; i += 32)
         b[warp][i % 8 * kRow + i / 8] = small<T>(own[256 + i]);
     __syncthreads();
-    if (!(warps >> warp & 1))
-        return;
-    uint32_t x[4], y[2];
-    if (kColumns)
-        load_transposed(x, &a[warp][(lane % 8 + lane / 16 * 8) * kRow + lane / 8 % 2 * 8]);
-    else
-        load_matrices(x, &a[warp][lane % 16 * kRow + lane / 16 * 8]);
-    load_matrices(y, &b[warp][lane % 8 * kRow + lane / 8 % 2 * 8]);
+    const unsigned own_turns = turns >> 4 * warp & 15;
     float c[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-    mma_16816<T>(c, x[0], x[1], x[2], x[3], y[0], y[1]);
+#pragma unroll 1
+    for (unsigned turn = 0; kTogether ? any_of_wave(turn < own_turns) : turn < own_turns; turn++) {
+        uint32_t x[4], y[2];
+        if (kColumns)
+            load_transposed(x, &a[warp][(lane % 8 + lane / 16 * 8) * kRow + lane / 8 % 2 * 8]);
+        else
+            load_matrices(x, &a[warp][lane % 16 * kRow + lane / 16 * 8]);
+        load_matrices(y, &b[warp][lane % 8 * kRow + lane / 8 % 2 * 8]);
+        if (turn >= own_turns)
+            y[0] = y[1] = 0;
+        mma_16816<T>(c, x[0], x[1], x[2], x[3], y[0], y[1]);
+    }
     for (unsigned i = 0; i < 4; i++)
         out[warp * 128 + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = bits_of(c[i]);
 }
 
-#define PRODUCTS(name, T, columns, warps) \
-    extern "C" __global__ void name(const uint32_t *in, uint64_t *out) { multiply<T, columns>(in, out, warps); }
-PRODUCTS(rows_float16, float16, false, 15)
-PRODUCTS(rows_bfloat16, bfloat16, false, 15)
-PRODUCTS(columns_float16, float16, true, 15)
-PRODUCTS(columns_bfloat16, bfloat16, true, 15)
-PRODUCTS(first_halves, float16, false, 5)
-PRODUCTS(second_halves, bfloat16, true, 10)
+#define PRODUCTS(name, T, columns, together, turns)                    \
+    extern "C" __global__ void name(const uint32_t *in, uint64_t *out) \
+    {                                                                  \
+        multiply<T, columns, together>(in, out, turns);                \
+    }
+PRODUCTS(rows_float16, float16, false, true, 0x1111)
+PRODUCTS(rows_bfloat16, bfloat16, false, true, 0x1111)
+PRODUCTS(columns_float16, float16, true, true, 0x1111)
+PRODUCTS(columns_bfloat16, bfloat16, true, true, 0x1111)
+PRODUCTS(together, float16, false, true, 0x3201)
+PRODUCTS(apart, float16, false, false, 0x3201)
 
 } // namespace hattn::vendor

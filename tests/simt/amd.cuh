@@ -41,14 +41,14 @@ inline float element(Quarter x, unsigned k)
 
 /* Lane l has of block l / 4: row l % 4 of a, column l % 4 of b, four places of the inner dimension each; of the sums
  * column l % 4, register r is row r. cbsz 2: four blocks, from a multiple of four on, take the a of one of them, abid.
- * The wave's other warp may be doing anything: what its lanes have is no number. */
+ * The wave's other warp has to be here, too, since its registers are written; what it multiplies is no number for this one. */
 template <class T, int kBlock>
 inline void mfma_4x4x4(Sums<4> &sums, Quarter a, Quarter b, simt::Place place = SIMT_HERE)
 {
     struct Operands {
         Quarter a, b;
     };
-    vendor::together("mfma_4x4x4", Operands{a, b}, place, [&](auto of, unsigned) {
+    vendor::together_in_wave("mfma_4x4x4", Operands{a, b}, place, [&](auto of, unsigned) {
         const unsigned l = threadIdx.x & 63, block = l / 4;
         const auto lane = [&](unsigned other) {
             const Quarter nan = {0xffffffffu, 0xffffffffu};

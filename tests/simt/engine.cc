@@ -37,7 +37,7 @@ void block_barrier(Place place)
     engine.leave(lane);
 }
 
-const Brought *meet(const char *kind, const void *brought, size_t size, Place place)
+static const Brought *meet(const char *kind, const void *brought, size_t size, Place place, bool is_of_wave)
 {
     Lane &lane = running();
     Wave &wave = *lane.wave;
@@ -53,6 +53,7 @@ const Brought *meet(const char *kind, const void *brought, size_t size, Place pl
     memcpy(all[number].bytes, brought, size);
     warp.kind = kind;
     warp.place = place;
+    warp.is_of_wave = is_of_wave;
     warp.here |= 1u << number;
     wave.ready &= ~(uint64_t(1) << lane.number);
     lane.looks = 0;
@@ -60,6 +61,26 @@ const Brought *meet(const char *kind, const void *brought, size_t size, Place pl
         engine.store_all(lane.home->later);
     engine.leave(lane);
     return all;
+}
+
+const Brought *meet(const char *kind, const void *brought, size_t size, Place place)
+{
+    return meet(kind, brought, size, place, false);
+}
+
+const Brought *meet_in_wave(const char *kind, const void *brought, size_t size, Place place)
+{
+    return meet(kind, brought, size, place, true);
+}
+
+bool any_of_wave(bool yes, Place place)
+{
+    Wave &wave = *running().wave;
+    if (wave.num_lanes == kWarp)
+        return yes;
+    wave.any_asked |= yes;
+    meet_in_wave("any_of_wave", "", 0, place);
+    return wave.any; /* until all of the wave are at the next such meeting */
 }
 
 void maybe_switch()

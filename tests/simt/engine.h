@@ -78,6 +78,10 @@ struct alignas(16) Brought {
 /* Returns what all 32 lanes brought, by lane, once they are here. It is there until this lane's next meeting but one. kind: all
  * lanes name the same. */
 const Brought *meet(const char *kind, const void *brought, size_t size, Place place);
+/* The same, where the other warp of the wave, if there is one, has to come, too. */
+const Brought *meet_in_wave(const char *kind, const void *brought, size_t size, Place place);
+/* Whether a warp of this wave says yes; in waves of 32 `yes` itself. */
+bool any_of_wave(bool yes, Place place);
 
 /* Another wave may go on here. */
 void maybe_switch();

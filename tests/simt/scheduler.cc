@@ -35,6 +35,7 @@ void Engine::start(Block &block, Size index, Size grid, int threads)
         wave.ready = wave.alive = ~uint64_t(0) >> (64 - wave.num_lanes);
         wave.at_barrier = 0;
         wave.warps[0].here = wave.warps[1].here = 0;
+        wave.any = wave.any_asked = false;
     }
     for (int t = 0; t < threads; t++) {
         Lane &lane = block.lanes[static_cast<size_t>(t)];
@@ -83,7 +84,7 @@ void Engine::release(Wave &wave, int half)
 }
 
 /* Nobody of a wave can go on: those of a warp that are all here can, both warps of a wave together where they meet at one
- * place. */
+ * place, and nowhere else if it is a place of waves. */
 bool Engine::settle(Wave &wave)
 {
     bool is_whole[2];
@@ -100,17 +101,29 @@ bool Engine::settle(Wave &wave)
              warp.place);
         return false;
     }
-    if (is_whole[0] && is_whole[1]) {
-        if (is_same(wave.warps[0].place, wave.warps[1].place)) {
-            release(wave, 0);
-            release(wave, 1);
-        } else {
-            release(wave, static_cast<int>(random() & 1));
-        }
-    } else if (is_whole[0] || is_whole[1]) {
-        release(wave, is_whole[1]);
+    if (is_whole[0] && is_whole[1] && is_same(wave.warps[0].place, wave.warps[1].place)) {
+        wave.any = wave.any_asked;
+        wave.any_asked = false;
+        release(wave, 0);
+        release(wave, 1);
+        return true;
     }
-    return wave.ready != 0;
+    const auto may_go = [&](int half) {
+        return is_whole[half] && !(wave.warps[half].is_of_wave && wave.num_lanes > kWarp);
+    };
+    const int first = static_cast<int>(random() & 1);
+    for (int half : {first, 1 - first})
+        if (may_go(half)) {
+            release(wave, half);
+            return true;
+        }
+    if (is_whole[0] || is_whole[1]) {
+        const Warp &warp = wave.warps[is_whole[1]], &other = wave.warps[!is_whole[1]];
+        fail(std::string("a warp of a wave is at ") + warp.kind + " without the other, which " +
+                 (other.here ? "is at " + text(other.place) : "waits for its block or has returned"),
+             warp.place);
+    }
+    return false;
 }
 
 /* Until nobody of it can go on, or somebody lets others. Whether anybody did something. */

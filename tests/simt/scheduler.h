@@ -45,10 +45,12 @@ struct Warp {
     uint32_t here;             /* lanes */
     const char *kind;
     Place place;
+    bool is_of_wave; /* both warps of it have to come */
 };
 
 struct Wave {
     Warp warps[2];
+    bool any, any_asked;               /* any_of_wave's last answer, and of the lanes that are at the next one */
     uint64_t ready, at_barrier, alive; /* lanes */
     Place barrier;
     Lane *lanes; /* the first */

@@ -117,10 +117,9 @@ inline void wait_for_previous() {}
 
 /* Calls f with what all lanes brought, and this lane's number. */
 template <class T, class F>
-inline auto together(const char *kind, const T &x, simt::Place place, F f)
+inline auto of_brought(const simt::Brought *all, F f)
 {
     static_assert(sizeof(T) <= sizeof(simt::Brought) && std::is_trivially_copyable_v<T>, "brought as bytes");
-    const simt::Brought *all = simt::meet(kind, &x, sizeof(x), place);
     return f(
         [all](unsigned lane) {
             T brought;
@@ -128,6 +127,19 @@ inline auto together(const char *kind, const T &x, simt::Place place, F f)
             return brought;
         },
         threadIdx.x & 31);
+}
+
+template <class T, class F>
+inline auto together(const char *kind, const T &x, simt::Place place, F f)
+{
+    return of_brought<T>(simt::meet(kind, &x, sizeof(x), place), f);
+}
+
+/* The same, of both warps of a wave, which each have what their own brought. */
+template <class T, class F>
+inline auto together_in_wave(const char *kind, const T &x, simt::Place place, F f)
+{
+    return of_brought<T>(simt::meet_in_wave(kind, &x, sizeof(x), place), f);
 }
 
 template <class T>
@@ -158,6 +170,10 @@ inline T from_after(T x, int distance, simt::Place place = SIMT_HERE)
 }
 
 inline void warp_barrier(simt::Place place = SIMT_HERE) { simt::meet("warp_barrier", "", 0, place); }
+
+constexpr int kWarpsOfWave = 2; /* at most */
+
+inline bool any_of_wave(bool yes, simt::Place place = SIMT_HERE) { return simt::any_of_wave(yes, place); }
 
 /* ---- atomics and fences ---- */
 

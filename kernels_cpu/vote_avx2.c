@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels_cpu/avx2.h"
+
+#include "kernels_cpu/vote_lanes.h"
+
+uint64_t hattn_vote_avx2(const uint16_t *scores, int n, int32_t step, uint32_t *shares, uint32_t *keys)
+{
+    return vote(scores, n, step, shares, keys);
+}
