@@ -223,6 +223,12 @@ static inline float min_f32(float x, float y)
     return x != x ? y : y != y ? x : x < y ? x : y < x ? y : signbit(x) ? x : y;
 }
 
+static inline double max_f64(double x, double y)
+{
+    return x != x ? y : y != y ? x : x > y ? x : y > x ? y : signbit(x) ? y : x;
+}
+static inline double min_f64(double x, double y) { return -max_f64(-x, -y); }
+
 static inline int exponent32(float x) { return bits32(x) >> 23 & 255; }
 static inline int exponent64(double x) { return (int)(bits64(x) >> 52 & 2047); }
 static inline int exponent16(float x) { return (int)(bits16(x) >> 10 & 31); }

@@ -21,6 +21,7 @@ _OWN = [
     (r"V_MAD_U64_U32", "mad_u64_u32"), (r"V_MAD_I64_I32", "mad_i64_i32"), (r"V_PERM_B32", "perm"),
     (r"V_BCNT_U32_B32", "bcnt"),
     (r"V_MAX_F32", "max_f32"), (r"V_MIN_F32", "min_f32"), (r"V_MAX_F16", "max_f16"), (r"V_MIN_F16", "min_f16"),
+    (r"V_MAX_F64", "max_f64"), (r"V_MIN_F64", "min_f64"),
     (r"V_RNDNE_F32", "rndne_f32"), (r"V_LDEXP_F32", "ldexp_f32"),
     (r"V_DIV_SCALE_F32", "div_scale_f32"), (r"V_DIV_FMAS_F32", "div_fmas_f32"),
     (r"V_(FMA|MAD)_MIX_F32", "mix_f32"), (r"V_(FMA|MAD)_MIXLO_F16", "mixlo_f16"), (r"V_(FMA|MAD)_MIXHI_F16", "mixhi_f16"),

@@ -267,6 +267,18 @@ void own_min_f32(Wave *w, const Inst *in) { minimum(w, in, 0, 0, 0); }
 void own_max_f16(Wave *w, const Inst *in) { minimum(w, in, 1, 1, !in->is_rdna); }
 void own_min_f16(Wave *w, const Inst *in) { minimum(w, in, 1, 0, !in->is_rdna); }
 
+static void minimum64(Wave *w, const Inst *in, double (*f)(double, double))
+{
+    uint64_t a[LANES], b[LANES];
+    fetch64(w, in, 0, SIGN_64, a);
+    fetch64(w, in, 1, SIGN_64, b);
+    LOOP a[l] = bits64(f(f64_of(a[l]), f64_of(b[l])));
+    store64(w, in, 64, a);
+}
+
+void own_max_f64(Wave *w, const Inst *in) { minimum64(w, in, max_f64); }
+void own_min_f64(Wave *w, const Inst *in) { minimum64(w, in, min_f64); }
+
 /* The pseudocode's floor(x + 0.5) rounds the sum, too. */
 void own_rndne_f32(Wave *w, const Inst *in)
 {

@@ -30,8 +30,10 @@ inline uint32_t unit_reversed(uint32_t x)
 /* 0, infinity, NaN or a number, of either sign. */
 #define UNIT_S(x) \
     UNIT_F((((x)&3) == 0 ? 0 : ((x)&3) == 1 ? 0x7f800000u : ((x)&3) == 2 ? 0x7fc00000u : 0x3fc00000u) | ((x)&1u << 31))
+#define UNIT_D(x, y) __builtin_bit_cast(double, uint64_t(x) << 32 | (y))
 /* NaN is the same whatever its bits. */
 #define UNIT_N(x) ((x) == (x) ? UNIT_U(x) : 0x7fc00000u)
+#define UNIT_DN(x) ((x) == (x) ? __builtin_bit_cast(uint64_t, x) : uint64_t(0x7ff8) << 48)
 
 #define UNITS(UNIT)                                                                                                   \
     UNIT(add64, ((uint64_t(x) << 32) | y) + ((uint64_t(y) << 32) | z))                                                \
@@ -70,6 +72,12 @@ inline uint32_t unit_reversed(uint32_t x)
     UNIT(float_abs, UNIT_N(__builtin_fabsf(UNIT_F(x)) - __builtin_fabsf(UNIT_F(y))))                                  \
     UNIT(float_max, UNIT_N(__builtin_fmaxf(UNIT_F(x) + 1.0f, UNIT_F(y) + 1.0f)))                                      \
     UNIT(float_min, UNIT_N(__builtin_fminf(UNIT_F(x) + 1.0f, UNIT_F(y) + 1.0f)))                                      \
+    UNIT(double_max, UNIT_DN(__builtin_fmax(UNIT_D(x, y) + 1.0, UNIT_D(y, z) + 1.0)))                                 \
+    UNIT(double_min, UNIT_DN(__builtin_fmin(UNIT_D(x, y) + 1.0, UNIT_D(y, z) + 1.0)))                                 \
+    UNIT(double_fma, UNIT_DN(__builtin_fma(UNIT_D(x, y), UNIT_D(y, z), UNIT_D(z, x))))                                \
+    UNIT(double_mul, UNIT_DN(UNIT_D(x, y) * UNIT_D(y, z)))                                                            \
+    UNIT(double_of_int, UNIT_DN(static_cast<double>(static_cast<int64_t>(uint64_t(x) << 32 | y)) + UNIT_D(z, x)))     \
+    UNIT(double_to_float, UNIT_N(static_cast<float>(UNIT_D(x, y)) + static_cast<float>(y)))                           \
     UNIT(float_round, UNIT_N(__builtin_rintf(UNIT_F(x))))                                                             \
     UNIT(float_trunc, UNIT_N(__builtin_truncf(UNIT_F(x)) + __builtin_floorf(UNIT_F(y))))                              \
     UNIT(float_of_int, uint64_t(UNIT_U(int(x))) << 32 | UNIT_U(y))                                                    \

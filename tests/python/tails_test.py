@@ -319,14 +319,24 @@ def test_sums_of_what_is_dropped_or_hidden_are_forgotten():
     with torch.no_grad():
         found = torch.stack([model(mixed[:, i:i + 1], past_key_values=cache).logits[:, -1] for i in range(40, 60)], 1)
     torch.testing.assert_close(found, steps(model, mixed, fresh(), 30)[:, 10:], **exactly)
+    cache.crop(-20)
+    long = torch.cat([ids[:, :40], prompt(2, 50, seed=5)], 1)
+    with torch.no_grad():  # others that no step has counted, past what was counted
+        model(long[:, 40:80], past_key_values=cache)
+    late = fresh()
+    steps(model, long[:, :40], late, 30)
+    with torch.no_grad():
+        model(long[:, 40:80], past_key_values=late)
+        found = [[model(long[:, i:i + 1], past_key_values=one).logits for i in range(80, 90)] for one in (cache, late)]
+    torch.testing.assert_close(*found, **exactly)
     cache.crop(-1)  # what was counted ends there: nothing is lost
-    assert cache.layers[1].value_lengths.eq(59).all()
+    assert cache.layers[1].value_lengths.eq(89).all()
     cache.reset()
     torch.testing.assert_close(steps(model, other, cache, 30), steps(model, other, fresh(), 30), **exactly)
 
     def hiding(cache):
         mask = torch.ones((2, 61), dtype=torch.long)
-        mask[1, :9] = 0
+        mask[1, 0] = 0
         with torch.no_grad():
             return model(ids[:, :1], past_key_values=cache, attention_mask=mask).logits
 
@@ -341,7 +351,7 @@ def test_sums_of_what_is_dropped_or_hidden_are_forgotten():
         layer.sum_values(layer.value_buffer, cache.lengths(2, layer.length, torch.device("cpu")), None)
     late.select(8, **TAIL)
     torch.testing.assert_close(hiding(cache), hiding(late), **exactly)
-    assert cache.layers[1].value_lengths.tolist() == [[60, 60], [51, 51]]
+    assert cache.layers[1].value_lengths.tolist() == [[60, 60], [59, 59]]
 
 
 def test_sums_go_with_their_sequences():
