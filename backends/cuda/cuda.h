@@ -10,6 +10,10 @@
 /* Everything that loading needs and leaves; zeroed before. */
 void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params);
 
+/* Of attention: the engine, its heads a block and shared memory, strides as it counts them. params->group and dense_group are there. */
+void hattn_cuda_choose_attention(const hattn_cuda_properties *device, const hattn_problem *p,
+                                 hattn_cuda_params *params);
+
 /* What launch limits rule out. name: the backend's. */
 hattn_status hattn_cuda_check(const char *name, const hattn_cuda_properties *device, const hattn_cuda_params *params,
                               hattn_error *error);

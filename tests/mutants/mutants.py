@@ -111,10 +111,10 @@ MUTANTS = [
     Mutant("quotas of the groups above do not count", "backends/cpu/processors.c", "        *slash = 0;\n", "        return quota;\n",
            "//tests:processors_test"),
     # ---- CUDA's host side ----
-    Mutant("CUDA: fp32 caches on tensor cores", "backends/cuda/plan.c",
+    Mutant("CUDA: fp32 caches on tensor cores", "backends/cuda/engines.c",
            "return (p->k_cache.dtype == HATTN_F16 || p->k_cache.dtype == HATTN_BF16) && p->q.dtype",
            "return p->k_cache.dtype != HATTN_F8_E4M3 && p->q.dtype", "//tests:cuda_plan_test"),
-    Mutant("CUDA: rows that start anywhere taken for aligned", "backends/cuda/plan.c", "if (bytes % 16 || bytes / 16 > UINT32_MAX)",
+    Mutant("CUDA: rows that start anywhere taken for aligned", "backends/cuda/engines.c", "if (bytes % 16 || bytes / 16 > UINT32_MAX)",
            "if (bytes / 16 > UINT32_MAX)", "//tests:cuda_plan_test"),
     Mutant("CUDA: a divisor's magic off by one", "kernels_cuda/params.h", "/ divisor + 1);", "/ divisor);", "//tests:cuda_plan_test"),
     Mutant("CUDA: a width of codes forgotten", "kernels_cuda/code_widths.inc", "CODE_WIDTH(16, true, decode_score_loose_16)\n", "",
