@@ -64,8 +64,7 @@ class HashLayer(DynamicLayer):
         self.by, self.cache, self.length = by, cache, 0
         self.key_map: list[Tensor] = []
         self.query_map: list[Tensor] = []
-        self.slopes: Tensor | None = None
-        self.head_slopes: Tensor | None = None
+        self.slopes: dict[str, Tensor] = {}
         self.codes_buffer: Tensor | None = None
         # What a tail needs: int64 [sequences, Hkv, dv], int32 [sequences, Hkv], and hidden int32 [sequences], as many
         # tokens of each were then padding; of tokens below `summed`.
@@ -105,10 +104,7 @@ class HashLayer(DynamicLayer):
                                  (self.by.name, *self.by.key[0].shape[:2], heads, d))
             self.key_map, self.query_map = ([x.to(self.device, self.dtype).contiguous() for x in flat]
                                             for flat in (self.by.key, self.by.query))
-            if self.by.score in self.by.slopes:
-                self.slopes = self.by.own_slopes().to(self.device)
-            if OF_HEADS in self.by.slopes:
-                self.head_slopes = self.by.slopes[OF_HEADS].to(self.device)
+            self.slopes = {kind: slopes.to(self.device) for kind, slopes in self.by.slopes.items()}
             self.codes_buffer = torch.empty((self.by.key[0].shape[0], sequences, 0, (self.by.bits + 31) // 32),
                                             dtype=torch.int32, device=self.device)
         self.is_initialized = True
@@ -217,7 +213,7 @@ class HashCache(DynamicCache):
     and num_recent of the last among them. min_probability: with such a floor, by the slopes of the maps, the budget is
     the most; min_k are kept in any case (0: 64, or the budget). tail: keys that are not kept count with the mean of all
     values, by this factor (0.5) what their scores promise. num_candidates: of so many, 4 times the budget, scores of
-    each query head decide; weighted scores only. capacity: tokens to have room for from the start."""
+    each query head decide, which are weighted ones. capacity: tokens to have room for from the start."""
 
     def __init__(self, config: Any, maps: str | os.PathLike[str] | dict[int, LayerMap], budget: int = 512,
                  num_sink: int = 0, num_recent: int = 0, first_layer: int = 0, capacity: int = 0,
@@ -251,7 +247,7 @@ class HashCache(DynamicCache):
                 if num_candidates:
                     layer.by.head_slopes()
                 if self.reads_slopes:
-                    layer.by.own_slopes()
+                    layer.by.slopes_of(layer.by.score_of(num_candidates))
         self.budget, self.min_probability, self.min_k = budget, min_probability, min_k
         self.tail, self.num_candidates = tail, num_candidates
         # Sequences no longer than this are attended to as they are.
@@ -289,16 +285,17 @@ def _decode(step: _Step, query: Tensor, mask: Tensor | None, scaling: float | No
             cache.counts.append(lengths[:, None])
         return ops.attend(q, k, v, lengths, block_table=table, scale=scaling or 0.0)[0][:, None]
     heads = q.shape[1] if layer.by.per_query_head(k.shape[2]) else 0
-    more: dict[str, Any] = dict(block_table=table, score=layer.by.score, num_sink=cache.num_sink,
+    score = layer.by.score_of(cache.num_candidates)
+    more: dict[str, Any] = dict(block_table=table, score=score, num_sink=cache.num_sink,
                                 num_recent=cache.num_recent, num_selection_heads=heads, scale=scaling or 0.0)
     if cache.min_probability:
         more.update(min_probability=cache.min_probability, min_k=cache.min_k)
     if cache.reads_slopes:
-        more.update(slopes=layer.slopes)
+        more.update(slopes=layer.slopes[score])
     if cache.tail:
         more.update(tail=cache.tail, **layer.sum_values(v, lengths, table))
     if cache.num_candidates:
-        more.update(num_candidates=cache.num_candidates, head_slopes=layer.head_slopes)
+        more.update(num_candidates=cache.num_candidates, head_slopes=layer.slopes[OF_HEADS])
     if cache.counts is None:
         return ops.decode(q, k, v, codes, layer.query_map, lengths, cache.budget, **more)[:, None]
     out, counts = ops.decode_counted(q, k, v, codes, layer.query_map, lengths, cache.budget, **more)

@@ -228,7 +228,7 @@ def test_refusals_of_sums():
 def sloped(kind, heads=2):
     maps = maps_of(kind, heads=heads)
     for by in maps.values():
-        by.slopes = {kind: torch.linspace(0.05, 0.1, heads)}
+        by.slopes = {"weighted": torch.linspace(0.04, 0.08, heads), kind: torch.linspace(0.05, 0.1, heads)}
         if heads == 2:
             by.slopes[traces.OF_HEADS] = torch.linspace(0.1, 0.2, 4)
     return maps
@@ -243,13 +243,14 @@ def by_plans(maps, budget, features):
         if query.shape[2] != 1 or by is None or key.shape[2] <= budget:
             return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **more)
         rows, heads = [], query.shape[1] if by.per_query_head(key.shape[1]) else 0
+        score = "weighted" if "num_candidates" in features else by.score
         for b in range(query.shape[0]):
             first = 0 if mask is None else int(key.shape[2] - mask[b].sum())
             q = query[b, :, 0][None].numpy()
             k, v = (x[b, :, first:].transpose(0, 1).contiguous()[None].numpy() for x in (key, value))
             weight = hattn.HashMap(by.query[0].numpy())
             plan = device.plan(q=q, k_cache=k, v_cache=v, query_map=weight, max_sequences=1, max_length=k.shape[1],
-                               k=budget, score_kind=ops.SCORES[by.score], num_selection_heads=heads,
+                               k=budget, score_kind=ops.SCORES[score], num_selection_heads=heads,
                                num_code_heads=len(by.key[0]), **features)
             codes = plan.empty("codes", pages=1, slots=k.shape[1])
             keys = hattn.HashMap(by.key[0].numpy(), by.key[1].numpy())
@@ -258,7 +259,7 @@ def by_plans(maps, budget, features):
             if "tail" in features:
                 given = {name: plan.empty(name, states=1) for name in ("value_sums", "value_lengths")}
             if "tail" in features or "num_candidates" not in features:
-                given["slopes"] = by.slopes[by.score].numpy()
+                given["slopes"] = by.slopes[score].numpy()
             if "num_candidates" in features:
                 given["head_slopes"] = by.slopes[traces.OF_HEADS].numpy()
             length = np.array([k.shape[1]], np.int32)
@@ -273,6 +274,7 @@ MODEL_FEATURES = {
     "tail": ("hamming", 4, TAIL),
     "floor, tail": ("weighted", 2, dict(min_probability=0.04, min_k=3) | TAIL),
     "candidates": ("weighted", 2, dict(num_candidates=24)),
+    "candidates of hamming maps, tail": ("hamming", 2, dict(num_candidates=24) | TAIL),
     "candidates, floor, tail": ("weighted", 2, dict(num_candidates=24, min_probability=0.04, min_k=3) | TAIL),
 }
 
@@ -373,7 +375,6 @@ def test_refusals_of_caches():
             (maps_of(), TAIL, "weighted64 has no slopes of weighted scores, which floors of probability and tails"),
             (maps_of(), dict(num_candidates=1000), "weighted64 has no slopes of query heads, which candidates need"),
             (sloped("weighted", 4), dict(num_candidates=1000), "to maps per KV head"),
-            (sloped("hamming"), dict(num_candidates=1000), "hamming64 has hamming scores: candidates are for weighted"),
             (sloped("weighted"), dict(num_candidates=999), "999 candidates are fewer than the 1000 keys")]:
         with pytest.raises(ValueError, match=words):
             cache_of(model, maps=maps, **more)

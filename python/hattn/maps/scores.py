@@ -69,7 +69,7 @@ class Ranking:
     def steps(self, rows: Rows) -> Tensor:
         """int64 [rows, Hs]: what one score is worth, by the map's slopes."""
         assert self.by is not None
-        nats = self.by.own_slopes().double()[:, None] * self.unit[:, rows].double()
+        nats = self.by.slopes_of(self.by.score).double()[:, None] * self.unit[:, rows].double()
         return (nats * (2048 / math.log(2))).round().clamp(0, 32768).long().T
 
 

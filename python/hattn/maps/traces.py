@@ -48,17 +48,18 @@ class LayerMap:
         together."""
         return self.is_mlp or self.key[0].shape[0] > num_kv_heads
 
-    def own_slopes(self) -> Tensor:
-        """Of its kind of score."""
-        if self.score not in self.slopes:
+    def score_of(self, num_candidates: int) -> str:
+        """By which it selects: candidates are chosen, and scored by query heads, by weighted scores of any map."""
+        return "weighted" if num_candidates else self.score
+
+    def slopes_of(self, score: str) -> Tensor:
+        if score not in self.slopes:
             raise ValueError("map %s has no slopes of %s scores, which floors of probability and tails need: "
-                             "python -m hattn.maps calibrate fits them" % (self.name, self.score))
-        return self.slopes[self.score]
+                             "python -m hattn.maps calibrate fits them" % (self.name, score))
+        return self.slopes[score]
 
     def head_slopes(self) -> Tensor:
         """Of query heads."""
-        if self.score != "weighted":
-            raise ValueError("map %s has %s scores: candidates are for weighted ones" % (self.name, self.score))
         if OF_HEADS not in self.slopes:
             raise ValueError("map %s has no slopes of query heads, which candidates need: python -m hattn.maps "
                              "calibrate fits them, to maps per KV head" % self.name)
