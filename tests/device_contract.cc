@@ -108,17 +108,20 @@ DeviceDecode::DeviceDecode(const devices::Memory *memory, const devices::Memory 
     counts = output("counts", &hattn_problem::counts);
     outputs_ = {&out, &lse, &weights, &indices, &counts};
     hattn_decode_args here = instance.decode_args(problem.append);
-    if (problem.append) { /* codes are written: a copy that may be */
-        codes = instance.codes.twin(".appended", 0);
-        memcpy(codes.memory->begin(), instance.codes.memory->begin(), codes.memory->accessible());
-        here.codes = codes.buffer();
-        outputs_.push_back(&codes);
-        if (instance.norms) {
-            norms = instance.norms.twin(".appended", 0);
-            memcpy(norms.memory->begin(), instance.norms.memory->begin(), norms.memory->accessible());
-            here.norms = norms.buffer();
-            outputs_.push_back(&norms);
-        }
+    /* What append writes to: a copy that may be written. */
+    const auto appended = [&](const Tensor &given, Tensor *own, hattn_buffer *buffer) {
+        if (!given)
+            return;
+        *own = given.twin(".appended", 0);
+        memcpy(own->memory->begin(), given.memory->begin(), given.memory->accessible());
+        *buffer = own->buffer();
+        outputs_.push_back(own);
+    };
+    if (problem.append) {
+        appended(instance.codes, &codes, &here.codes);
+        appended(instance.norms, &norms, &here.norms);
+        appended(instance.value_sums, &value_sums, &here.value_sums);
+        appended(instance.value_lengths, &value_lengths, &here.value_lengths);
     }
     here.out = out.buffer();
     here.lse = lse.buffer();

@@ -99,8 +99,8 @@ public:
 
     const Instance instance;
     Plan plan;
-    Tensor codes, norms, out, lse, weights, indices, counts; /* on the host */
-    hattn_decode_args args = {};                             /* on the device */
+    Tensor codes, norms, value_sums, value_lengths, out, lse, weights, indices, counts; /* on the host */
+    hattn_decode_args args = {};                                                        /* on the device */
 
 private:
     const devices::Memory *memory_;

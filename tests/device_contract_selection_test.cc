@@ -25,12 +25,21 @@ protected:
         const Tensor weights = job.weights.twin(".separate", 0xAA), indices = job.indices.twin(".separate", 0xAA),
                      counts = job.counts.twin(".separate", 0xAA),
                      scores = instance.output("scores", &hattn_problem::scores, 0xAA);
-        Tensor steps;
-        if (problem.min_probability > 0)
-            steps = instance.output("steps", &hattn_problem::steps, 0xAA);
+        const auto output_if = [&](bool is_there, const char *name, Field field) {
+            return is_there ? instance.output(name, field, 0xAA) : Tensor();
+        };
+        const bool has_tail = problem.tail > 0, by_heads = problem.num_candidates > 0;
+        const Tensor steps = output_if(has_tail || (problem.min_probability > 0 && !by_heads), "steps",
+                                       &hattn_problem::steps),
+                     shares = output_if(has_tail, "shares", &hattn_problem::shares),
+                     rests = output_if(has_tail, "rests", &hattn_problem::rests),
+                     head_weights = output_if(by_heads, "head_weights", &hattn_problem::head_weights),
+                     head_steps = output_if(by_heads, "head_steps", &hattn_problem::head_steps);
         hattn_encode_queries_args encode = instance.encode_queries_args();
         encode.weights = weights.buffer();
         encode.steps = steps.buffer();
+        encode.head_weights = head_weights.buffer();
+        encode.head_steps = head_steps.buffer();
         hattn_score_args score = instance.score_args();
         score.weights = weights.buffer();
         score.scores = scores.buffer();
@@ -43,6 +52,12 @@ protected:
         topk.indices = indices.buffer();
         topk.counts = counts.buffer();
         topk.steps = steps.buffer();
+        topk.shares = shares.buffer();
+        topk.rests = rests.buffer();
+        topk.head_weights = head_weights.buffer();
+        topk.head_steps = head_steps.buffer();
+        if (by_heads && job.codes)
+            topk.codes = job.codes.buffer();
 
         Mirror mirror(*memory, pinned);
         encode = mirror.there_all(encode);
