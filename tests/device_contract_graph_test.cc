@@ -62,6 +62,7 @@ TEST_P(DeviceGraphs, EveryAttendSparseIsCaptured) { expect_captured("attend_spar
 TEST_P(DeviceGraphs, EveryAttendDenseIsCaptured) { expect_captured("attend_dense"); }
 TEST_P(DeviceGraphs, EveryDecodeIsCaptured) { expect_captured("decode"); }
 TEST_P(DeviceGraphs, EveryMergeIsCaptured) { expect_captured("merge"); }
+TEST_P(DeviceGraphs, EverySumValuesIsCaptured) { expect_captured("sum_values"); }
 
 /* Each in a process of its own, which has loaded no kernel before. */
 TEST_P(DeviceGraphs, FirstRunOfAProcessIsCaptured)
@@ -231,7 +232,11 @@ std::vector<Problem> replayed_problems()
                              "kv_on_host",
                              "sink_logits",
                              "clustered",
-                             "equal"}) {
+                             "equal",
+                             "floor_weighted",
+                             "tail_floor",
+                             "tail_dim_128",
+                             "heads_floor_tail"}) {
         Problem problem = listed_problem(name);
         problem.max_length = 700;
         problem.append = true;
