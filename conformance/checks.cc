@@ -24,10 +24,14 @@ const struct {
     {"decode_append", check_decode_append},
 };
 
+bool has_operation(const Problem &problem, const std::string &op)
+{
+    return (problem.append || op != "decode_append") && (problem.tail > 0 || op != "sum_values");
+}
+
 bool wanted(const Problem &problem, const std::string &op, const std::string &filter)
 {
-    return (problem.append || op != "decode_append") && (problem.tail > 0 || op != "sum_values") &&
-           is_named(problem.name + "/" + op, filter);
+    return has_operation(problem, op) && is_named(problem.name + "/" + op, filter);
 }
 
 /* The plan, or what the outcome of every operation is instead. */
@@ -79,6 +83,15 @@ std::vector<std::string> operation_names()
     std::vector<std::string> names;
     for (const auto &operation : operations)
         names.push_back(operation.name);
+    return names;
+}
+
+std::vector<std::string> operation_names(const Problem &problem)
+{
+    std::vector<std::string> names;
+    for (const auto &operation : operations)
+        if (has_operation(problem, operation.name))
+            names.push_back(operation.name);
     return names;
 }
 

@@ -60,6 +60,8 @@ public:
 
 /* The names of the operations, in the order in which they are checked. */
 std::vector<std::string> operation_names();
+/* Of those that the problem has. */
+std::vector<std::string> operation_names(const Problem &problem);
 
 /* Whether the name contains the filter, or one of the texts of it that commas separate. */
 bool is_named(const std::string &name, const std::string &filter);

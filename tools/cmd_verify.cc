@@ -59,7 +59,7 @@ std::vector<Problem> chosen_problems(const Options &options, const GoldenFile *f
     for (int64_t i = 0; i < options.small; i++)
         all.push_back(small_problem(options.seed + i));
     for (const Problem &problem : all)
-        for (const std::string &op : operation_names())
+        for (const std::string &op : operation_names(problem))
             if (is_named(problem.name + "/" + op, options.filter)) {
                 chosen.push_back(problem);
                 break;
