@@ -10,20 +10,16 @@
  * 16 rows.
  *
  * fp8 stays bytes until a fragment is made. K: a register of ldmatrix is 4 neighbouring dims of a row, of which two
- * make the low and two the high half of an instruction's inner dimension; q is permuted alike. V: the transposing
+ * make the low and two the high half of an instruction's inner dimension; q is permuted alike (wide_query.cuh). V: the transposing
  * ldmatrix moves pairs of dims, so that a register is two dims of two rows, and one byte permute makes two registers of
  * two rows each: block row g is dim 2g, row g + 8 is dim 2g + 1.
- *
- * q of another type than fp16 with a cache that is fp16 or fp8: each head is scaled by a power of two, so that its
- * largest element is near 2^15; its 8 (bf16) bits are then exact. fp32 (kSplit) takes two columns a head, x = high +
- * low with 22 bits, and so do the weights: low parts are kept times 2^11, so that they are normal numbers. That is as
- * good as fp32 products.
  */
 #ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_WIDE_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_ATTEND_WIDE_CUH
 
 #include "kernels_cuda/attend/attend.cuh"
 #include "kernels_cuda/attend/wide_layout.h"
+#include "kernels_cuda/attend/wide_query.cuh"
 
 namespace hattn {
 
@@ -63,7 +59,9 @@ public:
             space_.sum[head] = 0.0f;
             if constexpr (kTail)
                 marked_sums()[head] = make_float2(0.0f, 0.0f);
-            space_.logit_scale[head] = p_.scale * task_.k_scale * store_query(row(head), head);
+            space_.logit_scale[head] =
+                p_.scale * task_.k_scale *
+                Query::store(p_, row(head), query(head), query(head + 8), layout_.q_bytes / 2 - 8);
         }
         if (layout_.k_chunks % 2)
 #pragma unroll 1
@@ -142,6 +140,7 @@ public:
 
 private:
     static constexpr bool kBytes = sizeof(Stored) == 1;
+    using Query = WideQuery<T, kBytes, kSplit>;
     static constexpr int kRowsOfLane = HATTN_WIDE_ROWS / 32;
     static constexpr int kDimBlocks = (kMaxDim / 16 + kWarps - 1) / kWarps;
     static constexpr float kLow = 1.0f / 2048.0f;
@@ -159,6 +158,8 @@ private:
         return reinterpret_cast<char *>(dynamic_memory);
     }
 
+    __device__ T *query(int column) const { return reinterpret_cast<T *>(shared() + column * layout_.q_bytes); }
+
     __device__ char *tile_at(int slot) const
     {
         return shared() + layout_.tiles + slot * layout_.tile_rows * layout_.row_bytes;
@@ -175,68 +176,6 @@ private:
     {
         return static_cast<const char *>(cache) +
                task_.kv_head * tensor.stride[2] * static_cast<int64_t>(sizeof(Stored)) + threadIdx.x % 8 * 16;
-    }
-
-    /* Where element e of q lies. fp8: of each 4 neighbours two go to the low half of their 16, two to the high half. */
-    __device__ static int place(int e) { return kBytes ? (e & ~15) | (e & 2) << 2 | (e & 12) >> 1 | (e & 1) : e; }
-
-    /* Element lane_id() + 32 k into x[k], zeros past the last: all loads in flight together. */
-    template <class Q>
-    __device__ void load_query(float (&x)[(kMaxDim + 31) / 32], const Q *q) const
-    {
-#pragma unroll
-        for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
-            const int e = lane_id() + 32 * k;
-            x[k] = e < p_.head_dim_qk ? to_float(q[e]) : 0.0f;
-        }
-    }
-
-    /* By a warp. Returns what the products are to be multiplied by. */
-    __device__ float store_query(const void *q, int head) const
-    {
-        const int dtype = p_.q.dtype, dims = p_.head_dim_qk, all = layout_.q_bytes / 2 - 8;
-        T *high = reinterpret_cast<T *>(shared() + head * layout_.q_bytes),
-          *low = reinterpret_cast<T *>(shared() + (head + 8) * layout_.q_bytes);
-        if (!kSplit && dtype == (std::is_same_v<T, float16> ? HATTN_F16 : HATTN_BF16) &&
-            reinterpret_cast<uintptr_t>(q) % 16 == 0) {
-            /* On its way while positions are found: add_rows waits for it with its first tile. */
-#pragma unroll 1
-            for (int e = lane_id() * (kBytes ? 2 : 8); e < dims; e += 32 * (kBytes ? 2 : 8)) {
-                if (kBytes)
-                    copy_async4(high + place(e), static_cast<const T *>(q) + e);
-                else
-                    copy_async16(high + e, static_cast<const T *>(q) + e, true);
-            }
-#pragma unroll 1
-            for (int e = dims + lane_id(); e < all; e += 32)
-                high[e] = from_float<T>(0.0f);
-            return 1.0f;
-        }
-        float x[(kMaxDim + 31) / 32];
-        PowerOfTwo scale = {1.0f, 1.0f};
-        if (dtype == HATTN_F32)
-            load_query(x, static_cast<const float *>(q));
-        else if (dtype == HATTN_F16)
-            load_query(x, static_cast<const float16 *>(q));
-        else
-            load_query(x, static_cast<const bfloat16 *>(q));
-        if (std::is_same_v<T, float16> && dtype != HATTN_F16) {
-            float largest = 0.0f;
-#pragma unroll
-            for (const float y : x)
-                largest = fmaxf(largest, fabsf(y));
-            scale = near_largest_half(warp_max(largest));
-        }
-#pragma unroll
-        for (int k = 0; k < (kMaxDim + 31) / 32; k++) {
-            const int e = lane_id() + 32 * k;
-            if (e >= all)
-                break;
-            high[place(e)] = from_float<T>(x[k] * scale.factor);
-            if (kSplit)
-                low[place(e)] = from_float<T>(x[k] * scale.factor - to_float(high[place(e)]));
-        }
-        return scale.inverse;
     }
 
     /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their
