@@ -43,7 +43,8 @@ static void choose_encoder(const hattn_problem *p, const hattn_map *map, const h
     m->num_layers = is_mlp ? 3 : 1;
     for (int i = 0; i < m->num_layers; i++) {
         m->num_outputs[i] = i + 1 < m->num_layers ? map->hidden[i] : p->code_bits;
-        memcpy(m->weight[i], map->weight_stride[i], sizeof(m->weight[i]));
+        m->weight[i] = map->weight_stride[i][0];
+        m->weight_row[i] = map->weight_stride[i][1];
         m->bias[i] = map->bias_stride[i];
     }
     memcpy(e->x, x->stride, sizeof(e->x));
