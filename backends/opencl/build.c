@@ -250,6 +250,7 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
         {HATTN_OPENCL_JOIN_TAIL, HATTN_OPENCL_JOIN_CL, has_tail ? "join_splits" : NULL, attend, ""},
         {HATTN_OPENCL_SUM_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "sum_values" : NULL, encode, ""},
+        {HATTN_OPENCL_JOIN_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "join_values" : NULL, encode, ""},
         {HATTN_OPENCL_MERGE, HATTN_OPENCL_MERGE_CL, "merge", join, ""},
     };
     add_encoder(&plan->keys, &p->key_map, encode, false, false, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
@@ -274,8 +275,9 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DMAX_SPLITS=64%s",
                  p->k_cache.dtype, i == HATTN_OPENCL_JOIN_TAIL ? " -DTAIL" : "");
-    snprintf(recipes[HATTN_OPENCL_SUM_VALUES].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d",
-             p->v_cache.dtype, has_aligned_rows(&p->v_cache));
+    for (int i = HATTN_OPENCL_SUM_VALUES; i <= HATTN_OPENCL_JOIN_VALUES; i++)
+        snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d", p->v_cache.dtype,
+                 has_aligned_rows(&p->v_cache));
     for (int i = 0; i < HATTN_OPENCL_NUM_KERNELS; i++) {
         const hattn_status status = recipes[i].name ? make_kernel(device, plan, &recipes[i], error) : HATTN_OK;
         if (status)
