@@ -170,7 +170,7 @@ static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *
         if (status || most >= (size_t)local)
             return status;
         if (local / 2 < LEAST_LOCAL || local / 2 < columns)
-            return hattn_fail(error, HATTN_DEVICE_ERROR, "opencl: %s runs %s in groups of %zu, %d are needed",
+            return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: %s runs %s in groups of %zu, %d are needed",
                               device->base.info.name, r->name, most, local);
         device->cl->clReleaseKernel(made->kernel);
         made->kernel = NULL;
