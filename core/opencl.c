@@ -50,26 +50,32 @@ const hattn_opencl_functions *hattn_opencl_load(const char **why)
 
 enum { MAX_PLATFORMS = 16, MAX_DEVICES = 64 };
 
-/* All devices of the types, from `first` of the list on; returns how many there are then. */
-static int list_devices(const hattn_opencl_functions *cl, cl_device_type types, cl_device_id *devices, int first)
+/* Devices that are processors, or all others, from `first` of the list on; returns how many there are then. */
+static int list_devices(const hattn_opencl_functions *cl, bool processors, cl_device_id *devices, int first)
 {
     cl_platform_id platforms[MAX_PLATFORMS];
     cl_uint num_platforms = 0;
     if (cl->clGetPlatformIDs(MAX_PLATFORMS, platforms, &num_platforms) != CL_SUCCESS)
         return first;
-    for (cl_uint i = 0; i < num_platforms && i < MAX_PLATFORMS && first < MAX_DEVICES; i++) {
+    for (cl_uint i = 0; i < num_platforms && i < MAX_PLATFORMS; i++) {
+        cl_device_id found[MAX_DEVICES];
         cl_uint count = 0;
-        const cl_uint room = (cl_uint)(MAX_DEVICES - first);
-        if (cl->clGetDeviceIDs(platforms[i], types, room, devices + first, &count) == CL_SUCCESS)
-            first += (int)(count < room ? count : room);
+        const cl_device_type types = CL_DEVICE_TYPE_GPU | CL_DEVICE_TYPE_ACCELERATOR | CL_DEVICE_TYPE_CPU;
+        if (cl->clGetDeviceIDs(platforms[i], types, MAX_DEVICES, found, &count) != CL_SUCCESS)
+            continue;
+        for (cl_uint j = 0; j < count && j < MAX_DEVICES && first < MAX_DEVICES; j++) {
+            cl_device_type type = 0; /* one may be of several: Oclgrind's is of all */
+            cl->clGetDeviceInfo(found[j], CL_DEVICE_TYPE, sizeof(type), &type, NULL);
+            if (!(type & CL_DEVICE_TYPE_CPU) == !processors)
+                devices[first++] = found[j];
+        }
     }
     return first;
 }
 
 static int list_all(const hattn_opencl_functions *cl, cl_device_id *devices)
 {
-    const int others = list_devices(cl, CL_DEVICE_TYPE_GPU | CL_DEVICE_TYPE_ACCELERATOR, devices, 0);
-    return list_devices(cl, CL_DEVICE_TYPE_CPU, devices, others);
+    return list_devices(cl, true, devices, list_devices(cl, false, devices, 0));
 }
 
 bool hattn_opencl_find_device(const hattn_opencl_functions *cl, int index, cl_device_id *device)

@@ -61,6 +61,8 @@ float output_of(__local const float *sums, int parts, int num_outputs, int vecto
     ((layer) == 0   ? name##_0 + name##_0_at                                                                          \
      : (layer) == 1 ? name##_1 + name##_1_at                                                                          \
                     : name##_2 + name##_2_at)
+/* Of values that a kernel takes by value: rusticl (Mesa 22.3) crashes where such are looked up by a variable index. */
+#define AT_LAYER(values, layer) ((layer) == 0 ? (values)[0] : (layer) == 1 ? (values)[1] : (values)[2])
 #define HAS_BIAS(layer) ((layer) == 0 ? bias_0 != 0 : (layer) == 1 ? bias_1 != 0 : bias_2 != 0)
 
 /* From outputs to the inputs of the next layer; num_outputs 0: there is none. */
@@ -80,13 +82,14 @@ void activate(const hattn_opencl_encoding *e, __local float *x, __local const fl
     int parts = 0;                                                                                                    \
     bytes_in last_bias = 0;                                                                                           \
     long last_bias_at = 0;                                                                                            \
-    for (int layer = 0, inputs = e.head_dim; layer < map.num_layers; inputs = map.num_outputs[layer++]) {             \
-        parts = multiply(&e, x, sums, OF_LAYER(weight, layer) + (head) * map.weight[layer][0] * (long)MAP_SIZE,       \
-                         map.weight[layer][1], inputs, map.num_outputs[layer]);                                       \
+    for (int layer = 0, inputs = e.head_dim; layer < map.num_layers; layer++) {                                       \
+        const int outputs = AT_LAYER(map.num_outputs, layer);                                                         \
+        parts = multiply(&e, x, sums, OF_LAYER(weight, layer) + (head) * AT_LAYER(map.weight, layer) * (long)MAP_SIZE,\
+                         AT_LAYER(map.weight_row, layer), inputs, outputs);                                           \
         last_bias = HAS_BIAS(layer) ? OF_LAYER(bias, layer) : 0;                                                      \
-        last_bias_at = (head) * map.bias[layer];                                                                      \
-        activate(&e, x, sums, parts, layer + 1 < map.num_layers ? map.num_outputs[layer] : 0, last_bias,              \
-                 last_bias_at);                                                                                       \
+        last_bias_at = (head) * AT_LAYER(map.bias, layer);                                                            \
+        activate(&e, x, sums, parts, layer + 1 < map.num_layers ? outputs : 0, last_bias, last_bias_at);              \
+        inputs = outputs;                                                                                             \
     }
 
 /* Codes and norms of the vectors in x, of one code head, to the pages and slots in `places` (slot -1: none). */

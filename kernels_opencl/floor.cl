@@ -21,6 +21,10 @@ ulong least_share(ulong tau, ulong sum)
 
 REDUCTION(largest_of_all, a, b, max(a, b))
 
+/* a - b, at least 0; both below 2^63. Signed: clang makes a saturating subtraction of the unsigned one, which Oclgrind 21.10 does not
+ * know. */
+ulong surplus(ulong a, ulong b) { return (ulong)max((long)(a - b), 0L); }
+
 /* The scores of a row's ranked positions: how many have each, or, where nobody has counted, one by one. */
 typedef struct population {
     __local const uint *counts;    /* 0: nobody */
@@ -94,7 +98,7 @@ marks make_marks(const population *p, uint key, uint ties, const estimate *e, __
         inverse = max(inverse, share ? ~share : 0);
     }
     sum = sum_of_all(space, sum);
-    m.rest = e->sum > sum ? e->sum - sum : 0;
+    m.rest = surplus(e->sum, sum);
     m.near = 4 * ~largest_of_all(space, inverse);
     if (get_local_id(0) == 0 && at_key && at_key < m.near)
         num_near = ties;

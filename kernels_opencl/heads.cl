@@ -73,7 +73,7 @@ ulong factor_outside(const candidates *c, __global const ushort *scores, const w
     for (int i = item; i < count; i += LOCAL)
         kept += share_of(&e, scores[c->listed[places[i]]]);
     listed = sum_of_all(space, listed);
-    const ulong inside = listed - sum_of_all(space, kept), outside = e.sum > listed ? e.sum - listed : 0;
+    const ulong inside = listed - sum_of_all(space, kept), outside = surplus(e.sum, listed);
     return inside ? min((outside << 8) / inside, (ulong)MOST_FACTOR) : 0;
 }
 

@@ -14,9 +14,10 @@ typedef float cl_float;
 #include <CL/cl.h>
 #endif
 
-/* The strides are hattn_problem's, in elements. */
+/* The strides are hattn_problem's, in elements. No arrays of arrays, and no bytes behind the last field: rusticl (Mesa 22.3) takes
+ * both for smaller than they are. */
 typedef struct hattn_opencl_map {
-    cl_long weight[3][2], bias[3];
+    cl_long weight[3], weight_row[3], bias[3]; /* of layers: from a head to the next, from a row */
     cl_int num_outputs[3], num_layers;
 } hattn_opencl_map;
 

@@ -27,7 +27,7 @@ void make_planes(__global const char *weights, int code_bits, int num_pairs, int
 {
     for (int i = get_local_id(0); i < num_pairs * (num_planes + 1) * 8; i += LOCAL) {
         const int pair = i / 8 / (num_planes + 1), plane = i / 8 % (num_planes + 1) - 1, first = pair * 64 + i % 8 * 8;
-        const int8 weight = max(first < code_bits ? convert_int8(vload8(0, weights + first)) : (int8)(0), -127);
+        const int8 weight = max(first < code_bits ? convert_int8(vload8(0, weights + first)) : (int8)(0), (int8)(-127));
         const int8 magnitude = convert_int8(abs(weight)),
                    bit = (plane < 0 ? weight >> 31 : magnitude >> plane) & 1;
         planes[i] = (uchar)sum_of8(bit << (int8)(0, 1, 2, 3, 4, 5, 6, 7));

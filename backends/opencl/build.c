@@ -116,6 +116,8 @@ void hattn_opencl_release_programs(hattn_opencl_device *device)
     }
 }
 
+enum { LEAST_LOCAL = 16 };
+
 /* A kernel's file, its name there, its work-items, and the file's definitions. */
 typedef struct recipe {
     int32_t kernel, source;
@@ -124,15 +126,16 @@ typedef struct recipe {
     char definitions[160];
 } recipe;
 
-static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r,
-                                hattn_error *error)
+/* In groups of `local`; *most: the largest that the driver runs it in. */
+static hattn_status make_in_groups(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r, int32_t local,
+                                   size_t *most, hattn_error *error)
 {
     char options[320], pages[32] = "";
     if (!device->is_cpu && (r->source == HATTN_OPENCL_SCORE_CL || r->source == HATTN_OPENCL_ATTEND_CL))
         snprintf(pages, sizeof(pages), " -DPAGE_SIZE=%d", plan->rows.page_size);
     snprintf(options, sizeof(options),
              "-cl-std=CL1.2 -w -DLOCAL=%d -DHATTN_F32=%d -DHATTN_F16=%d -DHATTN_BF16=%d -DHATTN_F8_E4M3=%d%s%s%s",
-             r->local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3,
+             local, HATTN_F32, HATTN_F16, HATTN_BF16, HATTN_F8_E4M3,
              !device->is_cpu                         ? ""
              : strstr(device->base.info.isa, "PoCL") ? " -DIS_CPU -DIS_POCL"
                                                      : " -DIS_CPU",
@@ -145,17 +148,33 @@ static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *
         return status;
     cl_int code;
     hattn_opencl_kernel *made = &plan->kernels[r->kernel];
-    made->local = r->local;
+    made->local = local;
     made->kernel = device->cl->clCreateKernel(program, r->name, &code);
     if (code)
         return hattn_opencl_from_code(code, r->name, error);
-    size_t most = 0;
-    code = device->cl->clGetKernelWorkGroupInfo(made->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof(most),
-                                                &most, NULL);
-    if (!code && most < (size_t)r->local)
-        return hattn_fail(error, HATTN_DEVICE_ERROR, "opencl: %s runs %s in groups of %zu, %d are needed",
-                          device->base.info.name, r->name, most, r->local);
+    code = device->cl->clGetKernelWorkGroupInfo(made->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof(*most),
+                                                most, NULL);
     return hattn_opencl_from_code(code, r->name, error);
+}
+
+/* A driver may run a kernel in smaller groups than its device, where registers are short: half as many work-items, then, down to
+ * those that a row of V needs. */
+static hattn_status make_kernel(hattn_opencl_device *device, hattn_opencl_plan *plan, const recipe *r,
+                                hattn_error *error)
+{
+    hattn_opencl_kernel *made = &plan->kernels[r->kernel];
+    const int32_t columns = r->source == HATTN_OPENCL_ATTEND_CL ? plan->dense.attention.head_dim_v / 8 : 0;
+    size_t most = 0;
+    for (int32_t local = r->local;; local /= 2) {
+        const hattn_status status = make_in_groups(device, plan, r, local, &most, error);
+        if (status || most >= (size_t)local)
+            return status;
+        if (local / 2 < LEAST_LOCAL || local / 2 < columns)
+            return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: %s runs %s in groups of %zu, %d are needed",
+                              device->base.info.name, r->name, most, local);
+        device->cl->clReleaseKernel(made->kernel);
+        made->kernel = NULL;
+    }
 }
 
 /* Whether all steps are of whole pieces of so many bytes. */
@@ -231,6 +250,7 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
         {HATTN_OPENCL_JOIN_TAIL, HATTN_OPENCL_JOIN_CL, has_tail ? "join_splits" : NULL, attend, ""},
         {HATTN_OPENCL_SUM_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "sum_values" : NULL, encode, ""},
+        {HATTN_OPENCL_JOIN_VALUES, HATTN_OPENCL_VALUES_CL, has_tail ? "join_values" : NULL, encode, ""},
         {HATTN_OPENCL_MERGE, HATTN_OPENCL_MERGE_CL, "merge", join, ""},
     };
     add_encoder(&plan->keys, &p->key_map, encode, false, false, &recipes[HATTN_OPENCL_ENCODE_KEYS]);
@@ -255,8 +275,9 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DMAX_SPLITS=64%s",
                  p->k_cache.dtype, i == HATTN_OPENCL_JOIN_TAIL ? " -DTAIL" : "");
-    snprintf(recipes[HATTN_OPENCL_SUM_VALUES].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d",
-             p->v_cache.dtype, has_aligned_rows(&p->v_cache));
+    for (int i = HATTN_OPENCL_SUM_VALUES; i <= HATTN_OPENCL_JOIN_VALUES; i++)
+        snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d", p->v_cache.dtype,
+                 has_aligned_rows(&p->v_cache));
     for (int i = 0; i < HATTN_OPENCL_NUM_KERNELS; i++) {
         const hattn_status status = recipes[i].name ? make_kernel(device, plan, &recipes[i], error) : HATTN_OK;
         if (status)

@@ -173,6 +173,8 @@ static hattn_status open_device(const hattn_device_options *options, hattn_devic
     const hattn_known_memory memory = {
         .allocate = allocate, .release = release, .write = write_buffer, .read = read_buffer, .stream = made->queue};
     status = status ? status : hattn_known_answer(&made->base, &memory, error);
+    if (status == HATTN_UNSUPPORTED) /* groups too small for any problem */
+        status = HATTN_NO_DEVICE;
     if (status) {
         close_device(&made->base);
         return status;

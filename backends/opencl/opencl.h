@@ -45,6 +45,7 @@ enum {
     HATTN_OPENCL_JOIN,
     HATTN_OPENCL_JOIN_TAIL,
     HATTN_OPENCL_SUM_VALUES,
+    HATTN_OPENCL_JOIN_VALUES,
     HATTN_OPENCL_MERGE,
     HATTN_OPENCL_NUM_KERNELS
 };
@@ -71,7 +72,7 @@ typedef struct hattn_opencl_attender {
 /* Offsets of the workspace. */
 typedef struct hattn_opencl_layout {
     uint64_t weights, scores, indices, counts, steps, shares, rests, histograms, parts;
-    uint64_t head_weights, head_steps, listed, lengths, head_scores, keys, places;
+    uint64_t head_weights, head_steps, listed, lengths, head_scores, keys, places, value_parts;
     uint64_t size;
 } hattn_opencl_layout;
 
@@ -102,6 +103,8 @@ void hattn_opencl_choose(const hattn_opencl_device *device, const hattn_problem 
 int32_t hattn_opencl_num_chunks(const hattn_opencl_plan *plan, int64_t tasks);
 /* From a row of a decode's scores to the next: rows start at 16 bytes. */
 int64_t hattn_opencl_scores_stride(const hattn_opencl_plan *plan);
+/* Groups that share the new positions of a sequence and KV head, for so many sequences. */
+int32_t hattn_opencl_num_value_parts(const hattn_opencl_plan *plan, int64_t sequences);
 /* Groups of work-items that share a row's positions, for so many rows. */
 int32_t hattn_opencl_num_splits(const hattn_opencl_plan *plan, const hattn_opencl_attender *attender, int64_t rows);
 

@@ -14,6 +14,7 @@ enum {
     MAX_BUCKETS = 1024,  /* scores that are counted each */
     MAX_CHUNKS = 32,     /* of a row; each group of a selection reads all counts of its row */
     MIN_CHUNK = 1024,    /* as in chunks.cl */
+    MIN_VALUES = 64,     /* positions of a part of a sum of values, where all are new */
     SMALL_COUNTER = 1 << 15,
     MAX_SPLITS = 64, /* as build.c tells the kernels */
     MAX_SPLIT = 4096 /* rows of one: numerics.md's c is for sums of parts no longer than that */
@@ -43,7 +44,8 @@ static void choose_encoder(const hattn_problem *p, const hattn_map *map, const h
     m->num_layers = is_mlp ? 3 : 1;
     for (int i = 0; i < m->num_layers; i++) {
         m->num_outputs[i] = i + 1 < m->num_layers ? map->hidden[i] : p->code_bits;
-        memcpy(m->weight[i], map->weight_stride[i], sizeof(m->weight[i]));
+        m->weight[i] = map->weight_stride[i][0];
+        m->weight_row[i] = map->weight_stride[i][1];
         m->bias[i] = map->bias_stride[i];
     }
     memcpy(e->x, x->stride, sizeof(e->x));
@@ -154,6 +156,12 @@ int32_t hattn_opencl_num_chunks(const hattn_opencl_plan *plan, int64_t tasks)
     return (int32_t)larger(smaller(wanted, most), plan->min_chunks <= MAX_CHUNKS ? plan->min_chunks : 1);
 }
 
+int32_t hattn_opencl_num_value_parts(const hattn_opencl_plan *plan, int64_t sequences)
+{
+    const int64_t wanted = wanted_chunks(plan) / larger(sequences * plan->dense.attention.num_kv_heads, 1);
+    return (int32_t)larger(1, smaller(wanted, divide_up(plan->rows.max_length, MIN_VALUES)));
+}
+
 /* Groups of an attention that the device should have at a time: a few more would wait for all of these. */
 static int64_t wanted_groups(const hattn_opencl_plan *plan) { return (plan->is_cpu ? 1 : 3) * plan->num_units; }
 
@@ -226,6 +234,9 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     const uint64_t sparse = part_floats(plan, p, &plan->sparse, plan->has_tail),
                    dense = part_floats(plan, p, &plan->dense, false);
     l->parts = hattn_carve(&l->size, (sparse > dense ? sparse : dense) * 4);
+    /* At most so many, for whatever number of sequences. */
+    const uint64_t value_parts = (uint64_t)wanted_chunks(plan);
+    l->value_parts = hattn_carve(&l->size, plan->has_tail ? value_parts * (uint64_t)p->head_dim_v * 8 : 0);
     if (!plan->by_heads)
         return;
     const uint64_t listed = (uint64_t)plan->heads.stride;

@@ -137,19 +137,35 @@ static void join_splits(hattn_cl_run *r, const hattn_attend_args *args, const ha
     hattn_cl_enqueue(r, (int64_t)args->batch.num_rows * a->num_q_heads);
 }
 
-static void sum_values(hattn_cl_run *r, const hattn_sum_values_args *args)
+/* What both kernels of sums take. */
+static void put_sums(hattn_cl_run *r, int kernel, const hattn_sum_values_args *args, cl_int num_parts)
 {
     const hattn_opencl_attention *a = &r->plan->dense.attention;
-    hattn_cl_start(r, HATTN_OPENCL_SUM_VALUES);
+    hattn_cl_start(r, kernel);
     hattn_cl_put(r, a, sizeof(*a));
     hattn_cl_put(r, &r->plan->tail, sizeof(r->plan->tail));
     hattn_cl_put_batch(r, &args->batch);
-    const hattn_buffer buffers[] = {args->batch.block_table, args->v_cache, args->value_slots, args->value_sums,
-                                    args->value_lengths};
+    const hattn_buffer buffers[] = {args->value_slots, args->value_sums, args->value_lengths,
+                                    hattn_cl_in_workspace(r, r->plan->layout.value_parts)};
     hattn_cl_put_buffers(r, buffers, sizeof(buffers) / sizeof(*buffers));
+    hattn_cl_put(r, &num_parts, sizeof(num_parts));
+}
+
+/* With more than one part, two kernels. */
+static void sum_values(hattn_cl_run *r, const hattn_sum_values_args *args, int32_t num_parts)
+{
+    const hattn_opencl_attention *a = &r->plan->dense.attention;
+    const int64_t tasks = (int64_t)args->batch.num_sequences * a->num_kv_heads;
+    put_sums(r, HATTN_OPENCL_SUM_VALUES, args, num_parts);
+    hattn_cl_put_buffer(r, args->batch.block_table);
+    hattn_cl_put_buffer(r, args->v_cache);
     const int32_t columns = a->head_dim_v / 8, lanes = r->kernel->local / columns;
     hattn_cl_put_local(r, (int64_t)(lanes > 1 ? lanes : 1) * a->head_dim_v, sizeof(cl_long));
-    hattn_cl_enqueue(r, (int64_t)args->batch.num_sequences * a->num_kv_heads);
+    hattn_cl_enqueue(r, tasks * num_parts);
+    if (num_parts == 1)
+        return;
+    put_sums(r, HATTN_OPENCL_JOIN_VALUES, args, num_parts);
+    hattn_cl_enqueue(r, tasks);
 }
 
 /* s, f: strides of what a decode selected; NULL: as the plan has them. */
@@ -243,7 +259,7 @@ hattn_status hattn_opencl_sum_values(const hattn_plan *plan, const hattn_sum_val
                                      hattn_error *error)
 {
     hattn_cl_run r = hattn_cl_begin(plan, exec);
-    sum_values(&r, args);
+    sum_values(&r, args, hattn_opencl_num_value_parts(r.plan, args->batch.num_sequences));
     return hattn_cl_end(&r, error);
 }
 
@@ -286,12 +302,14 @@ hattn_status hattn_opencl_decode(const hattn_plan *plan, const hattn_decode_args
     }
     if (args->append)
         hattn_opencl_append_keys(&r, args);
-    if (args->append && r.plan->has_tail)
-        sum_values(&r, &(hattn_sum_values_args){.batch = args->batch,
-                                                .v_cache = args->v_cache,
-                                                .value_slots = args->value_slots,
-                                                .value_sums = args->value_sums,
-                                                .value_lengths = args->value_lengths});
+    if (args->append && r.plan->has_tail) /* a step's own positions are few: one kernel */
+        sum_values(&r,
+                   &(hattn_sum_values_args){.batch = args->batch,
+                                            .v_cache = args->v_cache,
+                                            .value_slots = args->value_slots,
+                                            .value_sums = args->value_sums,
+                                            .value_lengths = args->value_lengths},
+                   1);
     hattn_opencl_weigh_queries(&r,
                                &(hattn_encode_queries_args){.num_rows = args->batch.num_rows,
                                                             .q = args->q,
