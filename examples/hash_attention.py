@@ -7,6 +7,7 @@ you can give for a model of your own: it is printed before it runs. Needs the pa
 and transformers.
 """
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -21,7 +22,8 @@ import make  # noqa: E402
 
 BITS = 32  # of a code, for heads of 64 dimensions: from so many on, orthogonal maps are hard to beat
 TEXTS, PASSAGE, SHOWN = 8, 64, 64  # bytes of what is to be found again: given, and to be continued
-FLOOR = 1e-3  # of probability: some 120 keys of 4096 have it, more where attention is spread and fewer where it is not
+FLOOR = 0.128  # of probability, by the number of keys that are to have it: some 120 of 4096 have 1e-3
+TAIL = 0.5  # of what scores promise of keys that are not kept
 
 
 def step(what, module, *arguments):
@@ -34,6 +36,21 @@ def step(what, module, *arguments):
     print("(%.0f s)" % (time.monotonic() - start), flush=True)
     if status > 1:
         sys.exit(status)
+
+
+def compare(path):
+    """What evaluate wrote, for selections of about one size: a fixed number of keys, and what a floor and a tail, and
+    then scores per query head, make of it."""
+    with open(path) as file:
+        rows = json.load(file)
+    print("\n== At about one size: KL from the predictions of all keys, and how many keys were kept")
+    for distance in dict.fromkeys(row["distance"] for row in rows):
+        found = {(row["min_probability"] > 0, row["tail"] > 0, row["num_candidates"] > 0): row for row in rows
+                 if row["distance"] == distance and row["budget"] is not None}
+        ways = {"fixed": (False, False, False), "floor and tail": (True, True, False),
+                "scores per query head too": (True, True, True)}
+        print("%s: %s" % ("copied from %d back" % distance if distance else "as the text goes on", "; ".join(
+            "%s %.4f (%.0f)" % (name, found[way]["kl"], found[way]["rows"]) for name, way in ways.items())))
 
 
 def continue_passages(model_path, maps, window, ways):
@@ -81,7 +98,8 @@ def run(model, out, window, budget, steps):
     import hattn.evaluate
     import hattn.maps.__main__ as maps
     os.makedirs(out, exist_ok=True)
-    path = {name: os.path.join(out, name) for name in ("learn.txt", "held.txt", "learn", "held", "maps")}
+    path = {name: os.path.join(out, name) for name in ("learn.txt", "held.txt", "learn", "held", "maps", "kl.json")}
+    floor = {"--min-probability": FLOOR / budget, "--most": 4 * budget, "--min-k": budget // 8}
     for name, held_out in (("learn.txt", False), ("held.txt", True)):
         with open(path[name], "w", encoding="utf-8") as file:
             file.write(make.topics(held_out))
@@ -95,12 +113,16 @@ def run(model, out, window, budget, steps):
          path["held"], "--budget", budget)
     step("What the model's predictions lose, also of spans that are copied from far back", hattn.evaluate, model,
          "--maps", path["maps"], "--text", path["held.txt"], "--window", window, "--tokens", min(64, window // 16),
-         "--distances", "%d,%d,%d" % (window // 4, window // 2, window // 8 * 7), "--budgets",
-         "%d,%d" % (budget // 2, budget), "--min-probability", FLOOR, "--most", 4 * budget, "--min-k", budget // 8)
+         "--distances", "%d,%d" % (window // 2, window // 8 * 7), "--budgets", budget,
+         *(word for option in floor.items() for word in option), "--tail", "0,%g" % TAIL, "--candidates",
+         "0,%d" % (4 * budget), "--json", path["kl.json"])
+    compare(path["kl.json"])
+    beyond = dict(budget=4 * budget, min_probability=FLOOR / budget, min_k=budget // 8)
     continue_passages(model, path["maps"], window, {
         "all keys": dict(budget=window), "%d keys" % budget: dict(budget=budget),
         "%d keys" % (budget // 4): dict(budget=budget // 4),
-        "keys above %g" % FLOOR: dict(budget=4 * budget, min_probability=FLOOR, min_k=budget // 8)})
+        "keys above %g" % (FLOOR / budget): beyond,
+        "the same, tail and scores per query head": dict(tail=TAIL, num_candidates=4 * budget, **beyond)})
 
 
 if __name__ == "__main__":

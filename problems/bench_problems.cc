@@ -94,6 +94,30 @@ void add_heads(std::vector<Problem> *all, const Problem &base)
     }
 }
 
+/* Other ways to the output error of base_weighted, and other sizes of selections: docs/performance.md says which are equal. A
+ * floor is one that nothing falls below, as k is the mean of what a real one keeps. */
+void add_equal(std::vector<Problem> *all, const Problem &base)
+{
+    for (const int bits : {128, 64})
+        for (const int k : {512, 768, 1024, 1536, 2048, 3072, 4096, 8192})
+            for (const char *kind : {"", "_tail", "_floor_tail", "_heads_floor_tail"}) {
+                const std::string what = kind;
+                const bool has_heads = what == "_heads_floor_tail", is_fixed = what.empty();
+                if ((k == base.k && (is_fixed || (has_heads && bits == 128))) || (k > base.k && !is_fixed))
+                    continue; /* the row is there already, or would be no faster */
+                Problem &p = add(all, base, bits == 128 ? "_weighted" : "_weighted_64");
+                p.name += (k == base.k ? "" : "_k" + std::to_string(k)) + what;
+                p.set = "equal";
+                p.baseline = base.name + "_weighted";
+                p.score_kind = HATTN_SCORE_WEIGHTED;
+                p.code_bits = bits;
+                p.k = k;
+                p.tail = is_fixed ? 0 : 0.5f;
+                p.min_probability = what.find("floor") == std::string::npos ? 0 : 1e-30f;
+                p.num_candidates = has_heads ? 4 * k : 0;
+            }
+}
+
 } // namespace
 
 std::vector<Problem> bench_problems()
@@ -140,6 +164,7 @@ std::vector<Problem> bench_problems()
         add_beyond(&all, base);
     for (const Problem &base : {s1, shapes[1], s4})
         add_heads(&all, base);
+    add_equal(&all, s4);
     add_key_problems(&all);
     add_plan_problems(&all);
     return all;

@@ -6,6 +6,7 @@ for its linear maps, with a fixed k or a floor of probability, with a tail, and 
     tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 512
     tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 2048 --mean-rows 512 --tail 0.5
     tools/accuracy.py examples/layer5.safetensors --maps hata128 --topk 2048 --mean-rows 512 --candidates 4096
+    tools/accuracy.py examples/layer6.safetensors --maps weighted128 --topk 2048 --floor 1.2e-4 --tail 0.5
 
 --fit prints the slopes that least cross entropy gives, to be compared with those of `hattn calibrate` in the file.
 """
@@ -229,13 +230,17 @@ def print_row(args, name, score, bits, flat):
     def selected(tau):
         return [one.kept(int(np.rint(np.float64(np.float32(tau)) * 2**32))) for one in flat]
 
-    tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows) if args.mean_rows else 0.0
+    tau = args.floor
+    if args.mean_rows:
+        tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows)
     kept = selected(tau)
-    figures = np.mean([one.metrics(positions, len(positions) if args.mean_rows else args.topk, args.tail)
+    mean_rows = np.mean([len(positions) for positions in kept])
+    figures = np.mean([one.metrics(positions, len(positions) if tau else args.topk, args.tail)
                        for one, positions in zip(flat, kept)], 0)
     print("\t".join([os.path.basename(args.trace).split(".")[0], name, score, "kv", str(bits), str(args.topk), "0", "0",
-                     str(args.candidates), str(args.mean_rows), "%g" % args.tail, *["%.4f" % figure for figure in figures],
-                     "# floor %.6g, rows %.1f" % (tau, np.mean([len(positions) for positions in kept]))]), flush=True)
+                     str(args.candidates), "%.0f" % mean_rows if args.floor else str(args.mean_rows), "%g" % args.floor,
+                     "%g" % args.tail, *["%.4f" % figure for figure in figures],
+                     "# floor %.6g, rows %.1f" % (tau, mean_rows)]), flush=True)
 
 
 def main():
@@ -244,6 +249,7 @@ def main():
     parser.add_argument("--maps", required=True)
     parser.add_argument("--topk", type=int, default=512)
     parser.add_argument("--mean-rows", type=int, default=0, help="a floor that keeps so many on average")
+    parser.add_argument("--floor", type=float, default=0, help="this floor, which was set elsewhere")
     parser.add_argument("--tail", type=float, default=0, help="the factor of a tail")
     parser.add_argument("--candidates", type=int, default=0, help="of scores per query head")
     parser.add_argument("--fit", action="store_true")

@@ -139,7 +139,7 @@ std::vector<Problem> choose_problems(const std::string &names, const Place &plac
                 (name == "default" && place.by_default(problem)))
                 chosen.push_back(problem);
         if (chosen.size() == before) {
-            std::string known = "default, keys, plans, floors, heads, all";
+            std::string known = "default, keys, plans, floors, heads, equal, all";
             for (const Problem &problem : all)
                 known += known.find(problem.name) == std::string::npos ? ", " + problem.name : "";
             throw UsageError("no shape '" + name + "'; there are " + known);
@@ -287,11 +287,12 @@ int cmd_bench(Args &args)
     args.choice("backend", backend_choices(), "what to time", &options.backend);
     args.choice("isa", {"all", "scalar", "neon", "avx2", "avx512"}, "of the cpu; without it the best of this machine",
                 &options.isa);
-    args.text("shape", "NAME[,NAME]",
-              "which shapes, or sets of them: default (on the host those with layers up to 640 MiB, on devices all), "
-              "keys (keys that are like their neighbours), plans (larger than what they run), floors (floors and "
-              "tails that change nothing), heads (scores per query head), all",
-              &options.shape);
+    args.text(
+        "shape", "NAME[,NAME]",
+        "which shapes, or sets of them: default (on the host those with layers up to 640 MiB, on devices all), "
+        "keys (keys that are like their neighbours), plans (larger than what they run), floors (floors and "
+        "tails that change nothing), heads (scores per query head), equal (S4 with fewer and more rows and bits), all",
+        &options.shape);
     args.text("threads", "N[,M]", "of the cpu; without it 1 and all", &options.threads);
     args.number("rounds", "N", "timings of each stage", &options.rounds, 1, 1000);
     args.number("steps", "N", "times so many decodes one by one, too, each of other queries: mean, median, p99",

@@ -34,6 +34,13 @@ def test_the_example_at_small_size():
                            "32", "--steps", "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     assert "copied" in done.stdout and "worse than orthogonal maps" not in done.stdout, done.stdout
+    # At most a sixth more keys, and nearer to what all keys predict, in the mean over texts.
+    line = "^.*: fixed %s; floor and tail %s; scores per query head too %s$" % ((r"(\d\.\d+) \((\d+)\)",) * 3)
+    texts = re.findall(line, done.stdout, re.M)
+    assert len(texts) == 3, done.stdout
+    fixed, fixed_rows, tail, tail_rows, heads, heads_rows = (sum(map(float, one)) for one in zip(*texts, strict=True))
+    assert tail < 0.95 * fixed and heads < 0.75 * fixed and heads < tail, texts
+    assert max(tail_rows, heads_rows) < 7 / 6 * fixed_rows, texts
     found = re.findall(r"^(\w+) keys: the passages go on for (\d+) of", done.stdout, re.M)
     assert [name for name, _ in found] == ["all", "32", "8"], done.stdout
     every, some, few = (int(count) for _, count in found)
