@@ -27,7 +27,8 @@ int run_score(const hattn_cuda_params *params, const hattn_score_args *args, voi
 int run_topk(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
 int run_attend(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
 int run_merge(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
-int run_sum_values(const hattn_cuda_params *params, const hattn_sum_values_args *args, void *stream);
+int run_sum_values(const hattn_cuda_params *params, const hattn_sum_values_args *args, hattn_buffer workspace,
+                   void *stream);
 int run_decode(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
 
 const hattn_cuda_kernels *kernels();
@@ -121,7 +122,8 @@ DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_
 DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);
 DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_args &args, DeviceStream stream);
-DeviceError launch_sum_values(const hattn_cuda_params &params, const hattn_sum_values_args &args, DeviceStream stream);
+DeviceError launch_sum_values(const hattn_cuda_params &params, const hattn_sum_values_args &args,
+                              hattn_buffer workspace, DeviceStream stream);
 DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   DeviceStream stream);
 

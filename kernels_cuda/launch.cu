@@ -140,7 +140,7 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         sums.value_slots = args->value_slots;
         sums.value_sums = args->value_sums;
         sums.value_lengths = args->value_lengths;
-        error = launch_sum_values(*params, sums, stream);
+        error = launch_sum_values(*params, sums, workspace, stream);
     }
     if (!error && !encodes_in_score(*params, *args)) {
         hattn_encode_queries_args encode = {};

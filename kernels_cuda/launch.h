@@ -61,7 +61,8 @@ typedef struct hattn_cuda_kernels {
     int (*topk)(const hattn_cuda_params *params, const hattn_topk_args *args, hattn_buffer workspace, void *stream);
     int (*attend)(const hattn_cuda_params *params, const hattn_attend_args *args, hattn_buffer workspace, void *stream);
     int (*merge)(const hattn_cuda_params *params, const hattn_merge_args *args, void *stream);
-    int (*sum_values)(const hattn_cuda_params *params, const hattn_sum_values_args *args, void *stream);
+    int (*sum_values)(const hattn_cuda_params *params, const hattn_sum_values_args *args, hattn_buffer workspace,
+                      void *stream);
     /* Only where params->by_regions. */
     int (*decode)(const hattn_cuda_params *params, const hattn_decode_args *args, hattn_buffer workspace, void *stream);
 

@@ -120,7 +120,7 @@ extern "C" const hattn_cuda_kernels *hattn_cuda_kernels_by_nvcc()
         [](const hattn_cuda_params *p, const hattn_merge_args *a, void *) {
             return compute("merge", a->out, [&] { hattn_reference_merge(&p->problem, a); });
         },
-        [](const hattn_cuda_params *p, const hattn_sum_values_args *a, void *) {
+        [](const hattn_cuda_params *p, const hattn_sum_values_args *a, hattn_buffer, void *) {
             return compute("sum_values", a->value_sums, [&] { hattn_reference_sum_values(&p->problem, a); });
         },
         [](const hattn_cuda_params *p, const hattn_decode_args *a, hattn_buffer, void *) {

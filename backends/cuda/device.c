@@ -250,7 +250,7 @@ hattn_status hattn_cuda_merge(const hattn_plan *plan, const hattn_merge_args *ar
 hattn_status hattn_cuda_sum_values(const hattn_plan *plan, const hattn_sum_values_args *args, const hattn_exec *exec,
                                    hattn_error *error)
 {
-    ON_DEVICE(sum_values(params, args, exec->stream));
+    ON_DEVICE(sum_values(params, args, exec->workspace, exec->stream));
 }
 
 hattn_status hattn_cuda_append(const hattn_plan *plan, const hattn_decode_args *args, const hattn_exec *exec,
