@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         begin();
         if (dense)
             return resolved.length;
+        allow_dependents();
         const int count =
             load_l2(reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)));
         return min(max(count, 0), min(resolved.length, p.k)); /* counts are the caller's */

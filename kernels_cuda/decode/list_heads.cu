@@ -8,7 +8,7 @@
 
 #include "kernels_cuda/decode/decode_attend.cuh"
 #include "kernels_cuda/decode/planes.cuh"
-#include "kernels_cuda/select/head_choice.cuh"
+#include "kernels_cuda/select/head_lists.cuh"
 
 namespace hattn {
 namespace {

@@ -4,9 +4,12 @@
  */
 #include <algorithm>
 
+#include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/select/floor_sums.cuh"
 #include "kernels_cuda/select/head_choice.cuh"
 #include "kernels_cuda/select/topk_row.cuh"
+
+#include "core/tail.h" /* after the dialect: HIP's has a memcpy for devices */
 
 namespace hattn {
 namespace {
