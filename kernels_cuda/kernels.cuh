@@ -71,13 +71,14 @@ DeviceError load_encode_keys_mma(const hattn_cuda_params &params);
 DeviceError load_encode_keys_mlp(const hattn_cuda_params &params);
 DeviceError load_score(const hattn_cuda_params &params);
 DeviceError load_topk(const hattn_cuda_params &params);
-DeviceError load_topk_heads();
+DeviceError load_topk_heads(const hattn_cuda_params &params);
 
 /* The separate call of an engine. */
 struct AttendKernel {
     DeviceError (*load)(const hattn_cuda_params &params);
+    /* is_dependent: a decode's, whose kernels before have waited for all that is the caller's. */
     DeviceError (*launch)(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                          DeviceStream stream);
+                          DeviceStream stream, bool is_dependent);
 };
 
 /* A kernel of a decode. */
@@ -117,6 +118,15 @@ DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
                               DeviceStream stream);
 
+/* A decode's second kernel with candidates, whose head_weights are there. */
+DeviceError load_list_heads(const hattn_cuda_params &params);
+DeviceError launch_list_heads(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                              hattn_buffer workspace, DeviceStream stream);
+
+/* When candidates are scored: by launch_topk_heads, or by a decode. */
+DeviceError launch_choose_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                                DeviceStream stream, bool is_after_topk);
+
 DeviceError launch_encode_keys_mma(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
                                    DeviceStream stream);
 DeviceError launch_encode_keys_mlp(const hattn_cuda_params &params, const hattn_encode_keys_args &args,
@@ -126,6 +136,10 @@ DeviceError launch_sum_values(const hattn_cuda_params &params, const hattn_sum_v
                               hattn_buffer workspace, DeviceStream stream);
 DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
                                   DeviceStream stream);
+
+/* Of each query head as a selection of its own. is_beside: behind a kernel of the same decode. */
+DeviceError launch_encode_heads(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                DeviceStream stream, bool is_beside);
 
 } // namespace hattn
 

@@ -49,7 +49,7 @@ const struct FloorAttention {
 
 /* A decode's kernels, in order. */
 struct Decode {
-    DecodeKernel score, attend;
+    DecodeKernel score, attend; /* with candidates the second lists these */
 };
 
 /* NULLs where no row has the width. */
@@ -64,6 +64,9 @@ DecodeKernel score_of(const hattn_cuda_params &params, const Scoring (&rows)[kNu
 
 Decode decode_of(const hattn_cuda_params &params)
 {
+    if (params.problem.num_candidates)
+        return {hattn_has_shares(&params.problem) ? score_of(params, floor_scorings) : score_of(params, scorings),
+                {load_list_heads, launch_list_heads}};
     if (!hattn_has_shares(&params.problem))
         return {score_of(params, scorings), attentions[params.engine].decode[params.is_keyed]()};
     for (const FloorAttention &row : floor_attentions)
@@ -78,6 +81,121 @@ DeviceError load_decode(const hattn_cuda_params &params)
     const Decode decode = decode_of(params);
     return decode.score.load ? first_error({decode.score.load(params), decode.attend.load(params)}) : kNoSuchKernel;
 }
+
+/* A decode's kernels for rows and heads, as many at a time as there is room for; between(): after the first one. */
+template <class Between>
+DeviceError run_waves(const hattn_cuda_params &params, const hattn_decode_args &args, hattn_buffer workspace,
+                      DeviceStream stream, Between between)
+{
+    DeviceError error = kSuccess;
+    const Decode decode = decode_of(params);
+    const int32_t num_rows = args.batch.num_rows, num_heads = params.problem.num_selection_heads;
+    for (int32_t row = 0; row < num_rows; row += params.wave_rows)
+        for (int32_t head = 0; head < num_heads; head += params.wave_heads) {
+            const Wave wave = {row, std::min(params.wave_rows, num_rows - row), head,
+                               std::min(params.wave_heads, num_heads - head)};
+            if (!error)
+                error = decode.score.launch(params, args, wave, workspace, stream);
+            if (!error && wave.is_first())
+                error = between();
+            if (!error)
+                error = decode.attend.launch(params, args, wave, workspace, stream);
+        }
+    return error;
+}
+
+/* is_dependent: it follows a decode's kernels. */
+DeviceError attend_to_list(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                           DeviceStream stream, bool is_dependent)
+{
+    const AttendKernel kernel = attentions[params.engine].attend();
+    if (!args.shares.data)
+        return kernel.launch(params, args, workspace, stream, is_dependent);
+    hattn_cuda_params own = params;
+    hattn_attend_args apart = args;
+    hattn_problem &p = own.problem;
+    apart.out = {workspace.data, workspace.byte_offset + params.tail_out};
+    apart.lse = {workspace.data, workspace.byte_offset + params.tail_lse};
+    p.out = {HATTN_F32, HATTN_MEMORY_DEVICE, {static_cast<int64_t>(p.num_q_heads) * p.head_dim_v, p.head_dim_v}};
+    p.lse.stride[0] = p.num_q_heads;
+    p.lse.stride[1] = 1;
+    const DeviceError error = kernel.launch(own, apart, workspace, stream, is_dependent);
+    return error ? error : launch_tail(params, args, workspace, stream);
+}
+
+/* What a decode with candidates hands from kernel to kernel: the caller's buffers, or the workspace's. */
+struct HeadDecode {
+    hattn_cuda_params params;
+    hattn_decode_args args;
+    hattn_buffer steps = {}, shares = {}, rests = {};
+
+    HeadDecode(const hattn_cuda_params &plan, const hattn_decode_args &given, hattn_buffer workspace)
+        : params(plan), args(given)
+    {
+        hattn_problem &p = params.problem;
+        auto own = [&](hattn_buffer callers, uint64_t offset, hattn_tensor &tensor, int64_t heads, int64_t last) {
+            if (callers.data)
+                return callers;
+            tensor.stride[0] = heads * last;
+            tensor.stride[1] = last;
+            return hattn_buffer{workspace.data, workspace.byte_offset + offset};
+        };
+        args.indices = own(args.indices, plan.own_indices, p.indices, p.num_selection_heads, p.k);
+        args.counts = own(args.counts, plan.own_counts, p.counts, p.num_selection_heads, 1);
+        args.head_weights = own(args.head_weights, plan.own_head_weights, p.head_weights, p.num_q_heads, p.code_bits);
+        args.head_steps = own(args.head_steps, plan.own_head_steps, p.head_steps, p.num_q_heads, 1);
+        if (p.tail > 0.0f) {
+            steps = own(args.steps, plan.steps, p.steps, p.num_selection_heads, 1);
+            shares = own({}, plan.own_shares, p.shares, p.num_q_heads, p.k);
+            rests = own({}, plan.own_rests, p.rests, p.num_q_heads, 1);
+        }
+    }
+
+    DeviceError encode(DeviceStream stream) const
+    {
+        hattn_encode_queries_args encode = {};
+        encode.num_rows = args.batch.num_rows;
+        encode.q = args.q;
+        encode.query_map = args.query_map;
+        encode.head_slopes = args.head_slopes;
+        encode.head_weights = args.head_weights;
+        encode.head_steps = args.head_steps;
+        return launch_encode_heads(params, encode, stream, true);
+    }
+
+    /* When candidates are listed and scored. */
+    DeviceError attend(hattn_buffer workspace, DeviceStream stream) const
+    {
+        hattn_topk_args topk = {};
+        topk.batch = args.batch;
+        topk.budgets = args.budgets;
+        topk.indices = args.indices;
+        topk.counts = args.counts;
+        topk.steps = steps;
+        topk.shares = shares;
+        topk.rests = rests;
+        topk.head_steps = args.head_steps;
+        hattn_attend_args attend = {};
+        attend.batch = args.batch;
+        attend.q = args.q;
+        attend.k_cache = args.k_cache;
+        attend.v_cache = args.v_cache;
+        attend.k_scale = args.k_scale;
+        attend.v_scale = args.v_scale;
+        attend.sink_logits = args.sink_logits;
+        attend.indices = args.indices;
+        attend.counts = args.counts;
+        attend.out = args.out;
+        attend.lse = args.lse;
+        attend.shares = shares;
+        attend.rests = rests;
+        attend.value_sums = args.value_sums;
+        attend.value_lengths = args.value_lengths;
+        attend.value_slots = args.value_slots;
+        const DeviceError error = launch_choose_heads(params, topk, workspace, stream, false);
+        return error ? error : attend_to_list(params, attend, workspace, stream, true);
+    }
+};
 
 } // namespace
 } // namespace hattn
@@ -105,19 +223,8 @@ int hattn::run_attend(const hattn_cuda_params *params, const hattn_attend_args *
 {
     using namespace hattn;
     const DeviceStream stream = static_cast<DeviceStream>(opaque_stream);
-    DeviceError error = check_workspace(workspace, stream);
-    if (error || !args->shares.data)
-        return error ? error : attentions[params->engine].attend().launch(*params, *args, workspace, stream);
-    hattn_cuda_params own = *params;
-    hattn_attend_args apart = *args;
-    hattn_problem &p = own.problem;
-    apart.out = {workspace.data, workspace.byte_offset + params->tail_out};
-    apart.lse = {workspace.data, workspace.byte_offset + params->tail_lse};
-    p.out = {HATTN_F32, HATTN_MEMORY_DEVICE, {static_cast<int64_t>(p.num_q_heads) * p.head_dim_v, p.head_dim_v}};
-    p.lse.stride[0] = p.num_q_heads;
-    p.lse.stride[1] = 1;
-    error = attentions[params->engine].attend().launch(own, apart, workspace, stream);
-    return error ? error : launch_tail(*params, *args, workspace, stream);
+    const DeviceError error = check_workspace(workspace, stream);
+    return error ? error : attend_to_list(*params, *args, workspace, stream, false);
 }
 
 int hattn::run_append(const hattn_cuda_params *params, const hattn_decode_args *args, void *stream)
@@ -165,18 +272,12 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         }
         error = launch_encode_queries(own, encode, stream);
     }
-    const Decode decode = decode_of(*params);
-    const int32_t num_rows = args->batch.num_rows, num_heads = params->problem.num_selection_heads;
-    for (int32_t row = 0; row < num_rows; row += params->wave_rows)
-        for (int32_t head = 0; head < num_heads; head += params->wave_heads) {
-            const Wave wave = {row, std::min(params->wave_rows, num_rows - row), head,
-                               std::min(params->wave_heads, num_heads - head)};
-            if (!error)
-                error = decode.score.launch(*params, *args, wave, workspace, stream);
-            if (!error)
-                error = decode.attend.launch(*params, *args, wave, workspace, stream);
-        }
-    return error;
+    if (!params->problem.num_candidates)
+        return error ? error : run_waves(*params, *args, workspace, stream, [] { return kSuccess; });
+    const HeadDecode heads(*params, *args, workspace);
+    if (!error)
+        error = run_waves(heads.params, heads.args, workspace, stream, [&] { return heads.encode(stream); });
+    return error ? error : heads.attend(workspace, stream);
 }
 
 const hattn_cuda_kernels *hattn::kernels()

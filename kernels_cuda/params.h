@@ -114,12 +114,13 @@ typedef struct hattn_cuda_params {
     int32_t code_words, has_loose_codes; /* of the score kernel: see code_reader.cuh */
     int32_t plane_blocks;                /* pairs of planes that weights can need: 1, 2 or, keyed, 4 */
     int32_t is_keyed;                    /* scores are not levels: always sampled, candidates' keys are listed, too */
-    int32_t num_levels, row_size;        /* the largest level, and the same rounded up to 8 */
-    int32_t range_unit;                  /* keys that a warp's range is a multiple of: a power of two */
-    int32_t sample_size;                 /* keys of a sample */
-    uint32_t list_entries;               /* of all candidates' lists together */
-    int32_t encodes_in_score;            /* each score block encodes its own query; 0: a kernel before it does */
-    uint64_t weights, scores;            /* offsets in the workspace, behind the control region */
+    int32_t selected; /* positions that a row's regions are selected by: k, or with candidates most_listed */
+    int32_t num_levels, row_size; /* the largest level, and the same rounded up to 8 */
+    int32_t range_unit;           /* keys that a warp's range is a multiple of: a power of two */
+    int32_t sample_size;          /* keys of a sample */
+    uint32_t list_entries;        /* of all candidates' lists together */
+    int32_t encodes_in_score;     /* each score block encodes its own query; 0: a kernel before it does */
+    uint64_t weights, scores;     /* offsets in the workspace, behind the control region */
     union {
         uint64_t keys;  /* keyed */
         uint64_t steps; /* with a floor or a tail, which are never keyed */
@@ -128,9 +129,13 @@ typedef struct hattn_cuda_params {
     uint64_t floor_tau;                                  /* core/floor.h */
     uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* of the attend call with a tail: attend/tail.cu */
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
-    /* With candidates, of the top-k call, over the same memory: positions, how many, scores and p (select/topk_heads.cu). */
-    uint64_t listed, num_listed, head_scores, head_keys, head_ranks;
-    int32_t most_listed; /* candidates and forced positions of a row */
+    /* With candidates, of the top-k call over the same memory: positions, how many, scores, p, what is kept, O (select/head_choice.cuh). */
+    uint64_t listed, num_listed, head_scores, head_keys, head_ranks, outside;
+    int32_t most_listed; /* candidates and forced positions of a row; of a row of scores, a multiple of 8: */
+    int32_t most_scored;
+    int32_t choice_shared; /* bytes of dynamic shared memory of a block that chooses; 0: it works in the workspace */
+    /* Of a decode by regions with candidates, what its later kernels take and the caller does not ask for: compact. */
+    uint64_t own_indices, own_counts, own_shares, own_rests, own_head_weights, own_head_steps;
     uint64_t workspace_size;
     hattn_cuda_divisor splits, dense_splits, token_splits, dense_heads /* dense_group */;
     int32_t most_splits, most_parts;   /* shares of a selection; shares in all that there is room for */

@@ -137,12 +137,37 @@ void add_batches(ProblemList &list)
     });
 }
 
+/* Rows that a decode samples where devices have few multiprocessors, of candidates that several of its blocks share; neighbours alike, so that a sample's
+ * bound may be too high. */
+void add_sampled(ProblemList &list)
+{
+    for (Pattern pattern : {Pattern::RANDOM, Pattern::CLUSTERED})
+        add(list, with("sampled_pattern", static_cast<int>(pattern)), [&](Problem &p) {
+            p.min_probability = 1e-3f;
+            p.min_k = 16;
+            p.pattern = pattern;
+            p.tag = Tag::MEDIUM;
+            p.num_kv_heads = 6;
+            p.group = 2;
+            p.code_bits = 128;
+            p.tail = 0.5f;
+            p.k = 300;
+            p.num_candidates = 1500;
+            p.num_sink = 4;
+            p.num_recent = 9;
+            p.lengths = {17000, 1513, 5000};
+            p.page_size = 64;
+            p.repetitions = 2;
+        });
+}
+
 } // namespace
 
 void add_head_problems(ProblemList &list)
 {
     add_rules(list);
     add_batches(list);
+    add_sampled(list);
 }
 
 } // namespace problems

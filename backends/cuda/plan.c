@@ -56,7 +56,7 @@ static int encodes_by_mma(const hattn_problem *p)
 /* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
-    return !p->num_candidates && p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
+    return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
            (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
 }
 
@@ -90,7 +90,7 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
 /* Whether there are kernels for a floor of probability, or a tail. */
 static int has_floor(const hattn_cuda_params *params)
 {
-    int has_engine = 0, has_width = 0;
+    int has_engine = params->problem.num_candidates > 0, has_width = 0; /* then attention has a list */
 #define FLOOR_ENGINE(number, types, floor, tail) has_engine |= params->engine == number;
 #define FLOOR_WIDTH(words, is_loose, kernel) \
     has_width |= params->code_words == words && params->has_loose_codes == is_loose;
@@ -122,8 +122,8 @@ static void cut_decode(int64_t tasks, hattn_cuda_params *params, uint64_t *used)
         enum { USUAL_LISTS = 8 << 20 /* entries */ };
         const int64_t pieces = hattn_cuda_most_pieces(params, tasks);
         /* Of a piece: short rows are listed as a whole, others as 2.5 k or so; and what scoring anew needs. */
-        int64_t least = larger(larger(4 * (int64_t)params->sample_size, 4 * (int64_t)p->k),
-                               HATTN_CUDA_RESCORE_BINS + 2 * HATTN_CUDA_RESCORE_CHUNKS + (int64_t)p->k);
+        int64_t least = larger(larger(4 * (int64_t)params->sample_size, 4 * (int64_t)params->selected),
+                               HATTN_CUDA_RESCORE_BINS + 2 * HATTN_CUDA_RESCORE_CHUNKS + (int64_t)params->selected);
         if (params->is_keyed)
             least = larger(least, 3 * HATTN_CUDA_RESCORE_BINS);
         const int64_t entries =
@@ -184,19 +184,41 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
 }
 
 /* Room for candidates of scores per query head. */
-static void choose_heads(hattn_cuda_params *params, uint64_t *used)
+static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params *params, uint64_t *used)
 {
+    enum { STATIC_SHARED = 30 * 1024 }; /* of select/topk_heads.cu, and the system's own */
     const hattn_problem *p = &params->problem;
     if (!p->num_candidates)
         return;
     params->most_listed = (int32_t)smaller((int64_t)p->num_candidates + p->num_sink + p->num_recent, p->max_length);
+    params->selected = params->most_listed;
+    params->most_scored = (int32_t)round_up(smaller(p->num_candidates, p->max_length), 8);
     const uint64_t tasks = (uint64_t)p->max_rows * (uint64_t)p->num_selection_heads,
-                   listed = tasks * (uint64_t)params->most_listed;
-    params->listed = hattn_carve(used, listed * sizeof(int32_t));
+                   scored = tasks * (uint64_t)params->most_scored;
+    params->listed = hattn_carve(used, tasks * (uint64_t)params->most_listed * sizeof(int32_t));
     params->num_listed = hattn_carve(used, tasks * sizeof(int32_t));
-    params->head_scores = hattn_carve(used, listed * (uint64_t)params->group * sizeof(uint16_t));
-    params->head_keys = hattn_carve(used, listed * sizeof(uint32_t));
+    params->head_scores = hattn_carve(used, scored * (uint64_t)(params->group + 1) * sizeof(uint16_t));
+    params->head_keys = hattn_carve(used, scored * sizeof(uint32_t));
     params->head_ranks = hattn_carve(used, tasks * (uint64_t)p->k * sizeof(int32_t));
+    params->outside = hattn_carve(used, tasks * sizeof(uint64_t));
+    const int64_t has_tail = p->tail > 0, heads = params->group + has_tail,
+                  shared = params->most_scored * (4 + 2 * heads) + has_tail * 4 * p->k;
+    params->choice_shared = shared <= device->block_shared - STATIC_SHARED ? (int32_t)shared : 0;
+}
+
+/* Room for what the later kernels of a decode with candidates take, whether the caller asks for it or not. */
+static void choose_own(hattn_cuda_params *params, int64_t tasks, uint64_t *used)
+{
+    const hattn_problem *p = &params->problem;
+    if (!p->num_candidates)
+        return;
+    const uint64_t heads = (uint64_t)(tasks * params->group), k = (uint64_t)p->k;
+    params->own_indices = hattn_carve(used, (uint64_t)tasks * k * sizeof(int32_t));
+    params->own_counts = hattn_carve(used, (uint64_t)tasks * sizeof(int32_t));
+    params->own_shares = hattn_carve(used, p->tail > 0 ? heads * k * sizeof(uint32_t) : 0);
+    params->own_rests = hattn_carve(used, heads * sizeof(int64_t));
+    params->own_head_weights = hattn_carve(used, heads * (uint64_t)p->code_bits);
+    params->own_head_steps = hattn_carve(used, heads * sizeof(int32_t));
 }
 
 /* A tail's room, and the blocks that share a selection for it: 64 rows of K each. */
@@ -254,14 +276,17 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->encodes_keys_by_mma =
         encodes_keys_by_mma(p) && params->key_encoder >= (p->map_kind == HATTN_MAP_MLP ? 2 : 0);
     params->appends_by_mma = appends_by_mma(p);
+    params->selected = p->k;
+    uint64_t used = 0;
+    hattn_carve(&used, sizeof(hattn_cuda_head));
+    choose_heads(device, params, &used);
+    uint64_t topk = used;
 
     const int64_t levels = max_score(p, params->group);
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
     choose_codes(p, params);
     params->by_regions = fits_regions(p) && params->code_words;
-    uint64_t used = 0;
-    hattn_carve(&used, sizeof(hattn_cuda_head));
     int64_t wave_tasks = 0;
     if (params->by_regions) {
         const int64_t weight = levels / p->code_bits;
@@ -275,13 +300,14 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
         params->wave_rows = (int32_t)smaller(rows, most / params->wave_heads);
         wave_tasks = (int64_t)params->wave_rows * params->wave_heads;
         params->by_regions = hattn_cuda_most_pieces(params, wave_tasks) <= UINT16_MAX && /* places have 32 bits */
-                             (!hattn_has_shares(p) || has_floor(params));
+                             (!hattn_has_shares(p) || has_floor(params)) && !(p->num_candidates && params->is_keyed);
     }
     if (params->by_regions) {
         params->weights = hattn_carve(&used, (uint64_t)(tasks * p->code_bits));
         cut_decode(wave_tasks, params, &used);
         if (hattn_has_shares(p))
             params->steps = hattn_carve(&used, (uint64_t)tasks * sizeof(int32_t));
+        choose_own(params, tasks, &used);
         /* Every score block reads the map: it must be small beside the codes that it scores, or few bytes in all. */
         enum { SMALL_MAP = 64 * 1024, MAP_READS = 8 << 20 };
         const int64_t map_bytes = (int64_t)p->head_dim_qk * p->code_bits * 2;
@@ -313,10 +339,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->most_parts = (int32_t)(HATTN_CUDA_PARTS / part_words(p, heads));
     params->dense_splits = hattn_cuda_make_divisor((uint32_t)params->num_dense_splits);
 
-    uint64_t topk = 0;
-    hattn_carve(&topk, sizeof(hattn_cuda_head));
     choose_topk(device, params, &topk);
-    choose_heads(params, &topk);
     choose_tail(params, &used);
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }

@@ -24,20 +24,25 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int group = dense ? params.dense_group : params.group;
     const Share share = share_of(group, kGroup, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
-    int total = resolved.length; /* at most: counts are the caller's */
-    const int32_t *indices = nullptr;
-    if (!dense) {
-        const int64_t head = share.first_head / group;
-        const int count = *reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0));
-        total = min(max(count, 0), min(total, p.k));
-        indices = reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
-    }
+    const int64_t head = share.first_head / group;
+    const int32_t *indices =
+        dense ? nullptr
+              : reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
+    auto ready = [&](auto begin) {
+        wait_for_previous(); /* which may be a decode's, that lists the selection */
+        begin();
+        if (dense)
+            return resolved.length;
+        allow_dependents();
+        const int count =
+            load_l2(reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)));
+        return min(max(count, 0), min(resolved.length, p.k)); /* counts are the caller's */
+    };
     const SlotFinder slots(params, args.batch, resolved.sequence);
     attend_share<Engine, ListEarly>(
-        params, inputs_of(args, workspace), share, total, space, [](auto begin) { begin(); },
-        [&](int first, int end, Slot *list) {
+        params, inputs_of(args, workspace), share, resolved.length, space, ready, [&](int first, int end, Slot *list) {
             for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-                list[rank - first] = slots.find(indices ? indices[rank] : rank);
+                list[rank - first] = slots.find(indices ? load_l2(indices + rank) : rank);
             __syncthreads();
         });
 }
@@ -113,7 +118,7 @@ DeviceError load_attend(const hattn_cuda_params &params)
 
 template <class Engines>
 DeviceError launch_attend(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                          DeviceStream stream)
+                          DeviceStream stream, bool is_dependent)
 {
     const bool dense = !args.indices.data;
     if (dense && params.dense_tokens > 1 && (args.batch.q_start.data || args.batch.q_len > 1))
@@ -130,8 +135,9 @@ DeviceError launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
     return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
         const dim3 grid =
             attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits);
-        return launch({grid, kThreads, static_cast<size_t>(params.attend_shared), stream}, kernel,
-                      at_launch(params, heads, args.k_cache, args.v_cache), args, workspace);
+        return launch({grid, kThreads, static_cast<size_t>(params.attend_shared), stream,
+                       is_dependent && params.has_dependent_launch},
+                      kernel, at_launch(params, heads, args.k_cache, args.v_cache), args, workspace);
     });
 }
 

@@ -58,7 +58,7 @@ HATTN_HOST_DEVICE static inline int32_t hattn_cuda_is_sampled(const hattn_cuda_p
     const hattn_problem *p = &params->problem;
     const int64_t units = hattn_cuda_divide_up(hattn_cuda_units(params), hattn_cuda_pieces(params, tasks));
     return params->is_keyed ||
-           (units * params->range_unit >= HATTN_CUDA_SAMPLED_RANGE && p->max_length >= 8 * (int64_t)p->k);
+           (units * params->range_unit >= HATTN_CUDA_SAMPLED_RANGE && p->max_length >= 8 * (int64_t)params->selected);
 }
 
 /* The most pieces of so many tasks or fewer. */

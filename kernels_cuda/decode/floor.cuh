@@ -41,8 +41,9 @@ Run make_run(const hattn_cuda_params &params, const hattn_decode_args &args, con
         const bool shows = args.steps.data;
         FloorRun run = {};
         static_cast<RegionRun &>(run) = region_run(params, args, wave, workspace);
-        run.tau = params.floor_tau;
-        run.min_k = p.min_probability > 0 ? p.min_k : p.k; /* without a floor all that the budget keeps */
+        const bool has_floor = p.min_probability > 0 && !p.num_candidates; /* that of candidates comes later */
+        run.tau = has_floor ? params.floor_tau : 0;
+        run.min_k = has_floor ? p.min_k : params.selected; /* without a floor all that the budget keeps */
         run.slopes = static_cast<const int32_t *>(hattn_address(args.slopes));
         run.slope_head = p.slopes.stride[0];
         run.steps = reinterpret_cast<int32_t *>(shows ? static_cast<char *>(hattn_address(args.steps))

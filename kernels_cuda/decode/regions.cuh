@@ -108,17 +108,18 @@ inline RegionRun region_run(const hattn_cuda_params &params, const hattn_decode_
     char *base = static_cast<char *>(hattn_address(workspace));
     RegionRun run = {};
     run.batch = args.batch;
-    run.budgets = args.budgets.data ? static_cast<const int32_t *>(hattn_address(args.budgets)) : nullptr;
+    if (args.budgets.data && !p.num_candidates) /* which are as many, whatever is kept of them */
+        run.budgets = static_cast<const int32_t *>(hattn_address(args.budgets));
     run.budget_stride[0] = p.budgets.stride[0];
     run.budget_stride[1] = p.budgets.stride[1];
     run.max_length = p.max_length;
-    run.k = p.k;
+    run.k = params.selected;
     run.num_sink = p.num_sink;
     run.num_recent = p.num_recent;
     run.wave = wave;
     run.heads = hattn_cuda_make_divisor(static_cast<uint32_t>(wave.num_heads));
     cut_run(params, &run);
-    run.unscored_length = run.budgets ? 0 : p.k;
+    run.unscored_length = run.budgets ? 0 : params.selected;
     run.num_levels = params.num_levels;
     run.row_size = params.row_size;
     run.sample_size = params.sample_size;

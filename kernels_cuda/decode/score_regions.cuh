@@ -73,7 +73,7 @@ __device__ inline void score_piece(const ScoreRun<Regions> &run, const PlacedTas
         }
     };
     make_planes<kWords, kBlocks>(
-        run, product, placed.row, placed.head, kSampled && placed.piece == 0, space, planes,
+        run, product, placed.row, placed.head, (kSampled || kFloor) && placed.piece == 0, space, planes,
         [&] {
             task = region_task(regions, placed.place, placed.seq_len, budget);
             cut = cut_task(regions, by, placed);

@@ -178,10 +178,11 @@ __host__ __device__ inline int block_bits(const hattn_cuda_params &params)
                : p.code_bits;
 }
 
+/* is_beside: a decode's kernel before this one has waited for all that is the caller's, and what that kernel itself makes is not read here. */
 template <class W>
 __global__ void __launch_bounds__(kThreads)
     encode_queries_kernel(const __grid_constant__ hattn_cuda_params params,
-                          const __grid_constant__ hattn_encode_queries_args args)
+                          const __grid_constant__ hattn_encode_queries_args args, int is_beside)
 {
     extern __shared__ __align__(16) float shared[];
     __shared__ QueryCode code;
@@ -206,12 +207,15 @@ __global__ void __launch_bounds__(kThreads)
                 store_step(p, args, row, head, 1.0f);
             return;
         }
-    take_over();
+    if (!is_beside)
+        wait_for_previous();
+    allow_dependents();
     encode_query<W>(params, args.q, args.query_map, row, head, shared, code);
     for (int r = threadIdx.x; r < p.code_bits; r += kThreads)
         weights[r] = code.weights[r];
     if (threadIdx.x == 0)
         store_step(p, args, row, head, code.unit);
+    wait_for_previous(); /* the next kernel takes this one's end for both */
 }
 
 /* Shared memory of encode_queries_kernel. */
@@ -292,15 +296,39 @@ DeviceError launch_append(const hattn_cuda_params &params, const hattn_decode_ar
     });
 }
 
-DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
-                                  DeviceStream stream)
+static DeviceError launch_encode(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                 DeviceStream stream, bool is_beside)
 {
     const hattn_problem &p = params.problem;
     const dim3 grid(args.num_rows, p.num_selection_heads, (p.code_bits + block_bits(params) - 1) / block_bits(params));
     return with_float_dtype(p.query_map.dtype, [&](auto w) {
         return launch_dependent(params, encode_queries_kernel<value_of<decltype(w)>>, grid,
-                                encode_queries_bytes(params), stream, params, args);
+                                encode_queries_bytes(params), stream, params, args, is_beside ? 1 : 0);
     });
+}
+
+DeviceError launch_encode_queries(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                  DeviceStream stream)
+{
+    return launch_encode(params, args, stream, false);
+}
+
+DeviceError launch_encode_heads(const hattn_cuda_params &params, const hattn_encode_queries_args &args,
+                                DeviceStream stream, bool is_beside)
+{
+    hattn_cuda_params own = params;
+    hattn_encode_queries_args apart = args;
+    hattn_problem &p = own.problem;
+    own.group = 1;
+    own.heads_per_code = hattn_cuda_make_divisor(static_cast<uint32_t>(p.num_q_heads / p.num_code_heads));
+    p.num_selection_heads = p.num_q_heads;
+    p.weights = p.head_weights;
+    p.slopes = p.head_slopes;
+    p.steps = p.head_steps;
+    apart.weights = args.head_weights;
+    apart.slopes = args.head_slopes;
+    apart.steps = args.head_steps;
+    return launch_encode(own, apart, stream, is_beside);
 }
 
 } // namespace hattn
@@ -323,20 +351,7 @@ int hattn::run_encode_queries(const hattn_cuda_params *params, const hattn_encod
 {
     using namespace hattn;
     const DeviceError error = launch_encode_queries(*params, *args, static_cast<DeviceStream>(stream));
-    if (error || !params->problem.num_candidates)
-        return error;
-    /* Each query head as a selection of its own. */
-    hattn_cuda_params own = *params;
-    hattn_encode_queries_args apart = *args;
-    hattn_problem &p = own.problem;
-    own.group = 1;
-    own.heads_per_code = hattn_cuda_make_divisor(static_cast<uint32_t>(p.num_q_heads / p.num_code_heads));
-    p.num_selection_heads = p.num_q_heads;
-    p.weights = p.head_weights;
-    p.slopes = p.head_slopes;
-    p.steps = p.head_steps;
-    apart.weights = args->head_weights;
-    apart.slopes = args->head_slopes;
-    apart.steps = args->head_steps;
-    return launch_encode_queries(own, apart, static_cast<DeviceStream>(stream));
+    return error || !params->problem.num_candidates
+               ? error
+               : launch_encode_heads(*params, *args, static_cast<DeviceStream>(stream), false);
 }

@@ -293,7 +293,7 @@ hattn_topk_args candidates_args(const hattn_cuda_params &params, const hattn_top
 
 DeviceError load_topk(const hattn_cuda_params &params)
 {
-    const DeviceError error = params.problem.num_candidates       ? load_topk_heads()
+    const DeviceError error = params.problem.num_candidates       ? load_topk_heads(params)
                               : hattn_has_shares(&params.problem) ? prepare(topk_floor_kernel, 0)
                                                                   : kSuccess;
     return error ? error : params.problem.key_norms ? load<float>(params) : load<uint16_t>(params);

@@ -1,247 +1,243 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Scores per query head (api/hattn.h, hattn_topk, "With candidates"): after a top-k that lists candidates, blocks score them by each head's own
- * weights, and a block a row and selection head makes p of the scores and selects by it.
+ * weights, and a block a row and selection head chooses among them.
  */
 #include <algorithm>
 
-#include "core/tail.h"
 #include "kernels_cuda/kernels.cuh"
 #include "kernels_cuda/select/floor_sums.cuh"
+#include "kernels_cuda/select/head_choice.cuh"
 #include "kernels_cuda/select/topk_row.cuh"
+
+#include "core/tail.h" /* after the dialect: HIP's has a memcpy for devices */
 
 namespace hattn {
 namespace {
 
-constexpr int kScored = 4 * kThreads; /* candidates of a block */
+constexpr int kScored = 2 * kThreads; /* candidates of a block */
 
-/* Of a row and selection head. */
-struct Candidates {
-    const int32_t *positions; /* rising */
-    int count;
-    uint16_t *scores; /* [group, most_listed] */
-    uint32_t *keys;   /* p, in 2^-24: floats of these bits are in the same order */
-    int32_t *ranks;   /* of those that are kept, among the candidates */
+__device__ inline int num_candidates(const hattn_problem &p, int length)
+{
+    return max(min(p.num_candidates, length - p.num_sink - p.num_recent), 0);
+}
 
-    __device__ Candidates(const hattn_cuda_params &params, hattn_buffer workspace, int64_t task, int length)
-    {
-        const hattn_problem &p = params.problem;
-        char *base = static_cast<char *>(hattn_address(workspace));
-        const int64_t first = task * params.most_listed;
-        positions = reinterpret_cast<const int32_t *>(base + params.listed) + first + p.num_sink;
-        count = max(min(p.num_candidates, length - p.num_sink - p.num_recent), 0);
-        scores = reinterpret_cast<uint16_t *>(base + params.head_scores) + first * params.group;
-        keys = reinterpret_cast<uint32_t *>(base + params.head_keys) + first;
-        ranks = reinterpret_cast<int32_t *>(base + params.head_ranks) + task * p.k;
-    }
-};
-
+/* The last of blockIdx.y, with a tail, copies the summed scores. */
 __global__ void __launch_bounds__(kThreads)
     score_candidates_kernel(const __grid_constant__ hattn_cuda_params params,
                             const __grid_constant__ hattn_topk_args args, hattn_buffer workspace)
 {
     __shared__ QueryCode code;
     const hattn_problem &p = params.problem;
-    const int64_t task = blockIdx.x, row = task / p.num_selection_heads, head = task % p.num_selection_heads;
+    const TopkRow<uint16_t> row(p, args, static_cast<int64_t>(blockIdx.x));
     const int in_group = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.z) * kScored;
-    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
-    const Candidates c(params, workspace, task, resolved.length);
-    if (first >= c.count)
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row.row));
+    const HeadLists lists(params, workspace, static_cast<int64_t>(blockIdx.x));
+    const int32_t *positions = lists.positions + p.num_sink;
+    const int end = min(first + kScored, num_candidates(p, row.length));
+    allow_dependents();
+    if (first >= end)
+        return wait_for_previous(); /* the next kernel takes this one's end for both */
+    uint16_t *scores = const_cast<uint16_t *>(lists.scores) + static_cast<int64_t>(in_group) * params.most_scored;
+    if (in_group == params.group) {
+        wait_for_previous();
+        for (int i = first + static_cast<int>(threadIdx.x); i < end; i += kThreads)
+            scores[i] = row.keys[load_l2(reinterpret_cast<const uint32_t *>(positions + i))];
         return;
+    }
     load_weights(p,
                  reinterpret_cast<const int8_t *>(
-                     hattn_element(&p.head_weights, args.head_weights, row, head * params.group + in_group, 0)),
+                     hattn_element(&p.head_weights, args.head_weights, row.row, row.head * params.group + in_group, 0)),
                  code);
     split_planes(code);
     const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, resolved.sequence);
-    const int64_t code_head = head * p.num_code_heads / p.num_selection_heads;
+    const int64_t code_head = row.head * p.num_code_heads / p.num_selection_heads;
     const int num_words = (p.code_bits + 31) / 32;
-    uint16_t *scores = c.scores + static_cast<int64_t>(in_group) * params.most_listed;
     wait_for_previous();
-    for (int i = first + static_cast<int>(threadIdx.x); i < min(first + kScored, c.count); i += kThreads) {
+    for (int i = first + static_cast<int>(threadIdx.x); i < end; i += kThreads) {
         int32_t slot;
-        const int64_t page = hattn_page(&pages, c.positions[i], &slot);
+        const int64_t page =
+            hattn_page(&pages, static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + i))), &slot);
         const void *key = hattn_element(&p.codes, args.codes, page, slot, code_head);
         scores[i] = static_cast<uint16_t>(score_key(code, static_cast<const uint32_t *>(key), num_words));
     }
 }
 
-struct HeadSpace {
-    union {
-        FloorSpace floor;
-        SelectSpace select;
-    };
-    uint32_t factors[HATTN_FLOOR_FACTORS];
-    uint64_t sums[HATTN_MOST_HEADS]; /* Z */
-    uint32_t largest[HATTN_MOST_HEADS];
-};
-
-/* A row and selection head with its heads' shares, by a block. */
+/* A row and selection head, by a block. */
 struct HeadRow {
     const hattn_cuda_params &params;
     const hattn_topk_args &args;
-    const Candidates &c;
-    int64_t row, head;
-    HeadSpace &space;
+    const TopkRow<uint16_t> &row;
+    const HeadLists &lists;
+    const ChoiceMemory &memory;
+    const int32_t *positions, *steps;
+    int64_t step_stride;
+    int count;
+    HeadChoice &choice;
 
-    __device__ uint32_t share(int in_group, int candidate) const
+    /* O */
+    __device__ uint64_t outside(int32_t step, FloorSpace &floor) const
     {
-        const int32_t step = *reinterpret_cast<const int32_t *>(
-            hattn_element(&params.problem.head_steps, args.head_steps, row, head * params.group + in_group, 0));
-        const uint32_t score = c.scores[static_cast<int64_t>(in_group) * params.most_listed + candidate];
-        return hattn_floor_share(space.largest[in_group] - score, step, space.factors);
+        const int first = params.problem.num_sink, end = row.length - params.problem.num_recent;
+        const FloorEstimate e = estimate_of(row.keys, positions, count, first, end, step, floor);
+        uint64_t listed = 0;
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
+            listed += choice.share(params.group, i, e.largest, static_cast<uint32_t>(step));
+        listed = choice.block_total(listed);
+        return e.sum > listed ? e.sum - listed : 0;
     }
 
-    /* Sums of shares, and p of each candidate, by the thread that looks at it first. */
-    __device__ void make_keys()
+    /* For attend. kept: of the ranks, 0 if nothing has shares; factor: f. */
+    __device__ void tell_shares(int kept, uint64_t factor) const
     {
+        const hattn_problem &p = params.problem;
         const int thread = static_cast<int>(threadIdx.x);
-        for (int g = 0; g < params.group; g++) {
-            const uint16_t *scores = c.scores + static_cast<int64_t>(g) * params.most_listed;
-            uint32_t largest = 0;
-            for (int i = thread; i < c.count; i += kThreads)
-                largest = max(largest, static_cast<uint32_t>(scores[i]));
-            largest = block_largest(largest, space.floor);
-            if (thread == 0)
-                space.largest[g] = largest;
-            __syncthreads();
+        uint32_t near = 0, nearest = 0; /* the least p above 0 as a distance from the largest number */
+        for (int i = thread; i < kept; i += kThreads)
+            nearest = max(nearest, UINT32_MAX - (choice.key(memory.ranks[i]) - 1));
+        uint64_t bound = 4 * (static_cast<uint64_t>(UINT32_MAX - choice.block_largest(nearest)) + 1);
+        for (int i = thread; i < kept; i += kThreads) {
+            const uint32_t key = choice.key(memory.ranks[i]);
+            near += key > 0 && key < bound;
+        }
+        if (choice.block_total(near) < HATTN_FEW_ANCHORS)
+            bound = UINT64_MAX;
+        /* Warps of their own for each head, as far as they go. */
+        const int parts = params.group < kWarps ? kWarps / params.group : 1;
+        for (int unit = warp_id(); unit < params.group * parts; unit += kWarps) {
+            const int g = unit / parts, part = unit % parts;
+            const int64_t query_head = row.head * params.group + g;
+            uint32_t *shares =
+                reinterpret_cast<uint32_t *>(hattn_element(&p.shares, args.shares, row.row, query_head, 0));
+            const uint32_t largest = choice.largest(g), step = static_cast<uint32_t>(steps[g * step_stride]);
             uint64_t sum = 0;
-            for (int i = thread; i < c.count; i += kThreads)
-                sum += share(g, i);
-            sum = block_total(sum, space.floor);
-            if (thread == 0)
-                space.sums[g] = sum;
-            const uint64_t inverse = hattn_head_inverse(sum);
-            for (int i = thread; i < c.count; i += kThreads)
-                c.keys[i] = (g ? c.keys[i] : 0) + hattn_head_probability(share(g, i), inverse);
+            for (int rank = part * 32 + lane_id(); rank < p.k; rank += parts * 32) {
+                const int i = rank - p.num_sink;
+                uint32_t share = 0;
+                if (i >= 0 && i < kept) {
+                    const int candidate = memory.ranks[i];
+                    share = choice.share(g, candidate, largest, step);
+                    sum += share;
+                    const uint32_t key = choice.key(candidate);
+                    if (share > 0 && key > 0 && key < bound)
+                        share |= HATTN_SHARE_ANCHOR;
+                }
+                shares[rank] = share;
+            }
+            sum = warp_total_of_large(sum);
+            if (lane_id() == 0)
+                choice.leave_kept_sum(unit, sum);
         }
         __syncthreads();
-    }
-
-    __device__ int num_at_least(uint64_t bound)
-    {
-        uint32_t count = 0;
-        for (int i = static_cast<int>(threadIdx.x); i < c.count; i += kThreads)
-            count += c.keys[i] >= bound;
-        return static_cast<int>(block_total(count, space.floor));
-    }
-
-    /* f, from the summed scores; kept: of the ranks. */
-    __device__ uint64_t factor_outside(const uint16_t *scores, int length, int kept)
-    {
-        const hattn_problem &p = params.problem;
-        const int32_t step = *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row, head, 0));
-        const FloorEstimate e =
-            estimate_of(scores, c.positions, c.count, p.num_sink, length - p.num_recent, step, space.floor);
-        uint64_t listed = 0, inside = 0;
-        for (int i = static_cast<int>(threadIdx.x); i < c.count; i += kThreads)
-            listed += hattn_floor_share(e.largest - scores[c.positions[i]], step, space.factors);
-        for (int i = static_cast<int>(threadIdx.x); i < kept; i += kThreads)
-            inside += hattn_floor_share(e.largest - scores[c.positions[c.ranks[i]]], step, space.factors);
-        listed = block_total(listed, space.floor);
-        inside = listed - block_total(inside, space.floor);
-        return hattn_head_factor(e.sum > listed ? e.sum - listed : 0, inside);
-    }
-
-    /* Shares below which a p above 0 is an anchor's. */
-    __device__ uint64_t anchor_bound(int kept)
-    {
-        const int thread = static_cast<int>(threadIdx.x);
-        uint32_t nearest = 0, near = 0; /* the least p above 0 as a distance from the largest number */
-        for (int i = thread; i < kept; i += kThreads)
-            nearest = max(nearest, UINT32_MAX - (c.keys[c.ranks[i]] - 1));
-        const uint64_t bound = 4 * (static_cast<uint64_t>(UINT32_MAX - block_largest(nearest, space.floor)) + 1);
-        for (int i = thread; i < kept; i += kThreads)
-            near += c.keys[c.ranks[i]] > 0 && c.keys[c.ranks[i]] < bound;
-        return block_total(near, space.floor) < HATTN_FEW_ANCHORS ? UINT64_MAX : bound;
-    }
-
-    /* For attend. kept: of the ranks, 0 if nothing has shares. */
-    __device__ void tell_shares(int kept, uint64_t factor)
-    {
-        const hattn_problem &p = params.problem;
-        const uint64_t bound = anchor_bound(kept);
-        for (int g = 0; g < params.group; g++) {
-            const int64_t query_head = head * params.group + g;
-            uint32_t *shares = reinterpret_cast<uint32_t *>(hattn_element(&p.shares, args.shares, row, query_head, 0));
+        for (int g = thread; g < params.group; g += kThreads) {
+            const int64_t query_head = row.head * params.group + g;
             uint64_t sum = 0;
-            for (int rank = static_cast<int>(threadIdx.x); rank < p.k; rank += kThreads) {
-                const int i = rank - p.num_sink;
-                const bool has_share = i >= 0 && i < kept;
-                const uint32_t found = has_share ? share(g, c.ranks[i]) : 0, key = has_share ? c.keys[c.ranks[i]] : 0;
-                sum += found;
-                shares[rank] = found | (found > 0 && key > 0 && key < bound ? HATTN_SHARE_ANCHOR : 0);
-            }
-            sum = block_total(sum, space.floor);
-            if (threadIdx.x == 0)
-                *reinterpret_cast<int64_t *>(hattn_element(&p.rests, args.rests, row, query_head, 0)) =
-                    kept ? hattn_head_rest(space.sums[g] - sum, factor) : 0;
+            for (int part = 0; part < parts; part++)
+                sum += choice.kept_sum(g * parts + part);
+            *reinterpret_cast<int64_t *>(hattn_element(&p.rests, args.rests, row.row, query_head, 0)) =
+                kept ? hattn_head_rest(choice.sum(g) - sum, factor) : 0;
         }
     }
 };
 
+/* listed_first: of what is listed for a row, where its candidates begin; knows_outside: O is told, else out of the row's scores. */
 __global__ void __launch_bounds__(kThreads)
-    select_heads_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
-                        hattn_buffer workspace)
+    choose_heads_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
+                        hattn_buffer workspace, int listed_first, int knows_outside)
 {
-    __shared__ HeadSpace space;
+    extern __shared__ __align__(16) float shared[];
+    __shared__ ChoiceSpace space;
+    __shared__ FloorSpace floor;
     const hattn_problem &p = params.problem;
     const int64_t task = blockIdx.x;
     TopkRow<uint16_t> row(p, args, task);
-    const Candidates c(params, workspace, task, row.length);
-    static constexpr uint32_t kFactors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
-    const int forced = p.num_sink + p.num_recent, thread = static_cast<int>(threadIdx.x);
-    if (thread < HATTN_FLOOR_FACTORS)
-        space.factors[thread] = kFactors[thread];
+    const HeadLists lists(params, workspace, task);
+    const bool has_tail = p.tail > 0.0f;
+    ChoiceMemory memory = {const_cast<uint16_t *>(lists.scores), lists.keys, lists.ranks, params.choice_shared > 0};
+    if (memory.is_shared) {
+        memory.keys = reinterpret_cast<uint32_t *>(shared);
+        memory.scores = reinterpret_cast<uint16_t *>(memory.keys + params.most_scored);
+        memory.ranks = reinterpret_cast<int32_t *>(memory.scores + (params.group + has_tail) * params.most_scored);
+    }
+    const int forced = p.num_sink + p.num_recent, thread = static_cast<int>(threadIdx.x),
+              count = num_candidates(p, row.length);
+    const int32_t *positions = lists.positions + listed_first;
+    const int32_t *steps = reinterpret_cast<const int32_t *>(
+        hattn_element(&p.head_steps, args.head_steps, row.row, row.head * params.group, 0));
+    HeadChoice choice(params, lists, memory, count, steps, p.head_steps.stride[1], space);
+    HeadChoice::prepare(space);
+    allow_dependents();
     wait_for_previous();
     const bool is_ranked = row.kept > forced && (row.kept < row.length || p.min_probability > 0.0f);
-    HeadRow heads = {params, args, c, row.row, row.head, space};
     if (is_ranked) {
-        heads.make_keys();
-        const int above = p.min_probability > 0.0f
-                              ? heads.num_at_least(hattn_head_floor(params.floor_tau, params.group)) + forced
-                              : row.kept;
-        row.kept = max(min(above, row.kept), max(min(p.min_k, row.kept), forced));
+        const int above = choice.make_keys(hattn_head_floor(params.floor_tau, params.group)) + forced;
+        if (p.min_probability > 0.0f)
+            row.kept = max(min(above, row.kept), max(min(p.min_k, row.kept), forced));
+    } else {
+        __syncthreads();
     }
     visit_forced(row.length, row.kept, p.num_sink, p.num_recent, 0, row.kept,
                  [&](int rank, int position) { row.indices[rank] = position; });
     const int kept = is_ranked && row.kept < row.length ? row.kept - forced : 0;
     if (kept > 0) {
-        hattn_cuda_params own = params;
-        own.problem.key_norms = 1; /* digits of floats */
-        Selection<float> selection = {reinterpret_cast<const float *>(c.keys), c.count, kept, 0, 0, {}};
-        selection.find(own, space.select);
-        selection.visit(0, kept, space.select, [&](int rank, int i) {
-            row.indices[p.num_sink + rank] = c.positions[i];
-            c.ranks[rank] = i;
+        if (kept < count)
+            choice.find(kept);
+        choice.visit([&](int rank, int i) {
+            row.indices[p.num_sink + rank] =
+                static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + i)));
+            if (has_tail)
+                memory.ranks[rank] = i;
         });
     }
     for (int i = row.kept + thread; i < p.k; i += kThreads)
         row.indices[i] = -1;
     if (thread == 0)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
-    if (p.tail > 0.0f) {
-        __syncthreads();
-        heads.tell_shares(kept, kept ? heads.factor_outside(row.keys, row.length, kept) : 0);
+    if (!has_tail)
+        return;
+    const HeadRow heads = {params, args, row, lists, memory, positions, steps, p.head_steps.stride[1], count, choice};
+    uint64_t factor = 0;
+    if (kept > 0) {
+        const int32_t step =
+            *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0));
+        const uint64_t outside = knows_outside ? *lists.outside : heads.outside(step, floor);
+        const uint32_t largest = choice.largest(params.group);
+        uint64_t inside = 0;
+        for (int i = thread; i < count; i += kThreads)
+            if (!choice.is_kept(choice.key(i), i))
+                inside += choice.share(params.group, i, largest, static_cast<uint32_t>(step));
+        factor = hattn_head_factor(outside, choice.block_total(inside));
     }
+    __syncthreads();
+    heads.tell_shares(kept, factor);
 }
 
 } // namespace
 
-DeviceError load_topk_heads()
+DeviceError load_topk_heads(const hattn_cuda_params &params)
 {
-    return first_error({prepare(score_candidates_kernel, 0), prepare(select_heads_kernel, 0)});
+    return first_error(
+        {prepare(score_candidates_kernel, 0), prepare(choose_heads_kernel, static_cast<size_t>(params.choice_shared))});
+}
+
+DeviceError launch_choose_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
+                                DeviceStream stream, bool is_after_topk)
+{
+    const dim3 tasks(static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads));
+    return launch_dependent(params, choose_heads_kernel, tasks, static_cast<size_t>(params.choice_shared), stream,
+                            params, args, workspace, is_after_topk ? params.problem.num_sink : 0,
+                            is_after_topk ? 0 : 1);
 }
 
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
                               DeviceStream stream)
 {
     const hattn_problem &p = params.problem;
-    const dim3 tasks(static_cast<unsigned>(args.batch.num_rows * p.num_selection_heads)),
-        scored(tasks.x, static_cast<unsigned>(params.group),
-               static_cast<unsigned>((std::min(p.num_candidates, p.max_length) + kScored - 1) / kScored));
+    const dim3 blocks(static_cast<unsigned>(args.batch.num_rows * p.num_selection_heads),
+                      static_cast<unsigned>(params.group + (p.tail > 0.0f)),
+                      static_cast<unsigned>((std::min(p.num_candidates, p.max_length) + kScored - 1) / kScored));
     const DeviceError error =
-        launch_dependent(params, score_candidates_kernel, scored, 0, stream, params, args, workspace);
-    return error ? error : launch_dependent(params, select_heads_kernel, tasks, 0, stream, params, args, workspace);
+        launch_dependent(params, score_candidates_kernel, blocks, 0, stream, params, args, workspace);
+    return error ? error : launch_choose_heads(params, args, workspace, stream, true);
 }
 
 } // namespace hattn

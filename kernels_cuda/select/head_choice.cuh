@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The choice among a row's candidates by all heads of a selection (api/hattn.h, hattn_topk, "With candidates"), by one block: shares of scores, their
+ * sums, p, and an exact top-k of p. A thread has 8 neighbours of each 2048 candidates, throughout.
+ * Bound: latencies of barriers for few candidates, a share's dozen of instructions for many. So heads go four at a time, their loads together;
+ * factors have a copy for each lane, so that no two lanes meet in a bank; and p is counted by its leading bits, as a float has them, so that
+ * one pass over a histogram leaves a handful to rank against each other.
+ */
+#ifndef HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
+#define HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
+
+#include "kernels_cuda/select/head_lists.cuh"
+#include "kernels_cuda/select/select.cuh"
+
+namespace hattn {
+
+class HeadChoice
+{
+public:
+    /* steps: of the task's first head, those of the others `step_stride` after it. */
+    __device__ HeadChoice(const hattn_cuda_params &params, const HeadLists &lists, const ChoiceMemory &memory,
+                          int count, const int32_t *steps, int64_t step_stride, ChoiceSpace &space)
+        : lists_(lists), memory_(memory), count_(count), row_(params.most_scored), group_(params.group),
+          num_scores_(params.group + (params.problem.tail > 0.0f)), steps_(steps), step_stride_(step_stride),
+          space_(space)
+    {
+    }
+
+    /* Before what is listed is there; needs a barrier. */
+    __device__ static void prepare(ChoiceSpace &space)
+    {
+        static constexpr uint32_t kFactors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
+        for (int i = static_cast<int>(threadIdx.x); i < HATTN_FLOOR_FACTORS * 32; i += kThreads)
+            space.factors[i / 32][i % 32] = kFactors[i / 32];
+        for (int i = static_cast<int>(threadIdx.x); i < HATTN_CUDA_BINS; i += kThreads)
+            space.histogram[i] = 0;
+        if (threadIdx.x == 0)
+            space.num_contest = 0;
+    }
+
+    /* p of all candidates; how many have at least `bound`. */
+    __device__ int make_keys(uint64_t bound)
+    {
+        find_largest();
+        __syncthreads();
+        for (int first = 0; first < group_; first += kFourHeads)
+            sum_shares(first);
+        __syncthreads();
+        uint32_t reaching = 0;
+        for (int first = 0; first < group_; first += kFourHeads)
+            reaching += add_probabilities(first, bound);
+        return static_cast<int>(block_total(reaching));
+    }
+
+    /* Finds the `kept` best, 0 < kept < count, equal ones by smallest position. */
+    __device__ void find(int kept)
+    {
+        const uint32_t wanted = static_cast<uint32_t>(kept);
+        find_bin(wanted);
+        const uint32_t bin = space_.bin, ties = wanted - space_.above,
+                       members = bin ? space_.histogram[bin] : static_cast<uint32_t>(count_) - space_.above;
+        if (ties == members)
+            least_ = static_cast<uint64_t>(least_of(bin)) << 32;
+        else if (members <= kContest)
+            rank_members(bin, ties);
+        else
+            search(bin, wanted);
+    }
+
+    /* sink(rank, candidate) of what is kept. */
+    template <class Sink>
+    __device__ void visit(Sink sink)
+    {
+        uint32_t done = 0;
+        int turn = 0;
+        for (int first = 0; first < count_; first += kChoiceTile, turn ^= 1) {
+            const int mine = first + kAtOnce * static_cast<int>(threadIdx.x);
+            uint32_t kept = 0, all;
+            if (mine < count_) {
+                uint32_t keys[kAtOnce];
+                load_keys_of(keys, mine);
+#pragma unroll
+                for (int i = 0; i < kAtOnce; i++)
+                    kept |= (mine + i < count_ && is_kept(keys[i], mine + i) ? 1u : 0u) << i;
+            }
+            uint32_t rank = done + block_scan(count_ones(kept), space_.scans[turn], &all);
+            for (; kept; kept &= kept - 1)
+                sink(static_cast<int>(rank++), mine + lowest_one(kept));
+            done += all;
+        }
+    }
+
+    __device__ bool is_kept(uint32_t key, int candidate) const { return order_of(key, candidate) >= least_; }
+
+    __device__ uint32_t key(int candidate) const { return memory_.keys[candidate]; }
+
+    /* Head `group_` has the summed scores. */
+    __device__ uint32_t share(int head, int candidate, uint32_t largest, uint32_t step) const
+    {
+        return lane_share(largest - memory_.scores[head * row_ + candidate], step, space_);
+    }
+
+    __device__ uint32_t largest(int head) const
+    {
+        uint32_t x = 0;
+        for (uint32_t its : space_.largest[head])
+            x = max(x, its);
+        return x;
+    }
+
+    /* Z */
+    __device__ uint64_t sum(int head) const
+    {
+        uint64_t x = 0;
+        for (uint64_t its : space_.sums[head])
+            x += its;
+        return x;
+    }
+
+    /* Of numbers below 2^62; in all threads. There is a barrier in it. */
+    __device__ uint64_t block_total(uint64_t x)
+    {
+        x = warp_total_of_large(x);
+        uint64_t *totals = space_.totals[turn_ ^= 1];
+        if (lane_id() == 0)
+            totals[warp_id()] = x;
+        __syncthreads();
+        x = 0;
+        for (int w = 0; w < kWarps; w++)
+            x += totals[w];
+        return x;
+    }
+
+    /* In all threads. There is a barrier in it. */
+    __device__ uint32_t block_largest(uint32_t x)
+    {
+        for (int mask = 16; mask; mask /= 2)
+            x = max(x, from_partner(x, mask));
+        uint64_t *totals = space_.totals[turn_ ^= 1];
+        if (lane_id() == 0)
+            totals[warp_id()] = x;
+        __syncthreads();
+        for (int w = 0; w < kWarps; w++)
+            x = max(x, static_cast<uint32_t>(totals[w]));
+        return x;
+    }
+
+    /* Of shares of what is kept, once it is known; up to HATTN_MOST_HEADS of them. */
+    __device__ void leave_kept_sum(int i, uint64_t sum) { space_.contest[i] = sum; }
+
+    __device__ uint64_t kept_sum(int i) const { return space_.contest[i]; }
+
+private:
+    __device__ static uint64_t order_of(uint32_t key, int candidate)
+    {
+        return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~candidate);
+    }
+
+    __device__ EightScores load(int head, int candidate) const
+    {
+        return {*reinterpret_cast<const uint4 *>(memory_.scores + head * row_ + candidate)};
+    }
+
+    template <int kNum>
+    __device__ static void load_words(uint32_t (&words)[kNum], const uint32_t *from)
+    {
+#pragma unroll
+        for (int i = 0; i < kNum; i += 4) {
+            const uint4 four = *reinterpret_cast<const uint4 *>(from + i);
+            memcpy(words + i, &four, sizeof(four));
+        }
+    }
+
+    __device__ void load_keys_of(uint32_t (&keys)[kAtOnce], int candidate) const
+    {
+        load_words(keys, memory_.keys + candidate);
+    }
+
+    /* Of each warp; scores into shared memory. */
+    __device__ void find_largest()
+    {
+        for (int head = 0; head < num_scores_; head += kFourHeads) {
+            uint32_t largest[kFourHeads] = {};
+            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+                EightScores scores[kFourHeads];
+#pragma unroll
+                for (int h = 0; h < kFourHeads; h++)
+                    scores[h].words = load_l2(
+                        reinterpret_cast<const uint4 *>(lists_.scores + min(head + h, num_scores_ - 1) * row_ + mine));
+#pragma unroll
+                for (int h = 0; h < kFourHeads; h++) {
+                    if (memory_.is_shared && head + h < num_scores_)
+                        *reinterpret_cast<uint4 *>(memory_.scores + (head + h) * row_ + mine) = scores[h].words;
+#pragma unroll
+                    for (int i = 0; i < kAtOnce; i++)
+                        largest[h] = max(largest[h], mine + i < count_ ? scores[h].at(i) : 0);
+                }
+            }
+#pragma unroll
+            for (int h = 0; h < kFourHeads; h++) {
+                const uint32_t all = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(largest[h])));
+                if (lane_id() == 0)
+                    space_.largest[head + h][warp_id()] = all;
+            }
+        }
+    }
+
+    /* What all lanes know of four heads, a warp's number of each in 8 lanes. */
+    struct FourHeads {
+        uint32_t largest[kFourHeads], step[kFourHeads];
+    };
+
+    __device__ FourHeads four_heads(int first) const
+    {
+        FourHeads four;
+        uint32_t x = space_.largest[first + lane_id() / kWarps][lane_id() % kWarps];
+        const uint32_t step = static_cast<uint32_t>(steps_[min(first + lane_id() / kWarps, group_ - 1) * step_stride_]);
+#pragma unroll
+        for (int mask = kWarps / 2; mask; mask /= 2)
+            x = max(x, from_partner(x, mask));
+#pragma unroll
+        for (int h = 0; h < kFourHeads; h++) {
+            four.largest[h] = from_lane(x, h * kWarps);
+            four.step[h] = from_lane(step, h * kWarps);
+        }
+        return four;
+    }
+
+    /* Of four heads, by warps. */
+    __device__ void sum_shares(int first)
+    {
+        const FourHeads four = four_heads(first);
+        uint64_t sums[kFourHeads] = {};
+        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile)
+#pragma unroll
+            for (int h = 0; h < kFourHeads; h++)
+                if (first + h < group_) {
+                    const EightScores scores = load(first + h, mine);
+#pragma unroll
+                    for (int i = 0; i < kAtOnce; i++)
+                        if (mine + i < count_)
+                            sums[h] += lane_share(four.largest[h] - scores.at(i), four.step[h], space_);
+                }
+#pragma unroll
+        for (int h = 0; h < kFourHeads; h++) {
+            const uint64_t all = warp_total_of_large(sums[h]);
+            if (lane_id() == 0)
+                space_.sums[first + h][warp_id()] = all;
+        }
+    }
+
+    /* Of four heads to p; with the last ones p is counted. How many of a thread then reach the bound. */
+    __device__ uint32_t add_probabilities(int first, uint64_t bound)
+    {
+        const FourHeads four = four_heads(first);
+        uint64_t x = space_.sums[first + lane_id() / kWarps][lane_id() % kWarps], inverses[kFourHeads];
+#pragma unroll
+        for (int mask = kWarps / 2; mask; mask /= 2)
+            x += from_partner(x, mask);
+        x = hattn_head_inverse(max(x, static_cast<uint64_t>(1))); /* there may be fewer than four heads */
+#pragma unroll
+        for (int h = 0; h < kFourHeads; h++)
+            inverses[h] = from_lane(x, h * kWarps);
+        uint32_t reaching = 0;
+        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+            uint32_t keys[kAtOnce] = {};
+            if (first)
+                load_keys_of(keys, mine);
+#pragma unroll
+            for (int h = 0; h < kFourHeads; h++)
+                if (first + h < group_) {
+                    const EightScores scores = load(first + h, mine);
+#pragma unroll
+                    for (int i = 0; i < kAtOnce; i++)
+                        keys[i] += mine + i < count_ ? hattn_head_probability(lane_share(four.largest[h] - scores.at(i),
+                                                                                         four.step[h], space_),
+                                                                              inverses[h])
+                                                     : 0;
+                }
+            for (int i = 0; i < kAtOnce; i += 4)
+                *reinterpret_cast<uint4 *>(memory_.keys + mine + i) = {keys[i], keys[i + 1], keys[i + 2], keys[i + 3]};
+            if (first + kFourHeads >= group_)
+#pragma unroll
+                for (int i = 0; i < kAtOnce; i++)
+                    if (mine + i < count_) {
+                        reaching += keys[i] >= bound;
+                        if (keys[i]) /* there may be many without */
+                            atomic_add(&space_.histogram[bin_of(keys[i])], 1u);
+                    }
+        }
+        return reaching;
+    }
+
+    /* The largest bin such that it and those above hold at least `wanted`, into space. Bin 0 has what none of the others has. */
+    __device__ void find_bin(uint32_t wanted)
+    {
+        constexpr int kBins = HATTN_CUDA_BINS / kThreads;
+        const int first = HATTN_CUDA_BINS - kBins * (1 + static_cast<int>(threadIdx.x));
+        uint32_t counts[kBins], mine = 0, total;
+        load_words(counts, &space_.histogram[first]);
+#pragma unroll
+        for (const uint32_t count : counts)
+            mine += count;
+        uint32_t above = block_scan(mine, space_.scans[0], &total);
+        if (total < wanted) {
+            if (threadIdx.x == 0) {
+                space_.bin = 0;
+                space_.above = total;
+            }
+        } else if (above < wanted && above + mine >= wanted) {
+            int bin = kBins - 1;
+#pragma unroll
+            for (int i = kBins - 1; i > 0; i--)
+                if (bin == i && above + counts[i] < wanted) {
+                    above += counts[i];
+                    bin = i - 1;
+                }
+            space_.bin = static_cast<uint32_t>(first + bin);
+            space_.above = above;
+        }
+        __syncthreads();
+    }
+
+    /* Few of one bin: each against all. */
+    __device__ void rank_members(uint32_t bin, uint32_t ties)
+    {
+        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+            uint32_t keys[kAtOnce];
+            load_keys_of(keys, mine);
+#pragma unroll
+            for (int i = 0; i < kAtOnce; i++)
+                if (mine + i < count_ && bin_of(keys[i]) == bin)
+                    space_.contest[atomic_add(&space_.num_contest, 1u)] = order_of(keys[i], mine + i);
+        }
+        __syncthreads();
+        const uint32_t num = space_.num_contest;
+        for (uint32_t i = threadIdx.x; i < num; i += kThreads) {
+            const uint64_t mine = space_.contest[i];
+            uint32_t before = 0;
+            for (uint32_t j = 0; j < num; j++)
+                before += space_.contest[j] > mine;
+            if (before + 1 == ties)
+                space_.least = mine;
+        }
+        __syncthreads();
+        least_ = space_.least;
+    }
+
+    __device__ uint32_t num_reaching(uint32_t bound)
+    {
+        uint32_t num = 0;
+        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+            uint32_t keys[kAtOnce];
+            load_keys_of(keys, mine);
+#pragma unroll
+            for (int i = 0; i < kAtOnce; i++)
+                num += mine + i < count_ && keys[i] >= bound;
+        }
+        return static_cast<uint32_t>(block_total(num));
+    }
+
+    /* Many of one bin, as where all weights are 0: rare and slow. */
+    __device__ void search(uint32_t bin, uint32_t wanted)
+    {
+        uint32_t low = least_of(bin), high = bin ? least_of(bin + 1) - 1 : 0;
+        while (low < high) {
+            const uint32_t middle = low + (high - low + 1) / 2;
+            if (num_reaching(middle) >= wanted)
+                low = middle;
+            else
+                high = middle - 1;
+        }
+        const uint32_t ties = wanted - num_reaching(low + 1);
+        uint32_t before = 0;
+        for (int first = 0, turn = 0; first < count_; first += kThreads, turn ^= 1) {
+            const int mine = first + static_cast<int>(threadIdx.x);
+            const bool is_equal = mine < count_ && memory_.keys[mine] == low;
+            uint32_t all;
+            const uint32_t num = before + block_scan(is_equal, space_.scans[turn], &all);
+            if (is_equal && num + 1 == ties)
+                space_.least = order_of(low, mine);
+            before += all;
+        }
+        __syncthreads();
+        least_ = space_.least;
+    }
+
+    const HeadLists &lists_;
+    const ChoiceMemory &memory_;
+    const int count_, row_, group_, num_scores_;
+    const int32_t *steps_;
+    const int64_t step_stride_;
+    ChoiceSpace &space_;
+    uint64_t least_ = 0;
+    int turn_ = 0;
+};
+
+} // namespace hattn
+
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Candidates of scores per query head: where a row has them, and what a block that chooses among them (head_choice.cuh) has of shares and of p.
+ */
+#ifndef HATTN_KERNELS_CUDA_SELECT_HEAD_LISTS_CUH
+#define HATTN_KERNELS_CUDA_SELECT_HEAD_LISTS_CUH
+
+#include "core/floor.h"
+#include "kernels_cuda/device/device.cuh"
+#include "kernels_cuda/params.h"
+
+namespace hattn {
+
+constexpr int kAtOnce = 8, kChoiceTile = kAtOnce * kThreads; /* candidates of a thread, of a block */
+constexpr int kFourHeads = 4;
+constexpr int kContest = 512; /* candidates that are ranked against each other, at most */
+
+/* What scores of candidates are in, of all tasks, and how it is cut. */
+struct HeadLists {
+    const int32_t *positions; /* rising, of this task */
+    const uint16_t *scores;   /* [group, and with a tail the summed ones, most_scored] */
+    uint32_t *keys;           /* p */
+    int32_t *ranks;           /* of those that are kept, among the candidates */
+    uint64_t *outside;        /* O of hattn_topk */
+
+    __device__ HeadLists(const hattn_cuda_params &params, hattn_buffer workspace, int64_t task)
+    {
+        char *base = static_cast<char *>(hattn_address(workspace));
+        positions = reinterpret_cast<const int32_t *>(base + params.listed) + task * params.most_listed;
+        scores = reinterpret_cast<const uint16_t *>(base + params.head_scores) +
+                 task * params.most_scored * (params.group + 1);
+        keys = reinterpret_cast<uint32_t *>(base + params.head_keys) + task * params.most_scored;
+        ranks = reinterpret_cast<int32_t *>(base + params.head_ranks) + task * params.problem.k;
+        outside = reinterpret_cast<uint64_t *>(base + params.outside) + task;
+    }
+};
+
+struct ChoiceSpace {
+    uint32_t factors[HATTN_FLOOR_FACTORS][32];
+    alignas(16) uint32_t histogram[HATTN_CUDA_BINS];
+    uint32_t largest[HATTN_MOST_HEADS + kFourHeads][kWarps];
+    uint64_t sums[HATTN_MOST_HEADS + kFourHeads][kWarps];
+    uint64_t contest[kContest];
+    uint64_t totals[2][kWarps];
+    uint32_t scans[2][kWarps];
+    uint32_t bin, above, num_contest;
+    uint64_t least;
+};
+
+/* A share's factors by lane. */
+__device__ inline uint32_t lane_share(uint32_t distance, uint32_t step, const ChoiceSpace &space)
+{
+    const uint32_t e = distance * step;
+    return space.factors[e >> 4 & (HATTN_FLOOR_FACTORS - 1)][lane_id()] >> min(e >> 10, 31u); /* all are below 2^31 */
+}
+
+/* Eight scores of candidates. */
+struct EightScores {
+    uint4 words;
+
+    __device__ uint32_t at(int i) const
+    {
+        const uint32_t word = i / 2 == 0 ? words.x : i / 2 == 1 ? words.y : i / 2 == 2 ? words.z : words.w;
+        return i % 2 ? word >> 16 : word & 0xffff;
+    }
+};
+
+/* The order of p: a bin's lowest bits are 6 of the mantissa. */
+__device__ inline uint32_t bin_of(uint32_t p)
+{
+    const uint32_t width = static_cast<uint32_t>(bit_width(p)); /* 1 to 31 */
+    return p ? (width << 6 | (p << (32 - width) >> 25 & 63)) - 63 : 0;
+}
+
+/* The least p of a bin, or of one past the last. */
+__device__ inline uint32_t least_of(uint32_t bin)
+{
+    const uint64_t mantissa = 64 + ((bin + 63) & 63), width = (bin + 63) >> 6;
+    return bin ? static_cast<uint32_t>((mantissa << (width - 1) >> 6)) : 0;
+}
+
+/* Numbers below 2^62, of a warp. */
+__device__ inline uint64_t warp_total_of_large(uint64_t x)
+{
+    constexpr uint32_t kMask = (1 << 27) - 1;
+    const uint32_t low = warp_total(static_cast<uint32_t>(x) & kMask),
+                   middle = warp_total(static_cast<uint32_t>(x >> 27) & kMask),
+                   high = warp_total(static_cast<uint32_t>(x >> 54));
+    return low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
+}
+
+/* Where a block has what it reads more than once. */
+struct ChoiceMemory {
+    uint16_t *scores;
+    uint32_t *keys;
+    int32_t *ranks;
+    bool is_shared;
+};
+
+} // namespace hattn
+
+#endif
