@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The choice among a row's candidates by all heads of a selection (api/hattn.h, hattn_topk, "With candidates"), by one block: shares of scores, their
  * sums, p, and an exact top-k of p. A thread has 8 neighbours of each 2048 candidates, throughout.
- * Bound: latencies of barriers for few candidates, a share's dozen of instructions for many. So heads go four at a time, their loads together;
- * factors have a copy for each lane, so that no two lanes meet in a bank; and p is counted by its leading bits, as a float has them, so that
- * one pass over a histogram leaves a handful to rank against each other.
+ * Bound: latencies of barriers and of code, which runs once out of a cold cache, for few candidates; a share's dozen of instructions for many. So loops
+ * are rolled; all loads of scores are in flight together; factors have a copy for each lane, so that no two lanes meet in a bank; and p is counted
+ * by its leading bits, as a float has them, so that one pass over a histogram leaves a handful to rank against each other.
  */
 #ifndef HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
 #define HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
@@ -42,12 +42,14 @@ public:
     {
         find_largest();
         __syncthreads();
-        for (int first = 0; first < group_; first += kFourHeads)
-            sum_shares(first);
+        sum_shares();
         __syncthreads();
-        uint32_t reaching = 0;
-        for (int first = 0; first < group_; first += kFourHeads)
-            reaching += add_probabilities(first, bound);
+        if (static_cast<int>(threadIdx.x) < group_) {
+            space_.tops[threadIdx.x] = largest(static_cast<int>(threadIdx.x));
+            space_.inverses[threadIdx.x] = hattn_head_inverse(sum(static_cast<int>(threadIdx.x)));
+        }
+        __syncthreads();
+        const uint32_t reaching = add_probabilities(bound);
         return static_cast<int>(block_total(reaching));
     }
 
@@ -66,25 +68,32 @@ public:
             search(bin, wanted);
     }
 
-    /* sink(rank, candidate) of what is kept. */
+    /* sink(rank, candidate, position) of what is kept. */
     template <class Sink>
-    __device__ void visit(Sink sink)
+    __device__ void visit(const int32_t *positions, Sink sink)
     {
         uint32_t done = 0;
         int turn = 0;
         for (int first = 0; first < count_; first += kChoiceTile, turn ^= 1) {
             const int mine = first + kAtOnce * static_cast<int>(threadIdx.x);
             uint32_t kept = 0, all;
+            int32_t position[kAtOnce]; /* of all, so that their loads are in flight together */
             if (mine < count_) {
                 uint32_t keys[kAtOnce];
+#pragma unroll
+                for (int i = 0; i < kAtOnce; i++)
+                    position[i] = static_cast<int32_t>(
+                        load_l2(reinterpret_cast<const uint32_t *>(positions + min(mine + i, count_ - 1))));
                 load_keys_of(keys, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
                     kept |= (mine + i < count_ && is_kept(keys[i], mine + i) ? 1u : 0u) << i;
             }
             uint32_t rank = done + block_scan(count_ones(kept), space_.scans[turn], &all);
-            for (; kept; kept &= kept - 1)
-                sink(static_cast<int>(rank++), mine + lowest_one(kept));
+#pragma unroll
+            for (int i = 0; i < kAtOnce; i++)
+                if (kept >> i & 1)
+                    sink(static_cast<int>(rank++), mine + i, position[i]);
             done += all;
         }
     }
@@ -157,7 +166,8 @@ private:
 
     __device__ EightScores load(int head, int candidate) const
     {
-        return {*reinterpret_cast<const uint4 *>(memory_.scores + head * row_ + candidate)};
+        const uint4 *from = reinterpret_cast<const uint4 *>(memory_.scores + head * row_ + candidate);
+        return {memory_.is_shared ? *from : load_l2(from)};
     }
 
     template <int kNum>
@@ -175,117 +185,84 @@ private:
         load_words(keys, memory_.keys + candidate);
     }
 
-    /* Of each warp; scores into shared memory. */
+    /* Of each warp; scores into shared memory, steps too. */
     __device__ void find_largest()
     {
-        for (int head = 0; head < num_scores_; head += kFourHeads) {
-            uint32_t largest[kFourHeads] = {};
-            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-                EightScores scores[kFourHeads];
-#pragma unroll
-                for (int h = 0; h < kFourHeads; h++)
-                    scores[h].words = load_l2(
-                        reinterpret_cast<const uint4 *>(lists_.scores + min(head + h, num_scores_ - 1) * row_ + mine));
-#pragma unroll
-                for (int h = 0; h < kFourHeads; h++) {
-                    if (memory_.is_shared && head + h < num_scores_)
-                        *reinterpret_cast<uint4 *>(memory_.scores + (head + h) * row_ + mine) = scores[h].words;
-#pragma unroll
-                    for (int i = 0; i < kAtOnce; i++)
-                        largest[h] = max(largest[h], mine + i < count_ ? scores[h].at(i) : 0);
-                }
-            }
-#pragma unroll
-            for (int h = 0; h < kFourHeads; h++) {
-                const uint32_t all = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(largest[h])));
-                if (lane_id() == 0)
-                    space_.largest[head + h][warp_id()] = all;
-            }
+        const int thread = static_cast<int>(threadIdx.x);
+        if (memory_.is_shared) { /* each thread its own, all of them in flight */
+#pragma unroll 1
+            for (int head = 0; head < num_scores_; head++)
+#pragma unroll 1
+                for (int mine = kAtOnce * thread; mine < count_; mine += kChoiceTile)
+                    copy_async16(memory_.scores + head * row_ + mine, lists_.scores + head * row_ + mine, true);
+            copy_commit();
         }
-    }
-
-    /* What all lanes know of four heads, a warp's number of each in 8 lanes. */
-    struct FourHeads {
-        uint32_t largest[kFourHeads], step[kFourHeads];
-    };
-
-    __device__ FourHeads four_heads(int first) const
-    {
-        FourHeads four;
-        uint32_t x = space_.largest[first + lane_id() / kWarps][lane_id() % kWarps];
-        const uint32_t step = static_cast<uint32_t>(steps_[min(first + lane_id() / kWarps, group_ - 1) * step_stride_]);
-#pragma unroll
-        for (int mask = kWarps / 2; mask; mask /= 2)
-            x = max(x, from_partner(x, mask));
-#pragma unroll
-        for (int h = 0; h < kFourHeads; h++) {
-            four.largest[h] = from_lane(x, h * kWarps);
-            four.step[h] = from_lane(step, h * kWarps);
-        }
-        return four;
-    }
-
-    /* Of four heads, by warps. */
-    __device__ void sum_shares(int first)
-    {
-        const FourHeads four = four_heads(first);
-        uint64_t sums[kFourHeads] = {};
-        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile)
-#pragma unroll
-            for (int h = 0; h < kFourHeads; h++)
-                if (first + h < group_) {
-                    const EightScores scores = load(first + h, mine);
-#pragma unroll
-                    for (int i = 0; i < kAtOnce; i++)
-                        if (mine + i < count_)
-                            sums[h] += lane_share(four.largest[h] - scores.at(i), four.step[h], space_);
-                }
-#pragma unroll
-        for (int h = 0; h < kFourHeads; h++) {
-            const uint64_t all = warp_total_of_large(sums[h]);
-            if (lane_id() == 0)
-                space_.sums[first + h][warp_id()] = all;
-        }
-    }
-
-    /* Of four heads to p; with the last ones p is counted. How many of a thread then reach the bound. */
-    __device__ uint32_t add_probabilities(int first, uint64_t bound)
-    {
-        const FourHeads four = four_heads(first);
-        uint64_t x = space_.sums[first + lane_id() / kWarps][lane_id() % kWarps], inverses[kFourHeads];
-#pragma unroll
-        for (int mask = kWarps / 2; mask; mask /= 2)
-            x += from_partner(x, mask);
-        x = hattn_head_inverse(max(x, static_cast<uint64_t>(1))); /* there may be fewer than four heads */
-#pragma unroll
-        for (int h = 0; h < kFourHeads; h++)
-            inverses[h] = from_lane(x, h * kWarps);
-        uint32_t reaching = 0;
-        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-            uint32_t keys[kAtOnce] = {};
-            if (first)
-                load_keys_of(keys, mine);
-#pragma unroll
-            for (int h = 0; h < kFourHeads; h++)
-                if (first + h < group_) {
-                    const EightScores scores = load(first + h, mine);
-#pragma unroll
-                    for (int i = 0; i < kAtOnce; i++)
-                        keys[i] += mine + i < count_ ? hattn_head_probability(lane_share(four.largest[h] - scores.at(i),
-                                                                                         four.step[h], space_),
-                                                                              inverses[h])
-                                                     : 0;
-                }
-            for (int i = 0; i < kAtOnce; i += 4)
-                *reinterpret_cast<uint4 *>(memory_.keys + mine + i) = {keys[i], keys[i + 1], keys[i + 2], keys[i + 3]};
-            if (first + kFourHeads >= group_)
+        if (thread < group_)
+            space_.steps[thread] = load_l2(reinterpret_cast<const uint32_t *>(steps_ + thread * step_stride_));
+        if (memory_.is_shared)
+            copy_wait(0);
+#pragma unroll 1
+        for (int head = 0; head < num_scores_; head++) {
+            uint32_t largest = 0;
+#pragma unroll 1
+            for (int mine = kAtOnce * thread; mine < count_; mine += kChoiceTile) {
+                const EightScores scores = load(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
-                    if (mine + i < count_) {
-                        reaching += keys[i] >= bound;
-                        if (keys[i]) /* there may be many without */
-                            atomic_add(&space_.histogram[bin_of(keys[i])], 1u);
-                    }
+                    largest = max(largest, mine + i < count_ ? scores.at(i) : 0);
+            }
+            largest = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(largest)));
+            if (lane_id() == 0)
+                space_.largest[head][warp_id()] = largest;
+        }
+    }
+
+    /* By warps. */
+    __device__ void sum_shares()
+    {
+#pragma unroll 1
+        for (int head = 0; head < group_; head++) {
+            const uint32_t top = largest(head), step = space_.steps[head];
+            uint64_t sum = 0;
+#pragma unroll 1
+            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+                const EightScores scores = load(head, mine);
+#pragma unroll
+                for (int i = 0; i < kAtOnce; i++)
+                    sum += mine + i < count_ ? lane_share(top - scores.at(i), step, space_) : 0;
+            }
+            sum = warp_total_of_large(sum);
+            if (lane_id() == 0)
+                space_.sums[head][warp_id()] = sum;
+        }
+    }
+
+    /* p, and counts of it. How many of a thread reach the bound. */
+    __device__ uint32_t add_probabilities(uint64_t bound)
+    {
+        uint32_t reaching = 0;
+#pragma unroll 1
+        for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+            uint32_t keys[kAtOnce] = {};
+#pragma unroll 1
+            for (int head = 0; head < group_; head++) {
+                const uint32_t top = space_.tops[head], step = space_.steps[head];
+                const uint64_t inverse = space_.inverses[head];
+                const EightScores scores = load(head, mine);
+#pragma unroll
+                for (int i = 0; i < kAtOnce; i++)
+                    keys[i] += hattn_head_probability(lane_share(top - scores.at(i), step, space_), inverse);
+            }
+#pragma unroll
+            for (int i = 0; i < kAtOnce; i++) {
+                keys[i] = mine + i < count_ ? keys[i] : 0;
+                reaching += mine + i < count_ && keys[i] >= bound;
+                if (keys[i]) /* there may be many without */
+                    atomic_add(&space_.histogram[bin_of(keys[i])], 1u);
+            }
+#pragma unroll
+            for (int i = 0; i < kAtOnce; i += 4)
+                *reinterpret_cast<uint4 *>(memory_.keys + mine + i) = {keys[i], keys[i + 1], keys[i + 2], keys[i + 3]};
         }
         return reaching;
     }

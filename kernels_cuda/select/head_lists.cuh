@@ -11,7 +11,6 @@
 namespace hattn {
 
 constexpr int kAtOnce = 8, kChoiceTile = kAtOnce * kThreads; /* candidates of a thread, of a block */
-constexpr int kFourHeads = 4;
 constexpr int kContest = 512; /* candidates that are ranked against each other, at most */
 
 /* What scores of candidates are in, of all tasks, and how it is cut. */
@@ -37,9 +36,11 @@ struct HeadLists {
 struct ChoiceSpace {
     uint32_t factors[HATTN_FLOOR_FACTORS][32];
     alignas(16) uint32_t histogram[HATTN_CUDA_BINS];
-    uint32_t largest[HATTN_MOST_HEADS + kFourHeads][kWarps];
-    uint64_t sums[HATTN_MOST_HEADS + kFourHeads][kWarps];
+    uint32_t largest[HATTN_MOST_HEADS + 1][kWarps];
+    uint64_t sums[HATTN_MOST_HEADS + 1][kWarps];
     uint64_t contest[kContest];
+    uint64_t inverses[HATTN_MOST_HEADS];
+    uint32_t tops[HATTN_MOST_HEADS], steps[HATTN_MOST_HEADS];
     uint64_t totals[2][kWarps];
     uint32_t scans[2][kWarps];
     uint32_t bin, above, num_contest;

@@ -181,9 +181,8 @@ __global__ void __launch_bounds__(kThreads)
     if (kept > 0) {
         if (kept < count)
             choice.find(kept);
-        choice.visit([&](int rank, int i) {
-            row.indices[p.num_sink + rank] =
-                static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + i)));
+        choice.visit(positions, [&](int rank, int i, int32_t position) {
+            row.indices[p.num_sink + rank] = position;
             if (has_tail)
                 memory.ranks[rank] = i;
         });
