@@ -113,8 +113,6 @@ void add_equal(std::vector<Problem> *all, const Problem &base)
         {64, 1408, FLOOR_TAIL},
         {64, 1536, TAIL},
         {64, 2048, FLOOR_TAIL},
-        {32, 2048, FLOOR_TAIL},
-        {32, 2560, FLOOR_TAIL},
         {128, 512, HEADS_FLOOR_TAIL},
         {128, 1792, HEADS_FLOOR_TAIL},
         {64, 1152, HEADS_FLOOR_TAIL},
