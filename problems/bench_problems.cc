@@ -107,20 +107,20 @@ void add_equal(std::vector<Problem> *all, const Problem &base)
         {128, 3072, FIXED},
         {128, 4096, FIXED},
         {128, 6144, FIXED},
-        {128, 768, FLOOR_TAIL},
-        {128, 2048, FLOOR_TAIL},
+        {128, 1024, TAIL},
+        {128, 1664, FLOOR_TAIL},
         {128, 2560, FLOOR_TAIL},
+        {128, 1216, HEADS_FLOOR_TAIL},
+        {128, 1856, HEADS_FLOOR_TAIL},
         {64, 1408, FLOOR_TAIL},
         {64, 1536, TAIL},
-        {64, 2048, FLOOR_TAIL},
-        {128, 512, HEADS_FLOOR_TAIL},
-        {128, 1792, HEADS_FLOOR_TAIL},
+        {64, 2304, FLOOR_TAIL},
         {64, 1152, HEADS_FLOOR_TAIL},
-        {64, 2048, HEADS_FLOOR_TAIL},
+        {64, 1920, HEADS_FLOOR_TAIL},
     };
     for (const auto &row : rows) {
         Problem &p = add(all, base, "_weighted" + (row.bits == 128 ? "" : "_" + std::to_string(row.bits)));
-        p.name += (row.k == base.k ? "" : "_k" + std::to_string(row.k)) + kinds[row.kind];
+        p.name += "_k" + std::to_string(row.k) + kinds[row.kind];
         p.set = "equal";
         p.baseline = base.name + "_weighted";
         p.score_kind = HATTN_SCORE_WEIGHTED;
