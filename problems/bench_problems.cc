@@ -94,28 +94,42 @@ void add_heads(std::vector<Problem> *all, const Problem &base)
     }
 }
 
-/* Other ways to the output error of base_weighted, and other sizes of selections: docs/performance.md says which are equal. A
- * floor is one that nothing falls below, as k is the mean of what a real one keeps. */
+/* Ways to about the output error of base_weighted, and of larger selections: docs/accuracy.md says which are equal. A floor is one
+ * that nothing falls below, as k is the mean of what a real one keeps. */
 void add_equal(std::vector<Problem> *all, const Problem &base)
 {
-    for (const int bits : {128, 64})
-        for (const int k : {512, 768, 1024, 1536, 2048, 3072, 4096, 8192})
-            for (const char *kind : {"", "_tail", "_floor_tail", "_heads_floor_tail"}) {
-                const std::string what = kind;
-                const bool has_heads = what == "_heads_floor_tail", is_fixed = what.empty();
-                if ((k == base.k && (is_fixed || (has_heads && bits == 128))) || (k > base.k && !is_fixed))
-                    continue; /* the row is there already, or would be no faster */
-                Problem &p = add(all, base, bits == 128 ? "_weighted" : "_weighted_64");
-                p.name += (k == base.k ? "" : "_k" + std::to_string(k)) + what;
-                p.set = "equal";
-                p.baseline = base.name + "_weighted";
-                p.score_kind = HATTN_SCORE_WEIGHTED;
-                p.code_bits = bits;
-                p.k = k;
-                p.tail = is_fixed ? 0 : 0.5f;
-                p.min_probability = what.find("floor") == std::string::npos ? 0 : 1e-30f;
-                p.num_candidates = has_heads ? 4 * k : 0;
-            }
+    enum Kind { FIXED, TAIL, FLOOR_TAIL, HEADS_FLOOR_TAIL };
+    const char *const kinds[] = {"", "_tail", "_floor_tail", "_heads_floor_tail"};
+    const struct {
+        int bits, k;
+        Kind kind;
+    } rows[] = {
+        {128, 3072, FIXED},
+        {128, 4096, FIXED},
+        {128, 6144, FIXED},
+        {128, 1024, TAIL},
+        {128, 1664, FLOOR_TAIL},
+        {128, 2560, FLOOR_TAIL},
+        {128, 1216, HEADS_FLOOR_TAIL},
+        {128, 1856, HEADS_FLOOR_TAIL},
+        {64, 1408, FLOOR_TAIL},
+        {64, 1536, TAIL},
+        {64, 2304, FLOOR_TAIL},
+        {64, 1152, HEADS_FLOOR_TAIL},
+        {64, 1920, HEADS_FLOOR_TAIL},
+    };
+    for (const auto &row : rows) {
+        Problem &p = add(all, base, "_weighted" + (row.bits == 128 ? "" : "_" + std::to_string(row.bits)));
+        p.name += "_k" + std::to_string(row.k) + kinds[row.kind];
+        p.set = "equal";
+        p.baseline = base.name + "_weighted";
+        p.score_kind = HATTN_SCORE_WEIGHTED;
+        p.code_bits = row.bits;
+        p.k = row.k;
+        p.tail = row.kind == FIXED ? 0 : 0.5f;
+        p.min_probability = row.kind >= FLOOR_TAIL ? 1e-30f : 0;
+        p.num_candidates = row.kind == HEADS_FLOOR_TAIL ? 4 * row.k : 0;
+    }
 }
 
 } // namespace
