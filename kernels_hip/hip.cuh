@@ -40,6 +40,7 @@ inline Error current_device(int *device) { return hattn_hip_current_device(devic
 inline Error use_device(int device) { return hattn_hip_use_device(device); }
 
 constexpr char kTargets[] = HATTN_HIP_TARGETS;
+constexpr size_t kMostShared = HATTN_HIP_MOST_SHARED;
 
 using Properties = hattn_hip_properties;
 

@@ -152,6 +152,9 @@ static bool is_in(const char *list, const char *word)
     return false;
 }
 
+/* Kernels for more were not compiled. */
+static int most_shared_of(int block) { return block < HATTN_HIP_MOST_SHARED ? block : HATTN_HIP_MOST_SHARED; }
+
 int hattn_hip_get_properties(int device, hattn_hip_properties *properties)
 {
     memset(properties, 0, sizeof(*properties));
@@ -170,7 +173,7 @@ int hattn_hip_get_properties(int device, hattn_hip_properties *properties)
     find_isa(found, properties->isa, sizeof(properties->isa));
     properties->has_kernels = is_in(HATTN_HIP_TARGETS, properties->isa);
     properties->num_multiprocessors = count;
-    properties->block_shared = (size_t)block;
+    properties->block_shared = (size_t)most_shared_of(block);
     properties->multiprocessor_shared = (size_t)(whole > block ? whole : block);
     properties->most_blocks = UINT32_MAX / HATTN_HIP_MOST_THREADS;
     return 0;
@@ -179,8 +182,11 @@ int hattn_hip_get_properties(int device, hattn_hip_properties *properties)
 int hattn_hip_most_shared(int *bytes)
 {
     int device = 0;
-    const int code = hattn_hip_current_device(&device);
-    return code ? code : hip.hipDeviceGetAttribute(bytes, HATTN_HIP_BLOCK_SHARED, device);
+    int code = hattn_hip_current_device(&device);
+    code = code ? code : hip.hipDeviceGetAttribute(bytes, HATTN_HIP_BLOCK_SHARED, device);
+    if (!code)
+        *bytes = most_shared_of(*bytes);
+    return code;
 }
 
 /* ---- kernels ---- */

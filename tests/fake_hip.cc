@@ -53,6 +53,7 @@ void FakeHip::reset()
     fails.clear();
     code = 719;
     static_shared = 1000;
+    block_shared = 65536;
     on_launch = nullptr;
     current = last_error = 0;
     calls.clear();
@@ -110,7 +111,7 @@ EXPORTED int hipGetDevicePropertiesR0600(void *properties, int device)
 EXPORTED int hipDeviceGetAttribute(int *value, int attribute, int)
 {
     ENTER
-    const std::map<int, int> values = {{63, 304}, {74, 65536}, {10002, 65536}};
+    const std::map<int, int> values = {{63, 304}, {74, fake_hip().block_shared}, {10002, fake_hip().block_shared}};
     *value = values.at(attribute);
     return 0;
 }

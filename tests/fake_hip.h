@@ -27,7 +27,7 @@ struct __attribute__((visibility("default"))) FakeHip {
     std::string architecture = "gfx942:sramecc+:xnack-";
     std::string fails; /* the function that returns `code`, and remembers it as the last error */
     int code = 719;
-    int static_shared = 1000;
+    int static_shared = 1000, block_shared = 65536;
     std::function<void(const Launch &)> on_launch;
 
     /* What it saw. */

@@ -59,6 +59,20 @@ int launch(int kernel, void **arguments)
     return hattn_hip_launch(&handles[kernel], blocks, 256, 4096, &fake_hip(), arguments);
 }
 
+TEST_F(HipRuntime, NoMoreSharedMemoryIsNamedThanKernelsWereCompiledFor)
+{
+    for (const auto &[has, named] : std::map<int, int>{{32768, 32768}, {65536, 65536}, {163840, 65536}}) {
+        fake_hip().block_shared = has;
+        hattn_hip_properties found;
+        ASSERT_EQ(hattn_hip_get_properties(0, &found), 0);
+        EXPECT_EQ(found.block_shared, static_cast<size_t>(named));
+        EXPECT_EQ(found.multiprocessor_shared, static_cast<size_t>(has));
+        int most = 0;
+        ASSERT_EQ(hattn_hip_most_shared(&most), 0);
+        EXPECT_EQ(most, named);
+    }
+}
+
 TEST_F(HipRuntime, DevicesAreDescribed)
 {
     int count = 0;

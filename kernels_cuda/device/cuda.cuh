@@ -42,6 +42,8 @@ inline Error current_device(int *device) { return cudaGetDevice(device); }
 inline Error use_device(int device) { return cudaSetDevice(device); }
 
 constexpr char kTargets[] = "sm_80 or later";
+/* Bytes that a block may have on any target: kernels that need more of it are not compiled. */
+constexpr size_t kMostShared = 227 << 10;
 
 struct Properties {
     const char *name, *isa;

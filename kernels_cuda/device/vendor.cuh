@@ -15,6 +15,7 @@ namespace hattn {
 
 using vendor::bfloat16;
 using vendor::float16;
+using vendor::kMostShared;
 using vendor::kNoSuchKernel;
 using vendor::kSuccess;
 using DeviceError = vendor::Error;

@@ -32,7 +32,13 @@ DeviceError with_stages(const hattn_cuda_params &params, F f)
     using Usual = Instance<MlpEncoder<T, 3>>;
     using Small = Instance<MlpEncoder<T, 2>>;
     static_assert(Usual::kBytes == HATTN_MLP_BYTES(3) && Small::kBytes == HATTN_MLP_BYTES(2), "the plan counts on it");
-    return params.key_encoder == 3 ? f(Usual()) : params.key_encoder == 2 ? f(Small()) : kNoSuchKernel;
+    if constexpr (Usual::kBytes <= kMostShared)
+        if (params.key_encoder == 3)
+            return f(Usual());
+    if constexpr (Small::kBytes <= kMostShared)
+        if (params.key_encoder == 2)
+            return f(Small());
+    return kNoSuchKernel;
 }
 
 /* Calls f with the instance of the map's type and the plan's stages. */

@@ -43,7 +43,8 @@ DeviceError with_row(const hattn_cuda_params &params, F f)
         static_assert(sizeof(typename Encoder::Space) ==                                             \
                           HATTN_KEY_ENCODER_BYTES(steps, sizeof(K), blocks, warps, kTokens, stages), \
                       "the plan counts on it");                                                      \
-        return f(Instance<Encoder, resident>());                                                     \
+        if constexpr (sizeof(typename Encoder::Space) <= kMostShared)                                \
+            return f(Instance<Encoder, resident>());                                                 \
     }
 #include "kernels_cuda/encode/key_encoders.inc"
 #undef KEY_ENCODER

@@ -48,6 +48,7 @@ inline Error current_device(int *device)
 inline Error use_device(int device) { return device ? simt::INVALID_DEVICE : kSuccess; }
 
 constexpr char kTargets[] = "lanes as fibers";
+constexpr size_t kMostShared = simt::kBlockShared;
 
 struct Properties {
     const char *name, *isa;
