@@ -52,8 +52,8 @@ __device__ inline void load_planes(const hattn_cuda_params &params, const RunBy<
             const int unit = min(first + j * kWarps, heads * num_words - 1), head = unit / num_words,
                       r = unit % num_words * 32 + lane_id();
             const int8_t *from = head < params.group ? base + head * list.weights_head : summed;
-            weights[j] =
-                r < p.code_bits ? max(static_cast<int>(static_cast<const volatile int8_t *>(from)[r]), -127) : 0;
+            /* No line of them was read before the wait. */
+            weights[j] = r < p.code_bits ? max(static_cast<int>(from[r]), -127) : 0;
         }
 #pragma unroll
         for (int j = 0; j < kLoads; j++) {
