@@ -163,16 +163,6 @@ private:
     uint32_t reaching_, above_;
 };
 
-/* Of a warp's numbers, below 2^62: in three words that it can add. */
-__device__ inline uint64_t warp_total_of_shares(uint64_t x)
-{
-    constexpr uint32_t kMask = (1 << 27) - 1;
-    const uint32_t low = warp_total(static_cast<uint32_t>(x) & kMask),
-                   middle = warp_total(static_cast<uint32_t>(x >> 27) & kMask),
-                   high = warp_total(static_cast<uint32_t>(x >> 54));
-    return low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
-}
-
 /* What a step's octaves and factors make of shares. */
 struct ShareScale {
     uint32_t largest, step;
@@ -228,8 +218,8 @@ __device__ inline void tell_tail(const FloorFound &found, const uint32_t (&count
         kept += its;
         near += score < near_end ? its : 0;
     }
-    kept = warp_total_of_shares(kept);
-    near = warp_total_of_shares(near);
+    kept = warp_total_of_large(kept);
+    near = warp_total_of_large(near);
     if (lane_id() == 0) {
         tail.kept[warp_id()] = kept;
         tail.near[warp_id()] = near;
@@ -279,7 +269,7 @@ __device__ inline FloorFound find_floor_in(int row_size, const FloorQuery &query
         mine += static_cast<uint64_t>(is_above ? counts[k] : HATTN_FLOOR_STRIDE * sampled[k]) *
                 share(static_cast<uint32_t>(first + k + 1));
     }
-    mine = warp_total_of_shares(mine);
+    mine = warp_total_of_large(mine);
     if (lane_id() == 0)
         floor.sums[warp_id()] = mine;
     const uint64_t of_zeros =

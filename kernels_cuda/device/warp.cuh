@@ -46,6 +46,16 @@ using vendor::warp_least;
 /* Sums of integers; of floats in an order that is always the same. */
 using vendor::warp_total;
 
+/* Of a warp's numbers, below 2^62: in three words that it can add. */
+__device__ inline uint64_t warp_total_of_large(uint64_t x)
+{
+    constexpr uint32_t kMask = (1 << 27) - 1;
+    const uint32_t low = warp_total(static_cast<uint32_t>(x) & kMask),
+                   middle = warp_total(static_cast<uint32_t>(x >> 27) & kMask),
+                   high = warp_total(static_cast<uint32_t>(x >> 54));
+    return low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
+}
+
 __device__ inline float warp_sum(float x)
 {
     for (int offset = 16; offset; offset >>= 1)

@@ -79,16 +79,6 @@ __device__ inline uint32_t least_of(uint32_t bin)
     return bin ? static_cast<uint32_t>((mantissa << (width - 1) >> 6)) : 0;
 }
 
-/* Numbers below 2^62, of a warp. */
-__device__ inline uint64_t warp_total_of_large(uint64_t x)
-{
-    constexpr uint32_t kMask = (1 << 27) - 1;
-    const uint32_t low = warp_total(static_cast<uint32_t>(x) & kMask),
-                   middle = warp_total(static_cast<uint32_t>(x >> 27) & kMask),
-                   high = warp_total(static_cast<uint32_t>(x >> 54));
-    return low + (static_cast<uint64_t>(middle) << 27) + (static_cast<uint64_t>(high) << 54);
-}
-
 /* Where a block has what it reads more than once. */
 struct ChoiceMemory {
     uint16_t *scores;
