@@ -45,13 +45,22 @@ std::string describe(const hattn_problem &p)
         {"k", p.k},
         {"num_sink", p.num_sink},
         {"num_recent", p.num_recent},
+        {"min_k", p.min_k},
+        {"num_candidates", p.num_candidates},
+        {"hidden", p.key_map.hidden[0]},
+        {"hidden_1", p.key_map.hidden[1]},
+        {"query_hidden", p.query_map.hidden[0]},
+        {"query_hidden_1", p.query_map.hidden[1]},
+        {"per_head_kv_scales", p.per_head_kv_scales},
     };
     for (const auto &[name, value] : numbers)
         if (value)
             add(name, std::to_string(value));
-    add("scale", format("%.9g", p.scale));
-    if (p.soft_cap != 0)
-        add("soft_cap", format("%.9g", p.soft_cap));
+    const std::pair<const char *, float> reals[] = {
+        {"scale", p.scale}, {"soft_cap", p.soft_cap}, {"min_probability", p.min_probability}, {"tail", p.tail}};
+    for (const auto &[name, value] : reals)
+        if (value != 0)
+            add(name, format("%.9g", value));
     const std::pair<const char *, const hattn_tensor *> tensors[] = {
         {"q", &p.q}, {"k_cache", &p.k_cache}, {"v_cache", &p.v_cache}, {"scores", &p.scores}, {"out", &p.out}};
     for (const auto &[name, tensor] : tensors)
@@ -78,9 +87,11 @@ std::string digest_of_inputs(const Instance &instance)
     };
     const Instance &i = instance;
     for (const Tensor *tensor :
-         {&i.q,       &i.k_new,   &i.k_cache,      &i.v_cache,     &i.codes,       &i.norms,       &i.weights,
-          &i.scores,  &i.indices, &i.counts,       &i.partial_out, &i.partial_lse, &i.block_table, &i.budgets,
-          &i.q_start, &i.seq_len, &i.slot_mapping, &i.k_scale,     &i.v_scale,     &i.sink_logits})
+         {&i.q,           &i.k_new,       &i.k_cache, &i.v_cache,    &i.codes,         &i.norms,
+          &i.weights,     &i.scores,      &i.indices, &i.counts,     &i.partial_out,   &i.partial_lse,
+          &i.block_table, &i.budgets,     &i.q_start, &i.seq_len,    &i.slot_mapping,  &i.k_scale,
+          &i.v_scale,     &i.sink_logits, &i.slopes,  &i.steps,      &i.head_weights,  &i.head_slopes,
+          &i.head_steps,  &i.shares,      &i.rests,   &i.value_sums, &i.value_lengths, &i.value_slots})
         add(*tensor);
     for (const conformance::Map *map : {&i.key_map, &i.query_map})
         for (int layer = 0; layer < 3; layer++) {
@@ -211,11 +222,7 @@ std::string GoldenWriter::begin(const Instance &instance)
 void GoldenWriter::put(const std::string &key, int32_t dtype, const std::vector<int64_t> &extents,
                        const std::vector<uint8_t> &elements)
 {
-    const std::map<int32_t, Dtype> dtypes = {
-        {HATTN_F32, Dtype::F32}, {HATTN_F16, Dtype::F16}, {HATTN_BF16, Dtype::BF16}, {HATTN_I8, Dtype::I8},
-        {HATTN_U16, Dtype::U16}, {HATTN_I32, Dtype::I32}, {HATTN_U32, Dtype::U32},
-    };
-    writer_.add(key, dtypes.at(dtype), extents, elements.data());
+    writer_.add(key, dtype_from_library(dtype), extents, elements.data());
 }
 
 void GoldenWriter::write(const Output &output, const conformance::Session &session, int64_t seed,

@@ -97,12 +97,12 @@ check_golden() {
     verify "golden_reference_against_$backend" "$hattn" --backend reference --against "$out/$backend.safetensors" --filter bits_1
     rm -f "$out/reference.safetensors" "$out/$backend.safetensors"
     verify golden_keep "$hattn" --backend "$backend" --seed 3 --write "$out/golden_$backend.safetensors" \
-        --filter plain_append/,codes_per_query_head_weighted/,f8_scale_per_head/,alternating_norms/,mlp_40/
+        --filter plain_append/,codes_per_query_head_weighted/,f8_scale_per_head/,alternating_norms/,mlp_40/,heads_floor_tail/
 }
 
 # The host has most of the work: steps run side by side, and each chain of them one after the other.
 part_verify() {
-    for op in decode attend_dense attend_sparse topk score merge encode_keys encode_queries; do
+    for op in decode attend_dense attend_sparse topk score merge encode_keys encode_queries sum_values; do
         verify "verify_list_$op" "$hattn" --backend "$backend" --filter "/$op" &
     done
     verify verify_random "$hattn" --backend "$backend" --filter random- --random 100 &

@@ -50,6 +50,14 @@ size_t dtype_size(Dtype dtype) { return DTYPES[int(dtype)].size; }
 
 int32_t dtype_of_library(Dtype dtype) { return DTYPES[int(dtype)].library; }
 
+Dtype dtype_from_library(int32_t dtype)
+{
+    for (size_t i = 0; i < sizeof(DTYPES) / sizeof(DTYPES[0]); i++)
+        if (dtype && DTYPES[i].library == dtype)
+            return Dtype(i);
+    throw std::logic_error("a dtype without a name");
+}
+
 namespace {
 
 bool parse_dtype(const json_t *value, Dtype *dtype)

@@ -19,6 +19,8 @@ const char *dtype_name(Dtype dtype);
 size_t dtype_size(Dtype dtype);
 /* HATTN_F32 ..., or 0 for those that the library has no name for. */
 int32_t dtype_of_library(Dtype dtype);
+/* The way back: of HATTN_F32 ... */
+Dtype dtype_from_library(int32_t dtype);
 
 class Safetensors
 {

@@ -118,7 +118,9 @@ def main():
     copy, outcomes = Copy(), []
     try:
         if options.few is None:
-            status, printed = copy.test(sorted({t for mutant in chosen for t in mutant.targets.split()}))
+            filters = sorted({mutant.filter for mutant in chosen})
+            status, printed = copy.test(sorted({t for mutant in chosen for t in mutant.targets.split()}),
+                                        ":".join(filters) if all(filters) else "")
             if status:
                 print(printed[-4000:] + "\nthe tests fail without any mutant")
                 return 1
