@@ -218,6 +218,21 @@ head_end end_head(float top, float weight, float sink, float unit)
 #define PART_FLOATS(head_dim_v) ((head_dim_v) + PART_SUMS)
 
 /* Of what all work-items give; LOCAL is a power of 2. */
+#ifdef IS_CPU /* the first item does it: each barrier is a loop over the items, which a processor's compiler unrolls */
+#define REDUCTION(name, a, b, joined)                      \
+    ulong name(__local ulong *space, ulong value)          \
+    {                                                      \
+        barrier(CLK_LOCAL_MEM_FENCE);                      \
+        space[get_local_id(0)] = value;                    \
+        barrier(CLK_LOCAL_MEM_FENCE);                      \
+        for (int i = 1; get_local_id(0) == 0 && i < LOCAL; i++) { \
+            const ulong a = space[0], b = space[i];        \
+            space[0] = joined;                             \
+        }                                                  \
+        barrier(CLK_LOCAL_MEM_FENCE);                      \
+        return space[0];                                   \
+    }
+#else
 #define REDUCTION(name, a, b, joined)                      \
     ulong name(__local ulong *space, ulong value)          \
     {                                                      \
@@ -234,6 +249,7 @@ head_end end_head(float top, float weight, float sink, float unit)
         barrier(CLK_LOCAL_MEM_FENCE);                      \
         return space[0];                                   \
     }
+#endif
 REDUCTION(sum_of_all, a, b, a + b)
 
 #define SHARE_ANCHOR 0x80000000u /* HATTN_SHARE_ANCHOR */

@@ -292,17 +292,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         barrier(CLK_LOCAL_MEM_FENCE);
     }
     bytes_out to = weights + weights_at + row * e.to[0] + head * e.to[1];
-    if (!e.weight_bits) {
-        for (int r = item; r < e.code_bits; r += LOCAL)
-            to[r] = (uchar)(char)((int)u[r] / (e.group % 2 ? 1 : 2));
-        STORE_STEP(1)
-        return;
-    }
     float own = 0;
     for (int r = item; r < e.code_bits; r += LOCAL)
         own = larger(own, fabs(u[r]));
     own = largest_magnitude(largest, own);
     for (int r = item; r < e.code_bits; r += LOCAL)
-        to[r] = (uchar)round_weight(u[r], own, most);
-    STORE_STEP(own)
+        to[r] = (uchar)(e.weight_bits ? round_weight(u[r], own, most) : (char)((int)u[r] / (e.group % 2 ? 1 : 2)));
+    STORE_STEP(e.weight_bits ? own : 1)
 }

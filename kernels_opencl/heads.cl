@@ -26,6 +26,7 @@ uint head_share(const candidates *c, int head, int place)
 void look_at_heads(const candidates *c, __local ulong *space)
 {
     const int item = get_local_id(0);
+#pragma unroll 1
     for (int head = 0; head < c->group; head++) {
         ulong largest = 0, sum = 0;
         for (int i = c->first + item; i < c->past; i += LOCAL)
@@ -123,31 +124,31 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     const int forced = length - (c.past - c.first);
     wish l = {length, c.first, c.past, w.kept, w.kept - forced};
     threshold t = wide_threshold(c.keys, l.first, l.past, l.wanted, counted, sums, &found);
-    const int is_ranked = t.is_any;
+    const int is_ranked = t.is_any, above = count_above_floor(&c, t, f.tau, space);
     if (is_ranked && f.tau) {
-        l.kept = max(count_above_floor(&c, t, f.tau, space) + forced, min(f.min_k, w.kept));
+        l.kept = max(above + forced, min(f.min_k, w.kept));
         l.wanted = l.kept - forced;
-        if (l.kept < w.kept)
-            t = wide_threshold(c.keys, l.first, l.past, l.wanted, counted, sums, &found);
     }
+    const int is_shorter = l.kept < w.kept;
+    const threshold of_floor =
+        wide_threshold(c.keys, l.first, l.past, is_shorter ? l.wanted : 0, counted, sums, &found);
+    if (is_shorter)
+        t = of_floor;
     write_positions(l, t, c.keys, 0, length, 0, 0, sums, list, c.listed, kept_places);
     for (int i = l.kept + item; i < s.k; i += LOCAL)
         list[i] = -1;
     if (item == 0)
         AT(int, counts, counts_at)[row * s.counts[0] + head * s.counts[1]] = l.kept;
-    if (!shares)
-        return;
-
+#if WITH_SHARES
     barrier(CLK_GLOBAL_MEM_FENCE);
-    const int is_told = is_ranked && l.kept < w.length, count = is_told ? l.wanted : 0;
+    const int is_told = shares && is_ranked && l.kept < w.length, count = is_told ? l.wanted : 0;
     __global const int *ranked = kept_places + c.first;
-    ulong near = 0, factor = 0;
-    if (is_told) {
-        near = anchor_bound(&c, ranked, count, space);
-        factor = factor_outside(&c, scored, &w, AT(const int, steps, steps_at)[row * f.steps[0] + head * f.steps[1]],
-                                ranked, count, space);
-    }
-    for (int g = 0; g < h.group; g++) {
+    const ulong near = anchor_bound(&c, ranked, count, space),
+                factor = factor_outside(
+                    &c, scored, &w, AT(const int, steps, steps_at)[row * f.steps[0] + head * f.steps[1]], ranked, count,
+                    space);
+#pragma unroll 1
+    for (int g = 0; shares && g < h.group; g++) {
         const long query_head = (long)head * h.group + g;
         __global uint *to = AT(uint, shares, shares_at) + row * f.shares[0] + query_head * f.shares[1];
         ulong sum = 0;
@@ -165,4 +166,5 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         if (item == 0)
             AT(long, rests, rests_at)[row * f.rests[0] + query_head * f.rests[1]] = (long)(own + (own * factor >> 8));
     }
+#endif
 }

@@ -70,19 +70,21 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     row_values v = {0, v_cache + v_cache_at, AT(const int, table, table_at), -1, 0, 0, kv_head * a.v_cache[2]};
     const row_place place =
         place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);
-    if (shares && place.length) {
-        const int selection_head = head / a.group, of = t.has_head_shares ? head : selection_head,
-                  count = AT(const int, counts, counts_at)[row * a.counts[0] + selection_head * a.counts[1]];
-        __global const uint *own_shares = AT(const uint, shares, shares_at) + row * t.shares[0] + of * t.shares[1];
-        ulong near_shares = 0, all_shares = 0;
+    /* No barrier behind a condition: see select.cl. */
+    const int is_told = shares && place.length, selection_head = head / a.group,
+              of = t.has_head_shares ? head : selection_head,
+              count = is_told ? AT(const int, counts, counts_at)[row * a.counts[0] + selection_head * a.counts[1]] : 0;
+    __global const uint *own_shares = AT(const uint, shares, shares_at) + row * t.shares[0] + of * t.shares[1];
+    ulong near_shares = 0, all_shares = 0;
+    for (int i = item; i < count; i += LOCAL) {
+        const uint share = own_shares[i] & ~SHARE_ANCHOR;
+        all_shares += share;
+        near_shares += own_shares[i] & SHARE_ANCHOR ? share : 0;
+    }
+    near_shares = sum_of_all(space, near_shares);
+    all_shares = sum_of_all(space, all_shares);
+    if (is_told) {
         float near = 0, all = 0;
-        for (int i = item; i < count; i += LOCAL) {
-            const uint share = own_shares[i] & ~SHARE_ANCHOR;
-            all_shares += share;
-            near_shares += own_shares[i] & SHARE_ANCHOR ? share : 0;
-        }
-        near_shares = sum_of_all(space, near_shares);
-        all_shares = sum_of_all(space, all_shares);
         for (int s = 0; s < a.num_splits; s++) {
             near += decay[s] == 0 ? 0 : decay[s] * part[s * PART_FLOATS(dv) + 2];
             all += decay[s] == 0 ? 0 : decay[s] * part[s * PART_FLOATS(dv) + 3];

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Exact top-k. Narrow: a group for each chunk, from the histograms that score.cl left. Wide: a group for each row and selection
  * head, by digits of 8 bits, whatever the scores. Both write positions in ascending order, and -1 behind them.
+ * No barrier stands behind a condition, only in loops, of no turn perhaps: of what comes after one PoCL compiles a copy for each way,
+ * and copies of those, for minutes.
  */
 #define DIGITS 256
 
@@ -29,9 +31,23 @@ uint order(ushort score) { return score; }
 uint sum_before(__local uint *sums, uint value, uint *total)
 {
     const int item = get_local_id(0);
-    int from = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     sums[item] = value;
+#ifdef IS_CPU
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (item == 0) {
+        uint sum = 0;
+        for (int i = 0; i < LOCAL; i++) {
+            sums[LOCAL + i] = sum;
+            sum += sums[i];
+        }
+        sums[0] = sum;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    *total = sums[0];
+    return sums[LOCAL + item];
+#else
+    int from = 0;
     for (int step = 1; step < LOCAL; step *= 2) {
         barrier(CLK_LOCAL_MEM_FENCE);
         sums[(LOCAL - from) + item] = sums[from + item] + (item >= step ? sums[from + item - step] : 0);
@@ -40,6 +56,7 @@ uint sum_before(__local uint *sums, uint value, uint *total)
     barrier(CLK_LOCAL_MEM_FENCE);
     *total = sums[from + LOCAL - 1];
     return sums[from + item] - value;
+#endif
 }
 
 /* What a row and selection head asks for. */
@@ -159,22 +176,21 @@ void write_positions(wish w, threshold t, __global const score_type *scores, int
     , const hattn_opencl_floor f, bytes_in steps, ulong steps_at, bytes_out shares, ulong shares_at, bytes_out rests, \
         ulong rests_at
 
-/* Shortens the wish of a budget, whose threshold is t, to what reaches the floor or is kept in any case. */
+/* Shortens the wish of a budget, whose threshold is t, to what reaches the floor or is kept in any case. Nothing that is ranked: not at all. */
 estimate apply_floor(const hattn_opencl_floor *f, const population *p, threshold t, int step, wish *w,
                      __local ulong *space)
 {
-    estimate e = {0, step, 0};
-    if (t.is_any) {
-        const int forced = w->kept - w->wanted;
-        e = make_estimate(p, t.key, w->kept == w->length, step, w->first, w->past, space);
-        if (f->tau)
-            w->kept = max(count_above(p, t.key, t.ties, &e, f->tau, space) + forced, min(f->min_k, w->kept));
-        w->wanted = w->kept - forced;
-    }
-    return e;
+    const int forced = w->kept - w->wanted;
+    const estimate e = make_estimate(p, t.key, w->kept == w->length, step, w->first, w->past, space),
+                   none = {0, step, 0};
+    const int above = count_above(p, t.key, t.ties, &e, f->tau, space);
+    if (t.is_any && f->tau)
+        w->kept = max(above + forced, min(f->min_k, w->kept));
+    w->wanted = w->kept - forced;
+    return t.is_any ? e : none;
 }
 
-/* find: the threshold of the so many best. */
+/* find: the threshold of `best` best. */
 #define APPLY_FLOOR(counts, begin, end, find)                                                                    \
     __local ulong space[LOCAL];                                                                                  \
     const population p = {counts, keys, begin, end};                                                             \
@@ -182,8 +198,10 @@ estimate apply_floor(const hattn_opencl_floor *f, const population *p, threshold
     const int wanted = w.wanted;                                                                                 \
     const estimate e =                                                                                           \
         apply_floor(&f, &p, t, AT(const int, steps, steps_at)[row * f.steps[0] + head * f.steps[1]], &w, space); \
+    const int best = w.wanted < wanted ? w.wanted : 0;                                                           \
+    const threshold of_floor = find;                                                                             \
     if (w.wanted < wanted)                                                                                       \
-        t = find;
+        t = of_floor;
 #else
 #define FLOOR_ARGUMENTS
 #define APPLY_FLOOR(counts, begin, end, find)
@@ -193,8 +211,9 @@ estimate apply_floor(const hattn_opencl_floor *f, const population *p, threshold
 #define MAKE_MARKS                                                                              \
     marks m = {e, 0, 0, 0};                                                                     \
     __global uint *list_shares = AT(uint, shares, shares_at) + row * f.shares[0] + head * f.shares[1]; \
+    const marks made = make_marks(&p, t.key, t.ties, &e, space);                                \
     if (of_budget.is_any && w.kept < w.length)                                                  \
-        m = make_marks(&p, t.key, t.ties, &e, space);
+        m = made;
 #define STORE_REST AT(long, rests, rests_at)[row * f.rests[0] + head * f.rests[1]] = (long)m.rest
 #define CLEAR(i) list[i] = -1, list_shares[i] = 0
 #else
@@ -280,8 +299,8 @@ void write_chunk(wish w, threshold t, __global const ushort *scores, int begin, 
 threshold narrow_threshold(__local const uint *total, int buckets, int wanted, __local uint *sums, __local bound *found)
 {
     threshold t = {0xffffffff, 0, wanted > 0};
+    const bound b = find_bin(total, buckets, max(wanted, 1), sums, found);
     if (t.is_any) {
-        const bound b = find_bin(total, buckets, wanted, sums, found);
         t.key = b.bin;
         t.ties = wanted - b.above;
     }
@@ -314,16 +333,13 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_narrow(S
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     threshold t = narrow_threshold(total, buckets, w.wanted, sums, &found);
-    APPLY_FLOOR(total, 0, buckets, narrow_threshold(total, buckets, w.wanted, sums, &found))
+    APPLY_FLOOR(total, 0, buckets, narrow_threshold(total, buckets, best, sums, &found))
     MAKE_MARKS
-    uint above = 0, equal = 0;
-    if (t.is_any) {
-        uint own = 0;
-        for (int i = item + (int)t.key + 1; i < buckets; i += LOCAL)
-            own += earlier[i];
-        sum_before(sums, own, &above);
-        equal = earlier[t.key];
-    }
+    uint above = 0, own = 0;
+    for (int i = item + (int)t.key + 1; t.is_any && i < buckets; i += LOCAL)
+        own += earlier[i];
+    sum_before(sums, own, &above);
+    const uint equal = t.is_any ? earlier[t.key] : 0;
 #ifdef IS_CPU
     write_positions(w, t, keys, begin, end, above, equal, sums, list SHARES);
 #else
@@ -350,9 +366,10 @@ threshold wide_threshold(__global const score_type *keys, int first, int past, i
 {
     const int item = get_local_id(0);
     threshold t = {wanted > 0 ? 0 : 0xffffffff, max(wanted, 0), wanted > 0};
-    for (int digit = NUM_DIGITS - 1; digit >= 0; digit--) {
-        if (!t.is_any)
-            break;
+#ifdef IS_CPU
+#pragma unroll 1
+#endif
+    for (int digit = t.is_any ? NUM_DIGITS - 1 : -1; digit >= 0; digit--) {
         for (int i = item; i < HISTOGRAMS * DIGITS; i += LOCAL)
             counted[i] = 0;
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -381,7 +398,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void select_wide(SEL
     __local bound found;
     TASK(get_group_id(0));
     threshold t = wide_threshold(keys, w.first, w.past, w.wanted, counted, sums, &found);
-    APPLY_FLOOR(0, w.first, w.past, wide_threshold(keys, w.first, w.past, w.wanted, counted, sums, &found))
+    APPLY_FLOOR(0, w.first, w.past, wide_threshold(keys, w.first, w.past, best, counted, sums, &found))
     MAKE_MARKS
     write_positions(w, t, keys, 0, w.length, 0, 0, sums, list SHARES);
     for (int i = w.kept + item; i < s.k; i += LOCAL)

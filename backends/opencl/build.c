@@ -241,10 +241,10 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_APPEND_KEYS, 0, "append_keys", 0, ""},
         {HATTN_OPENCL_ENCODE_QUERIES, 0, "encode_queries", 0, ""},
         {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", select, ""},
-        {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, select, ""},
-        {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
+        {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, is_cpu ? 1 : wide, ""},
+        {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", is_cpu ? 1 : wide, ""},
         {HATTN_OPENCL_SCORE_LISTED, HATTN_OPENCL_SCORE_CL, plan->by_heads ? "score_chunk" : NULL, select, ""},
-        {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, select, ""},
+        {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, is_cpu ? 1 : wide, ""},
         {HATTN_OPENCL_ATTEND_SPARSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_ATTEND_DENSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
@@ -264,12 +264,13 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
              is_narrow, plan->histograms);
     for (int i = HATTN_OPENCL_SELECT_NARROW; i <= HATTN_OPENCL_SELECT_WIDE; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions),
-                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s%s", p->key_norms, is_narrow, is_cpu ? 8 : 4,
+                 " -DWITH_NORMS=%d -DWITH_COUNTS=%d -DHISTOGRAMS=%d%s%s", p->key_norms, is_narrow, is_cpu ? 1 : 4,
                  plan->has_shares && !plan->by_heads ? " -DFLOOR" : "", has_tail && !plan->by_heads ? " -DTAIL" : "");
     snprintf(recipes[HATTN_OPENCL_SCORE_LISTED].definitions, sizeof(recipes->definitions),
              " -DWORDS=%d -DPLANES=%d -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=1 -DLISTED", words, planes);
     snprintf(recipes[HATTN_OPENCL_RANK_HEADS].definitions, sizeof(recipes->definitions),
-             " -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=%d -DFLOOR -DBY_HEADS", is_cpu ? 8 : 4);
+             " -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=%d -DFLOOR -DBY_HEADS -DWITH_SHARES=%d", is_cpu ? 1 : 4,
+             has_tail);
     add_attender(p, plan, &plan->sparse, has_tail, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
     add_attender(p, plan, &plan->dense, false, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
     for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)
