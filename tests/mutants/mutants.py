@@ -239,7 +239,7 @@ MUTANTS = [
     Mutant("opencl: every query head has the first one's sum", "kernels_opencl/heads.cl", "head_sums[g] : 0, own", "head_sums[0] : 0, own",
            CONFORMANCE, "*/opencl_heads_tail"),
     Mutant("opencl: the last part of a sum of values is lost", "kernels_opencl/values.cl", "part < num_parts; part++",
-           "part < num_parts - 1; part++", CONFORMANCE, "*/opencl_tail_of_one"),
+           "part < num_parts - 1; part++", CONFORMANCE, "*/opencl_tail_dim_128"),
     # ---- conformance itself ----
     Mutant("conformance: no pages are shared", "conformance/instance.cc", "problem.shared_prefix ? shared_length(b) / shape.page_size : 0;",
            "problem.shared_prefix ? 0 * shared_length(b) : 0;", CONFORMANCE, "*PrefixesAreShared*"),
