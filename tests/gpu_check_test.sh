@@ -45,6 +45,12 @@ grep -q -- '^hattn verify .*--backend hip --against .*/golden_cuda.safetensors$'
 grep -q -- '^hattn verify .*--backend hip .*--write .*/golden_hip.safetensors ' "$TEST_TMPDIR/calls"
 grep -q -- '^hattn bench --backend hip ' "$TEST_TMPDIR/calls"
 [ "$(grep -c -- '^device_contract_test .*--gtest_filter=\*/hip ' "$TEST_TMPDIR/calls")" -eq 6 ]
+# Of each operation of the list, whose names are conformance's own.
+operations=$(sed -n 's/^    {"\([a-z_]*\)", check_.*/\1/p' conformance/checks.cc | grep -v '^decode_append$')
+[ "$(echo "$operations" | wc -l)" -ge 9 ]
+for op in $operations; do
+    grep -q -- "^hattn verify .*--filter /$op\$" "$TEST_TMPDIR/calls"
+done
 
 if tools/gpu_check.sh --binaries "$TEST_TMPDIR/broken" --out "$TEST_TMPDIR/out_broken" verify >"$TEST_TMPDIR/printed"; then
     echo "broken binaries passed"

@@ -19,6 +19,8 @@ usage() {
 root=$(cd "$(dirname "$0")/.." && pwd)
 binaries= out=gpu_check parts= backend=cuda
 limit=460 # seconds of a step
+# The operations of conformance/checks.cc; those of decode and append go as one.
+operations="decode attend_dense attend_sparse topk score merge encode_keys encode_queries sum_values"
 while [ $# -gt 0 ]; do
     case $1 in
     --backend) backend=${2:?cuda or hip} && shift ;;
@@ -102,7 +104,7 @@ check_golden() {
 
 # The host has most of the work: steps run side by side, and each chain of them one after the other.
 part_verify() {
-    for op in decode attend_dense attend_sparse topk score merge encode_keys encode_queries sum_values; do
+    for op in $operations; do
         verify "verify_list_$op" "$hattn" --backend "$backend" --filter "/$op" &
     done
     verify verify_random "$hattn" --backend "$backend" --filter random- --random 100 &
@@ -116,7 +118,7 @@ part_verify() {
     [ "$backend" = cuda ] || variants=
     for variant in $variants; do
         if [ -x "$hattn-$variant" ]; then
-            for ops in "decode topk score merge" "attend_dense attend_sparse encode_keys encode_queries"; do
+            for ops in "decode topk score merge" "attend_dense attend_sparse encode_keys encode_queries sum_values"; do
                 for op in $ops; do
                     verify "verify_${variant}_$op" "$hattn-$variant" --backend cuda --filter "/$op"
                 done &
@@ -159,14 +161,16 @@ sanitize() {
 
 # The whole list, by operation.
 part_memcheck() {
-    sanitize memcheck /decode /encode_keys /attend_dense /attend_sparse /topk /score /encode_queries /merge
+    # shellcheck disable=SC2046,SC2086
+    sanitize memcheck $(printf '/%s ' $operations)
 }
 
 # Every kernel in its usual ways.
 part_racecheck() {
     sanitize racecheck mla/ plain_append long_weighted/decode long_clustered_norms/decode norms_contiguous/ f8_scale_per_head/ \
         f8_128_q_bf16_group_11/ q_f32_kv_f32/ mlp_weighted_group/ q_ragged_padded/ bits_weighted_512/ \
-        codes_per_query_head_weighted/ dim_128/ many_tokens/encode many_rows_norms/decode long_among_short_odd_bits_96/decode
+        codes_per_query_head_weighted/ dim_128/ many_tokens/encode many_rows_norms/decode long_among_short_odd_bits_96/decode \
+        floor_long_group_4/decode tail_dim_128/ tail_floor/ heads_floor_tail/ heads_long/decode
 }
 
 part_bench() {
@@ -175,7 +179,7 @@ part_bench() {
 }
 
 part_opencl() {
-    for op in decode encode_keys attend_dense attend_sparse topk score encode_queries merge; do
+    for op in $operations; do
         verify "opencl_list_$op" "$hattn" --backend opencl --filter "/$op" &
     done
     wait
