@@ -108,7 +108,8 @@ void activate(const hattn_opencl_encoding *e, __local float *x, __local const fl
         AT(uint, codes, codes_at)[pages[vector] * e.to[0] + slots[vector] * e.to[1] + (head) * e.to[2] + word] = bits; \
     }
 
-/* Sums of squares: each work-item's share of a vector's. Before x is activated. */
+/* Sums of squares: each work-item's share of a vector's. Before x is activated; where nobody asks for norms, too, as no barrier stands
+ * behind a condition (select.cl). */
 #define STORE_NORMS(head)                                                                                             \
     for (int i = item; i < VECTORS * NORM_SHARE; i += LOCAL) {                                                        \
         float square = 0;                                                                                             \
@@ -121,7 +122,7 @@ void activate(const hattn_opencl_encoding *e, __local float *x, __local const fl
         float square = 0;                                                                                             \
         for (int s = 0; s < NORM_SHARE; s++)                                                                          \
             square += sums[v * NORM_SHARE + s];                                                                       \
-        if (slots[v] >= 0)                                                                                            \
+        if (norms && slots[v] >= 0)                                                                                   \
             vstore_half_rte(sqrt(square), pages[v] * e.norms[0] + slots[v] * e.norms[1] + (head) * e.norms[2],        \
                             AT(half, norms, norms_at));                                                               \
     }                                                                                                                 \
@@ -156,9 +157,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 : 0;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (norms) {
-        STORE_NORMS(head)
-    }
+    STORE_NORMS(head)
     PROJECT(head)
     STORE_KEYS(head)
 }
@@ -197,9 +196,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                                          : 0;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (norms) {
-        STORE_NORMS(head)
-    }
+    STORE_NORMS(head)
     PROJECT(head)
     STORE_KEYS(head)
 }

@@ -126,6 +126,8 @@ inline std::ostream &operator<<(std::ostream &stream, const Problem &problem) { 
 
 /* The list, in order; names are unique. */
 const std::vector<Problem> &all_problems();
+/* Those that tests run: all but the benchmark's. With HATTN_PROBLEMS=I/N in the environment, as the sanitizers run, the I-th (from 0) of every N. */
+std::vector<Problem> tested_problems();
 std::vector<Problem> bench_problems();
 /* Added to the benchmark's: codes of keys that are alike (set "keys"), plans that are larger than what they run (set "plans"). */
 void add_key_problems(std::vector<Problem> *all);

@@ -47,7 +47,7 @@ protected:
     void expect_captured(const std::string &op)
     {
         capture_calls();
-        for (const Problem &problem : all_problems()) {
+        for (const Problem &problem : tested_problems()) {
             const std::vector<std::string> ops = operation_names(problem);
             if (problem.tag == Tag::SMALL && std::count(ops.begin(), ops.end(), op))
                 expect_passes(problem, 3, "/" + op);

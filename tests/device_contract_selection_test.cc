@@ -85,9 +85,8 @@ private:
 
 TEST_P(DeviceSelection, DecodeIsTheSeparateCalls)
 {
-    for (const Problem &problem : all_problems())
-        if (problem.tag != Tag::BENCH)
-            expect_separate_calls_agree(problem, 50);
+    for (const Problem &problem : tested_problems())
+        expect_separate_calls_agree(problem, 50);
 }
 
 TEST_P(DeviceSelection, DecodeIsTheSeparateCallsOnRandomProblems)

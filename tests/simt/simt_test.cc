@@ -130,13 +130,11 @@ int64_t work_of(const Problem &problem)
            std::max<int64_t>(1, rows / std::max<int64_t>(1, problem.lengths.size()));
 }
 
-std::vector<Problem> tested_problems()
+std::vector<Problem> small_problems()
 {
     std::vector<Problem> tested;
     int left_out = 0;
-    for (const Problem &problem : all_problems()) {
-        if (problem.tag == Tag::BENCH)
-            continue;
+    for (const Problem &problem : tested_problems()) {
         if (work_of(problem) <= most_work || longer_problems.count(problem.name))
             tested.push_back(problem);
         else
@@ -165,7 +163,7 @@ using Param = std::pair<Problem, simt::Config>;
 std::vector<Param> all_params()
 {
     std::vector<Param> params;
-    for (const Problem &problem : tested_problems())
+    for (const Problem &problem : small_problems())
         for (const simt::Config &config : tested_configs())
             params.push_back({problem, config});
     return params;
