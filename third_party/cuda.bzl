@@ -1,6 +1,6 @@
 """cuda_library: .cu files compiled by nvcc into a cc_library that carries cudart."""
 
-load("@gpu//:defs.bzl", "NVCC")
+load("@gpu//:defs.bzl", "CUDA_ARCHITECTURES", "NVCC")
 load("//third_party:gpu.bzl", "only_if")
 
 _FLAGS = [
@@ -16,11 +16,12 @@ _FLAGS = [
 _PTX80 = ["-gencode=arch=compute_80,code=compute_80"]
 _SM90 = ["-gencode=arch=compute_90,code=sm_90"]
 
-# Machine code for Ampere and Ada (sm_80), Hopper, and Blackwell's two kinds; the PTX is for whatever comes later.
-_ARCHITECTURES = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"] + _SM90 + [
-    "-gencode=arch=compute_100,code=sm_100",
-    "-gencode=arch=compute_120,code=sm_120",
-]
+# The first one's PTX is for whatever comes later.
+_ARCHITECTURES = [
+    "-gencode=arch=compute_%d,code=[sm_%d,compute_%d]" % (CUDA_ARCHITECTURES[0], CUDA_ARCHITECTURES[0], CUDA_ARCHITECTURES[0]),
+] + ["-gencode=arch=compute_%d,code=sm_%d" % (number, number) for number in CUDA_ARCHITECTURES[1:]] + (
+    ["-DHATTN_CUDA_LEAST=%d" % CUDA_ARCHITECTURES[0]] if CUDA_ARCHITECTURES[0] != 80 else []
+)
 
 # --//kernels_cuda:variant=NAME; CONTRIBUTING.md says what each is for.
 _VARIANTS = {

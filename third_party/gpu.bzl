@@ -4,6 +4,10 @@ of which kernels_cuda/instances.bzl makes files: only a repository can."""
 
 _ON = "config_setting(name = '%s', constraint_values = ['@platforms//cpu:x86_64'], visibility = ['//visibility:public'])\n"
 _OFF = "config_setting(name = '%s', values = {'cpu': 'never'}, visibility = ['//visibility:public'])\n"
+
+# Machine code for Ampere and Ada, Hopper, and Blackwell's two kinds.
+_CUDA_ARCHITECTURES = "80 90 100 120"
+
 _REST = """
 cc_library(
     name = "cudart",
@@ -20,6 +24,15 @@ def _cuda(ctx):
     nvcc = nvcc.realpath
     ctx.symlink("%s/lib64/libcudart_static.a" % nvcc.dirname.dirname, "libcudart_static.a")
     return nvcc
+
+def _cuda_architectures(ctx):
+    """Of HATTN_CUDA_ARCHITECTURES, numbers as in sm_90 with spaces between them: rising."""
+    text = ctx.os.environ.get("HATTN_CUDA_ARCHITECTURES", "") or _CUDA_ARCHITECTURES
+    numbers = [number for number in text.split(" ") if number]
+    for number in numbers:
+        if not number.isdigit() or int(number) < 80:
+            fail("HATTN_CUDA_ARCHITECTURES is '%s': numbers from 80 on, as in sm_90, with spaces between them" % text)
+    return sorted([int(number) for number in numbers])
 
 def _hip(ctx):
     """Clang, if its linker and its bundler are there: it finds them beside itself."""
@@ -44,8 +57,9 @@ def _gpu_configure_impl(ctx):
     hip = _hip(ctx)
     opencl = ctx.os.environ.get("HATTN_OPENCL", "1") != "0" and ctx.path("/usr/include/CL/cl.h").exists
     ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + (_ON if hip else _OFF) % "hip" + (_ON if opencl else _OFF) % "opencl" + _REST)
-    ctx.file("defs.bzl", "NVCC = %r\nHIP_CLANG = %r\nENGINES = %r\nCODE_WIDTHS = %r\nFLOOR_ENGINES = %r\nFLOOR_WIDTHS = %r\n" % (
+    ctx.file("defs.bzl", "NVCC = %r\nCUDA_ARCHITECTURES = %r\nHIP_CLANG = %r\nENGINES = %r\nCODE_WIDTHS = %r\nFLOOR_ENGINES = %r\nFLOOR_WIDTHS = %r\n" % (
         str(nvcc or ""),
+        _cuda_architectures(ctx),
         str(hip or ""),
         _rows(ctx, "engines.inc", "ENGINE"),
         _rows(ctx, "code_widths.inc", "CODE_WIDTH"),
@@ -56,7 +70,7 @@ def _gpu_configure_impl(ctx):
 gpu_configure = repository_rule(
     implementation = _gpu_configure_impl,
     configure = True,
-    environ = ["HATTN_CUDA", "HATTN_HIP", "HATTN_OPENCL", "PATH"],
+    environ = ["HATTN_CUDA", "HATTN_CUDA_ARCHITECTURES", "HATTN_HIP", "HATTN_OPENCL", "PATH"],
     local = True,
 )
 

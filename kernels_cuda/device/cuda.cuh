@@ -41,7 +41,12 @@ inline Error current_device(int *device) { return cudaGetDevice(device); }
 
 inline Error use_device(int device) { return cudaSetDevice(device); }
 
-constexpr char kTargets[] = "sm_80 or later";
+#ifndef HATTN_CUDA_LEAST /* of the build: what it is for at the least */
+#define HATTN_CUDA_LEAST 80
+#endif
+#define HATTN_CUDA_TEXT(number) #number
+#define HATTN_CUDA_TARGETS(least) "sm_" HATTN_CUDA_TEXT(least) " or later"
+constexpr char kTargets[] = HATTN_CUDA_TARGETS(HATTN_CUDA_LEAST);
 /* Bytes that a block may have on any target: kernels that need more of it are not compiled. */
 constexpr size_t kMostShared = 227 << 10;
 
