@@ -233,18 +233,19 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
                                 hattn_error *error)
 {
     const bool is_cpu = device->is_cpu;
-    const int32_t wide = device->max_local < 256 ? 128 : 256, encode = is_cpu ? 16 : wide, select = is_cpu ? 8 : wide;
+    const int32_t wide = device->max_local < 256 ? 128 : 256, encode = is_cpu ? 16 : wide;
+    const int32_t score = is_cpu ? 8 : wide, select = is_cpu ? 1 : wide;
     const int32_t attend = is_cpu && p->head_dim_v <= 512 ? 64 : 128, join = is_cpu ? 16 : 128;
     const bool is_narrow = plan->selection.num_buckets > 0, has_tail = plan->has_tail;
     recipe recipes[HATTN_OPENCL_NUM_KERNELS] = {
         {HATTN_OPENCL_ENCODE_KEYS, 0, "encode_keys", 0, ""},
         {HATTN_OPENCL_APPEND_KEYS, 0, "append_keys", 0, ""},
         {HATTN_OPENCL_ENCODE_QUERIES, 0, "encode_queries", 0, ""},
-        {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", select, ""},
-        {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, is_cpu ? 1 : wide, ""},
-        {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", is_cpu ? 1 : wide, ""},
-        {HATTN_OPENCL_SCORE_LISTED, HATTN_OPENCL_SCORE_CL, plan->by_heads ? "score_chunk" : NULL, select, ""},
-        {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, is_cpu ? 1 : wide, ""},
+        {HATTN_OPENCL_SCORE, HATTN_OPENCL_SCORE_CL, "score_chunk", score, ""},
+        {HATTN_OPENCL_SELECT_NARROW, HATTN_OPENCL_SELECT_CL, is_narrow ? "select_narrow" : NULL, select, ""},
+        {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
+        {HATTN_OPENCL_SCORE_LISTED, HATTN_OPENCL_SCORE_CL, plan->by_heads ? "score_chunk" : NULL, score, ""},
+        {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, select, ""},
         {HATTN_OPENCL_ATTEND_SPARSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_ATTEND_DENSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
