@@ -208,13 +208,13 @@ int step_of(float slope, float largest, float unit)
     return step > 0 ? (int)rint(min(step, 32768.0f)) : 0;
 }
 
-/* The largest magnitude of what all work-items give; 0 where it is not a number to divide by. */
-float largest_magnitude(__local float *largest, float own)
+/* The largest magnitude of what `items` work-items give, all or none; 0 where it is not a number to divide by. */
+float largest_magnitude(__local float *largest, float own, int items)
 {
     barrier(CLK_LOCAL_MEM_FENCE);
     largest[get_local_id(0)] = own;
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (int i = 0; i < LOCAL; i++)
+    for (int i = 0; i < items; i++)
         own = larger(own, largest[i]);
     return own > 0 && own < INFINITY ? own : 0;
 }
@@ -245,7 +245,7 @@ char round_weight(float value, float largest, float most) { return largest > 0 ?
         float own = 0;                                                                                                \
         for (int r = item; r < e.code_bits; r += LOCAL)                                                               \
             own = larger(own, fabs(output_of(sums, parts, e.code_bits, v, r, last_bias, last_bias_at)));              \
-        own = largest_magnitude(largest, own);                                                                        \
+        own = largest_magnitude(largest, own, LOCAL);                                                                 \
         for (int r = item; r < e.code_bits; r += LOCAL)                                                               \
             head_to[r] = round_weight(output_of(sums, parts, e.code_bits, v, r, last_bias, last_bias_at), own, most); \
         if (item == 0)                                                                                                \
@@ -292,7 +292,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     float own = 0;
     for (int r = item; r < e.code_bits; r += LOCAL)
         own = larger(own, fabs(u[r]));
-    own = largest_magnitude(largest, own);
+    own = largest_magnitude(largest, own, e.weight_bits ? LOCAL : 0);
     for (int r = item; r < e.code_bits; r += LOCAL)
         to[r] = (uchar)(e.weight_bits ? round_weight(u[r], own, most) : (char)((int)u[r] / (e.group % 2 ? 1 : 2)));
     STORE_STEP(e.weight_bits ? own : 1)
