@@ -145,7 +145,7 @@ std::string OpenclContext::text(cl_device_info name) const
 } // namespace devices
 
 #ifdef __SANITIZE_ADDRESS__
-/* PoCL 3.1's compiler keeps some of what it makes of a kernel. */
+/* PoCL 3.1, and LLVM in it, keep some of what they make of a kernel. */
 extern "C" __attribute__((visibility("default"))) const char *__lsan_default_suppressions();
-const char *__lsan_default_suppressions() { return "leak:libpocl"; }
+const char *__lsan_default_suppressions() { return "leak:libpocl\nleak:libLLVM"; }
 #endif
