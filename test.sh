@@ -26,7 +26,7 @@ case $configs in
 opt) tell_build "every test" "then all of them run, which takes minutes" ;;
 *)
     part="$(($(date +%s) / 86400 % 5))/5"
-    echo "building and running every test under each of: $configs, of the conformance list part $part, which takes an hour" >&2
+    echo "building and running every test under each of: $configs, of the conformance list part $part, which takes an hour or two" >&2
     ;;
 esac
 status=0
