@@ -28,8 +28,8 @@ def _cuda(ctx):
 def _cuda_architectures(ctx):
     """Of HATTN_CUDA_ARCHITECTURES, numbers as in sm_90 with spaces between them: rising."""
     text = ctx.os.environ.get("HATTN_CUDA_ARCHITECTURES", "") or _CUDA_ARCHITECTURES
-    numbers = [number for number in text.split(" ") if number]
-    for number in numbers:
+    numbers = {number: True for number in text.split(" ") if number}.keys()
+    for number in numbers or [""]:
         if not number.isdigit() or int(number) < 80:
             fail("HATTN_CUDA_ARCHITECTURES is '%s': numbers from 80 on, as in sm_90, with spaces between them" % text)
     return sorted([int(number) for number in numbers])

@@ -118,9 +118,11 @@ part_verify() {
     [ "$backend" = cuda ] || variants=
     for variant in $variants; do
         if [ -x "$hattn-$variant" ]; then
-            for ops in "decode topk score merge" "attend_dense attend_sparse encode_keys encode_queries sum_values"; do
-                for op in $ops; do
-                    verify "verify_${variant}_$op" "$hattn-$variant" --backend cuda --filter "/$op"
+            for half in 0 1; do
+                turn=0
+                for op in $operations; do
+                    [ $((turn % 2)) -ne $half ] || verify "verify_${variant}_$op" "$hattn-$variant" --backend cuda --filter "/$op"
+                    turn=$((turn + 1))
                 done &
             done
         else
