@@ -28,7 +28,11 @@ def instances():
         )
         _decode(files, "decode_attend.cuh", decode, "decode_attend", types + ", SelectBy::SCORES")
         _decode(files, "decode_attend.cuh", keyed, "decode_attend", types + ", SelectBy::KEYS")
-    for _, types, floor, tail in FLOOR_ENGINES:
+    for _, types, floor, tail, attend in FLOOR_ENGINES:
+        files[attend] = _FILE % (
+            "attend/attend_kernel.cuh",
+            "AttendKernel %s() { return {load_attend_tail<%s>, launch_attend_tail<%s>}; }" % (attend, types, types),
+        )
         _decode(files, "decode_attend.cuh", floor, "decode_attend", types + ", SelectBy::FLOOR")
         _decode(files, "decode_attend.cuh", tail, "decode_attend", types + ", SelectBy::TAIL")
     for rows, run in [(CODE_WIDTHS, "RegionRun"), (FLOOR_WIDTHS, "FloorRun")]:

@@ -98,9 +98,10 @@ struct DecodeKernel {
 #define CODE_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/code_widths.inc"
 #undef CODE_WIDTH
-#define FLOOR_ENGINE(number, types, floor, tail) \
-    DecodeKernel floor();                        \
-    DecodeKernel tail();
+#define FLOOR_ENGINE(number, types, floor, tail, attend) \
+    DecodeKernel floor();                                \
+    DecodeKernel tail();                                 \
+    AttendKernel attend();
 #define FLOOR_WIDTH(words, is_loose, kernel) DecodeKernel kernel();
 #include "kernels_cuda/floors.inc"
 #undef FLOOR_ENGINE
@@ -109,10 +110,15 @@ struct DecodeKernel {
 DeviceError load_merge();
 DeviceError load_values(const hattn_cuda_params &params);
 DeviceError load_tail(const hattn_cuda_params &params);
+DeviceError load_tail_totals();
 
-/* What attend has left in the workspace becomes the caller's, with what the tail adds. */
+/* What attend has left in the workspace becomes the caller's, with what the tail adds: where the engine has none of its own. */
 DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
                         DeviceStream stream);
+
+/* Totals of the caller's shares, for an engine that has: params->tail_totals. */
+DeviceError launch_tail_totals(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               DeviceStream stream);
 
 /* After a top-k that has listed candidates. */
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,

@@ -40,12 +40,22 @@ const Scoring floor_scorings[] = {
 
 const struct FloorAttention {
     int engine;
-    DecodeKernel (*attend[2])(); /* without a tail, with one */
+    DecodeKernel (*decode[2])(); /* without a tail, with one */
+    AttendKernel (*attend)();    /* with one */
 } floor_attentions[] = {
-#define FLOOR_ENGINE(number, types, floor, tail) {number, {floor, tail}},
+#define FLOOR_ENGINE(number, types, floor, tail, attend) {number, {floor, tail}, attend},
 #include "kernels_cuda/floors.inc"
 #undef FLOOR_ENGINE
 };
+
+/* NULL: the engine has none. */
+const FloorAttention *floor_attention_of(const hattn_cuda_params &params)
+{
+    for (const FloorAttention &row : floor_attentions)
+        if (row.engine == params.engine)
+            return &row;
+    return nullptr;
+}
 
 /* A decode's kernels, in order. */
 struct Decode {
@@ -69,10 +79,8 @@ Decode decode_of(const hattn_cuda_params &params)
                 {load_list_heads, launch_list_heads}};
     if (!hattn_has_shares(&params.problem))
         return {score_of(params, scorings), attentions[params.engine].decode[params.is_keyed]()};
-    for (const FloorAttention &row : floor_attentions)
-        if (row.engine == params.engine)
-            return {score_of(params, floor_scorings), row.attend[params.problem.tail > 0]()};
-    return {};
+    const FloorAttention *row = floor_attention_of(params);
+    return row ? Decode{score_of(params, floor_scorings), row->decode[params.problem.tail > 0]()} : Decode{};
 }
 
 /* Of a plan by regions. */
@@ -104,13 +112,25 @@ DeviceError run_waves(const hattn_cuda_params &params, const hattn_decode_args &
     return error;
 }
 
-/* is_dependent: it follows a decode's kernels. */
+/* Attention with a tail, in one kernel or in several. */
+DeviceError load_attend_tails(const hattn_cuda_params &params)
+{
+    if (const FloorAttention *row = floor_attention_of(params))
+        return first_error({row->attend().load(params), load_tail_totals()});
+    return load_tail(params);
+}
+
+/* is_dependent: it follows a decode's kernels, which have told shares' totals. */
 DeviceError attend_to_list(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
                            DeviceStream stream, bool is_dependent)
 {
     const AttendKernel kernel = attentions[params.engine].attend();
     if (!args.shares.data)
         return kernel.launch(params, args, workspace, stream, is_dependent);
+    if (const FloorAttention *row = floor_attention_of(params)) {
+        const DeviceError error = is_dependent ? kSuccess : launch_tail_totals(params, args, workspace, stream);
+        return error ? error : row->attend().launch(params, args, workspace, stream, true);
+    }
     hattn_cuda_params own = params;
     hattn_attend_args apart = args;
     hattn_problem &p = own.problem;
@@ -214,7 +234,7 @@ int hattn::load_plan(hattn_cuda_params *params)
         attentions[params->engine].attend().load(*params),
         params->by_regions ? load_decode(*params) : kSuccess,
         load_merge(),
-        params->problem.tail > 0 ? first_error({load_values(*params), load_tail(*params)}) : kSuccess,
+        params->problem.tail > 0 ? first_error({load_values(*params), load_attend_tails(*params)}) : kSuccess,
     });
 }
 

@@ -127,7 +127,8 @@ typedef struct hattn_cuda_params {
     };
     uint64_t rows;
     uint64_t floor_tau;                                  /* core/floor.h */
-    uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* of the attend call with a tail: attend/tail.cu */
+    uint64_t tail_totals;                                /* of attention with a tail: attend/mean_tail.cuh */
+    uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* where it has none of its own: attend/tail.cu */
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     /* With candidates, of the top-k call over the same memory: positions, how many, scores, p, what is kept, O (select/head_choice.cuh). */
     uint64_t listed, num_listed, head_scores, head_keys, head_ranks, outside;

@@ -87,15 +87,25 @@ static void choose_codes(const hattn_problem *p, hattn_cuda_params *params)
     params->sample_size = (int32_t)(HATTN_CUDA_WARPS * step / (params->code_words < 16 ? 2 : 1));
 }
 
+/* Whether the engine has tails of its own. */
+static int has_tails(const hattn_cuda_params *params)
+{
+#define FLOOR_ENGINE(number, types, floor, tail, attend) \
+    if (params->engine == number)                        \
+        return 1;
+#include "kernels_cuda/floors.inc"
+#undef FLOOR_ENGINE
+    return 0;
+}
+
 /* Whether there are kernels for a floor of probability, or a tail. */
 static int has_floor(const hattn_cuda_params *params)
 {
-    int has_engine = params->problem.num_candidates > 0, has_width = 0; /* then attention has a list */
-#define FLOOR_ENGINE(number, types, floor, tail) has_engine |= params->engine == number;
+    const int has_engine = params->problem.num_candidates || has_tails(params); /* or attention has a list */
+    int has_width = 0;
 #define FLOOR_WIDTH(words, is_loose, kernel) \
     has_width |= params->code_words == words && params->has_loose_codes == is_loose;
 #include "kernels_cuda/floors.inc"
-#undef FLOOR_ENGINE
 #undef FLOOR_WIDTH
     return has_engine && has_width && !params->is_keyed;
 }
@@ -186,7 +196,7 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
 /* Room for candidates of scores per query head. */
 static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params *params, uint64_t *used)
 {
-    enum { STATIC_SHARED = 30 * 1024 }; /* of select/topk_heads.cu, and the system's own */
+    enum { STATIC_SHARED = 32 * 1024 }; /* of select/topk_heads.cu, and the system's own */
     const hattn_problem *p = &params->problem;
     if (!p->num_candidates)
         return;
@@ -221,19 +231,24 @@ static void choose_own(hattn_cuda_params *params, int64_t tasks, uint64_t *used)
     params->own_head_steps = hattn_carve(used, heads * sizeof(int32_t));
 }
 
-/* A tail's room, and the blocks that share a selection for it: 64 rows of K each. */
+/* A tail's room, and the blocks that share a selection for one of its own kernels: 64 rows of K each. */
 static void choose_tail(hattn_cuda_params *params, uint64_t *used)
 {
     const hattn_problem *p = &params->problem;
     if (p->tail == 0)
         return;
-    const uint64_t rows = (uint64_t)p->max_rows, heads = rows * (uint64_t)p->num_q_heads;
+    const uint64_t rows = (uint64_t)p->max_rows, heads = rows * (uint64_t)p->num_q_heads,
+                   of_shares = rows * (uint64_t)hattn_heads_of_shares(p);
+    enum { PAIR = 2 * sizeof(uint64_t) };
+    params->tail_totals = hattn_carve(used, of_shares * PAIR);
+    if (has_tails(params))
+        return;
     params->num_tail_splits = (int32_t)smaller(32, divide_up(smaller(p->k, p->max_length), 64));
     const uint64_t splits = (uint64_t)params->num_tail_splits;
     params->tail_out = hattn_carve(used, heads * (uint64_t)p->head_dim_v * sizeof(float));
     params->tail_lse = hattn_carve(used, heads * sizeof(float));
     params->tail_sums = hattn_carve(used, heads * splits * 2 * sizeof(float));
-    params->tail_shares = hattn_carve(used, rows * (uint64_t)hattn_heads_of_shares(p) * splits * 2 * sizeof(uint64_t));
+    params->tail_shares = hattn_carve(used, of_shares * splits * PAIR);
 }
 
 /* Tokens of a sequence that share K and V in dense attention, where a block of tensor cores has places for more heads

@@ -16,18 +16,47 @@ constexpr int kList = 512; /* positions that a block finds at a time */
 constexpr int kTile = 64;
 constexpr int kColumns = (kMaxDim + kThreads - 1) / kThreads; /* of V, of one thread */
 
-/* Where a key is. Attention with a tail has marks above the slot: whether the key has a share, whether it is an anchor. */
+/* Where a key is. Attention with a tail of rows has marks above the slot: whether the key has a share, whether it is an anchor. */
 struct Slot {
     int32_t page, slot;
 };
 
+/* With marks of each head of a block, from the lowest bits on. */
+struct HeadSlot {
+    int32_t page, slot;
+    uint32_t marks;
+};
+
+/* Whose marks attention with a tail sums by. */
+enum class TailOf { NONE, ROWS, HEADS };
+
+template <TailOf kTail>
+using Listed = std::conditional_t<kTail == TailOf::HEADS, HeadSlot, Slot>;
+
 constexpr uint32_t kHasShare = 1u << 30, kIsAnchor = 1u << 31, kMarks = kHasShare | kIsAnchor;
 
-__device__ inline bool is_marked(Slot slot, uint32_t mark) { return (static_cast<uint32_t>(slot.slot) & mark) != 0; }
+__device__ inline bool is_marked(const Slot &slot, uint32_t mark, int)
+{
+    return (static_cast<uint32_t>(slot.slot) & mark) != 0;
+}
+
+__device__ inline bool is_marked(const HeadSlot &slot, uint32_t mark, int head)
+{
+    return (slot.marks << (30 - 2 * head) & mark) != 0;
+}
 
 __device__ inline Slot unmarked(Slot slot)
 {
     return {slot.page, static_cast<int32_t>(static_cast<uint32_t>(slot.slot) & ~kMarks)};
+}
+
+template <TailOf kTail>
+__device__ inline Slot slot_of(const Listed<kTail> &listed)
+{
+    if constexpr (kTail == TailOf::ROWS)
+        return unmarked(listed);
+    else
+        return {listed.page, listed.slot};
 }
 
 /* The address of its row in a cache whose strides, of pages and slots, are in 16 bytes, so that they fit 32 bits: the plan
@@ -71,6 +100,7 @@ public:
     static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = 48 * 1024; /* of a block, at most, without dynamic memory */
     static constexpr float kOne = kWeightOne<T>;
+    static constexpr TailOf kTailOf = TailOf::NONE;
     using Weight = PartWeight;
 
     struct alignas(16) Space {

@@ -4,23 +4,32 @@
 #ifndef HATTN_KERNELS_CUDA_ATTEND_ATTEND_KERNEL_CUH
 #define HATTN_KERNELS_CUDA_ATTEND_ATTEND_KERNEL_CUH
 
-#include "kernels_cuda/attend/attend_share.cuh"
+#include "kernels_cuda/attend/mean_tail.cuh"
 
 namespace hattn {
 
+template <TailOf kTail>
 struct ListEarly {
-    Slot list[kList];
+    Listed<kTail> list[kList];
 };
 
+/* Of rows that a block attends to. */
+template <class Engine>
+using ListSpace = ShareSpace<Engine, ListEarly<Engine::kTailOf>>;
+
+/* With a tail: shares are given, of each query head or of the selection. */
 template <class Engine, int kGroup>
 __global__ void __launch_bounds__(kThreads, 2)
     attend_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
                   hattn_buffer workspace)
 {
-    __shared__ ShareSpace<Engine, ListEarly> space;
-    static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
+    constexpr bool kTail = Engine::kTailOf != TailOf::NONE;
+    using Row = Listed<Engine::kTailOf>;
+    __shared__ ListSpace<Engine> space;
+    static_assert(sizeof(space) + (kTail ? 2 * Engine::kHeads * sizeof(float2) : 0) + 64 <= Engine::kStaticBytes,
+                  "with what functions declare");
     const hattn_problem &p = params.problem;
-    const bool dense = !args.indices.data;
+    const bool dense = !kTail && !args.indices.data;
     const int group = dense ? params.dense_group : params.group;
     const Share share = share_of(group, kGroup, dense ? params.dense_splits : params.splits);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, share.row);
@@ -28,23 +37,44 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int32_t *indices =
         dense ? nullptr
               : reinterpret_cast<const int32_t *>(hattn_element(&p.indices, args.indices, share.row, head, 0));
+    const SlotFinder slots(params, args.batch, resolved.sequence);
+    [[maybe_unused]] bool selects = false;
+    const auto tail = [&] {
+        if constexpr (kTail)
+            return HeadTail<Engine>({params, args, slots, resolved.sequence, resolved.length,
+                                     share.first_head / params.dense_group, mean_space<Engine>(space)},
+                                    args, workspace, share, selects);
+        else
+            return NoTail();
+    }();
+    if constexpr (kTail)
+        if (share.split == 0 && warp_id() == kWarps - 1 && resolved.length > 0)
+            tail.prefetch();
     auto ready = [&](auto begin) {
         wait_for_previous(); /* which may be a decode's, that lists the selection */
         begin();
         if (dense)
             return resolved.length;
         allow_dependents();
-        const int count =
+        const int told =
             load_l2(reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, share.row, head, 0)));
-        return min(max(count, 0), min(resolved.length, p.k)); /* counts are the caller's */
+        const int count = min(max(told, 0), min(resolved.length, p.k)); /* counts are the caller's */
+        selects = count > 0;
+        return count;
     };
-    const SlotFinder slots(params, args.batch, resolved.sequence);
-    attend_share<Engine, ListEarly>(
-        params, inputs_of(args, workspace), share, resolved.length, space, ready, [&](int first, int end, Slot *list) {
-            for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads)
-                list[rank - first] = slots.find(indices ? load_l2(indices + rank) : rank);
+    attend_share<Engine, ListEarly<Engine::kTailOf>>(
+        params, inputs_of(args, workspace), share, resolved.length, space, ready,
+        [&](int first, int end, Row *list) {
+            for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
+                const Slot slot = slots.find(indices ? load_l2(indices + rank) : rank);
+                if constexpr (kTail)
+                    list[rank - first] = {slot.page, slot.slot, tail.marks(rank)};
+                else
+                    list[rank - first] = slot;
+            }
             __syncthreads();
-        });
+        },
+        tail);
 }
 
 /* Dense attention where sequences have several tokens: a block has up to params.dense_tokens rows, those of a sequence
@@ -54,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     attend_tokens_kernel(const __grid_constant__ hattn_cuda_params params,
                          const __grid_constant__ hattn_attend_args args, hattn_buffer workspace)
 {
-    __shared__ ShareSpace<Engine, ListEarly> space;
+    __shared__ ListSpace<Engine> space;
     static_assert(sizeof(space) + 64 <= Engine::kStaticBytes, "with what functions declare");
     TokenShare share;
     share.group = params.dense_heads;
@@ -75,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         share.end = last.position + 1;
         share.longest = last.length;
         const SlotFinder slots(params, args.batch, first.sequence);
-        attend_share<Engine, ListEarly>(
+        attend_share<Engine, ListEarly<TailOf::NONE>>(
             params, inputs_of(args, workspace), share, first.length, space, [](auto begin) { begin(); },
             [&](int from, int to, Slot *list) {
                 for (int rank = from + static_cast<int>(threadIdx.x); rank < to; rank += kThreads)
@@ -98,12 +128,15 @@ DeviceError with_tokens_kernel(const hattn_cuda_params &params, F f)
     });
 }
 
-template <class Engines, class F>
+template <class Engines, TailOf kTail, class F>
 DeviceError with_attend_kernel(const hattn_cuda_params &params, int heads, F f)
 {
     return Engines::choose(params.problem, heads, [&](auto engine) {
         using Engine = typename decltype(engine)::type;
-        return f(attend_kernel<Engine, Engine::kHeads>);
+        if constexpr (kTail == TailOf::NONE)
+            return f(attend_kernel<Engine, Engine::kHeads>);
+        else
+            return f(attend_kernel<typename Engine::template With<kTail>, Engine::kHeads>);
     });
 }
 
@@ -111,9 +144,23 @@ template <class Engines>
 DeviceError load_attend(const hattn_cuda_params &params)
 {
     auto load = [&](auto kernel) { return prepare(kernel, params.attend_shared); };
-    return first_error({with_attend_kernel<Engines>(params, params.block_heads, load),
-                        with_attend_kernel<Engines>(params, params.dense_block_heads, load),
+    return first_error({with_attend_kernel<Engines, TailOf::NONE>(params, params.block_heads, load),
+                        with_attend_kernel<Engines, TailOf::NONE>(params, params.dense_block_heads, load),
                         params.dense_tokens > 1 ? with_tokens_kernel<Engines>(params, load) : kSuccess});
+}
+
+/* Blocks of `heads` of groups of `group`, and shares of each. */
+template <class Engines, TailOf kTail>
+DeviceError launch_shares(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                          DeviceStream stream, bool is_dependent, int group, int heads, int num_splits)
+{
+    return with_attend_kernel<Engines, kTail>(params, heads, [&](auto kernel) {
+        const dim3 grid =
+            attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits);
+        return launch({grid, kThreads, static_cast<size_t>(params.attend_shared), stream,
+                       is_dependent && params.has_dependent_launch},
+                      kernel, at_launch(params, heads, args.k_cache, args.v_cache), args, workspace);
+    });
 }
 
 template <class Engines>
@@ -131,14 +178,24 @@ DeviceError launch_attend(const hattn_cuda_params &params, const hattn_attend_ar
         });
     const int group = dense ? params.dense_group : params.group,
               heads = dense ? params.dense_block_heads : params.block_heads;
-    const int num_splits = dense ? params.num_dense_splits : params.num_splits;
-    return with_attend_kernel<Engines>(params, heads, [&](auto kernel) {
-        const dim3 grid =
-            attend_grid(args.batch.num_rows, params.problem.num_q_heads / group, group, heads, num_splits);
-        return launch({grid, kThreads, static_cast<size_t>(params.attend_shared), stream,
-                       is_dependent && params.has_dependent_launch},
-                      kernel, at_launch(params, heads, args.k_cache, args.v_cache), args, workspace);
-    });
+    return launch_shares<Engines, TailOf::NONE>(params, args, workspace, stream, is_dependent, group, heads,
+                                                dense ? params.num_dense_splits : params.num_splits);
+}
+
+template <class Engines>
+DeviceError load_attend_tail(const hattn_cuda_params &params)
+{
+    return with_attend_kernel<Engines, TailOf::HEADS>(
+        params, params.block_heads, [&](auto kernel) { return prepare(kernel, params.attend_shared); });
+}
+
+/* Shares and their totals are there. */
+template <class Engines>
+DeviceError launch_attend_tail(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               DeviceStream stream, bool is_dependent)
+{
+    return launch_shares<Engines, TailOf::HEADS>(params, args, workspace, stream, is_dependent, params.group,
+                                                 params.block_heads, params.num_splits);
 }
 
 } // namespace hattn

@@ -17,11 +17,11 @@
 namespace hattn {
 
 /* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kDim: both head dims, a multiple of
- * 64, of 128 for fp8. kGroup: heads whose results are kept, 1..8. kTail: slots are marked, and their weights are summed by that. */
-template <class T, class Stored, int kDim, int kGroup, bool kTail = false>
+ * 64, of 128 for fp8. kGroup: heads whose results are kept, 1..8. kOf: how slots are marked, and their weights summed by that. */
+template <class T, class Stored, int kDim, int kGroup, TailOf kOf = TailOf::NONE>
 class MmaEngine
 {
-    static constexpr bool kBytes = sizeof(Stored) == 1;
+    static constexpr bool kBytes = sizeof(Stored) == 1, kTail = kOf != TailOf::NONE;
     static constexpr int kChunks = kDim * sizeof(Stored) / 64; /* of 16 bytes a lane, of a row of K */
 
 public:
@@ -31,7 +31,10 @@ public:
     static constexpr size_t kStaticBytes = 48 * 1024;
     static constexpr float kOne = kWeightOne<T>;
     using Weight = std::conditional_t<kTail, TailWeight, PartWeight>;
-    using WithTail = MmaEngine<T, Stored, kDim, kGroup, true>;
+    static constexpr TailOf kTailOf = kOf;
+    using Slots = Listed<kOf>;
+    template <TailOf kOther>
+    using With = MmaEngine<T, Stored, kDim, kGroup, kOther>;
     using Value = Stored;
 
     /* Results of warps. */
@@ -84,7 +87,7 @@ public:
     __device__ void settle() { copy_wait(0); }
 
     /* Slots in shared memory; every warp takes tiles of its own. */
-    __device__ void add_rows(const Slot *slots, int n)
+    __device__ void add_rows(const Slots *slots, int n)
     {
         used_ = max(used_, min(kWarps, (n + 15) / 16));
 #pragma unroll 1
@@ -95,7 +98,7 @@ public:
     /* Rows that queries from first_query(i) on see: a tile for each row, since nothing of it may come near the others,
      * not even what is no number. */
     template <class F>
-    __device__ void add_apart(const Slot *slots, int n, F first_query)
+    __device__ void add_apart(const Slots *slots, int n, F first_query)
     {
         used_ = max(used_, min(kWarps, n));
 #pragma unroll 1
@@ -207,9 +210,6 @@ private:
         return sums[threadIdx.x];
     }
 
-    /* Without its marks. */
-    __device__ static Slot slot_of(const Slot *slots, int i) { return kTail ? unmarked(slots[i]) : slots[i]; }
-
     /* The first of 8 dims of such a fragment. */
     __device__ static int query_dim(int fragment)
     {
@@ -250,16 +250,18 @@ private:
 
     /* kApart: for queries from first_query on. With `first` at or past n, or no query, nothing is added. */
     template <bool kApart>
-    __device__ void add_tile(const Slot *slots, int first, int n, int first_query)
+    __device__ void add_tile(const Slots *slots, int first, int n, int first_query)
     {
         const Fragment at;
         const int last = n - 1;
-        const char *k0 = row_address(k_, task_.k_stride, slot_of(slots, min(first + at.row(0), last))) + at.pair * 16,
-                   *k1 = row_address(k_, task_.k_stride, slot_of(slots, min(first + at.row(2), last))) + at.pair * 16;
+        const char *k0 = row_address(k_, task_.k_stride, slot_of<kOf>(slots[min(first + at.row(0), last)])) +
+                         at.pair * 16,
+                   *k1 = row_address(k_, task_.k_stride, slot_of<kOf>(slots[min(first + at.row(2), last)])) +
+                         at.pair * 16;
         const char *rows[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            rows[i] = row_address(v_, task_.v_stride, slot_of(slots, min(first + at.a_inner(i) + i % 2, last)));
+            rows[i] = row_address(v_, task_.v_stride, slot_of<kOf>(slots[min(first + at.a_inner(i) + i % 2, last)]));
         constexpr int kPieces = kDim * sizeof(Stored) / 128; /* of V's rows */
         uint4 ka[kChunks], kb[kChunks], v[4][kPieces];
 #pragma unroll
@@ -313,14 +315,14 @@ private:
             sum_[i] = sum_[i] * decay[i] + c[i] + c[i + 2];
         }
         if constexpr (kTail) {
-            const Slot low = slots[min(first + at.row(0), last)], high = slots[min(first + at.row(2), last)];
+            const Slots low = slots[min(first + at.row(0), last)], high = slots[min(first + at.row(2), last)];
             MarkedSums sums = lane_sums();
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                sums.near[i] = sums.near[i] * decay[i] + (is_marked(low, kIsAnchor) ? c[i] : 0.0f) +
-                               (is_marked(high, kIsAnchor) ? c[i + 2] : 0.0f);
-                sums.all[i] = sums.all[i] * decay[i] + (is_marked(low, kHasShare) ? c[i] : 0.0f) +
-                              (is_marked(high, kHasShare) ? c[i + 2] : 0.0f);
+                sums.near[i] = sums.near[i] * decay[i] + (is_marked(low, kIsAnchor, at.column(i)) ? c[i] : 0.0f) +
+                               (is_marked(high, kIsAnchor, at.column(i)) ? c[i + 2] : 0.0f);
+                sums.all[i] = sums.all[i] * decay[i] + (is_marked(low, kHasShare, at.column(i)) ? c[i] : 0.0f) +
+                              (is_marked(high, kHasShare, at.column(i)) ? c[i + 2] : 0.0f);
             }
             lane_sums() = sums;
         }

@@ -24,17 +24,22 @@
 namespace hattn {
 
 /* T: float16 or bfloat16, of the products; Stored: of the caches, T or fp8_e4m3. kBlocks: 1 or 2 blocks of 8 columns,
- * two with kSplit. kTail: slots are marked, and their weights are summed by that. */
-template <class T, class Stored, int kBlocks, bool kSplit, bool kTail = false>
+ * two with kSplit. kOf: how slots are marked, and their weights summed by that. */
+template <class T, class Stored, int kBlocks, bool kSplit, TailOf kOf = TailOf::NONE>
 class WideEngine
 {
+    static constexpr bool kTail = kOf != TailOf::NONE;
+
 public:
     static constexpr int kHeads = kSplit ? 8 : 8 * kBlocks;
     static constexpr bool kNeedsSpaceLate = false, kTakesTokens = false;
     static constexpr size_t kStaticBytes = HATTN_WIDE_STATIC; /* the plan counts on it */
     static constexpr float kOne = kWeightOne<T>;
     using Weight = std::conditional_t<kTail, TailWeight, PartWeight>;
-    using WithTail = WideEngine<T, Stored, kBlocks, kSplit, true>;
+    static constexpr TailOf kTailOf = kOf;
+    using Slots = Listed<kOf>;
+    template <TailOf kOther>
+    using With = WideEngine<T, Stored, kBlocks, kSplit, kOther>;
     using Value = Stored;
 
     struct alignas(16) Space {
@@ -77,7 +82,7 @@ public:
     __device__ void settle() {}
 
     /* Slots in shared memory; n > 0. */
-    __device__ void add_rows(const Slot *slots, int n)
+    __device__ void add_rows(const Slots *slots, int n)
     {
         const int rows = layout_.tile_rows, tiles = (n + rows - 1) >> layout_.log2_rows, ahead = layout_.num_tiles - 1;
         int slot = 0, next_slot = 0;
@@ -180,16 +185,14 @@ private:
 
     /* Eight lanes a row: a line of 128 bytes at a time. Rows past the last, up to a multiple of 16, are zeros: their
      * weights are, too. */
-    __device__ void load_tile(const Slot *slots, int n, int tile, int number) const
+    __device__ void load_tile(const Slots *slots, int n, int tile, int number) const
     {
         const int first = tile * layout_.tile_rows, rows = min(layout_.tile_rows, (n - first + 15) & ~15);
         char *base = tile_at(number) + threadIdx.x % 8 * 16;
 #pragma unroll 1
         for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
             const bool present = first + r < n;
-            Slot slot = slots[min(first + r, n - 1)];
-            if constexpr (kTail)
-                slot = unmarked(slot);
+            const Slot slot = slot_of<kOf>(slots[min(first + r, n - 1)]);
             char *row = base + r * layout_.row_bytes;
             load_row(row, k_, task_.k_stride, slot, layout_.k_chunks, present);
             if (layout_.v_chunks)
@@ -208,7 +211,7 @@ private:
             copy_async16(row + c * 16, from + c * 16, present);
     }
 
-    __device__ void add_tile(const char *tile, int n, const Slot *slots)
+    __device__ void add_tile(const char *tile, int n, const Slots *slots)
     {
         score_tile(tile, n);
         __syncthreads();
@@ -293,7 +296,7 @@ private:
     }
 
     /* A warp's heads: their logits to weights. Rows past n get weight 0. */
-    __device__ void weigh_tile(int n, [[maybe_unused]] const Slot *slots)
+    __device__ void weigh_tile(int n, [[maybe_unused]] const Slots *slots)
     {
         const int shares = kWarps * 16 >> layout_.log2_rows, rows = (n + 15) & ~15; /* of which there are values */
 #pragma unroll 1
@@ -330,9 +333,9 @@ private:
                 const float e = exponential(x[j] - base) * kOne;
                 sum += e;
                 if constexpr (kTail) {
-                    const Slot slot = slots[min(r, n - 1)]; /* past the last e is 0 */
-                    marked.x += is_marked(slot, kIsAnchor) ? e : 0.0f;
-                    marked.y += is_marked(slot, kHasShare) ? e : 0.0f;
+                    const Slots slot = slots[min(r, n - 1)]; /* past the last e is 0 */
+                    marked.x += is_marked(slot, kIsAnchor, head) ? e : 0.0f;
+                    marked.y += is_marked(slot, kHasShare, head) ? e : 0.0f;
                 }
                 const T high = from_float<T>(e);
                 weights(head)[r] = high;

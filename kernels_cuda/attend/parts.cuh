@@ -131,7 +131,7 @@ public:
         if (sums.sum == 0.0f)
             value = X{}; /* what weighs nothing may be anything */
         if constexpr (!std::is_same_v<Tail, NoTail>)
-            tail_.add(column, value, sums);
+            tail_.add(g, column, value, sums);
         PartWeight weight = sums;
         if (in_.sink_logits.data) {
             const float sink = static_cast<const float *>(hattn_address(in_.sink_logits))[share_.head_of(g)];

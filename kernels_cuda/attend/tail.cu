@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A tail after attend, whose out and lse are in the workspace, fp32: blocks sum e^(x_j - lse) over parts of a selection, reading its rows
+ * Tails of attention as a call of its own. For engines that have tails, the totals of the caller's shares. For others, a tail after attend, whose out
+ * and lse are in the workspace, fp32: blocks sum e^(x_j - lse) over parts of a selection, reading its rows
  * of K again, out of L2 as a rule; then a block a head joins these sums, and the mean value, to the result.
  */
 #include "kernels_cuda/attend/tail.cuh"
@@ -206,6 +207,33 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+/* By a warp a row and head that has shares. */
+__global__ void __launch_bounds__(kThreads)
+    tail_totals_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                       hattn_buffer workspace)
+{
+    const hattn_problem &p = params.problem;
+    const int64_t num_heads = hattn_heads_of_shares(&p), place = blockIdx.x * int64_t(kWarps) + warp_id(),
+                  row = place / num_heads, head = place % num_heads;
+    allow_dependents();
+    if (row >= args.batch.num_rows)
+        return;
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+    const int group = p.num_candidates ? params.group : 1;
+    const Selected selected(params, args, row, head / group, resolved.length);
+    const uint32_t *listed = selected.shares(p, args, row, static_cast<int>(head % group));
+    ShareTotals totals = {0, 0};
+#pragma unroll 4
+    for (int rank = lane_id(); rank < selected.count; rank += 32) {
+        const uint32_t share = listed[rank];
+        totals.all += share & ~HATTN_SHARE_ANCHOR;
+        totals.near += share & HATTN_SHARE_ANCHOR ? share & ~HATTN_SHARE_ANCHOR : 0;
+    }
+    totals = {warp_total_of_large(totals.near), warp_total_of_large(totals.all)};
+    if (lane_id() == 0)
+        *share_totals(params, workspace, row, head) = totals;
+}
+
 /* R in e^lse: by a warp. in_group: of the selection's query heads. */
 __device__ inline float mass_of(const hattn_cuda_params &params, const Selected &selected, int64_t rest,
                                 hattn_buffer workspace, int64_t row, int64_t query_head, int in_group)
@@ -270,6 +298,16 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 } // namespace
+
+DeviceError load_tail_totals() { return prepare(tail_totals_kernel, 0); }
+
+DeviceError launch_tail_totals(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                               DeviceStream stream)
+{
+    const int64_t places = int64_t(args.batch.num_rows) * hattn_heads_of_shares(&params.problem);
+    return launch({static_cast<unsigned>((places + kWarps - 1) / kWarps), kThreads, 0, stream}, tail_totals_kernel,
+                  params, args, workspace);
+}
 
 DeviceError load_tail(const hattn_cuda_params &params)
 {

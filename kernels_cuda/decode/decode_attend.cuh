@@ -76,16 +76,6 @@ __device__ inline Slot find_slot(const SlotFinder &slots, int position)
     return {slot.page, static_cast<int32_t>(static_cast<uint32_t>(slot.slot) | marks)};
 }
 
-/* For the mean value of a tail. */
-template <class Engine, class Space>
-__device__ inline float4 *mean_space(Space &space)
-{
-    if constexpr (Engine::kNeedsSpaceLate)
-        return Engine::mean_space();
-    else
-        return space.join.mean;
-}
-
 /* One block's share of one task. */
 template <class Engine, SelectBy kBy>
 __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &placed, const RegionCut &cut,
@@ -109,8 +99,9 @@ __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &
     [[maybe_unused]] bool leaves_some = false;
     const auto tail = [&] {
         if constexpr (kTail)
-            return RowTail<Engine>(params, run.args, slots, sequence, task.length,
-                                   share.first_head / params.dense_group, mean_space<Engine>(space), leaves_some);
+            return RowTail<Engine>({params, run.args, slots, sequence, task.length,
+                                    share.first_head / params.dense_group, mean_space<Engine>(space)},
+                                   leaves_some);
         else
             return NoTail();
     }();
@@ -237,7 +228,7 @@ struct EngineBy {
 
 template <class Engine>
 struct EngineBy<Engine, SelectBy::TAIL> {
-    using type = typename Engine::WithTail;
+    using type = typename Engine::template With<TailOf::ROWS>;
 };
 
 template <class Engines, SelectBy kBy, class F>

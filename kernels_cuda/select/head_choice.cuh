@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The choice among a row's candidates by all heads of a selection (api/hattn.h, hattn_topk, "With candidates"), by one block: shares of scores, their
- * sums, p, and an exact top-k of p. A thread has 8 neighbours of each 2048 candidates, throughout.
+ * sums, p, and an exact top-k of p. A thread has 4 neighbours of each 4096 candidates, throughout.
  * Bound: latencies of barriers and of code, which runs once out of a cold cache, for few candidates; a share's dozen of instructions for many. So loops
  * are rolled; all loads of scores are in flight together; factors have a copy for each lane, so that no two lanes meet in a bank; and p is counted
  * by its leading bits, as a float has them, so that one pass over a histogram leaves a handful to rank against each other.
@@ -8,6 +8,7 @@
 #ifndef HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
 #define HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
 
+#include "kernels_cuda/attend/tail.cuh"
 #include "kernels_cuda/select/head_lists.cuh"
 #include "kernels_cuda/select/select.cuh"
 
@@ -29,28 +30,28 @@ public:
     __device__ static void prepare(ChoiceSpace &space)
     {
         static constexpr uint32_t kFactors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
-        for (int i = static_cast<int>(threadIdx.x); i < HATTN_FLOOR_FACTORS * 32; i += kThreads)
+        for (int i = static_cast<int>(threadIdx.x); i < HATTN_FLOOR_FACTORS * 32; i += kChoiceThreads)
             space.factors[i / 32][i % 32] = kFactors[i / 32];
-        for (int i = static_cast<int>(threadIdx.x); i < HATTN_CUDA_BINS; i += kThreads)
+        for (int i = static_cast<int>(threadIdx.x); i < HATTN_CUDA_BINS; i += kChoiceThreads)
             space.histogram[i] = 0;
         if (threadIdx.x == 0)
             space.num_contest = 0;
+        for (int i = static_cast<int>(threadIdx.x); i < 3 * (HATTN_MOST_HEADS + 1); i += kChoiceThreads)
+            space.sums[i / 3][i % 3] = 0;
     }
 
-    /* p of all candidates; how many have at least `bound`. */
+    /* p of all candidates; how many have at least `bound`. Ends with a barrier. */
     __device__ int make_keys(uint64_t bound)
     {
+        load();
         find_largest();
         __syncthreads();
         sum_shares();
         __syncthreads();
-        if (static_cast<int>(threadIdx.x) < group_) {
-            space_.tops[threadIdx.x] = largest(static_cast<int>(threadIdx.x));
+        if (static_cast<int>(threadIdx.x) < group_)
             space_.inverses[threadIdx.x] = hattn_head_inverse(sum(static_cast<int>(threadIdx.x)));
-        }
         __syncthreads();
-        const uint32_t reaching = add_probabilities(bound);
-        return static_cast<int>(block_total(reaching));
+        return static_cast<int>(block_total(add_probabilities(bound), space_.joined));
     }
 
     /* Finds the `kept` best, 0 < kept < count, equal ones by smallest position. */
@@ -84,12 +85,12 @@ public:
                 for (int i = 0; i < kAtOnce; i++)
                     position[i] = static_cast<int32_t>(
                         load_l2(reinterpret_cast<const uint32_t *>(positions + min(mine + i, count_ - 1))));
-                load_keys_of(keys, mine);
+                load_words(keys, memory_.keys + mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
                     kept |= (mine + i < count_ && is_kept(keys[i], mine + i) ? 1u : 0u) << i;
             }
-            uint32_t rank = done + block_scan(count_ones(kept), space_.scans[turn], &all);
+            uint32_t rank = done + block_scan<kChoiceWarps>(count_ones(kept), space_.scans[turn], &all);
 #pragma unroll
             for (int i = 0; i < kAtOnce; i++)
                 if (kept >> i & 1)
@@ -103,70 +104,35 @@ public:
     __device__ uint32_t key(int candidate) const { return memory_.keys[candidate]; }
 
     /* Head `group_` has the summed scores. */
-    __device__ uint32_t share(int head, int candidate, uint32_t largest, uint32_t step) const
+    __device__ uint32_t share(int head, int candidate, uint32_t step) const
     {
-        return lane_share(largest - memory_.scores[head * row_ + candidate], step, space_);
-    }
-
-    __device__ uint32_t largest(int head) const
-    {
-        uint32_t x = 0;
-        for (uint32_t its : space_.largest[head])
-            x = max(x, its);
-        return x;
+        return lane_share(space_.tops[head] - memory_.scores[head * row_ + candidate], step, space_);
     }
 
     /* Z */
     __device__ uint64_t sum(int head) const
     {
-        uint64_t x = 0;
-        for (uint64_t its : space_.sums[head])
-            x += its;
-        return x;
-    }
-
-    /* Of numbers below 2^62; in all threads. There is a barrier in it. */
-    __device__ uint64_t block_total(uint64_t x)
-    {
-        x = warp_total_of_large(x);
-        uint64_t *totals = space_.totals[turn_ ^= 1];
-        if (lane_id() == 0)
-            totals[warp_id()] = x;
-        __syncthreads();
-        x = 0;
-        for (int w = 0; w < kWarps; w++)
-            x += totals[w];
-        return x;
-    }
-
-    /* In all threads. There is a barrier in it. */
-    __device__ uint32_t block_largest(uint32_t x)
-    {
-        for (int mask = 16; mask; mask /= 2)
-            x = max(x, from_partner(x, mask));
-        uint64_t *totals = space_.totals[turn_ ^= 1];
-        if (lane_id() == 0)
-            totals[warp_id()] = x;
-        __syncthreads();
-        for (int w = 0; w < kWarps; w++)
-            x = max(x, static_cast<uint32_t>(totals[w]));
-        return x;
+        const uint32_t(&pieces)[3] = space_.sums[head];
+        return pieces[0] + (static_cast<uint64_t>(pieces[1]) << 24) + (static_cast<uint64_t>(pieces[2]) << 48);
     }
 
     /* Of shares of what is kept, once it is known; up to HATTN_MOST_HEADS of them. */
-    __device__ void leave_kept_sum(int i, uint64_t sum) { space_.contest[i] = sum; }
+    __device__ void leave_totals(int i, const ShareTotals &totals) { totals_of()[i] = totals; }
 
-    __device__ uint64_t kept_sum(int i) const { return space_.contest[i]; }
+    __device__ const ShareTotals &totals(int i) const { return totals_of()[i]; }
 
 private:
+    /* Where the contest was. */
+    __device__ ShareTotals *totals_of() const { return reinterpret_cast<ShareTotals *>(space_.contest); }
+
     __device__ static uint64_t order_of(uint32_t key, int candidate)
     {
         return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~candidate);
     }
 
-    __device__ EightScores load(int head, int candidate) const
+    __device__ FourScores scores_of(int head, int candidate) const
     {
-        const uint4 *from = reinterpret_cast<const uint4 *>(memory_.scores + head * row_ + candidate);
+        const uint2 *from = reinterpret_cast<const uint2 *>(memory_.scores + head * row_ + candidate);
         return {memory_.is_shared ? *from : load_l2(from)};
     }
 
@@ -180,33 +146,35 @@ private:
         }
     }
 
-    __device__ void load_keys_of(uint32_t (&keys)[kAtOnce], int candidate) const
+    /* Scores into shared memory, steps too, all of them in flight. */
+    __device__ void load()
     {
-        load_words(keys, memory_.keys + candidate);
-    }
-
-    /* Of each warp; scores into shared memory, steps too. */
-    __device__ void find_largest()
-    {
+        constexpr int kCopied = 16 / sizeof(uint16_t);
         const int thread = static_cast<int>(threadIdx.x);
-        if (memory_.is_shared) { /* each thread its own, all of them in flight */
+        if (memory_.is_shared) {
 #pragma unroll 1
             for (int head = 0; head < num_scores_; head++)
 #pragma unroll 1
-                for (int mine = kAtOnce * thread; mine < count_; mine += kChoiceTile)
-                    copy_async16(memory_.scores + head * row_ + mine, lists_.scores + head * row_ + mine, true);
+                for (int first = kCopied * thread; first < count_; first += kCopied * kChoiceThreads)
+                    copy_async16(memory_.scores + head * row_ + first, lists_.scores + head * row_ + first, true);
             copy_commit();
         }
         if (thread < group_)
             space_.steps[thread] = load_l2(reinterpret_cast<const uint32_t *>(steps_ + thread * step_stride_));
         if (memory_.is_shared)
             copy_wait(0);
+        __syncthreads();
+    }
+
+    /* Of each warp. */
+    __device__ void find_largest()
+    {
 #pragma unroll 1
         for (int head = 0; head < num_scores_; head++) {
             uint32_t largest = 0;
 #pragma unroll 1
-            for (int mine = kAtOnce * thread; mine < count_; mine += kChoiceTile) {
-                const EightScores scores = load(head, mine);
+            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
+                const FourScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
                     largest = max(largest, mine + i < count_ ? scores.at(i) : 0);
@@ -217,23 +185,30 @@ private:
         }
     }
 
-    /* By warps. */
+    /* And what is the largest of all, told by the first warp. */
     __device__ void sum_shares()
     {
 #pragma unroll 1
-        for (int head = 0; head < group_; head++) {
-            const uint32_t top = largest(head), step = space_.steps[head];
+        for (int head = 0; head < num_scores_; head++) {
+            const uint32_t top =
+                static_cast<uint32_t>(warp_largest(static_cast<int32_t>(space_.largest[head][lane_id()])));
+            if (threadIdx.x == 0)
+                space_.tops[head] = top;
+            if (head == group_)
+                break;
+            const uint32_t step = space_.steps[head];
             uint64_t sum = 0;
 #pragma unroll 1
             for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-                const EightScores scores = load(head, mine);
+                const FourScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
                     sum += mine + i < count_ ? lane_share(top - scores.at(i), step, space_) : 0;
             }
             sum = warp_total_of_large(sum);
-            if (lane_id() == 0)
-                space_.sums[head][warp_id()] = sum;
+            if (lane_id() < 3 && sum)
+                atomic_add(&space_.sums[head][lane_id()],
+                           static_cast<uint32_t>(sum >> 24 * lane_id()) & (lane_id() < 2 ? 0xffffffu : ~0u));
         }
     }
 
@@ -248,7 +223,7 @@ private:
             for (int head = 0; head < group_; head++) {
                 const uint32_t top = space_.tops[head], step = space_.steps[head];
                 const uint64_t inverse = space_.inverses[head];
-                const EightScores scores = load(head, mine);
+                const FourScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
                     keys[i] += hattn_head_probability(lane_share(top - scores.at(i), step, space_), inverse);
@@ -260,9 +235,7 @@ private:
                 if (keys[i]) /* there may be many without */
                     atomic_add(&space_.histogram[bin_of(keys[i])], 1u);
             }
-#pragma unroll
-            for (int i = 0; i < kAtOnce; i += 4)
-                *reinterpret_cast<uint4 *>(memory_.keys + mine + i) = {keys[i], keys[i + 1], keys[i + 2], keys[i + 3]};
+            *reinterpret_cast<uint4 *>(memory_.keys + mine) = {keys[0], keys[1], keys[2], keys[3]};
         }
         return reaching;
     }
@@ -270,29 +243,21 @@ private:
     /* The largest bin such that it and those above hold at least `wanted`, into space. Bin 0 has what none of the others has. */
     __device__ void find_bin(uint32_t wanted)
     {
-        constexpr int kBins = HATTN_CUDA_BINS / kThreads;
+        constexpr int kBins = HATTN_CUDA_BINS / kChoiceThreads;
+        static_assert(kBins == 2, "a pair is loaded");
         const int first = HATTN_CUDA_BINS - kBins * (1 + static_cast<int>(threadIdx.x));
-        uint32_t counts[kBins], mine = 0, total;
-        load_words(counts, &space_.histogram[first]);
-#pragma unroll
-        for (const uint32_t count : counts)
-            mine += count;
-        uint32_t above = block_scan(mine, space_.scans[0], &total);
+        const uint2 counts = *reinterpret_cast<const uint2 *>(&space_.histogram[first]);
+        uint32_t total;
+        const uint32_t mine = counts.x + counts.y, above = block_scan<kChoiceWarps>(mine, space_.scans[0], &total);
         if (total < wanted) {
             if (threadIdx.x == 0) {
                 space_.bin = 0;
                 space_.above = total;
             }
         } else if (above < wanted && above + mine >= wanted) {
-            int bin = kBins - 1;
-#pragma unroll
-            for (int i = kBins - 1; i > 0; i--)
-                if (bin == i && above + counts[i] < wanted) {
-                    above += counts[i];
-                    bin = i - 1;
-                }
-            space_.bin = static_cast<uint32_t>(first + bin);
-            space_.above = above;
+            const bool is_second = above + counts.y >= wanted;
+            space_.bin = static_cast<uint32_t>(first + is_second);
+            space_.above = above + (is_second ? 0 : counts.y);
         }
         __syncthreads();
     }
@@ -302,7 +267,7 @@ private:
     {
         for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
             uint32_t keys[kAtOnce];
-            load_keys_of(keys, mine);
+            load_words(keys, memory_.keys + mine);
 #pragma unroll
             for (int i = 0; i < kAtOnce; i++)
                 if (mine + i < count_ && bin_of(keys[i]) == bin)
@@ -310,7 +275,7 @@ private:
         }
         __syncthreads();
         const uint32_t num = space_.num_contest;
-        for (uint32_t i = threadIdx.x; i < num; i += kThreads) {
+        for (uint32_t i = threadIdx.x; i < num; i += kChoiceThreads) {
             const uint64_t mine = space_.contest[i];
             uint32_t before = 0;
             for (uint32_t j = 0; j < num; j++)
@@ -327,12 +292,12 @@ private:
         uint32_t num = 0;
         for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
             uint32_t keys[kAtOnce];
-            load_keys_of(keys, mine);
+            load_words(keys, memory_.keys + mine);
 #pragma unroll
             for (int i = 0; i < kAtOnce; i++)
                 num += mine + i < count_ && keys[i] >= bound;
         }
-        return static_cast<uint32_t>(block_total(num));
+        return block_total(num, space_.joined);
     }
 
     /* Many of one bin, as where all weights are 0: rare and slow. */
@@ -348,11 +313,11 @@ private:
         }
         const uint32_t ties = wanted - num_reaching(low + 1);
         uint32_t before = 0;
-        for (int first = 0, turn = 0; first < count_; first += kThreads, turn ^= 1) {
+        for (int first = 0, turn = 0; first < count_; first += kChoiceThreads, turn ^= 1) {
             const int mine = first + static_cast<int>(threadIdx.x);
             const bool is_equal = mine < count_ && memory_.keys[mine] == low;
             uint32_t all;
-            const uint32_t num = before + block_scan(is_equal, space_.scans[turn], &all);
+            const uint32_t num = before + block_scan<kChoiceWarps>(is_equal, space_.scans[turn], &all);
             if (is_equal && num + 1 == ties)
                 space_.least = order_of(low, mine);
             before += all;
@@ -368,7 +333,6 @@ private:
     const int64_t step_stride_;
     ChoiceSpace &space_;
     uint64_t least_ = 0;
-    int turn_ = 0;
 };
 
 } // namespace hattn

@@ -10,7 +10,9 @@
 
 namespace hattn {
 
-constexpr int kAtOnce = 8, kChoiceTile = kAtOnce * kThreads; /* candidates of a thread, of a block */
+/* A block that chooses: as many threads as there are, for it works alone on a row and selection head. */
+constexpr int kChoiceThreads = 1024, kChoiceWarps = kChoiceThreads / 32;
+constexpr int kAtOnce = 4, kChoiceTile = kAtOnce * kChoiceThreads; /* candidates of a thread, of a block */
 constexpr int kContest = 512; /* candidates that are ranked against each other, at most */
 
 /* What scores of candidates are in, of all tasks, and how it is cut. */
@@ -36,13 +38,13 @@ struct HeadLists {
 struct ChoiceSpace {
     uint32_t factors[HATTN_FLOOR_FACTORS][32];
     alignas(16) uint32_t histogram[HATTN_CUDA_BINS];
-    uint32_t largest[HATTN_MOST_HEADS + 1][kWarps];
-    uint64_t sums[HATTN_MOST_HEADS + 1][kWarps];
-    uint64_t contest[kContest];
+    uint32_t largest[HATTN_MOST_HEADS + 1][kChoiceWarps];
+    uint32_t sums[HATTN_MOST_HEADS + 1][3]; /* Z, in pieces of 24 bits that warps add to */
+    alignas(16) uint64_t contest[kContest];
     uint64_t inverses[HATTN_MOST_HEADS];
-    uint32_t tops[HATTN_MOST_HEADS], steps[HATTN_MOST_HEADS];
-    uint64_t totals[2][kWarps];
-    uint32_t scans[2][kWarps];
+    uint32_t tops[HATTN_MOST_HEADS + 1], steps[HATTN_MOST_HEADS];
+    JoinedWarps<kChoiceWarps> joined;
+    uint32_t scans[2][kChoiceWarps];
     uint32_t bin, above, num_contest;
     uint64_t least;
 };
@@ -54,13 +56,13 @@ __device__ inline uint32_t lane_share(uint32_t distance, uint32_t step, const Ch
     return space.factors[e >> 4 & (HATTN_FLOOR_FACTORS - 1)][lane_id()] >> min(e >> 10, 31u); /* all are below 2^31 */
 }
 
-/* Eight scores of candidates. */
-struct EightScores {
-    uint4 words;
+/* A thread's scores of neighbours. */
+struct FourScores {
+    uint2 words;
 
     __device__ uint32_t at(int i) const
     {
-        const uint32_t word = i / 2 == 0 ? words.x : i / 2 == 1 ? words.y : i / 2 == 2 ? words.z : words.w;
+        const uint32_t word = i / 2 == 0 ? words.x : words.y;
         return i % 2 ? word >> 16 : word & 0xffff;
     }
 };

@@ -140,17 +140,16 @@ __device__ inline void visit_kept(const Key *keys, int n, Threshold threshold, u
 }
 
 /* sink(rank, position) for those of the ranks first..end of 0..kept that are forced, or all of them if all positions
- * are kept. */
-template <class Sink>
+ * are kept. By a block of kNum threads. */
+template <int kNum = kThreads, class Sink>
 __device__ inline void visit_forced(int length, int kept, int num_sink, int num_recent, int first, int end, Sink sink)
 {
     const int sinks = kept == length ? kept : num_sink;
 #pragma unroll 1
-    for (int rank = first + static_cast<int>(threadIdx.x); rank < min(end, sinks); rank += kThreads)
+    for (int rank = first + static_cast<int>(threadIdx.x); rank < min(end, sinks); rank += kNum)
         sink(rank, rank);
 #pragma unroll 1
-    for (int rank = max(first, max(sinks, kept - num_recent)) + static_cast<int>(threadIdx.x); rank < end;
-         rank += kThreads)
+    for (int rank = max(first, max(sinks, kept - num_recent)) + static_cast<int>(threadIdx.x); rank < end; rank += kNum)
         sink(rank, length - kept + rank);
 }
 

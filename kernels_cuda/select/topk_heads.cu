@@ -9,8 +9,6 @@
 #include "kernels_cuda/select/head_choice.cuh"
 #include "kernels_cuda/select/topk_row.cuh"
 
-#include "core/tail.h" /* after the dialect: HIP's has a memcpy for devices */
-
 namespace hattn {
 namespace {
 
@@ -73,80 +71,88 @@ struct HeadRow {
     int64_t step_stride;
     int count;
     HeadChoice &choice;
+    JoinedWarps<kChoiceWarps> &joined;
 
     /* O */
-    __device__ uint64_t outside(int32_t step, FloorSpace &floor) const
+    __device__ uint64_t outside(int32_t step) const
     {
         const int first = params.problem.num_sink, end = row.length - params.problem.num_recent;
-        const FloorEstimate e = estimate_of(row.keys, positions, count, first, end, step, floor);
+        const FloorEstimate e = estimate_of(row.keys, positions, count, first, end, step, joined);
         uint64_t listed = 0;
-        for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
-            listed += choice.share(params.group, i, e.largest, static_cast<uint32_t>(step));
-        listed = choice.block_total(listed);
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += kChoiceThreads)
+            listed += choice.share(params.group, i, static_cast<uint32_t>(step));
+        listed = block_total(listed, joined);
         return e.sum > listed ? e.sum - listed : 0;
     }
 
-    /* For attend. kept: of the ranks, 0 if nothing has shares; factor: f. */
-    __device__ void tell_shares(int kept, uint64_t factor) const
+    /* For attend. kept: of the ranks, 0 if nothing has shares; factor: f. totals: of the row's shares by head, or NULL. */
+    __device__ void tell_shares(int kept, uint64_t factor, ShareTotals *totals) const
     {
         const hattn_problem &p = params.problem;
         const int thread = static_cast<int>(threadIdx.x);
         uint32_t near = 0, nearest = 0; /* the least p above 0 as a distance from the largest number */
-        for (int i = thread; i < kept; i += kThreads)
+        for (int i = thread; i < kept; i += kChoiceThreads)
             nearest = max(nearest, UINT32_MAX - (choice.key(memory.ranks[i]) - 1));
-        uint64_t bound = 4 * (static_cast<uint64_t>(UINT32_MAX - choice.block_largest(nearest)) + 1);
-        for (int i = thread; i < kept; i += kThreads) {
+        uint64_t bound = 4 * (static_cast<uint64_t>(UINT32_MAX - block_largest(nearest, joined)) + 1);
+        for (int i = thread; i < kept; i += kChoiceThreads) {
             const uint32_t key = choice.key(memory.ranks[i]);
             near += key > 0 && key < bound;
         }
-        if (choice.block_total(near) < HATTN_FEW_ANCHORS)
+        if (block_total(near, joined) < HATTN_FEW_ANCHORS)
             bound = UINT64_MAX;
         /* Warps of their own for each head, as far as they go. */
-        const int parts = params.group < kWarps ? kWarps / params.group : 1;
-        for (int unit = warp_id(); unit < params.group * parts; unit += kWarps) {
+        const int parts = params.group < kChoiceWarps ? kChoiceWarps / params.group : 1;
+        for (int unit = warp_id(); unit < params.group * parts; unit += kChoiceWarps) {
             const int g = unit / parts, part = unit % parts;
             const int64_t query_head = row.head * params.group + g;
             uint32_t *shares =
                 reinterpret_cast<uint32_t *>(hattn_element(&p.shares, args.shares, row.row, query_head, 0));
-            const uint32_t largest = choice.largest(g), step = static_cast<uint32_t>(steps[g * step_stride]);
-            uint64_t sum = 0;
+            const uint32_t step = static_cast<uint32_t>(steps[g * step_stride]);
+            uint64_t sum = 0, of_anchors = 0;
             for (int rank = part * 32 + lane_id(); rank < p.k; rank += parts * 32) {
                 const int i = rank - p.num_sink;
                 uint32_t share = 0;
                 if (i >= 0 && i < kept) {
                     const int candidate = memory.ranks[i];
-                    share = choice.share(g, candidate, largest, step);
+                    share = choice.share(g, candidate, step);
                     sum += share;
                     const uint32_t key = choice.key(candidate);
-                    if (share > 0 && key > 0 && key < bound)
+                    if (share > 0 && key > 0 && key < bound) {
+                        of_anchors += share;
                         share |= HATTN_SHARE_ANCHOR;
+                    }
                 }
                 shares[rank] = share;
             }
             sum = warp_total_of_large(sum);
+            of_anchors = warp_total_of_large(of_anchors);
             if (lane_id() == 0)
-                choice.leave_kept_sum(unit, sum);
+                choice.leave_totals(unit, {of_anchors, sum});
         }
         __syncthreads();
-        for (int g = thread; g < params.group; g += kThreads) {
+        for (int g = thread; g < params.group; g += kChoiceThreads) {
             const int64_t query_head = row.head * params.group + g;
-            uint64_t sum = 0;
-            for (int part = 0; part < parts; part++)
-                sum += choice.kept_sum(g * parts + part);
+            ShareTotals its = {0, 0};
+            for (int part = 0; part < parts; part++) {
+                its.near += choice.totals(g * parts + part).near;
+                its.all += choice.totals(g * parts + part).all;
+            }
+            if (totals)
+                totals[g] = its;
             *reinterpret_cast<int64_t *>(hattn_element(&p.rests, args.rests, row.row, query_head, 0)) =
-                kept ? hattn_head_rest(choice.sum(g) - sum, factor) : 0;
+                kept ? hattn_head_rest(choice.sum(g) - its.all, factor) : 0;
         }
     }
 };
 
-/* listed_first: of what is listed for a row, where its candidates begin; knows_outside: O is told, else out of the row's scores. */
-__global__ void __launch_bounds__(kThreads)
+/* listed_first: of what is listed for a row, where its candidates begin; knows_outside: in a decode, that has told O and wants totals of shares; else O is
+ * of the row's scores. */
+__global__ void __launch_bounds__(kChoiceThreads)
     choose_heads_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
                         hattn_buffer workspace, int listed_first, int knows_outside)
 {
     extern __shared__ __align__(16) float shared[];
     __shared__ ChoiceSpace space;
-    __shared__ FloorSpace floor;
     const hattn_problem &p = params.problem;
     const int64_t task = blockIdx.x;
     TopkRow<uint16_t> row(p, args, task);
@@ -175,8 +181,8 @@ __global__ void __launch_bounds__(kThreads)
     } else {
         __syncthreads();
     }
-    visit_forced(row.length, row.kept, p.num_sink, p.num_recent, 0, row.kept,
-                 [&](int rank, int position) { row.indices[rank] = position; });
+    visit_forced<kChoiceThreads>(row.length, row.kept, p.num_sink, p.num_recent, 0, row.kept,
+                                 [&](int rank, int position) { row.indices[rank] = position; });
     const int kept = is_ranked && row.kept < row.length ? row.kept - forced : 0;
     if (kept > 0) {
         if (kept < count)
@@ -187,27 +193,28 @@ __global__ void __launch_bounds__(kThreads)
                 memory.ranks[rank] = i;
         });
     }
-    for (int i = row.kept + thread; i < p.k; i += kThreads)
+    for (int i = row.kept + thread; i < p.k; i += kChoiceThreads)
         row.indices[i] = -1;
     if (thread == 0)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
     if (!has_tail)
         return;
-    const HeadRow heads = {params, args, row, lists, memory, positions, steps, p.head_steps.stride[1], count, choice};
+    const HeadRow heads = {params, args,   row,         lists, memory, positions, steps, p.head_steps.stride[1],
+                           count,  choice, space.joined};
     uint64_t factor = 0;
     if (kept > 0) {
         const int32_t step =
             *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0));
-        const uint64_t outside = knows_outside ? *lists.outside : heads.outside(step, floor);
-        const uint32_t largest = choice.largest(params.group);
+        const uint64_t outside = knows_outside ? *lists.outside : heads.outside(step);
         uint64_t inside = 0;
-        for (int i = thread; i < count; i += kThreads)
+        for (int i = thread; i < count; i += kChoiceThreads)
             if (!choice.is_kept(choice.key(i), i))
-                inside += choice.share(params.group, i, largest, static_cast<uint32_t>(step));
-        factor = hattn_head_factor(outside, choice.block_total(inside));
+                inside += choice.share(params.group, i, static_cast<uint32_t>(step));
+        factor = hattn_head_factor(outside, block_total(inside, space.joined));
     }
     __syncthreads();
-    heads.tell_shares(kept, factor);
+    heads.tell_shares(kept, factor,
+                      knows_outside ? share_totals(params, workspace, row.row, row.head * params.group) : nullptr);
 }
 
 } // namespace
@@ -222,9 +229,10 @@ DeviceError launch_choose_heads(const hattn_cuda_params &params, const hattn_top
                                 DeviceStream stream, bool is_after_topk)
 {
     const dim3 tasks(static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads));
-    return launch_dependent(params, choose_heads_kernel, tasks, static_cast<size_t>(params.choice_shared), stream,
-                            params, args, workspace, is_after_topk ? params.problem.num_sink : 0,
-                            is_after_topk ? 0 : 1);
+    return launch(
+        {tasks, kChoiceThreads, static_cast<size_t>(params.choice_shared), stream, params.has_dependent_launch != 0},
+        choose_heads_kernel, params, args, workspace, is_after_topk ? params.problem.num_sink : 0,
+        is_after_topk ? 0 : 1);
 }
 
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
