@@ -196,7 +196,7 @@ static void choose_topk(const hattn_cuda_properties *device, hattn_cuda_params *
 /* Room for candidates of scores per query head. */
 static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params *params, uint64_t *used)
 {
-    enum { STATIC_SHARED = 32 * 1024 }; /* of select/topk_heads.cu, and the system's own */
+    enum { STATIC_SHARED = 24 * 1024 }; /* of select/topk_heads.cu, and the system's own */
     const hattn_problem *p = &params->problem;
     if (!p->num_candidates)
         return;
@@ -211,8 +211,11 @@ static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params 
     params->head_keys = hattn_carve(used, scored * sizeof(uint32_t));
     params->head_ranks = hattn_carve(used, tasks * (uint64_t)p->k * sizeof(int32_t));
     params->outside = hattn_carve(used, tasks * sizeof(uint64_t));
-    const int64_t has_tail = p->tail > 0, heads = params->group + has_tail,
-                  shared = params->most_scored * (4 + 2 * heads) + has_tail * 4 * p->k;
+    /* Scores and p in shared memory, and a table by score for each query head. */
+    const int64_t has_tail = p->tail > 0, levels = max_score(p, params->group) + 2,
+                  shared = params->most_scored * (4 + 2 * (params->group + has_tail)) + 4 * params->group * levels +
+                           has_tail * 4 * p->k;
+    params->choice_levels = (int32_t)levels;
     params->choice_shared = shared <= device->block_shared - STATIC_SHARED ? (int32_t)shared : 0;
 }
 

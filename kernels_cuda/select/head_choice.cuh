@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The choice among a row's candidates by all heads of a selection (api/hattn.h, hattn_topk, "With candidates"), by one block: shares of scores, their
- * sums, p, and an exact top-k of p. A thread has 4 neighbours of each 4096 candidates, throughout.
- * Bound: latencies of barriers and of code, which runs once out of a cold cache, for few candidates; a share's dozen of instructions for many. So loops
- * are rolled; all loads of scores are in flight together; factors have a copy for each lane, so that no two lanes meet in a bank; and p is counted
- * by its leading bits, as a float has them, so that one pass over a histogram leaves a handful to rank against each other.
+ * sums, p, and an exact top-k of p. A thread has 8 neighbours of each 2048 candidates, throughout.
+ * Bound: instructions, for the few warps of a block, and latencies of barriers and of code, which runs once out of a cold cache. So shares and
+ * probabilities are made once for each score that there can be, and looked up; loops are rolled; all loads of scores are in flight together; and p is
+ * counted by its leading bits, as a float has them, so that one pass over a histogram leaves a handful to rank against each other.
  */
 #ifndef HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
 #define HATTN_KERNELS_CUDA_SELECT_HEAD_CHOICE_CUH
@@ -14,15 +14,18 @@
 
 namespace hattn {
 
+/* kShared: scores and p are in shared memory, and so are tables by score. */
+template <bool kShared>
 class HeadChoice
 {
 public:
-    /* steps: of the task's first head, those of the others `step_stride` after it. */
+    /* steps: of the task's first head, those of the others `step_stride` after it; summed_step: with a tail, of the summed scores. */
     __device__ HeadChoice(const hattn_cuda_params &params, const HeadLists &lists, const ChoiceMemory &memory,
-                          int count, const int32_t *steps, int64_t step_stride, ChoiceSpace &space)
+                          int count, const int32_t *steps, int64_t step_stride, const int32_t *summed_step,
+                          ChoiceSpace &space)
         : lists_(lists), memory_(memory), count_(count), row_(params.most_scored), group_(params.group),
-          num_scores_(params.group + (params.problem.tail > 0.0f)), steps_(steps), step_stride_(step_stride),
-          space_(space)
+          num_scores_(params.group + (params.problem.tail > 0.0f)), steps_(steps), summed_step_(summed_step),
+          step_stride_(step_stride), space_(space)
     {
     }
 
@@ -30,28 +33,40 @@ public:
     __device__ static void prepare(ChoiceSpace &space)
     {
         static constexpr uint32_t kFactors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
-        for (int i = static_cast<int>(threadIdx.x); i < HATTN_FLOOR_FACTORS * 32; i += kChoiceThreads)
-            space.factors[i / 32][i % 32] = kFactors[i / 32];
-        for (int i = static_cast<int>(threadIdx.x); i < HATTN_CUDA_BINS; i += kChoiceThreads)
+        const int thread = static_cast<int>(threadIdx.x);
+        if (thread < HATTN_FLOOR_FACTORS)
+            space.factors[thread] = kFactors[thread];
+        for (int i = thread; i < HATTN_CUDA_BINS; i += kChoiceThreads)
             space.histogram[i] = 0;
-        if (threadIdx.x == 0)
-            space.num_contest = 0;
-        for (int i = static_cast<int>(threadIdx.x); i < 3 * (HATTN_MOST_HEADS + 1); i += kChoiceThreads)
+        for (int i = thread; i < 3 * HATTN_MOST_HEADS; i += kChoiceThreads)
             space.sums[i / 3][i % 3] = 0;
+        if (thread == 0)
+            space.num_contest = 0;
     }
 
-    /* p of all candidates; how many have at least `bound`. Ends with a barrier. */
+    /* p of all candidates; how many have at least `bound`, if it is not 0. Ends with a barrier. */
     __device__ int make_keys(uint64_t bound)
     {
         load();
         find_largest();
         __syncthreads();
+        find_tops();
         sum_shares();
         __syncthreads();
         if (static_cast<int>(threadIdx.x) < group_)
             space_.inverses[threadIdx.x] = hattn_head_inverse(sum(static_cast<int>(threadIdx.x)));
         __syncthreads();
-        return static_cast<int>(block_total(add_probabilities(bound), space_.joined));
+        if (kShared) {
+            each_level(group_, [&](int head, int, uint32_t &entry) {
+                entry = hattn_head_probability(entry, space_.inverses[head]);
+            });
+            __syncthreads();
+        }
+        const uint32_t reaching = add_probabilities(bound);
+        if (bound)
+            return static_cast<int>(block_total(reaching, space_.joined));
+        __syncthreads();
+        return 0;
     }
 
     /* Finds the `kept` best, 0 < kept < count, equal ones by smallest position. */
@@ -103,10 +118,10 @@ public:
 
     __device__ uint32_t key(int candidate) const { return memory_.keys[candidate]; }
 
-    /* Head `group_` has the summed scores. */
-    __device__ uint32_t share(int head, int candidate, uint32_t step) const
+    /* T of a candidate by a head's scores; `group` of the selection: by the summed ones. */
+    __device__ uint32_t share(int head, int candidate) const
     {
-        return lane_share(space_.tops[head] - memory_.scores[head * row_ + candidate], step, space_);
+        return share_of(space_.tops[head] - memory_.scores[head * row_ + candidate], space_.steps[head]);
     }
 
     /* Z */
@@ -130,19 +145,47 @@ private:
         return static_cast<uint64_t>(key) << 32 | static_cast<uint32_t>(~candidate);
     }
 
-    __device__ FourScores scores_of(int head, int candidate) const
+    __device__ uint32_t share_of(uint32_t distance, uint32_t step) const
     {
-        const uint2 *from = reinterpret_cast<const uint2 *>(memory_.scores + head * row_ + candidate);
-        return {memory_.is_shared ? *from : load_l2(from)};
+        const uint32_t e = distance * step;
+        return space_.factors[e >> 4 & (HATTN_FLOOR_FACTORS - 1)] >> min(e >> 10, 31u); /* all are below 2^31 */
+    }
+
+    __device__ SomeScores scores_of(int head, int candidate) const
+    {
+        const uint32_t *from = reinterpret_cast<const uint32_t *>(memory_.scores + head * row_ + candidate);
+        SomeScores scores;
+        if (kShared)
+            load_words(scores.words, from);
+        else
+#pragma unroll
+            for (int i = 0; i < kAtOnce / 2; i += 2) {
+                const uint2 two = load_l2(reinterpret_cast<const uint2 *>(from + i));
+                memcpy(scores.words + i, &two, sizeof(two));
+            }
+        return scores;
+    }
+
+    /* f(head, score, its entry) for tables of heads, in turns of threads. */
+    template <class F>
+    __device__ void each_level(int heads, F f) const
+    {
+#pragma unroll 1
+        for (int head = 0; head < heads; head++)
+#pragma unroll 1
+            for (int score = static_cast<int>(threadIdx.x); score < memory_.levels; score += kChoiceThreads)
+                f(head, score, memory_.tables[head * memory_.levels + score]);
     }
 
     template <int kNum>
     __device__ static void load_words(uint32_t (&words)[kNum], const uint32_t *from)
     {
+        using Loaded = std::conditional_t<kNum % 4 == 0, uint4, uint2>;
+        constexpr int kStep = sizeof(Loaded) / 4;
 #pragma unroll
-        for (int i = 0; i < kNum; i += 4) {
-            const uint4 four = *reinterpret_cast<const uint4 *>(from + i);
-            memcpy(words + i, &four, sizeof(four));
+        for (int i = 0; i < kNum; i += kStep) {
+            const Loaded some = *reinterpret_cast<const Loaded *>(from + i);
+            memcpy(words + i, &some, sizeof(some));
         }
     }
 
@@ -151,7 +194,7 @@ private:
     {
         constexpr int kCopied = 16 / sizeof(uint16_t);
         const int thread = static_cast<int>(threadIdx.x);
-        if (memory_.is_shared) {
+        if (kShared) {
 #pragma unroll 1
             for (int head = 0; head < num_scores_; head++)
 #pragma unroll 1
@@ -159,10 +202,19 @@ private:
                     copy_async16(memory_.scores + head * row_ + first, lists_.scores + head * row_ + first, true);
             copy_commit();
         }
-        if (thread < group_)
-            space_.steps[thread] = load_l2(reinterpret_cast<const uint32_t *>(steps_ + thread * step_stride_));
-        if (memory_.is_shared)
+        if (thread < num_scores_)
+            space_.steps[thread] = load_l2(
+                reinterpret_cast<const uint32_t *>(thread < group_ ? steps_ + thread * step_stride_ : summed_step_));
+        if (kShared) {
             copy_wait(0);
+            const int last = count_ / kCopied; /* whose copy is not all candidates */
+            if (count_ % kCopied && last % kChoiceThreads == thread)
+#pragma unroll 1
+                for (int i = 0; i < group_ * kCopied; i++)
+                    if (kCopied * last + i % kCopied >= count_)
+                        memory_.scores[i / kCopied * row_ + kCopied * last + i % kCopied] =
+                            static_cast<uint16_t>(memory_.levels - 1);
+        }
         __syncthreads();
     }
 
@@ -174,7 +226,7 @@ private:
             uint32_t largest = 0;
 #pragma unroll 1
             for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-                const FourScores scores = scores_of(head, mine);
+                const SomeScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
                     largest = max(largest, mine + i < count_ ? scores.at(i) : 0);
@@ -185,25 +237,40 @@ private:
         }
     }
 
-    /* And what is the largest of all, told by the first warp. */
+    /* Of all warps, and tables of shares. Ends with a barrier. */
+    __device__ void find_tops()
+    {
+        for (int head = static_cast<int>(threadIdx.x); head < num_scores_; head += kChoiceThreads) {
+            uint32_t top = 0;
+            for (const uint32_t its : space_.largest[head])
+                top = max(top, its);
+            space_.tops[head] = top;
+        }
+        __syncthreads();
+        if (!kShared)
+            return;
+        each_level(group_, [&](int head, int score, uint32_t &entry) {
+            const uint32_t top = space_.tops[head];
+            entry =
+                score <= static_cast<int>(top) ? share_of(top - static_cast<uint32_t>(score), space_.steps[head]) : 0;
+        });
+        __syncthreads();
+    }
+
+    /* By warps. */
     __device__ void sum_shares()
     {
 #pragma unroll 1
-        for (int head = 0; head < num_scores_; head++) {
-            const uint32_t top =
-                static_cast<uint32_t>(warp_largest(static_cast<int32_t>(space_.largest[head][lane_id()])));
-            if (threadIdx.x == 0)
-                space_.tops[head] = top;
-            if (head == group_)
-                break;
-            const uint32_t step = space_.steps[head];
+        for (int head = 0; head < group_; head++) {
+            const uint32_t top = space_.tops[head], step = space_.steps[head],
+                           *table = memory_.tables + head * memory_.levels;
             uint64_t sum = 0;
 #pragma unroll 1
             for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-                const FourScores scores = scores_of(head, mine);
+                const SomeScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
-                    sum += mine + i < count_ ? lane_share(top - scores.at(i), step, space_) : 0;
+                    sum += kShared ? table[scores.at(i)] : mine + i < count_ ? share_of(top - scores.at(i), step) : 0;
             }
             sum = warp_total_of_large(sum);
             if (lane_id() < 3 && sum)
@@ -221,21 +288,25 @@ private:
             uint32_t keys[kAtOnce] = {};
 #pragma unroll 1
             for (int head = 0; head < group_; head++) {
-                const uint32_t top = space_.tops[head], step = space_.steps[head];
+                const uint32_t top = space_.tops[head], step = space_.steps[head],
+                               *table = memory_.tables + head * memory_.levels;
                 const uint64_t inverse = space_.inverses[head];
-                const FourScores scores = scores_of(head, mine);
+                const SomeScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
-                    keys[i] += hattn_head_probability(lane_share(top - scores.at(i), step, space_), inverse);
+                    keys[i] += kShared ? table[scores.at(i)]
+                                       : hattn_head_probability(share_of(top - scores.at(i), step), inverse);
             }
 #pragma unroll
             for (int i = 0; i < kAtOnce; i++) {
-                keys[i] = mine + i < count_ ? keys[i] : 0;
+                keys[i] = kShared || mine + i < count_ ? keys[i] : 0;
                 reaching += mine + i < count_ && keys[i] >= bound;
                 if (keys[i]) /* there may be many without */
                     atomic_add(&space_.histogram[bin_of(keys[i])], 1u);
             }
-            *reinterpret_cast<uint4 *>(memory_.keys + mine) = {keys[0], keys[1], keys[2], keys[3]};
+#pragma unroll
+            for (int i = 0; i < kAtOnce; i += 4)
+                *reinterpret_cast<uint4 *>(memory_.keys + mine + i) = {keys[i], keys[i + 1], keys[i + 2], keys[i + 3]};
         }
         return reaching;
     }
@@ -244,20 +315,28 @@ private:
     __device__ void find_bin(uint32_t wanted)
     {
         constexpr int kBins = HATTN_CUDA_BINS / kChoiceThreads;
-        static_assert(kBins == 2, "a pair is loaded");
         const int first = HATTN_CUDA_BINS - kBins * (1 + static_cast<int>(threadIdx.x));
-        const uint2 counts = *reinterpret_cast<const uint2 *>(&space_.histogram[first]);
-        uint32_t total;
-        const uint32_t mine = counts.x + counts.y, above = block_scan<kChoiceWarps>(mine, space_.scans[0], &total);
+        uint32_t counts[kBins], mine = 0, total;
+        load_words(counts, &space_.histogram[first]);
+#pragma unroll
+        for (const uint32_t count : counts)
+            mine += count;
+        uint32_t above = block_scan<kChoiceWarps>(mine, space_.scans[0], &total);
         if (total < wanted) {
             if (threadIdx.x == 0) {
                 space_.bin = 0;
                 space_.above = total;
             }
         } else if (above < wanted && above + mine >= wanted) {
-            const bool is_second = above + counts.y >= wanted;
-            space_.bin = static_cast<uint32_t>(first + is_second);
-            space_.above = above + (is_second ? 0 : counts.y);
+            int bin = kBins - 1;
+#pragma unroll
+            for (int i = kBins - 1; i > 0; i--)
+                if (bin == i && above + counts[i] < wanted) {
+                    above += counts[i];
+                    bin = i - 1;
+                }
+            space_.bin = static_cast<uint32_t>(first + bin);
+            space_.above = above;
         }
         __syncthreads();
     }
@@ -329,7 +408,7 @@ private:
     const HeadLists &lists_;
     const ChoiceMemory &memory_;
     const int count_, row_, group_, num_scores_;
-    const int32_t *steps_;
+    const int32_t *steps_, *summed_step_;
     const int64_t step_stride_;
     ChoiceSpace &space_;
     uint64_t least_ = 0;

@@ -10,10 +10,11 @@
 
 namespace hattn {
 
-/* A block that chooses: as many threads as there are, for it works alone on a row and selection head. */
-constexpr int kChoiceThreads = 1024, kChoiceWarps = kChoiceThreads / 32;
-constexpr int kAtOnce = 4, kChoiceTile = kAtOnce * kChoiceThreads; /* candidates of a thread, of a block */
-constexpr int kContest = 512; /* candidates that are ranked against each other, at most */
+/* A block that chooses. */
+constexpr int kChoiceThreads = 512, kChoiceWarps = kChoiceThreads / 32;
+constexpr int kAtOnce = 2048 / kChoiceThreads,
+              kChoiceTile = kAtOnce * kChoiceThreads; /* candidates of a thread, of a block */
+constexpr int kContest = 512;                         /* candidates that are ranked against each other, at most */
 
 /* What scores of candidates are in, of all tasks, and how it is cut. */
 struct HeadLists {
@@ -36,35 +37,24 @@ struct HeadLists {
 };
 
 struct ChoiceSpace {
-    uint32_t factors[HATTN_FLOOR_FACTORS][32];
+    uint32_t factors[HATTN_FLOOR_FACTORS];
     alignas(16) uint32_t histogram[HATTN_CUDA_BINS];
     uint32_t largest[HATTN_MOST_HEADS + 1][kChoiceWarps];
-    uint32_t sums[HATTN_MOST_HEADS + 1][3]; /* Z, in pieces of 24 bits that warps add to */
+    uint32_t sums[HATTN_MOST_HEADS][3]; /* Z, in pieces of 24 bits that warps add to */
     alignas(16) uint64_t contest[kContest];
     uint64_t inverses[HATTN_MOST_HEADS];
-    uint32_t tops[HATTN_MOST_HEADS + 1], steps[HATTN_MOST_HEADS];
+    uint32_t tops[HATTN_MOST_HEADS + 1], steps[HATTN_MOST_HEADS + 1];
     JoinedWarps<kChoiceWarps> joined;
     uint32_t scans[2][kChoiceWarps];
     uint32_t bin, above, num_contest;
     uint64_t least;
 };
 
-/* A share's factors by lane. */
-__device__ inline uint32_t lane_share(uint32_t distance, uint32_t step, const ChoiceSpace &space)
-{
-    const uint32_t e = distance * step;
-    return space.factors[e >> 4 & (HATTN_FLOOR_FACTORS - 1)][lane_id()] >> min(e >> 10, 31u); /* all are below 2^31 */
-}
-
 /* A thread's scores of neighbours. */
-struct FourScores {
-    uint2 words;
+struct SomeScores {
+    uint32_t words[kAtOnce / 2];
 
-    __device__ uint32_t at(int i) const
-    {
-        const uint32_t word = i / 2 == 0 ? words.x : words.y;
-        return i % 2 ? word >> 16 : word & 0xffff;
-    }
+    __device__ uint32_t at(int i) const { return i % 2 ? words[i / 2] >> 16 : words[i / 2] & 0xffff; }
 };
 
 /* The order of p: a bin's lowest bits are 6 of the mantissa. */
@@ -81,12 +71,14 @@ __device__ inline uint32_t least_of(uint32_t bin)
     return bin ? static_cast<uint32_t>((mantissa << (width - 1) >> 6)) : 0;
 }
 
-/* Where a block has what it reads more than once. */
+/* Where a block has what it reads more than once. In shared memory query heads have tables by score, of shares and later of probabilities; the
+ * last entry is 0, for what is no candidate. */
 struct ChoiceMemory {
     uint16_t *scores;
     uint32_t *keys;
     int32_t *ranks;
-    bool is_shared;
+    uint32_t *tables;
+    int levels; /* of a table */
 };
 
 } // namespace hattn

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
 {
     __shared__ QueryCode code;
     const hattn_problem &p = params.problem;
-    const TopkRow<uint16_t> row(p, args, static_cast<int64_t>(blockIdx.x));
+    const TopkRow<uint16_t> row(p, args, blockIdx.x);
     const int in_group = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.z) * kScored;
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row.row));
     const HeadLists lists(params, workspace, static_cast<int64_t>(blockIdx.x));
@@ -50,27 +50,29 @@ __global__ void __launch_bounds__(kThreads)
     const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, resolved.sequence);
     const int64_t code_head = row.head * p.num_code_heads / p.num_selection_heads;
     const int num_words = (p.code_bits + 31) / 32;
+    const uint32_t most = params.choice_shared ? static_cast<uint32_t>(params.choice_levels) - 2 : UINT16_MAX;
     wait_for_previous();
     for (int i = first + static_cast<int>(threadIdx.x); i < end; i += kThreads) {
         int32_t slot;
         const int64_t page =
             hattn_page(&pages, static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + i))), &slot);
         const void *key = hattn_element(&p.codes, args.codes, page, slot, code_head);
-        scores[i] = static_cast<uint16_t>(score_key(code, static_cast<const uint32_t *>(key), num_words));
+        scores[i] = static_cast<uint16_t>(
+            min(score_key(code, static_cast<const uint32_t *>(key), num_words), most)); /* weights are the caller's */
     }
 }
 
 /* A row and selection head, by a block. */
+template <bool kShared>
 struct HeadRow {
     const hattn_cuda_params &params;
     const hattn_topk_args &args;
     const TopkRow<uint16_t> &row;
     const HeadLists &lists;
     const ChoiceMemory &memory;
-    const int32_t *positions, *steps;
-    int64_t step_stride;
+    const int32_t *positions;
     int count;
-    HeadChoice &choice;
+    HeadChoice<kShared> &choice;
     JoinedWarps<kChoiceWarps> &joined;
 
     /* O */
@@ -80,7 +82,7 @@ struct HeadRow {
         const FloorEstimate e = estimate_of(row.keys, positions, count, first, end, step, joined);
         uint64_t listed = 0;
         for (int i = static_cast<int>(threadIdx.x); i < count; i += kChoiceThreads)
-            listed += choice.share(params.group, i, static_cast<uint32_t>(step));
+            listed += choice.share(params.group, i);
         listed = block_total(listed, joined);
         return e.sum > listed ? e.sum - listed : 0;
     }
@@ -107,14 +109,13 @@ struct HeadRow {
             const int64_t query_head = row.head * params.group + g;
             uint32_t *shares =
                 reinterpret_cast<uint32_t *>(hattn_element(&p.shares, args.shares, row.row, query_head, 0));
-            const uint32_t step = static_cast<uint32_t>(steps[g * step_stride]);
             uint64_t sum = 0, of_anchors = 0;
             for (int rank = part * 32 + lane_id(); rank < p.k; rank += parts * 32) {
                 const int i = rank - p.num_sink;
                 uint32_t share = 0;
                 if (i >= 0 && i < kept) {
                     const int candidate = memory.ranks[i];
-                    share = choice.share(g, candidate, step);
+                    share = choice.share(g, candidate);
                     sum += share;
                     const uint32_t key = choice.key(candidate);
                     if (share > 0 && key > 0 && key < bound) {
@@ -147,6 +148,7 @@ struct HeadRow {
 
 /* listed_first: of what is listed for a row, where its candidates begin; knows_outside: in a decode, that has told O and wants totals of shares; else O is
  * of the row's scores. */
+template <bool kShared>
 __global__ void __launch_bounds__(kChoiceThreads)
     choose_heads_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_topk_args args,
                         hattn_buffer workspace, int listed_first, int knows_outside)
@@ -154,23 +156,27 @@ __global__ void __launch_bounds__(kChoiceThreads)
     extern __shared__ __align__(16) float shared[];
     __shared__ ChoiceSpace space;
     const hattn_problem &p = params.problem;
-    const int64_t task = blockIdx.x;
-    TopkRow<uint16_t> row(p, args, task);
-    const HeadLists lists(params, workspace, task);
+    TopkRow<uint16_t> row(p, args, blockIdx.x);
+    const HeadLists lists(params, workspace, blockIdx.x);
     const bool has_tail = p.tail > 0.0f;
-    ChoiceMemory memory = {const_cast<uint16_t *>(lists.scores), lists.keys, lists.ranks, params.choice_shared > 0};
-    if (memory.is_shared) {
+    ChoiceMemory memory = {const_cast<uint16_t *>(lists.scores), lists.keys, lists.ranks, nullptr,
+                           params.choice_levels};
+    if (kShared) {
         memory.keys = reinterpret_cast<uint32_t *>(shared);
         memory.scores = reinterpret_cast<uint16_t *>(memory.keys + params.most_scored);
-        memory.ranks = reinterpret_cast<int32_t *>(memory.scores + (params.group + has_tail) * params.most_scored);
+        memory.tables = reinterpret_cast<uint32_t *>(memory.scores + (params.group + has_tail) * params.most_scored);
+        memory.ranks = reinterpret_cast<int32_t *>(memory.tables + params.group * memory.levels);
     }
     const int forced = p.num_sink + p.num_recent, thread = static_cast<int>(threadIdx.x),
               count = num_candidates(p, row.length);
     const int32_t *positions = lists.positions + listed_first;
     const int32_t *steps = reinterpret_cast<const int32_t *>(
         hattn_element(&p.head_steps, args.head_steps, row.row, row.head * params.group, 0));
-    HeadChoice choice(params, lists, memory, count, steps, p.head_steps.stride[1], space);
-    HeadChoice::prepare(space);
+    const int32_t *summed_step =
+        has_tail ? reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0))
+                 : nullptr;
+    HeadChoice<kShared> choice(params, lists, memory, count, steps, p.head_steps.stride[1], summed_step, space);
+    HeadChoice<kShared>::prepare(space);
     allow_dependents();
     wait_for_previous();
     const bool is_ranked = row.kept > forced && (row.kept < row.length || p.min_probability > 0.0f);
@@ -199,17 +205,14 @@ __global__ void __launch_bounds__(kChoiceThreads)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
     if (!has_tail)
         return;
-    const HeadRow heads = {params, args,   row,         lists, memory, positions, steps, p.head_steps.stride[1],
-                           count,  choice, space.joined};
+    const HeadRow<kShared> heads = {params, args, row, lists, memory, positions, count, choice, space.joined};
     uint64_t factor = 0;
     if (kept > 0) {
-        const int32_t step =
-            *reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0));
-        const uint64_t outside = knows_outside ? *lists.outside : heads.outside(step);
+        const uint64_t outside = knows_outside ? *lists.outside : heads.outside(*summed_step);
         uint64_t inside = 0;
         for (int i = thread; i < count; i += kChoiceThreads)
             if (!choice.is_kept(choice.key(i), i))
-                inside += choice.share(params.group, i, static_cast<uint32_t>(step));
+                inside += choice.share(params.group, i);
         factor = hattn_head_factor(outside, block_total(inside, space.joined));
     }
     __syncthreads();
@@ -217,22 +220,33 @@ __global__ void __launch_bounds__(kChoiceThreads)
                       knows_outside ? share_totals(params, workspace, row.row, row.head * params.group) : nullptr);
 }
 
+/* Calls f with the kernel of a plan. */
+template <class F>
+DeviceError with_choice(const hattn_cuda_params &params, F f)
+{
+    return params.choice_shared ? f(choose_heads_kernel<true>) : f(choose_heads_kernel<false>);
+}
+
 } // namespace
 
 DeviceError load_topk_heads(const hattn_cuda_params &params)
 {
-    return first_error(
-        {prepare(score_candidates_kernel, 0), prepare(choose_heads_kernel, static_cast<size_t>(params.choice_shared))});
+    return with_choice(params, [&](auto choose) {
+        return first_error(
+            {prepare(score_candidates_kernel, 0), prepare(choose, static_cast<size_t>(params.choice_shared))});
+    });
 }
 
 DeviceError launch_choose_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
                                 DeviceStream stream, bool is_after_topk)
 {
     const dim3 tasks(static_cast<unsigned>(args.batch.num_rows * params.problem.num_selection_heads));
-    return launch(
-        {tasks, kChoiceThreads, static_cast<size_t>(params.choice_shared), stream, params.has_dependent_launch != 0},
-        choose_heads_kernel, params, args, workspace, is_after_topk ? params.problem.num_sink : 0,
-        is_after_topk ? 0 : 1);
+    const int listed_first = is_after_topk ? params.problem.num_sink : 0, knows_outside = !is_after_topk;
+    return with_choice(params, [&](auto choose) {
+        return launch({tasks, kChoiceThreads, static_cast<size_t>(params.choice_shared), stream,
+                       params.has_dependent_launch != 0},
+                      choose, params, args, workspace, listed_first, knows_outside);
+    });
 }
 
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,

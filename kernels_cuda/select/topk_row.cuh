@@ -16,8 +16,9 @@ struct TopkRow {
     const Key *keys;
     int32_t *indices;
 
-    __device__ TopkRow(const hattn_problem &p, const hattn_topk_args &args, int64_t task)
-        : row(task / p.num_selection_heads), head(task % p.num_selection_heads)
+    __device__ TopkRow(const hattn_problem &p, const hattn_topk_args &args, uint32_t task)
+        : row(task / static_cast<uint32_t>(p.num_selection_heads)),
+          head(task - static_cast<uint32_t>(row) * static_cast<uint32_t>(p.num_selection_heads))
     {
         const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
         length = resolved.length;
