@@ -30,6 +30,19 @@ __device__ inline float fast_inverse(float x) { return __builtin_amdgcn_rcpf(x);
 
 using plain::compute_now;
 
+/* Once a wave instead of once a lane: the compiler keeps in all lanes what was loaded into one register of each. */
+template <class T>
+__device__ inline T uniform(T x)
+{
+    static_assert(sizeof(T) % 4 == 0, "words");
+    int words[sizeof(T) / 4];
+    memcpy(words, &x, sizeof(x));
+    for (int &word : words)
+        word = __builtin_amdgcn_readfirstlane(word);
+    memcpy(&x, words, sizeof(x));
+    return x;
+}
+
 #define HATTN_HAS_E4M3 0
 
 /* ---- over a warp ---- */

@@ -40,7 +40,11 @@ void add_rules(ProblemList &list)
         p.min_k = 2;
         p.tail = 1;
     });
-    add(list, "floor_of_nothing", [](Problem &p) { p.min_probability = 1e-12f; });
+    add(list, "floor_of_nothing", [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.min_probability = 1e-12f;
+        p.min_k = 1;
+    });
     add(list, "as_many_as_kept", [](Problem &p) {
         p.num_candidates = 32;
         p.tail = 0.5f;
@@ -51,7 +55,10 @@ void add_rules(ProblemList &list)
             p.tail = 0.5f;
         });
     for (int bits : {32, 264})
-        add(list, with("code_bits", bits), [&](Problem &p) { p.code_bits = bits; });
+        add(list, with("code_bits", bits), [&](Problem &p) {
+            p.num_kv_heads = 1;
+            p.code_bits = bits;
+        });
     for (int group : {1, 2, 7, 64})
         add(list, with("group", group), [&](Problem &p) {
             set_floor(p);
@@ -70,6 +77,7 @@ void add_rules(ProblemList &list)
                             Pattern::OVERFLOW, Pattern::NOT_A_NUMBER, Pattern::HUGE_VALUES})
         add(list, with("pattern", static_cast<int>(pattern)), [&](Problem &p) {
             set_floor(p);
+            p.num_kv_heads = 1;
             p.pattern = pattern;
             p.tail = 0.5f;
             p.q_dtype = p.kv_dtype = pattern == Pattern::OVERFLOW ? HATTN_BF16 : HATTN_F32;

@@ -214,7 +214,7 @@ static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params 
     /* Scores and p in shared memory, and a table by score for each query head. */
     const int64_t has_tail = p->tail > 0, levels = max_score(p, params->group) + 2,
                   shared = params->most_scored * (4 + 2 * (params->group + has_tail)) + 4 * params->group * levels +
-                           has_tail * 4 * p->k;
+                           4 * p->k;
     params->choice_levels = (int32_t)levels;
     params->choice_shared = shared <= device->block_shared - STATIC_SHARED ? (int32_t)shared : 0;
 }

@@ -104,7 +104,7 @@ __device__ inline uint32_t live_rows(const RegionRun &run)
     const int32_t end = run.batch.q_start.data
                             ? load_now(static_cast<const int32_t *>(hattn_address(run.batch.q_start)) + last)
                             : last * run.batch.q_len;
-    return static_cast<uint32_t>(min(max(end - run.wave.first_row, 0), run.wave.num_rows));
+    return uniform(static_cast<uint32_t>(min(max(end - run.wave.first_row, 0), run.wave.num_rows)));
 }
 
 /* A task's keys, when its length is known. */

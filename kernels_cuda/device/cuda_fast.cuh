@@ -36,6 +36,8 @@ __device__ inline void compute_now(T &x)
         asm volatile("" : "+r"(x));
 }
 
+using plain::uniform;
+
 #define HATTN_HAS_E4M3 (__CUDA_ARCH__ >= 890)
 #if HATTN_HAS_E4M3
 __device__ inline uint32_t half2_of_e4m3(uint32_t x)

@@ -54,6 +54,9 @@ using vendor::rounded_product;
 /* Has x, an integer or a pointer, computed here and not when it is first needed: before a wait, above all. */
 using vendor::compute_now;
 
+/* x, which all threads of a block have alike, as the device knows best to keep it. */
+using vendor::uniform;
+
 } // namespace hattn
 
 #endif

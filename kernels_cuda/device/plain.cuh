@@ -57,6 +57,12 @@ __device__ inline void compute_now(T &)
 {
 }
 
+template <class T>
+__device__ inline T uniform(T x)
+{
+    return x;
+}
+
 /* ---- over a warp ---- */
 
 __device__ inline uint32_t warp_or(uint32_t x)

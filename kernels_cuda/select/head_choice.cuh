@@ -18,6 +18,8 @@ namespace hattn {
 template <bool kShared>
 class HeadChoice
 {
+    static constexpr int kHeads = 4; /* in flight together */
+
 public:
     /* steps: of the task's first head, those of the others `step_stride` after it; summed_step: with a tail, of the summed scores. */
     __device__ HeadChoice(const hattn_cuda_params &params, const HeadLists &lists, const ChoiceMemory &memory,
@@ -44,7 +46,7 @@ public:
             space.num_contest = 0;
     }
 
-    /* p of all candidates; how many have at least `bound`, if it is not 0. Ends with a barrier. */
+    /* p of all candidates; how many have at least `bound`. Ends with a barrier. */
     __device__ int make_keys(uint64_t bound)
     {
         load();
@@ -66,7 +68,7 @@ public:
         if (bound)
             return static_cast<int>(block_total(reaching, space_.joined));
         __syncthreads();
-        return 0;
+        return count_; /* all have that */
     }
 
     /* Finds the `kept` best, 0 < kept < count, equal ones by smallest position. */
@@ -84,34 +86,32 @@ public:
             search(bin, wanted);
     }
 
-    /* sink(rank, candidate, position) of what is kept. */
-    template <class Sink>
-    __device__ void visit(const int32_t *positions, Sink sink)
+    /* Candidates that are kept, into ranks; ends with a barrier. Each thread has neighbours, so that one scan does for most. */
+    __device__ void list_ranks()
     {
+        constexpr int kMost = 16; /* of a thread */
         uint32_t done = 0;
-        int turn = 0;
-        for (int first = 0; first < count_; first += kChoiceTile, turn ^= 1) {
-            const int mine = first + kAtOnce * static_cast<int>(threadIdx.x);
+        for (int first = 0, turn = 0; first < count_; first += kMost * kChoiceThreads, turn ^= 1) {
+            const int each = min((count_ - first + 4 * kChoiceThreads - 1) / (4 * kChoiceThreads) * 4, kMost),
+                      mine = first + each * static_cast<int>(threadIdx.x);
             uint32_t kept = 0, all;
-            int32_t position[kAtOnce]; /* of all, so that their loads are in flight together */
-            if (mine < count_) {
-                uint32_t keys[kAtOnce];
+#pragma unroll 1
+            for (int four = 0; four < each && mine + four < count_; four += 4) {
+                uint32_t keys[4];
+                load_words(keys, memory_.keys + mine + four);
 #pragma unroll
-                for (int i = 0; i < kAtOnce; i++)
-                    position[i] = static_cast<int32_t>(
-                        load_l2(reinterpret_cast<const uint32_t *>(positions + min(mine + i, count_ - 1))));
-                load_words(keys, memory_.keys + mine);
-#pragma unroll
-                for (int i = 0; i < kAtOnce; i++)
-                    kept |= (mine + i < count_ && is_kept(keys[i], mine + i) ? 1u : 0u) << i;
+                for (int i = 0; i < 4; i++) {
+                    const int candidate = mine + four + i;
+                    kept |= (candidate < count_ && is_kept(keys[i], candidate) ? 1u : 0u) << (four + i);
+                }
             }
             uint32_t rank = done + block_scan<kChoiceWarps>(count_ones(kept), space_.scans[turn], &all);
-#pragma unroll
-            for (int i = 0; i < kAtOnce; i++)
-                if (kept >> i & 1)
-                    sink(static_cast<int>(rank++), mine + i, position[i]);
+#pragma unroll 1
+            for (; kept; kept &= kept - 1)
+                memory_.ranks[rank++] = mine + lowest_one(kept);
             done += all;
         }
+        __syncthreads();
     }
 
     __device__ bool is_kept(uint32_t key, int candidate) const { return order_of(key, candidate) >= least_; }
@@ -222,18 +222,23 @@ private:
     __device__ void find_largest()
     {
 #pragma unroll 1
-        for (int head = 0; head < num_scores_; head++) {
-            uint32_t largest = 0;
+        for (int head = 0; head < num_scores_; head += kHeads) {
+            uint32_t largest[kHeads] = {};
 #pragma unroll 1
-            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-                const SomeScores scores = scores_of(head, mine);
+            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile)
 #pragma unroll
-                for (int i = 0; i < kAtOnce; i++)
-                    largest = max(largest, mine + i < count_ ? scores.at(i) : 0);
+                for (int h = 0; h < kHeads; h++) {
+                    const SomeScores scores = scores_of(min(head + h, num_scores_ - 1), mine);
+#pragma unroll
+                    for (int i = 0; i < kAtOnce; i++)
+                        largest[h] = max(largest[h], mine + i < count_ ? scores.at(i) : 0);
+                }
+#pragma unroll
+            for (int h = 0; h < kHeads; h++) {
+                largest[h] = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(largest[h])));
+                if (lane_id() == 0)
+                    space_.largest[min(head + h, num_scores_ - 1)][warp_id()] = largest[h];
             }
-            largest = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(largest)));
-            if (lane_id() == 0)
-                space_.largest[head][warp_id()] = largest;
         }
     }
 
@@ -261,21 +266,27 @@ private:
     __device__ void sum_shares()
     {
 #pragma unroll 1
-        for (int head = 0; head < group_; head++) {
-            const uint32_t top = space_.tops[head], step = space_.steps[head],
-                           *table = memory_.tables + head * memory_.levels;
-            uint64_t sum = 0;
+        for (int head = 0; head < group_; head += kHeads) {
+            uint64_t sums[kHeads] = {};
 #pragma unroll 1
-            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
-                const SomeScores scores = scores_of(head, mine);
+            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile)
 #pragma unroll
-                for (int i = 0; i < kAtOnce; i++)
-                    sum += kShared ? table[scores.at(i)] : mine + i < count_ ? share_of(top - scores.at(i), step) : 0;
+                for (int h = 0; h < kHeads; h++) {
+                    const int its = min(head + h, group_ - 1);
+                    const SomeScores scores = scores_of(its, mine);
+#pragma unroll
+                    for (int i = 0; i < kAtOnce; i++)
+                        sums[h] += kShared             ? memory_.tables[its * memory_.levels + scores.at(i)]
+                                   : mine + i < count_ ? share_of(space_.tops[its] - scores.at(i), space_.steps[its])
+                                                       : 0;
+                }
+#pragma unroll
+            for (int h = 0; h < kHeads; h++) {
+                const uint64_t sum = warp_total_of_large(sums[h]);
+                if (lane_id() < 3 && head + h < group_)
+                    atomic_add(&space_.sums[head + h][lane_id()],
+                               static_cast<uint32_t>(sum >> 24 * lane_id()) & (lane_id() < 2 ? 0xffffffu : ~0u));
             }
-            sum = warp_total_of_large(sum);
-            if (lane_id() < 3 && sum)
-                atomic_add(&space_.sums[head][lane_id()],
-                           static_cast<uint32_t>(sum >> 24 * lane_id()) & (lane_id() < 2 ? 0xffffffu : ~0u));
         }
     }
 
@@ -286,7 +297,7 @@ private:
 #pragma unroll 1
         for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
             uint32_t keys[kAtOnce] = {};
-#pragma unroll 1
+#pragma unroll kHeads
             for (int head = 0; head < group_; head++) {
                 const uint32_t top = space_.tops[head], step = space_.steps[head],
                                *table = memory_.tables + head * memory_.levels;
@@ -341,25 +352,31 @@ private:
         __syncthreads();
     }
 
-    /* Few of one bin: each against all. */
+    /* Few of one bin: each against all, by a warp. */
     __device__ void rank_members(uint32_t bin, uint32_t ties)
     {
+        const uint32_t low = least_of(bin),
+                       num_keys = max(least_of(bin + 1) - low, 1u); /* small ones have bins of their own */
+#pragma unroll 1
         for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile) {
             uint32_t keys[kAtOnce];
             load_words(keys, memory_.keys + mine);
 #pragma unroll
             for (int i = 0; i < kAtOnce; i++)
-                if (mine + i < count_ && bin_of(keys[i]) == bin)
+                if (mine + i < count_ && keys[i] - low < num_keys)
                     space_.contest[atomic_add(&space_.num_contest, 1u)] = order_of(keys[i], mine + i);
         }
         __syncthreads();
-        const uint32_t num = space_.num_contest;
-        for (uint32_t i = threadIdx.x; i < num; i += kChoiceThreads) {
+        const int num = static_cast<int>(space_.num_contest);
+#pragma unroll 1
+        for (int i = warp_id(); i < num; i += kChoiceWarps) {
             const uint64_t mine = space_.contest[i];
-            uint32_t before = 0;
-            for (uint32_t j = 0; j < num; j++)
-                before += space_.contest[j] > mine;
-            if (before + 1 == ties)
+            int before = 0;
+#pragma unroll 1
+            for (int other = 0; other < num; other += 32)
+                before += count_ones(
+                    ballot(other + lane_id() < num && space_.contest[min(other + lane_id(), num - 1)] > mine));
+            if (lane_id() == 0 && static_cast<uint32_t>(before) + 1 == ties)
                 space_.least = mine;
         }
         __syncthreads();

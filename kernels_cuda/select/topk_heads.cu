@@ -193,11 +193,10 @@ __global__ void __launch_bounds__(kChoiceThreads)
     if (kept > 0) {
         if (kept < count)
             choice.find(kept);
-        choice.visit(positions, [&](int rank, int i, int32_t position) {
-            row.indices[p.num_sink + rank] = position;
-            if (has_tail)
-                memory.ranks[rank] = i;
-        });
+        choice.list_ranks();
+        for (int rank = thread; rank < kept; rank += kChoiceThreads)
+            row.indices[p.num_sink + rank] =
+                static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + memory.ranks[rank])));
     }
     for (int i = row.kept + thread; i < p.k; i += kChoiceThreads)
         row.indices[i] = -1;

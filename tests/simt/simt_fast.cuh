@@ -22,6 +22,7 @@ using plain::fast_exp;
 using plain::fast_inverse;
 using plain::high_product;
 using plain::permute_bytes;
+using plain::uniform;
 
 #define HATTN_HAS_E4M3 0
 

@@ -34,8 +34,9 @@ uint64_t first_seed = 1, num_seeds = 2;
 int64_t most_work = 2000;
 
 /* And longer ones, whatever they take, for what short rows do not reach: rows that are scored anew, by keys (ties from
- * end to end), and top-k of a row by several blocks. */
-const std::set<std::string> longer_problems = {"large_bf16_norms_budgets", "long_clustered", "long_equal_norms"};
+ * end to end), top-k of a row by several blocks, and of candidates small probabilities and floors. */
+const std::set<std::string> longer_problems = {"large_bf16_norms_budgets", "long_clustered", "long_equal_norms",
+                                               "heads_mlp", "heads_floor_of_nothing"};
 
 /* Each piece as little aligned as the backend allows, with what it may not touch right behind it. */
 class SimtMemory : public devices::Memory
