@@ -13,11 +13,12 @@
 extern "C" {
 #endif
 
-/* What the build compiles for: third_party/hip.bzl. */
-#define HATTN_HIP_TARGETS "gfx90a, gfx942, gfx1030, gfx1100, gfx1201"
+#ifndef HATTN_HIP_TARGETS
+#error "the build says which GPUs it compiles for: third_party/hip.bzl"
+#endif
 
 enum {
-    HATTN_HIP_MOST_THREADS = 256,     /* of a block */
+    HATTN_HIP_MOST_THREADS = 512,     /* of a block */
     HATTN_HIP_MOST_SHARED = 64 << 10, /* bytes of a block, on these targets: more is not made use of */
     HATTN_HIP_NO_SUCH_KERNEL = 98,    /* the runtime's own number: invalid device function */
     HATTN_HIP_NO_RUNTIME = 10001,     /* libamdhip64.so is not there, or lacks a function */

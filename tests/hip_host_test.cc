@@ -13,6 +13,7 @@ extern "C" {
 #include "core/rows.h"
 #include "kernels_cuda/params.h"
 }
+#include "kernels_hip/runtime.h"
 #include "problems/problems.h"
 #include "problems/shape.h"
 #include "tests/fake_hip.h"
@@ -183,7 +184,7 @@ void check_launch(const FakeHip::Launch &launch)
 {
     EXPECT_EQ(launch.stream, &stream);
     EXPECT_GE(launch.threads, 1u);
-    EXPECT_LE(launch.threads, 256u);
+    EXPECT_LE(launch.threads, unsigned{HATTN_HIP_MOST_THREADS});
     EXPECT_LE(launch.shared_bytes + fake_hip().static_shared, 65536u);
     EXPECT_GE(launch.blocks[0] * launch.blocks[1] * launch.blocks[2], 1u);
     EXPECT_LT(static_cast<uint64_t>(launch.blocks[0]) * launch.threads, UINT64_C(1) << 32);
@@ -313,7 +314,7 @@ TEST_F(HipHost, DevicesWithoutKernelsAreRefused)
     fake_hip().architecture = "gfx906";
     Planned t(shape_of(problems::bench_problems().front()));
     EXPECT_EQ(t.status, HATTN_NO_DEVICE);
-    EXPECT_STREQ(t.error.text, "hip: Played 0 is gfx906, the kernels need gfx90a, gfx942, gfx1030, gfx1100, gfx1201");
+    EXPECT_STREQ(t.error.text, "hip: Played 0 is gfx906, the kernels need " HATTN_HIP_TARGETS);
 }
 
 } // namespace

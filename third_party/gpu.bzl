@@ -34,6 +34,18 @@ def _cuda_architectures(ctx):
             fail("HATTN_CUDA_ARCHITECTURES is '%s': numbers from 80 on, as in sm_90, with spaces between them" % text)
     return sorted([int(number) for number in numbers])
 
+# Of AMD: CDNA 2 and 3, RDNA 2 to 4.
+_HIP_TARGETS = "gfx90a gfx942 gfx1030 gfx1100 gfx1201"
+
+def _hip_targets(ctx):
+    """Of HATTN_HIP_TARGETS, some of those, with spaces between them: in their order."""
+    text = ctx.os.environ.get("HATTN_HIP_TARGETS", "") or _HIP_TARGETS
+    wanted = [name for name in text.split(" ") if name]
+    known = _HIP_TARGETS.split(" ")
+    if not wanted or [name for name in wanted if name not in known]:
+        fail("HATTN_HIP_TARGETS is '%s': some of %s, with spaces between them" % (text, _HIP_TARGETS))
+    return [name for name in known if name in wanted]
+
 def _hip(ctx):
     """Clang, if its linker and its bundler are there: it finds them beside itself."""
     clang = ctx.which("clang-19")
@@ -57,10 +69,11 @@ def _gpu_configure_impl(ctx):
     hip = _hip(ctx)
     opencl = ctx.os.environ.get("HATTN_OPENCL", "1") != "0" and ctx.path("/usr/include/CL/cl.h").exists
     ctx.file("BUILD", (_ON if nvcc else _OFF) % "cuda" + (_ON if hip else _OFF) % "hip" + (_ON if opencl else _OFF) % "opencl" + _REST)
-    ctx.file("defs.bzl", "NVCC = %r\nCUDA_ARCHITECTURES = %r\nHIP_CLANG = %r\nENGINES = %r\nCODE_WIDTHS = %r\nFLOOR_ENGINES = %r\nFLOOR_WIDTHS = %r\n" % (
+    ctx.file("defs.bzl", "NVCC = %r\nCUDA_ARCHITECTURES = %r\nHIP_CLANG = %r\nHIP_TARGETS = %r\nENGINES = %r\nCODE_WIDTHS = %r\nFLOOR_ENGINES = %r\nFLOOR_WIDTHS = %r\n" % (
         str(nvcc or ""),
         _cuda_architectures(ctx),
         str(hip or ""),
+        _hip_targets(ctx),
         _rows(ctx, "engines.inc", "ENGINE"),
         _rows(ctx, "code_widths.inc", "CODE_WIDTH"),
         _rows(ctx, "floors.inc", "FLOOR_ENGINE"),
@@ -70,7 +83,7 @@ def _gpu_configure_impl(ctx):
 gpu_configure = repository_rule(
     implementation = _gpu_configure_impl,
     configure = True,
-    environ = ["HATTN_CUDA", "HATTN_CUDA_ARCHITECTURES", "HATTN_HIP", "HATTN_OPENCL", "PATH"],
+    environ = ["HATTN_CUDA", "HATTN_CUDA_ARCHITECTURES", "HATTN_HIP", "HATTN_HIP_TARGETS", "HATTN_OPENCL", "PATH"],
     local = True,
 )
 

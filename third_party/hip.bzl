@@ -1,9 +1,10 @@
 """hip_library: .cu files compiled by clang for AMD's GPUs into a cc_library. No ROCm: the headers are kernels_hip's own."""
 
-load("@gpu//:defs.bzl", "HIP_CLANG")
+load("@gpu//:defs.bzl", "HIP_CLANG", "HIP_TARGETS")
 load("//third_party:gpu.bzl", "only_if")
 
-_TARGETS = ["gfx90a", "gfx942", "gfx1030", "gfx1100", "gfx1201"]  # HATTN_HIP_TARGETS in kernels_hip/runtime.h
+# For what includes kernels_hip/runtime.h.
+HIP_DEFINES = ["HATTN_HIP_TARGETS=\\\"%s\\\"" % ",".join(HIP_TARGETS)]
 
 _FLAGS = [
     "-x",
@@ -25,10 +26,26 @@ _FLAGS = [
     "-fvisibility=hidden",
     "-I.",
     "-DHATTN_DIALECT=\"kernels_hip/hip.cuh\"",
+    "-DHATTN_HIP_TARGETS=\"%s\"" % ",".join(HIP_TARGETS),
     # The same templates, compiled by nvcc, are in the same library.
     "-Dhattn=hattn_on_hip",
     "--offload-compress",
-] + ["--offload-arch=" + target for target in _TARGETS]
+] + ["--offload-arch=" + target for target in HIP_TARGETS]
+
+def _flags_of(flags):
+    """Those of other targets left out: each follows its -Xarch_TARGET."""
+    kept = []
+    arch = ""
+    for flag in flags:
+        if flag.startswith("-Xarch_"):
+            arch = flag[len("-Xarch_"):]
+            continue
+        if not arch:
+            kept.append(flag)
+        elif arch in HIP_TARGETS:
+            kept += ["-Xarch_" + arch, flag]
+        arch = ""
+    return kept
 
 # One compilation a file: device code of all targets, and the host's with that inside. What clang calls to register it gets our names.
 _COMPILE = """
@@ -50,7 +67,7 @@ def _hip_objects_impl(ctx):
         obj = ctx.actions.declare_file("%s/%s.o" % (ctx.label.name, src.basename))
         ctx.actions.run_shell(
             command = _COMPILE,
-            arguments = [obj.path, ctx.file.symbols.path, HIP_CLANG] + _FLAGS + ctx.attr.flags.get(src.basename, []) + [src.path],
+            arguments = [obj.path, ctx.file.symbols.path, HIP_CLANG] + _FLAGS + _flags_of(ctx.attr.flags.get(src.basename, [])) + [src.path],
             inputs = depset([src, ctx.file.symbols] + ctx.files.hdrs, transitive = headers),
             outputs = [obj],
             env = {"PATH": "/usr/bin:/bin"},
