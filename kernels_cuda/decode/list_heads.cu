@@ -44,8 +44,9 @@ __device__ inline void load_planes(const hattn_cuda_params &params, const RunBy<
     const int8_t *base = static_cast<const int8_t *>(hattn_address(list.head_weights)) + placed.row * list.weights_row +
                          placed.head * params.group * list.weights_head;
     const int8_t *summed = regions.weights + placed.row * regions.weights_row + placed.head * regions.weights_head;
-    constexpr int kLoads = 2;                         /* of 4 heads with 128 bits, all */
-    const int num_planes = max(p.weight_bits - 1, 4); /* whole codes have counters for 4 */
+    constexpr int kLoads = 2;    /* of 4 heads with 128 bits, all */
+    constexpr int kTogether = 4; /* planes, as many as whole codes have counters for */
+    const int num_planes = p.weight_bits - 1;
     for (int first = warp_id(); first < heads * num_words; first += kLoads * kWarps) {
         int weights[kLoads];
 #pragma unroll
@@ -63,12 +64,14 @@ __device__ inline void load_planes(const hattn_cuda_params &params, const RunBy<
             const uint32_t negative = ballot(weights[j] < 0);
             if (lane_id() == 0)
                 its.sign[unit % num_words] = negative;
-#pragma unroll 4
-            for (int plane = 0; plane < num_planes; plane++) {
-                const uint32_t bits = ballot(abs(weights[j]) >> plane & 1);
-                if (lane_id() == 0)
-                    its.plane[plane][unit % num_words] = bits;
-            }
+#pragma unroll 1
+            for (int plane = 0; plane < num_planes; plane += kTogether)
+#pragma unroll
+                for (int i = 0; i < kTogether; i++) {
+                    const uint32_t bits = ballot(abs(weights[j]) >> (plane + i) & 1);
+                    if (lane_id() == 0 && plane + i < 7)
+                        its.plane[plane + i][unit % num_words] = bits;
+                }
         }
     }
 }

@@ -71,8 +71,8 @@ __device__ inline uint32_t least_of(uint32_t bin)
     return bin ? static_cast<uint32_t>((mantissa << (width - 1) >> 6)) : 0;
 }
 
-/* Where a block has what it reads more than once. In shared memory query heads have tables by score, of shares and later of probabilities; the
- * last entry is 0, for what is no candidate. */
+/* Where a block has what it reads more than once. In shared memory query heads have tables of shares, later of probabilities, by distance from the
+ * largest score. */
 struct ChoiceMemory {
     uint16_t *scores;
     uint32_t *keys;

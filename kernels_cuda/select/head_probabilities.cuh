@@ -2,8 +2,8 @@
  * Shares of candidates' scores, their sums, and p (api/hattn.h, hattn_topk, "With candidates"), by one block: a thread has 4 neighbours of each 2048
  * candidates, throughout.
  * Bound: instructions, for the few warps of a block, and latencies of barriers and of code, which runs once out of a cold cache. So shares and
- * probabilities are made once for each score that there can be, and looked up; loops are rolled, but for four heads in flight; all loads of scores go out
- * together.
+ * probabilities are made once for each distance from the largest score that there can be, and looked up, shares while the kernel before still lists; loops
+ * are rolled, but for four heads in flight; all loads of scores go out together.
  */
 #ifndef HATTN_KERNELS_CUDA_SELECT_HEAD_PROBABILITIES_CUH
 #define HATTN_KERNELS_CUDA_SELECT_HEAD_PROBABILITIES_CUH
@@ -12,7 +12,7 @@
 
 namespace hattn {
 
-/* kShared: scores and p are in shared memory, and so are tables by score. */
+/* kShared: scores and p are in shared memory, and so are tables. */
 template <bool kShared>
 class HeadProbabilities
 {
@@ -29,19 +29,27 @@ public:
     {
     }
 
-    /* Before what is listed is there; needs a barrier. */
-    __device__ static void prepare(ChoiceSpace &space)
+    /* Steps, and tables of shares: before what is listed is there. Steps are: they are older than the kernel that lists. Ends without a barrier. */
+    __device__ void prepare() const
     {
         static constexpr uint32_t kFactors[HATTN_FLOOR_FACTORS] = HATTN_FLOOR_TABLE;
         const int thread = static_cast<int>(threadIdx.x);
+        if (thread < num_scores_)
+            space_.steps[thread] = load_l2(
+                reinterpret_cast<const uint32_t *>(thread < group_ ? steps_ + thread * step_stride_ : summed_step_));
         if (thread < HATTN_FLOOR_FACTORS)
-            space.factors[thread] = kFactors[thread];
+            space_.factors[thread] = kFactors[thread];
         for (int i = thread; i < HATTN_CUDA_BINS; i += kChoiceThreads)
-            space.histogram[i] = 0;
+            space_.histogram[i] = 0;
         for (int i = thread; i < 3 * HATTN_MOST_HEADS; i += kChoiceThreads)
-            space.sums[i / 3][i % 3] = 0;
+            space_.sums[i / 3][i % 3] = 0;
         if (thread == 0)
-            space.num_contest = 0;
+            space_.num_contest = 0;
+        if (kShared) {
+            __syncthreads();
+            each_level(
+                [&](int head, uint32_t distance, uint32_t &entry) { entry = share_of(distance, space_.steps[head]); });
+        }
     }
 
     /* p of all candidates; how many have at least `bound`. Ends with a barrier. */
@@ -57,7 +65,7 @@ public:
             space_.inverses[threadIdx.x] = hattn_head_inverse(sum(static_cast<int>(threadIdx.x)));
         __syncthreads();
         if (kShared) {
-            each_level(group_, [&](int head, int, uint32_t &entry) {
+            each_level([&](int head, uint32_t, uint32_t &entry) {
                 entry = hattn_head_probability(entry, space_.inverses[head]);
             });
             __syncthreads();
@@ -121,18 +129,18 @@ private:
         return scores;
     }
 
-    /* f(head, score, its entry) for tables of heads, in turns of threads. */
+    /* f(head, distance, its entry) for tables of query heads, in turns of threads. */
     template <class F>
-    __device__ void each_level(int heads, F f) const
+    __device__ void each_level(F f) const
     {
 #pragma unroll 1
-        for (int head = 0; head < heads; head++)
+        for (int head = 0; head < group_; head++)
 #pragma unroll 1
-            for (int score = static_cast<int>(threadIdx.x); score < memory_.levels; score += kChoiceThreads)
-                f(head, score, memory_.tables[head * memory_.levels + score]);
+            for (int i = static_cast<int>(threadIdx.x); i < memory_.levels; i += kChoiceThreads)
+                f(head, static_cast<uint32_t>(i), memory_.tables[head * memory_.levels + i]);
     }
 
-    /* Scores into shared memory, steps too, all of them in flight. */
+    /* Scores into shared memory, all of them in flight. Ends with a barrier. */
     __device__ void load()
     {
         constexpr int kCopied = 16 / sizeof(uint16_t);
@@ -155,8 +163,7 @@ private:
 #pragma unroll 1
                 for (int i = 0; i < group_ * kCopied; i++)
                     if (kCopied * last + i % kCopied >= count_)
-                        memory_.scores[i / kCopied * row_ + kCopied * last + i % kCopied] =
-                            static_cast<uint16_t>(memory_.levels - 1);
+                        memory_.scores[i / kCopied * row_ + kCopied * last + i % kCopied] = 0; /* has an entry */
         }
         __syncthreads();
     }
@@ -185,7 +192,7 @@ private:
         }
     }
 
-    /* Of all warps, and tables of shares. Ends with a barrier. */
+    /* Of all warps. Ends with a barrier. */
     __device__ void find_tops()
     {
         for (int head = static_cast<int>(threadIdx.x); head < num_scores_; head += kChoiceThreads) {
@@ -194,14 +201,6 @@ private:
                 top = max(top, its);
             space_.tops[head] = top;
         }
-        __syncthreads();
-        if (!kShared)
-            return;
-        each_level(group_, [&](int head, int score, uint32_t &entry) {
-            const uint32_t top = space_.tops[head];
-            entry =
-                score <= static_cast<int>(top) ? share_of(top - static_cast<uint32_t>(score), space_.steps[head]) : 0;
-        });
         __syncthreads();
     }
 
@@ -216,12 +215,15 @@ private:
 #pragma unroll
                 for (int h = 0; h < kHeads; h++) {
                     const int its = min(head + h, group_ - 1);
+                    const uint32_t top = space_.tops[its];
                     const SomeScores scores = scores_of(its, mine);
 #pragma unroll
-                    for (int i = 0; i < kAtOnce; i++)
-                        sums[h] += kShared             ? memory_.tables[its * memory_.levels + scores.at(i)]
-                                   : mine + i < count_ ? share_of(space_.tops[its] - scores.at(i), space_.steps[its])
-                                                       : 0;
+                    for (int i = 0; i < kAtOnce; i++) {
+                        const uint32_t distance = top - scores.at(i),
+                                       share = kShared ? memory_.tables[its * memory_.levels + distance]
+                                                       : share_of(distance, space_.steps[its]);
+                        sums[h] += mine + i < count_ ? share : 0;
+                    }
                 }
 #pragma unroll
             for (int h = 0; h < kHeads; h++) {
@@ -248,12 +250,12 @@ private:
                 const SomeScores scores = scores_of(head, mine);
 #pragma unroll
                 for (int i = 0; i < kAtOnce; i++)
-                    keys[i] += kShared ? table[scores.at(i)]
+                    keys[i] += kShared ? table[top - scores.at(i)]
                                        : hattn_head_probability(share_of(top - scores.at(i), step), inverse);
             }
 #pragma unroll
             for (int i = 0; i < kAtOnce; i++) {
-                keys[i] = kShared || mine + i < count_ ? keys[i] : 0;
+                keys[i] = mine + i < count_ ? keys[i] : 0;
                 reaching += mine + i < count_ && keys[i] >= bound;
                 if (keys[i]) /* there may be many without */
                     atomic_add(&space_.histogram[bin_of(keys[i])], 1u);

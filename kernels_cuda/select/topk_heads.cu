@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kChoiceThreads)
         has_tail ? reinterpret_cast<const int32_t *>(hattn_element(&p.steps, args.steps, row.row, row.head, 0))
                  : nullptr;
     HeadChoice<kShared> choice(params, lists, memory, count, steps, p.head_steps.stride[1], summed_step, space);
-    HeadChoice<kShared>::prepare(space);
+    choice.prepare();
     allow_dependents();
     wait_for_previous();
     const bool is_ranked = row.kept > forced && (row.kept < row.length || p.min_probability > 0.0f);
