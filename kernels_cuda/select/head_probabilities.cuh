@@ -152,11 +152,6 @@ private:
                 for (int first = kCopied * thread; first < count_; first += kCopied * kChoiceThreads)
                     copy_async16(memory_.scores + head * row_ + first, lists_.scores + head * row_ + first, true);
             copy_commit();
-        }
-        if (thread < num_scores_)
-            space_.steps[thread] = load_l2(
-                reinterpret_cast<const uint32_t *>(thread < group_ ? steps_ + thread * step_stride_ : summed_step_));
-        if (kShared) {
             copy_wait(0);
             const int last = count_ / kCopied; /* whose copy is not all candidates */
             if (count_ % kCopied && last % kChoiceThreads == thread)
