@@ -85,7 +85,7 @@ TEST_F(HipRuntime, DevicesAreDescribed)
     EXPECT_TRUE(found.has_kernels);
     EXPECT_EQ(found.num_multiprocessors, 304);
     EXPECT_EQ(found.block_shared, 65536u);
-    EXPECT_EQ(found.most_blocks, (INT64_C(1) << 24) - 1);
+    EXPECT_EQ(found.most_blocks, (INT64_C(1) << 23) - 1);
     for (const auto &[isa, has_kernels] : std::map<std::string, bool>{{"gfx906", false},
                                                                       {"gfx90a", true},
                                                                       {"gfx90", false},
