@@ -21,8 +21,8 @@ INNER_TURNS = 4 # of a loop in a plain product of matrices (kernels_cuda/device/
 HOT = {
     "score": ("score_regions_kernelILi4ELb0ELi1EDF16_LNS_6LeavesE1ENS_9RegionRunE",
               {"v_bcnt": 64, LOAD16: 8, "ds_add": 1}),
-    "attend": ("decode_attend_kernelINS_9MmaEngineIDF16_DF16_Li128ELi4ELb0EEELNS_8SelectByE0E", {"v_exp": 4, LOAD16: 16}),
-    "attend MHA": ("decode_attend_kernelINS_9MmaEngineIDF16_DF16_Li128ELi1ELb0EEELNS_8SelectByE0E", {"v_exp": 4, LOAD16: 16}),
+    "attend": ("decode_attend_kernelINS_9MmaEngineIDF16_DF16_Li128ELi4ELNS_6TailOfE0EEELNS_8SelectByE0E", {"v_exp": 4, LOAD16: 16}),
+    "attend MHA": ("decode_attend_kernelINS_9MmaEngineIDF16_DF16_Li128ELi1ELNS_6TailOfE0EEELNS_8SelectByE0E", {"v_exp": 4, LOAD16: 16}),
 }
 # Of a warp in a turn: keys (8 a lane), rows of a tile. A wave of 64 lanes has two warps.
 TURN = {"score": 32 * 8, "attend": 16, "attend MHA": 16}
