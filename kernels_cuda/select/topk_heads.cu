@@ -68,7 +68,6 @@ struct HeadRow {
     const hattn_cuda_params &params;
     const hattn_topk_args &args;
     const TopkRow<uint16_t> &row;
-    const HeadLists &lists;
     const ChoiceMemory &memory;
     const int32_t *positions;
     int count;
@@ -204,7 +203,7 @@ __global__ void __launch_bounds__(kChoiceThreads)
         *reinterpret_cast<int32_t *>(hattn_element(&p.counts, args.counts, row.row, row.head, 0)) = row.kept;
     if (!has_tail)
         return;
-    const HeadRow<kShared> heads = {params, args, row, lists, memory, positions, count, choice, space.joined};
+    const HeadRow<kShared> heads = {params, args, row, memory, positions, count, choice, space.joined};
     uint64_t factor = 0;
     if (kept > 0) {
         const uint64_t outside = knows_outside ? *lists.outside : heads.outside(*summed_step);
