@@ -40,6 +40,23 @@ void add_lengths(ProblemList &list)
     });
     list.add("k_1", [](Problem &p) { p.k = 1; });
     list.add("k_past_length", [](Problem &p) { p.k = 500; });
+    list.add("short_in_long_plan", [](Problem &p) { /* lists of all their keys, where long rows have some */
+                                                    p.tag = Tag::MEDIUM;
+                                                    p.lengths = {4900, 300};
+                                                    p.max_length = 140000;
+                                                    p.k = 300;
+                                                    p.num_kv_heads = p.group = 1;
+                                                    p.head_dim_qk = 64;
+                                                    p.num_recent = 5;
+    });
+    list.add("k_2100", [](Problem &p) { /* more than a block of a device finds at a time, of few rows */
+                                        p.tag = Tag::MEDIUM;
+                                        p.lengths = {2300};
+                                        p.k = 2100;
+                                        p.num_kv_heads = 4;
+                                        p.group = 1;
+                                        p.head_dim_qk = 64;
+    });
     list.add("k_65", [](Problem &p) {
         p.k = 65;
         p.lengths = {64, 65, 66, 300};
@@ -99,17 +116,18 @@ void add_lengths(ProblemList &list)
     });
     const struct {
         const char *name;
-        int32_t dtype, head_dim;
-    } many[] = {{"long_among_many", HATTN_F16, 72},
-                {"long_among_many_f8", HATTN_F8_E4M3, 48},
-                {"long_among_many_f8_128", HATTN_F8_E4M3, 128}};
+        int32_t dtype, head_dim, k;
+    } many[] = {{"long_among_many", HATTN_F16, 72, 1500},
+                {"long_among_many_f8", HATTN_F8_E4M3, 48, 1500},
+                {"long_among_many_f8_128", HATTN_F8_E4M3, 128, 1500},
+                {"long_among_many_k_2100", HATTN_F16, 128, 2100}};
     for (const auto &row : many)
         list.add(row.name, [&](Problem &p) {
             p.tag = Tag::MEDIUM;
             p.lengths = {2500};
             for (int b = 0; b < 139; b++)
                 p.lengths.push_back(1 + b * 7 % 41);
-            p.k = 1500;
+            p.k = row.k;
             p.kv_dtype = row.dtype;
             p.group = 2;
             p.head_dim_qk = row.head_dim;

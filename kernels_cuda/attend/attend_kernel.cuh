@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     };
     attend_share<Engine, ListEarly<Engine::kTailOf>>(
         params, inputs_of(args, workspace), share, resolved.length, space, ready,
-        [&](int first, int end, Row *list) {
+        [&](int first, int end, int, Row *list) {
             for (int rank = first + static_cast<int>(threadIdx.x); rank < end; rank += kThreads) {
                 const Slot slot = slots.find(indices ? load_l2(indices + rank) : rank);
                 if constexpr (kTail)
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         const SlotFinder slots(params, args.batch, first.sequence);
         attend_share<Engine, ListEarly<TailOf::NONE>>(
             params, inputs_of(args, workspace), share, first.length, space, [](auto begin) { begin(); },
-            [&](int from, int to, Slot *list) {
+            [&](int from, int to, int, Slot *list) {
                 for (int rank = from + static_cast<int>(threadIdx.x); rank < to; rank += kThreads)
                     list[rank - from] = slots.find(rank);
                 __syncthreads();

@@ -132,7 +132,8 @@ private:
 };
 
 /* Attends to a share of `total` rows, which all its queries see. ready(begin) is called when the queries are on their way; it may wait, and then
- * calls begin, once; where it returns a number, that takes the place of `total`. fill(first, end, list) writes the slots of ranks first..end and ends with a barrier. True in all
+ * calls begin, once; where it returns a number, that takes the place of `total`. fill(first, end, until, list) writes the slots of ranks first..end, of all up to `until`
+ * that will be asked for, and ends with a barrier. True in all
  * threads of one block of the task, when all others are done with their ready and fill. tail: settled
  * after the first fill, or after all rows. */
 template <class Engine, class Early, class S, class Ready, class Fill, class Tail = NoTail>
@@ -188,7 +189,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         const int count = min(kList, end - done);
         if (done != first)
             __syncthreads();
-        fill(done, done + count, space.early.list);
+        fill(done, done + count, end, space.early.list);
         if (Tail::kSettlesEarly && done == first)
             tail.settle();
         engine.add_rows(space.early.list, count);
@@ -196,7 +197,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
     if constexpr (std::is_same_v<S, TokenShare>) /* what later tokens alone see */
         if (share.split == share.num_splits - 1 && total < share.longest) {
             __syncthreads();
-            fill(total, share.longest, space.early.list);
+            fill(total, share.longest, share.longest, space.early.list);
             engine.add_apart(space.early.list, share.longest - total,
                              [&](int i) { return share.first_that_sees(total + i); });
         }

@@ -123,19 +123,31 @@ __device__ inline void attend_task(const AttendRun<kBy> &run, const PlacedTask &
         if constexpr (kHasFloor<kBy>)
             return selection.num_kept();
     };
+    [[maybe_unused]] int window = -kWindow; /* the first rank of which positions are found */
     bool last = attend_share<Engine, SelectEarly<kBy>>(
         params, inputs_of(run.args, run.workspace), share, task.kept, space, ready,
-        [&](int first, int end, Slot *list) {
-            selection.visit(first, end, is_found, [&](int rank, int position) {
-                const Slot slot = {sequence, position};
-                list[rank - first] = slot;
-                if (indices)
-                    indices[rank] = kTail ? unmarked(slot).slot : position;
-            });
-            if (run.regions.is_paged) {
+        [&](int first, int end, int until, Slot *list) {
+            /* More than one list of them are found at a time, all warps having regions then. */
+            constexpr bool kHasWindow = kBy != SelectBy::KEYS;
+            const bool is_new = !kHasWindow || first >= window + kWindow,
+                       is_direct = !kHasWindow || (is_new && until - first <= kList);
+            if (is_new) {
+                window = first;
+                selection.visit(first, kHasWindow ? min(until, first + kWindow) : end, is_found,
+                                [&](int rank, int position) {
+                                    if (is_direct)
+                                        list[rank - first] = {sequence, position};
+                                    else
+                                        space.early.select.positions[rank - first] = position;
+                                    if (indices)
+                                        indices[rank] = kTail ? unmarked({sequence, position}).slot : position;
+                                });
+            }
+            if (run.regions.is_paged || !is_direct) {
 #pragma unroll 1
                 for (int i = threadIdx.x; i < end - first; i += kThreads)
-                    list[i] = find_slot<kTail>(slots, list[i].slot);
+                    list[i] = find_slot<kTail>(slots, is_direct ? list[i].slot
+                                                                : space.early.select.positions[first - window + i]);
                 __syncthreads();
             }
         },

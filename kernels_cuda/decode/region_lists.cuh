@@ -13,6 +13,8 @@ namespace hattn {
 constexpr int kFine =
     640; /* keys of the threshold's level that are ranked against each other: as many as cost no memory beside what else there is */
 
+constexpr int kWindow = 2048;
+
 /* Counts of groups of regions, of which warp w's lane l has group 8 l + w: neighbours fall to different warps. A row of 8 is padded against
  * bank conflicts. */
 constexpr int kGroups = kThreads, kGroupRow = kWarps + 2;
@@ -27,6 +29,7 @@ struct alignas(16) RegionSpace {
             int32_t fine_regions[kFine];
             uint64_t fine[kFine]; /* key << 32 | ~position: all different */
         };
+        int32_t positions[kWindow]; /* found at a time, where scores are levels */
         struct {
             QueryCode query;
             SelectSpace select;
@@ -74,6 +77,32 @@ __device__ inline uint16_t *rows_of(const RegionRun &run, const RegionCut &cut)
     return run.rows + static_cast<int64_t>(cut.first_row) * run.row_size;
 }
 
+/* Candidates of a range's list on their way to a lane, position - start << 16 | level, and how many the list has. */
+struct ListStep {
+    static constexpr int kPerLane = 4, kSize = 32 * kPerLane;
+
+    uint4 candidates;
+    int size;
+};
+
+/* Bits i of the scores (16 bytes, each below 2^15) that are at least `threshold`. */
+__device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold)
+{
+    const uint32_t subtrahend = threshold * 0x10001u, *words = &scores.x;
+    uint32_t bits = 0; /* of even scores in the low half, of odd ones in the high half */
+#pragma unroll
+    for (int w = 0; w < 4; w++) /* no borrow crosses from half to half: the top bit is what is left of it */
+        bits |= (((words[w] | 0x80008000u) - subtrahend) & 0x80008000u) >> (15 - 2 * w);
+    return (bits | bits >> 15) & 0xff;
+}
+
+/* One of 8 scores, without an address of a register. */
+__device__ inline uint32_t score_at(const uint4 &scores, int i)
+{
+    const uint32_t low = i & 2 ? scores.y : scores.x, high = i & 2 ? scores.w : scores.z, word = i & 4 ? high : low;
+    return i & 1 ? word >> 16 : word & 0xffff;
+}
+
 /* A task's part of what the score kernel left. */
 struct RegionView {
     const RegionRun &run;
@@ -104,31 +133,49 @@ struct RegionView {
         *equal = all - before_all - *above;
     }
 
-    /* f(level, position, place in the list) of a range's candidates in order, by a warp; past the end of the list lanes see level 0. */
-    template <class F>
-    __device__ void each_candidate(int region, F f) const
+    /* The first 128 candidates of a range's list, four a lane, and how many there are in all: asked for together. */
+    __device__ ListStep first_step(int region) const
     {
-        constexpr int kLoads = 4;
-        const int32_t start = region * cut.region;
-        const uint32_t list = cut.first_score + static_cast<uint32_t>(region) * cut.room;
-        const int size = load_l2(rows + static_cast<uint32_t>(region * run.row_size)),
-                  room = static_cast<int>(cut.room);
-        int first = 0;
+        return {load_list(region, 0), static_cast<int>(load_l2(rows + static_cast<uint32_t>(region * run.row_size)))};
+    }
+
+    /* From `first` on. The memory is the range's, however many there are. */
+    __device__ uint4 load_list(int region, int first) const
+    {
+        const int place = min(first + lane_id() * ListStep::kPerLane, static_cast<int>(cut.room) - ListStep::kPerLane);
+        return load_l2(reinterpret_cast<const uint4 *>(run.scores) + (list_of(region) + place) / ListStep::kPerLane);
+    }
+
+    __device__ uint32_t position_of(int region, uint32_t candidate) const
+    {
+        return static_cast<uint32_t>(region * cut.region) + (candidate >> 16);
+    }
+
+    __device__ uint32_t list_of(int region) const { return cut.first_score + static_cast<uint32_t>(region) * cut.room; }
+
+    /* f(candidates, place in the range's list of the lane's first one) of all of a list, by a warp; past its end they are 0. *step: the list's first one, then
+     * that of the next region, if there is one. What comes next is always on its way. */
+    template <class F>
+    __device__ void each_step(int region, ListStep *step, int next_region, F f) const
+    {
+        const int size = step->size;
 #pragma unroll 1
-        do { /* the first ones are on their way before their number is known: the memory is the range's, however many there are */
-            uint32_t loaded[kLoads];
+        for (int first = 0;; first += ListStep::kSize) {
+            uint32_t candidates[ListStep::kPerLane];
+            memcpy(candidates, &step->candidates, sizeof(candidates));
+            const bool is_last = first + ListStep::kSize >= size;
+            if (!is_last)
+                step->candidates = load_list(region, first + ListStep::kSize);
+            else if (next_region >= 0)
+                *step = first_step(next_region);
+            const int place = first + lane_id() * ListStep::kPerLane;
 #pragma unroll
-            for (int i = 0; i < kLoads; i++)
-                loaded[i] = load_l2(reinterpret_cast<const uint32_t *>(run.scores) + list +
-                                    min(first + i * 32 + lane_id(), room - 1));
-#pragma unroll
-            for (int i = 0; i < kLoads; i++) {
-                const int place = first + i * 32 + lane_id();
-                const uint32_t candidate = place < size ? loaded[i] : 0;
-                f(candidate & 0xffff, static_cast<uint32_t>(start) + (candidate >> 16), list + place);
-            }
-            first += kLoads * 32;
-        } while (first < size);
+            for (int i = 0; i < ListStep::kPerLane; i++)
+                candidates[i] = place + i < size ? candidates[i] : 0;
+            f(candidates, static_cast<uint32_t>(place));
+            if (is_last)
+                return;
+        }
     }
 };
 
@@ -152,11 +199,18 @@ __device__ inline void rank_fine(const RegionView &view, int num_regions, Thresh
             space.fine_regions[atomic_add(&space.num_fine_regions, 1u)] = region;
     }
     __syncthreads();
-    for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps)
-        view.each_candidate(space.fine_regions[i], [&](uint32_t level, uint32_t position, uint32_t place) {
-            if (level == threshold.key)
-                space.fine[atomic_add(&space.num_fine, 1u)] = fine_of(load_l2(view.run.keys + place), position);
+    for (uint32_t i = warp_id(); i < space.num_fine_regions; i += kWarps) {
+        const int region = space.fine_regions[i];
+        ListStep step = view.first_step(region);
+        view.each_step(region, &step, -1, [&](const auto &candidates, uint32_t place) {
+#pragma unroll
+            for (int c = 0; c < ListStep::kPerLane; c++)
+                if ((candidates[c] & 0xffff) == threshold.key)
+                    space.fine[atomic_add(&space.num_fine, 1u)] =
+                        fine_of(load_l2(view.run.keys + view.list_of(region) + place + c),
+                                view.position_of(region, candidates[c]));
         });
+    }
     __syncthreads();
     const uint32_t num = space.num_fine;
     for (uint32_t i = threadIdx.x; i < num; i += kThreads) {

@@ -213,9 +213,10 @@ __global__ void __launch_bounds__(kThreads, 2) score_regions_kernel(const __grid
     if (!regions.is_alone) {
         const uint32_t rows = live_rows(regions);
         if (rows < static_cast<uint32_t>(regions.wave.num_rows)) {
-            if (rows == 0)
-                return wait_for_previous();
-            by = TaskCut(regions, rows * regions.heads.divisor);
+            const uint32_t live = rows * regions.heads.divisor;
+            if (live == 0 || blockIdx.x >= max(live * regions.least_pieces, static_cast<uint32_t>(regions.num_blocks)))
+                return wait_for_previous(); /* at once */
+            by = TaskCut(regions, live);
             const uint32_t its = blockIdx.x / by.tasks;
             placed = place_task(regions, blockIdx.x - its * by.tasks, its);
             load_length(regions, placed);

@@ -10,17 +10,6 @@
 
 namespace hattn {
 
-/* Bits i of the scores (16 bytes, each below 2^15) that are at least `threshold`. */
-__device__ inline uint32_t at_least_bits(const uint4 &scores, uint32_t threshold)
-{
-    const uint32_t subtrahend = threshold * 0x10001u, *words = &scores.x;
-    uint32_t bits = 0; /* of even scores in the low half, of odd ones in the high half */
-#pragma unroll
-    for (int w = 0; w < 4; w++) /* no borrow crosses from half to half: the top bit is what is left of it */
-        bits |= (((words[w] | 0x80008000u) - subtrahend) & 0x80008000u) >> (15 - 2 * w);
-    return (bits | bits >> 15) & 0xff;
-}
-
 /* What a selection knows beside its threshold. */
 template <bool kFloor>
 struct FloorResult {
@@ -292,18 +281,22 @@ private:
     __device__ void visit_hits(uint32_t hits, int region, uint2 before, Sink sink) const
     {
         const bool has_lists = kKeyed || run_.is_sampled;
-        uint4 next = {};
-        if (!has_lists)
-            next = load_scores(from_lane(region, lowest_one(hits)), 0);
+        ListStep next = {};
+        const int first = from_lane(region, lowest_one(hits));
+        if (has_lists)
+            next = view().first_step(first);
+        else
+            next.candidates = load_scores(first, 0);
 #pragma unroll 1
         while (hits) {
             const int lane = lowest_one(hits), hit = from_lane(region, lane);
             uint32_t above = from_lane(before.x, lane), equal = from_lane(before.y, lane);
             hits &= hits - 1;
+            const int next_region = hits ? from_lane(region, lowest_one(hits)) : -1;
             if (has_lists)
-                list_candidates(hit, above, equal, sink);
+                list_candidates(hit, above, equal, &next, next_region, sink);
             else
-                list_region(hit, above, equal, &next, hits ? from_lane(region, lowest_one(hits)) : -1, sink);
+                list_region(hit, above, equal, &next.candidates, next_region, sink);
         }
     }
 
@@ -329,13 +322,6 @@ private:
         const int32_t first = region * cut_.region + offset;
         const uint16_t *scores = run_.scores + cut_.first_score + first + lane_id() * 8;
         return first < task_.end ? load_l2(reinterpret_cast<const uint4 *>(scores)) : uint4{};
-    }
-
-    /* Without an address of a register. */
-    __device__ static uint32_t score_at(const uint4 &scores, int i)
-    {
-        const uint32_t low = i & 2 ? scores.y : scores.x, high = i & 2 ? scores.w : scores.z, word = i & 4 ? high : low;
-        return i & 1 ? word >> 16 : word & 0xffff;
     }
 
     /* What is selected of 256 scores, after so many of its region; adds to them. By a warp. */
@@ -372,26 +358,42 @@ private:
 
     /* What is selected of a range's list. Of keyed candidates those that are kept count as above, and none as equal. By a warp. */
     template <class Sink>
-    __device__ void list_candidates(int region, uint32_t above_before, uint32_t equal_before, Sink sink) const
+    __device__ void list_candidates(int region, uint32_t above_before, uint32_t equal_before, ListStep *step,
+                                    int next_region, Sink sink) const
     {
         if (kKeyed) {
             above_before = static_cast<uint32_t>(kept_before(region, {above_before, equal_before}));
             equal_before = 0;
         }
         const MarksBy marks;
-        view().each_candidate(region, [&](uint32_t level, uint32_t position, uint32_t place) {
-            bool is_above = level > threshold_.key, is_equal = level == threshold_.key; /* the threshold is not 0 */
-            if (kKeyed && is_equal) {
-                is_above = fine_of(load_l2(run_.keys + place), position) >= space_.fine_threshold;
-                is_equal = false;
+        const RegionView of = view();
+        of.each_step(region, step, next_region, [&](const auto &candidates, uint32_t place) {
+            /* The threshold is not 0. Both counts in one scan: they are below 2^16. */
+            uint32_t mine = 0, above = 0;
+#pragma unroll
+            for (int i = 0; i < ListStep::kPerLane; i++) {
+                const uint32_t level = candidates[i] & 0xffff;
+                bool is_above = level > threshold_.key;
+                if (kKeyed && level == threshold_.key)
+                    is_above = fine_of(load_l2(run_.keys + of.list_of(region) + place + i),
+                                       of.position_of(region, candidates[i])) >= space_.fine_threshold;
+                above |= is_above << i;
+                mine += is_above ? 1 : !kKeyed && level == threshold_.key ? 1 << 16 : 0;
             }
-            const uint32_t above = ballot(is_above), equal = ballot(is_equal);
-            const uint32_t num_above = above_before + count_ones(above & lanes_below()),
-                           num_equal = equal_before + count_ones(equal & lanes_below());
-            if (is_above || (is_equal && num_equal < threshold_.ties))
-                sink(num_above + min(num_equal, threshold_.ties), marks.mark(static_cast<int>(position), level));
-            above_before += count_ones(above);
-            equal_before += count_ones(equal);
+            const uint32_t scan = warp_scan(mine), total = from_lane(scan, 31), before = scan - mine;
+            uint32_t num_above = above_before + (before & 0xffff), num_equal = equal_before + (before >> 16);
+#pragma unroll
+            for (int i = 0; i < ListStep::kPerLane; i++) {
+                const uint32_t level = candidates[i] & 0xffff;
+                const bool is_above = above >> i & 1, is_equal = !kKeyed && level == threshold_.key;
+                if (is_above || (is_equal && num_equal < threshold_.ties))
+                    sink(num_above + min(num_equal, threshold_.ties),
+                         marks.mark(static_cast<int>(of.position_of(region, candidates[i])), level));
+                num_above += is_above;
+                num_equal += is_equal;
+            }
+            above_before += total & 0xffff;
+            equal_before += total >> 16;
         });
     }
 
