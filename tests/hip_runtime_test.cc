@@ -86,16 +86,11 @@ TEST_F(HipRuntime, DevicesAreDescribed)
     EXPECT_EQ(found.num_multiprocessors, 304);
     EXPECT_EQ(found.block_shared, 65536u);
     EXPECT_EQ(found.most_blocks, (INT64_C(1) << 23) - 1);
-    for (const auto &[isa, has_kernels] : std::map<std::string, bool>{{"gfx906", false},
-                                                                      {"gfx90a", true},
-                                                                      {"gfx90", false},
-                                                                      {"gfx1030", true},
-                                                                      {"gfx103", false},
-                                                                      {"gfx1201", true},
-                                                                      {"x", false}}) {
+    const std::string built = "," HATTN_HIP_TARGETS ","; /* all five, if nobody has asked for fewer */
+    for (const std::string isa : {"gfx906", "gfx90a", "gfx90", "gfx1030", "gfx103", "gfx1201", "x"}) {
         fake_hip().architecture = isa;
         ASSERT_EQ(hattn_hip_get_properties(0, &found), 0);
-        EXPECT_EQ(found.has_kernels, has_kernels) << isa;
+        EXPECT_EQ(found.has_kernels, built.find("," + isa + ",") != std::string::npos) << isa;
     }
     EXPECT_EQ(hattn_hip_get_properties(16, &found), HATTN_HIP_TOO_MANY_DEVICES);
     EXPECT_STREQ(hattn_hip_error_text(HATTN_HIP_TOO_MANY_DEVICES), "only the first 16 devices are used");

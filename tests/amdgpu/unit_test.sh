@@ -6,7 +6,7 @@ set -eu
 for architecture in gfx942 gfx1100; do
     for name in unit products; do
         clang-19 -x hip -nogpuinc -nogpulib --cuda-device-only --no-gpu-bundle-output -mcode-object-version=5 -std=c++17 -O2 \
-            -I. --offload-arch=$architecture tests/amdgpu/$name.cu -o "$TEST_TMPDIR/$architecture-$name"
+            -I. -DHATTN_HIP_TARGETS="\"$architecture\"" --offload-arch=$architecture tests/amdgpu/$name.cu -o "$TEST_TMPDIR/$architecture-$name"
     done
     HATTN_AMDGPU_ARCHITECTURE=$architecture "$1" "$TEST_TMPDIR/$architecture-unit" "$TEST_TMPDIR/$architecture-products" \
         "--gtest_output=xml:$TEST_TMPDIR/$architecture.xml"
