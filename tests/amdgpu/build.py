@@ -18,7 +18,7 @@ import tinygrad
 
 from code_object import CodeObject
 from decode import Inst, check_types, decode
-from opcodes import Pseudocode, make_function, own_function
+from opcodes import Pseudocode, make_function, own_function, own_types
 from values import Unknown
 
 _HERE = os.path.dirname(os.path.realpath(__file__))
@@ -60,7 +60,7 @@ def translate(is_rdna):
             symbol, own = "op_%s_%s" % (kind, op.name), own_function(op.name)
             try:
                 if own:
-                    add(kind, op.name, own, [])
+                    add(kind, op.name, own, own_types(op.name))
                     continue
                 text, types = make_function(symbol, kind, op.name, pseudocode, is_rdna)
                 add(kind, op.name, symbol, types)

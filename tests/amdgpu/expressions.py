@@ -228,7 +228,8 @@ class Expressions:
         value = int(digits, 0)
         suffix = text[len(digits):]
         bits = 64 if "LL" in suffix or value >> 32 else 32
-        return Value("%d%s" % (value, {"U": "u", "LL": "ll", "ULL": "ull", "": "ll" if value >> 31 else ""}[suffix]),
+        written = {"U": "u", "LL": "ull" if value >> 63 else "ll", "ULL": "ull", "": "ll" if value >> 31 else ""}[suffix]
+        return Value("%d%s" % (value, written),
                      "u" if "U" in suffix or text.startswith("0x") else "i", bits, value, not suffix)
 
     def concatenation(self):
@@ -347,10 +348,10 @@ class Expressions:
             return Value("in->literal", "u", 32)
         if text == "INF":
             return Value("INFINITY", "f", 64, float("inf"), True)
-        if text == "UNDERFLOW_F32":  # to nearest: it is used below half of the least number
-            return Value("0.0f", "f", 32)
-        if text == "OVERFLOW_F32":
-            return Value("INFINITY", "f", 32)
+        if text in ("UNDERFLOW_F32", "UNDERFLOW_F64"):  # to nearest: it is used below half of the least number
+            return Value("0.0", "f", int(text[-2:]))
+        if text in ("OVERFLOW_F32", "OVERFLOW_F64"):
+            return Value("INFINITY", "f", int(text[-2:]))
         if text in ("OFFSET", "OFFSET0", "OFFSET1"):
             return Value({"OFFSET": "((uint32_t)in->offset & 0xffff)", "OFFSET0": "((uint32_t)in->offset & 255)",
                           "OFFSET1": "((uint32_t)in->offset >> 8 & 255)"}[text], "u", 32)

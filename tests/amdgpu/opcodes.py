@@ -20,10 +20,12 @@ _OWN = [
     (r"V_ACCVGPR_(READ|WRITE|MOV)(_B32)?", "accvgpr_move"),
     (r"V_MAD_U64_U32", "mad_u64_u32"), (r"V_MAD_I64_I32", "mad_i64_i32"), (r"V_PERM_B32", "perm"),
     (r"V_BCNT_U32_B32", "bcnt"),
+    (r"V_ADD(_NC)?_U32", "add_u32"), (r"V_SUB(_NC)?_U32", "sub_u32"), (r"V_SUBREV(_NC)?_U32", "subrev_u32"),
     (r"V_MAX_F32", "max_f32"), (r"V_MIN_F32", "min_f32"), (r"V_MAX_F16", "max_f16"), (r"V_MIN_F16", "min_f16"),
     (r"V_MAX_F64", "max_f64"), (r"V_MIN_F64", "min_f64"),
     (r"V_RNDNE_F32", "rndne_f32"), (r"V_LDEXP_F32", "ldexp_f32"),
     (r"V_DIV_SCALE_F32", "div_scale_f32"), (r"V_DIV_FMAS_F32", "div_fmas_f32"),
+    (r"V_DIV_SCALE_F64", "div_scale_f64"), (r"V_DIV_FMAS_F64", "div_fmas_f64"),
     (r"V_(FMA|MAD)_MIX_F32", "mix_f32"), (r"V_(FMA|MAD)_MIXLO_F16", "mixlo_f16"), (r"V_(FMA|MAD)_MIXHI_F16", "mixhi_f16"),
     (r"V_(MFMA|WMMA)_F32_(16X16X16|32X32X8)_(F16|BF16)|V_MFMA_F32_(16X16X4|32X32X2|4X4X1_16B)_F32|V_MFMA_F32_4X4X4_16B_(F16|BF16)",
      None),
@@ -43,6 +45,11 @@ def own_function(name):
         if re.fullmatch(pattern, bare(name)):
             return "own_" + (function or bare(name)[2:].lower())
     return None
+
+
+def own_types(name):
+    """What check_types asks: a literal is the upper half of a double."""
+    return [("f", 64)] * 2 if bare(name).endswith("_F64") else []
 
 
 class Pseudocode:

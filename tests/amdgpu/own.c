@@ -243,6 +243,45 @@ void own_perm(Wave *w, const Inst *in)
     store32(w, in, 0, d);
 }
 
+/* The pseudocode knows no clamp of integers, which saturates. */
+static void store_saturated(Wave *w, const Inst *in, uint32_t *x, const uint32_t *saturated)
+{
+    Inst plain = *in;
+    plain.clamp = 0;
+    if (in->clamp)
+        memcpy(x, saturated, sizeof(uint32_t) * LANES);
+    store32(w, &plain, 0, x);
+}
+
+void own_add_u32(Wave *w, const Inst *in)
+{
+    uint32_t a[LANES], b[LANES], saturated[LANES];
+    fetch32(w, in, 0, SIGN_NONE, 0, a);
+    fetch32(w, in, 1, SIGN_NONE, 0, b);
+    LOOP
+    {
+        a[l] += b[l];
+        saturated[l] = a[l] < b[l] ? 0xffffffffu : a[l];
+    }
+    store_saturated(w, in, a, saturated);
+}
+
+static void subtract(Wave *w, const Inst *in, int from)
+{
+    uint32_t a[LANES], b[LANES], saturated[LANES];
+    fetch32(w, in, from, SIGN_NONE, 0, a);
+    fetch32(w, in, !from, SIGN_NONE, 0, b);
+    LOOP
+    {
+        saturated[l] = a[l] < b[l] ? 0 : a[l] - b[l];
+        a[l] -= b[l];
+    }
+    store_saturated(w, in, a, saturated);
+}
+
+void own_sub_u32(Wave *w, const Inst *in) { subtract(w, in, 0); }
+void own_subrev_u32(Wave *w, const Inst *in) { subtract(w, in, 1); }
+
 /* ---- floats ---- */
 
 static void minimum(Wave *w, const Inst *in, int is_half, int is_max, int clears)
@@ -362,6 +401,65 @@ void own_div_fmas_f32(Wave *w, const Inst *in)
         a[l] = bits32(mask >> l & 1 ? (float)scaled : fmaf(x, y, z));
     }
     store32(w, in, 32, a);
+}
+
+/* As for floats, with thresholds of doubles. */
+static double div_scale64(double x, double den, double num, int *scaled)
+{
+    *scaled = 0;
+    if (num == 0 || den == 0)
+        return NAN;
+    if (exponent64(num) - exponent64(den) >= 768) {
+        *scaled = 1;
+        return x == den ? ldexp(x, 128) : x;
+    }
+    if (exponent64(den) == 0)
+        return ldexp(x, 128);
+    const int tiny_inverse = fabs(den) > 0x1p1022, tiny_quotient = num / den != 0 && exponent64(num / den) == 0;
+    if (tiny_inverse && tiny_quotient) {
+        *scaled = 1;
+        return x == den ? ldexp(x, 128) : x;
+    }
+    if (tiny_inverse)
+        return ldexp(x, -128);
+    if (tiny_quotient) {
+        *scaled = 1;
+        return x == num ? ldexp(x, 128) : x;
+    }
+    return exponent64(num) <= 53 ? ldexp(x, 128) : x;
+}
+
+void own_div_scale_f64(Wave *w, const Inst *in)
+{
+    uint64_t x[LANES], den[LANES], num[LANES], mask = 0;
+    fetch64(w, in, 0, SIGN_64, x);
+    fetch64(w, in, 1, SIGN_64, den);
+    fetch64(w, in, 2, SIGN_64, num);
+    LOOP
+    {
+        int scaled;
+        x[l] = bits64(div_scale64(f64_of(x[l]), f64_of(den[l]), f64_of(num[l]), &scaled));
+        mask |= (uint64_t)scaled << l;
+    }
+    store64(w, in, 64, x);
+    write_mask(w, in, in->sdst, mask & w->exec);
+}
+
+void own_div_fmas_f64(Wave *w, const Inst *in)
+{
+    uint64_t a[LANES], b[LANES], c[LANES];
+    const uint64_t mask = read_mask(w, in, VCC);
+    fetch64(w, in, 0, SIGN_64, a);
+    fetch64(w, in, 1, SIGN_64, b);
+    fetch64(w, in, 2, SIGN_64, c);
+    LOOP
+    {
+        const double x = f64_of(a[l]), y = f64_of(b[l]), z = f64_of(c[l]);
+        const _Float128 exact = (_Float128)x * y + z; /* a product has 106 bits */
+        const _Float128 scale = exponent64(z) > 1023 ? 0x1p128 : 0x1p-128;
+        a[l] = bits64(mask >> l & 1 ? (double)(exact * scale) : fma(x, y, z));
+    }
+    store64(w, in, 64, a);
 }
 
 /* fp32, or the half that opsel names where opsel_hi says fp16; neg_hi is abs. */

@@ -9,7 +9,11 @@
 #ifdef __clang__
 #define UNIT_ROTATED(x, n) __builtin_rotateleft32(x, n)
 #define UNIT_REVERSED(x) __builtin_bitreverse32(x)
+#define UNIT_LESS(x, y) __builtin_elementwise_sub_sat(x, y)
+#define UNIT_MORE(x, y) __builtin_elementwise_add_sat(x, y)
 #else
+#define UNIT_LESS(x, y) ((x) < (y) ? 0u : (x) - (y))
+#define UNIT_MORE(x, y) ((x) + (y) < (y) ? ~0u : (x) + (y))
 #define UNIT_ROTATED(x, n) ((x) << ((n)&31) | (x) >> (-(n)&31))
 inline uint32_t unit_reversed(uint32_t x)
 {
@@ -31,6 +35,8 @@ inline uint32_t unit_reversed(uint32_t x)
 #define UNIT_S(x) \
     UNIT_F((((x)&3) == 0 ? 0 : ((x)&3) == 1 ? 0x7f800000u : ((x)&3) == 2 ? 0x7fc00000u : 0x3fc00000u) | ((x)&1u << 31))
 #define UNIT_D(x, y) __builtin_bit_cast(double, uint64_t(x) << 32 | (y))
+/* Between 2^-255 and 2^257. */
+#define UNIT_DR(x, y) UNIT_D(((x)&0x9fffffffu) + 0x30000000u, y)
 /* NaN is the same whatever its bits. */
 #define UNIT_N(x) ((x) == (x) ? UNIT_U(x) : 0x7fc00000u)
 #define UNIT_DN(x) ((x) == (x) ? __builtin_bit_cast(uint64_t, x) : uint64_t(0x7ff8) << 48)
@@ -58,6 +64,8 @@ inline uint32_t unit_reversed(uint32_t x)
     UNIT(field, (uint64_t(x >> 7 & 0x1ff) << 32) | unsigned(int(y << 5) >> 20))                                       \
     UNIT(small, (uint64_t((x & 0xffffff) * (y & 0xffffff)) << 32) | unsigned((int(x) >> 8) * (int(y) >> 8) + int(z))) \
     UNIT(smallest, (uint64_t(x < y ? x : y) << 32) | unsigned(int(x) > int(y) ? int(x) : int(y)))                     \
+    UNIT(saturated, (uint64_t(UNIT_LESS(x, y)) << 32) | UNIT_MORE(y, z))                                              \
+    UNIT(saturated_constants, (uint64_t(UNIT_LESS(x, 1000u)) << 32) | UNIT_LESS(0x80000000u, z))                      \
     UNIT(shorts, (uint64_t(((x & 0xffff) + (y & 0xffff)) & 0xffff) << 32) | unsigned(short(x) * short(y)))            \
     UNIT(compared, unsigned(int(x) < int(y)) | unsigned(x < y) << 1 | unsigned(UNIT_F(x) < UNIT_F(y)) << 2 |          \
                        unsigned(UNIT_F(x) >= UNIT_F(y)) << 3 | unsigned(UNIT_F(x) != UNIT_F(x)) << 4)                 \
@@ -74,6 +82,9 @@ inline uint32_t unit_reversed(uint32_t x)
     UNIT(float_min, UNIT_N(__builtin_fminf(UNIT_F(x) + 1.0f, UNIT_F(y) + 1.0f)))                                      \
     UNIT(double_max, UNIT_DN(__builtin_fmax(UNIT_D(x, y) + 1.0, UNIT_D(y, z) + 1.0)))                                 \
     UNIT(double_min, UNIT_DN(__builtin_fmin(UNIT_D(x, y) + 1.0, UNIT_D(y, z) + 1.0)))                                 \
+    UNIT(double_between, UNIT_DN(__builtin_fmax(-65536.0, __builtin_fmin(UNIT_D(x, y) + 1.0, 65536.0))))              \
+    UNIT(double_divide, UNIT_DN(UNIT_DR(x, y) / UNIT_DR(y, z)))                                                       \
+    UNIT(double_divide_small, UNIT_DN(UNIT_D(x & 0x803fffffu, y) / UNIT_DR(y, z)))                                    \
     UNIT(double_fma, UNIT_DN(__builtin_fma(UNIT_D(x, y), UNIT_D(y, z), UNIT_D(z, x))))                                \
     UNIT(double_mul, UNIT_DN(UNIT_D(x, y) * UNIT_D(y, z)))                                                            \
     UNIT(double_of_int, UNIT_DN(static_cast<double>(static_cast<int64_t>(uint64_t(x) << 32 | y)) + UNIT_D(z, x)))     \
