@@ -23,7 +23,7 @@ from values import Unknown
 
 _HERE = os.path.dirname(os.path.realpath(__file__))
 _ROOT = os.path.dirname(os.path.dirname(_HERE))
-_SOURCES = ("machine.c", "run.c", "own.c", "matrix.c")
+_SOURCES = ("machine.c", "run.c", "own.c", "own_floats.c", "matrix.c")
 _TRANSLATORS = ("build.py", "opcodes.py", "pseudocode.py", "expressions.py", "values.py")
 _HEADERS = ("launch.h", "machine.h", "own.h")
 _KINDS = ("SOP1Op", "SOP2Op", "SOPCOp", "SOPKOp", "SOPPOp", "SMEMOp", "DSOp", "FLATOp", "GLOBALOp", "SCRATCHOp", "MUBUFOp",

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Functions of opcodes that are written by hand; opcodes.py says which opcode has which.
+ * Functions of opcodes that are written by hand, in own.c, own_floats.c and matrix.c; opcodes.py says which opcode has which.
  */
 #ifndef HATTN_TESTS_AMDGPU_OWN_H
 #define HATTN_TESTS_AMDGPU_OWN_H
 
 #include "tests/amdgpu/machine.h"
+
+/* Of register `reg` what a lane reads (own.c). */
+uint32_t lane_value(Wave *w, const Inst *in, int reg, int lane);
 
 extern Function own_refuse, own_nothing, own_end, own_barrier, own_sleep, own_sendmsg, own_trap, own_time, own_getreg,
     own_setreg, own_setreg_imm, own_pair, own_readfirstlane, own_readlane, own_writelane, own_permlane16,
