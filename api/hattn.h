@@ -200,7 +200,7 @@ typedef struct hattn_problem {
     float scale;                 /* of q·k; usual: d^-0.5 */
     float soft_cap;              /* 0: none; else logits become soft_cap * tanh(logit / soft_cap) */
     int32_t per_head_kv_scales;  /* fp8: k_scale and v_scale are [1] (0) or [Hkv] (1) */
-    int32_t reserved;            /* 0 */
+    float min_value_weight; /* with a tail: V of a selected token is read if it weighs this (hattn_attend); 0: of all */
     hattn_map key_map, query_map;
     /* Strides in brackets. "page" strides step over sequences where page_size is 0. A GPU reads 32 bytes at least: with
      * pages of fewer than 8 slots that mostly follow each other, give codes an outermost head stride, so that a head's
@@ -466,6 +466,9 @@ HATTN_API hattn_status hattn_topk(const hattn_plan *plan, const hattn_topk_args 
  * E: sum of e^x_j, T: sum of shares, "all" being the selected with shares above 0; vbar = the mean of the row's values, out of
  * value_sums, and the V cache from value_lengths on, up to the row's length; from 0 if value_lengths is outside 0..the row's
  * length. What is below the floor weighs little each, and much together; anchors, near it, say what a share is worth.
+ * With min_value_weight, too, vbar takes the place of v_j where w_j is below it, and this row of V is not read:
+ *   w_j = the mean of e^x_j / D over the query heads of the selection (0 of a head without logits; NaN is below nothing)
+ * What is left out moves out by less than w_j times the heads times v_j's distance from vbar. Method: V-skip.
  * Parts of a context that are attended to apart have each their own tail, and are merged as ever. */
 typedef struct hattn_attend_args {
     uint32_t struct_size;

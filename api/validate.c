@@ -91,6 +91,11 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
                    (double)p->tail);
     UNSUPPORTED_IF(p->tail > 0 && p->max_length > MAX_SUMMED, "tail is %g with max_length %d: sums are of 2^22 values",
                    (double)p->tail, p->max_length);
+    INVALID_IF(!(p->min_value_weight >= 0 && p->min_value_weight < 1),
+               "min_value_weight is %g: it must be at least 0 and below 1", (double)p->min_value_weight);
+    INVALID_IF(p->min_value_weight > 0 && p->tail == 0,
+               "min_value_weight is %g: without a tail there is no mean for values that are not read",
+               (double)p->min_value_weight);
     INVALID_IF(p->per_head_kv_scales != 0 && p->per_head_kv_scales != 1, "per_head_kv_scales is %d: it must be 0 or 1",
                p->per_head_kv_scales);
     if (p->num_candidates) {
@@ -102,7 +107,7 @@ static hattn_status check_shapes(const hattn_problem *p, hattn_error *error)
                        "num_candidates is %d with %d query heads of a selection: at most %d", p->num_candidates,
                        p->num_q_heads / p->num_selection_heads, MOST_HEADS);
     }
-    INVALID_IF(p->reserved || p->key_map.reserved || p->query_map.reserved, "reserved fields must be 0");
+    INVALID_IF(p->key_map.reserved || p->query_map.reserved, "reserved fields must be 0");
     return HATTN_OK;
 }
 

@@ -12,7 +12,7 @@
 #include "core/workspace.h"
 
 enum {
-    HATTN_MAX_STEPS = 6,      /* of one run */
+    HATTN_MAX_STEPS = 7,      /* of one run */
     HATTN_MAX_THREADS = 1024, /* that share one run; more sockets than any board has */
     HATTN_NUM_LOCKS = 256     /* of places in a code cache, by hash */
 };

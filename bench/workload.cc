@@ -320,10 +320,12 @@ Traffic Workload::traffic(Stage stage) const
     const double q = rows * shape_.num_q_heads * shape_.head_dim_qk * double(size_t(hattn_dtype_size(shape_.q.dtype)));
     const int words = (shape_.code_bits + 31) / 32;
     const double code = words * 4 + (shape_.key_norms ? 2 : 0);
-    const double row = double(shape_.head_dim_qk + (sizes_.v ? shape_.head_dim_v : 0)) *
-                       double(size_t(hattn_dtype_size(shape_.k_cache.dtype)));
+    const double value_size = double(size_t(hattn_dtype_size(shape_.k_cache.dtype))),
+                 k_row = shape_.head_dim_qk * value_size, v_row = sizes_.v ? shape_.head_dim_v * value_size : 0,
+                 row = k_row + v_row;
     const double codes = keys * shape_.num_code_heads * code;
-    const double gathered = selections * double(num_kept_) * row;
+    /* How many values are read where some are not only the data say. */
+    const double gathered = selections * double(num_kept_) * (shape_.min_value_weight > 0 ? k_row : row);
     Traffic traffic;
     switch (stage) {
     case ENCODE: traffic.streamed = query_map + q; break;

@@ -25,12 +25,7 @@ std::string check_attend(const Context &context, bool sparse)
         for (int row = 0; row < static_cast<int>(instance.rows.size()); row++) {
             if (has_tail)
                 keep_unsummed(instance, row, cache);
-            for (int h = 0; h < instance.shape.num_q_heads; h++) {
-                for (int j : positions(row, instance.selection_head_of_query(h))) {
-                    cache->keep_key(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
-                    cache->keep_value(instance.rows[row].sequence, j, instance.kv_head_of_query(h));
-                }
-            }
+            keep_attended(instance, positions, has_tail, row, cache);
         }
     });
 

@@ -296,15 +296,10 @@ private:
             const Row &of = instance_.rows[row];
             if (has_tail())
                 keep_unsummed(instance_, row, cache);
-            for (int h = 0; h < instance_.shape.num_q_heads; h++) {
-                int g = instance_.kv_head_of_query(h);
-                for (int j : positions(row, instance_.selection_head_of_query(h))) {
-                    cache->keep_key(of.sequence, j, g);
-                    cache->keep_value(of.sequence, j, g);
-                }
+            keep_attended(instance_, positions, has_tail(), row, cache);
+            for (int g = 0; g < instance_.shape.num_kv_heads; g++)
                 if (append_ && of.sequence >= 0 && of.position >= 0 && of.position < instance_.shape.max_length)
                     cache->keep_key(of.sequence, of.position, g);
-            }
         }
     }
 

@@ -49,7 +49,7 @@ void mean_value(const Instance &instance, int row, int g, double *mean)
         mean[i] = static_cast<double>(sums[i]) * 0x1p-24 / length * scale;
 }
 
-Truth attend(const Instance &instance, const std::vector<int> &positions, const Tails &tails, int row, int h)
+std::vector<contract::Logit> logits_of(const Instance &instance, const std::vector<int> &positions, int row, int h)
 {
     const hattn_problem &shape = instance.shape;
     const int g = instance.kv_head_of_query(h), sequence = instance.rows[row].sequence;
@@ -67,23 +67,42 @@ Truth attend(const Instance &instance, const std::vector<int> &positions, const 
         dot = capped ? shape.soft_cap * std::tanh(dot / shape.soft_cap) : dot;
         logits.push_back({dot, contract::logit_error(shape.head_dim_qk, magnitude, capped ? std::fabs(dot) : 0)});
     }
+    return logits;
+}
+
+double sink_of(const Instance &instance, int h)
+{
+    return instance.sink_logits ? instance.sink_logits.load({h}) : -INFINITY;
+}
+
+Truth attend(const Instance &instance, const std::vector<int> &positions, const Tails &tails, int row, int h)
+{
+    const hattn_problem &shape = instance.shape;
+    const int g = instance.kv_head_of_query(h), sequence = instance.rows[row].sequence;
+    double x[MAX_DIM], mean[MAX_DIM];
+    std::vector<contract::Logit> logits = logits_of(instance, positions, row, h);
+    std::vector<contract::Read> reads(positions.size());
     if (tails && !positions.empty()) {
+        mean_value(instance, row, g, mean);
+        reads = value_reads(instance, positions, row, instance.selection_head_of_query(h));
         const contract::Logit tail =
             tail_logit(logits, tails(row, shape.num_candidates ? h : instance.selection_head_of_query(h)), shape.tail);
         if (tail.value != -INFINITY)
             logits.push_back(tail);
     }
-    contract::Attention attention(logits, instance.sink_logits ? instance.sink_logits.load({h}) : -INFINITY);
-    auto columns = attention.columns(shape.head_dim_v, [&](size_t j) {
-        if (j == positions.size()) {
-            mean_value(instance, row, g, x);
-            return x;
-        }
+    contract::Attention attention(logits, sink_of(instance, h));
+    auto of_cache = [&](size_t j) -> const double * {
         const Index index = instance.cache_index(sequence, positions[j], g);
         load_scaled(instance.v_cache, index, instance.kv_scale(instance.v_scale, g), x);
         return x;
-    });
-    return {attention, columns};
+    };
+    auto value = [&](size_t j) { return j < positions.size() && reads[j].is_read ? of_cache(j) : mean; };
+    auto other = [&](size_t j) -> const double * {
+        if (j == positions.size() || !reads[j].may_turn)
+            return nullptr;
+        return reads[j].is_read ? mean : of_cache(j);
+    };
+    return {attention, attention.columns(shape.head_dim_v, value, other)};
 }
 
 Truth merge(const Instance &instance, int row, int h)
@@ -294,6 +313,35 @@ Tails listed_tails(const Tensor &shares, const Tensor &rests)
             tail.shares[i] = shares.value<uint32_t>({row, s, static_cast<int64_t>(i)});
         return tail;
     };
+}
+
+std::vector<contract::Read> value_reads(const Instance &instance, const std::vector<int> &positions, int row, int s)
+{
+    const hattn_problem &shape = instance.shape;
+    if (shape.min_value_weight == 0)
+        return std::vector<contract::Read>(positions.size());
+    std::vector<contract::Attention> heads;
+    for (int h = 0; h < shape.num_q_heads; h++)
+        if (instance.selection_head_of_query(h) == s)
+            heads.emplace_back(logits_of(instance, positions, row, h), sink_of(instance, h));
+    return contract::reads_of(heads, positions.size(), shape.min_value_weight);
+}
+
+void keep_attended(const Instance &instance, const Positions &positions, bool has_tail, int row, PoisonedCache *cache)
+{
+    const int sequence = instance.rows[row].sequence;
+    for (int s = 0; s < instance.shape.num_selection_heads; s++) {
+        const std::vector<int> listed = positions(row, s);
+        const int g = s * instance.shape.num_kv_heads / instance.shape.num_selection_heads;
+        for (int j : listed)
+            cache->keep_key(sequence, j, g);
+        std::vector<contract::Read> reads(listed.size());
+        if (has_tail)
+            reads = value_reads(instance, listed, row, s);
+        for (size_t i = 0; i < listed.size(); i++)
+            if (reads[i].is_read || reads[i].may_turn)
+                cache->keep_value(sequence, listed[i], g);
+    }
 }
 
 void set_attention_rules(const Context &context, Positions positions, Tails tails, Output *out, Output *lse)

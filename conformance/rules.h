@@ -41,6 +41,12 @@ Positions all_positions(const Instance &instance);
 using Tails = std::function<contract::Tail(int row, int s)>;
 Tails listed_tails(const Tensor &shares, const Tensor &rests);
 
+/* Which values of the row's positions are read (problem.min_value_weight, with a tail). */
+std::vector<contract::Read> value_reads(const Instance &instance, const std::vector<int> &positions, int row, int s);
+
+/* What attention to these positions reads of the cache; has_tail: but for values that are not read. */
+void keep_attended(const Instance &instance, const Positions &positions, bool has_tail, int row, PoisonedCache *cache);
+
 /* Rules of out and lse: the backend as near to what they are in double as what it sums in allows, the reference but for its
  * rounding; golden values may be those of any backend. */
 /* tails: none, or what each row has. */

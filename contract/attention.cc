@@ -130,7 +130,31 @@ double Attention::lse_tolerance(Sums sums) const
     return sum_error(sums) + std::log(growth_) + 4 * UNIT * std::fabs(lse_);
 }
 
-Columns Attention::columns(int num, const std::function<const double *(size_t j)> &value) const
+Attention::Weight Attention::weight(size_t j) const
+{
+    if (lse_ == -INFINITY)
+        return {0, 0, 0};
+    const double exact = std::exp(logits_[j].value - lse_), error = logits_[j].error;
+    return {exact, exact * std::exp(-error) / growth_, exact * std::exp(error) / shrinkage_};
+}
+
+std::vector<Read> reads_of(const std::vector<Attention> &heads, size_t num, double min_value_weight)
+{
+    const double rounded = 2 * sum_error(Sums::F32), least = min_value_weight * static_cast<double>(heads.size());
+    std::vector<Read> reads;
+    for (size_t j = 0; j < num; j++) {
+        Attention::Weight sum = {0, 0, 0};
+        for (const Attention &head : heads) {
+            const Attention::Weight weight = head.weight(j);
+            sum.exact += weight.exact, sum.least += weight.least, sum.most += weight.most;
+        }
+        const bool is_read = !(sum.exact < least);
+        reads.push_back({is_read, is_read ? sum.least * (1 - rounded) < least : sum.most * (1 + rounded) >= least});
+    }
+    return reads;
+}
+
+Columns Attention::columns(int num, const Values &value, const Values &other) const
 {
     Columns result;
     result.column.resize(num);
@@ -159,6 +183,14 @@ Columns Attention::columns(int num, const std::function<const double *(size_t j)
         for (int i = 0; i < num; i++)
             if (columns[i].slack < INFINITY)
                 columns[i].slack += weight * std::fabs(values[i] - columns[i].exact);
+    }
+    for (size_t j = 0; other && j < logits_.size(); j++) {
+        const double *others = other(j), *values = others ? value(j) : nullptr;
+        for (int i = 0; others && i < num; i++)
+            if (columns[i].slack < INFINITY) {
+                columns[i].slack += weight(j).most * std::fabs(values[i] - others[i]);
+                result.largest = std::max(result.largest, std::fabs(others[i]));
+            }
     }
     return result;
 }

@@ -70,13 +70,27 @@ public:
 
     double lse() const { return lse_; }
     double lse_tolerance(Sums sums) const;
-    /* value(j): the num values of key j, until the next call. */
-    Columns columns(int num, const std::function<const double *(size_t j)> &value) const;
+    /* value(j): the num values of key j, until the next call; other(j): what a backend may take in their place, or null. */
+    using Values = std::function<const double *(size_t j)>;
+    Columns columns(int num, const Values &value, const Values &other = nullptr) const;
+    /* The softmax of key j, and what it may be off by, as factors. */
+    struct Weight {
+        double exact, least, most;
+    };
+    Weight weight(size_t j) const;
 
 private:
     std::vector<Logit> logits_;
     double lse_, growth_ = 1, shrinkage_ = 1; /* sum of p_j e^error_j, of p_j e^-error_j */
 };
+
+/* Whether the values of a key are read, with problem.min_value_weight, and whether roundings of logits may turn that. */
+struct Read {
+    bool is_read = true, may_turn = false;
+};
+
+/* Of the num keys of a selection; heads: of its query heads, without tails. */
+std::vector<Read> reads_of(const std::vector<Attention> &heads, size_t num, double min_value_weight);
 
 } // namespace contract
 #endif

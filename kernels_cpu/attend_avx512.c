@@ -171,13 +171,17 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
     }
 }
 
-HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
+/* By weights that are given, or first by those of the block's logits. */
+HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int queries, int32_t dtype, bool are_given,
+                                 int ahead)
 {
     const int dims = block->head_dim_v;
-    float decay[4];
-    compute_logits(block, g, queries, dtype, ahead);
-    for (int h = 0; h < queries; h++)
-        decay[h] = compute_weights(block, g + h);
+    float decay[4] = {1, 1, 1, 1};
+    if (!are_given) {
+        compute_logits(block, g, queries, dtype, ahead);
+        for (int h = 0; h < queries; h++)
+            decay[h] = compute_weights(block, g + h);
+    }
     int dim = 0;
     if (queries == 1) {
         for (; dim + 128 <= dims; dim += 128)
@@ -189,27 +193,32 @@ HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int que
         add_values(block, g, dim, queries, 1, dtype, hattn_mask16(dims - dim), decay, ahead);
 }
 
-HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
+HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype, bool are_given)
 {
     const size_t size = (size_t)hattn_dtype_size(dtype);
-    int g = 0, ahead = fetch_block(block, (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
+    int g = 0,
+        ahead = fetch_block(block, are_given ? 0 : (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
     for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD)
-        attend_queries(block, g, 4, dtype, ahead);
+        attend_queries(block, g, 4, dtype, are_given, ahead);
     if (g + 2 <= block->group) {
-        attend_queries(block, g, 2, dtype, ahead);
+        attend_queries(block, g, 2, dtype, are_given, ahead);
         ahead = NOTHING_AHEAD;
         g += 2;
     }
     if (g < block->group)
-        attend_queries(block, g, 1, dtype, ahead);
+        attend_queries(block, g, 1, dtype, are_given, ahead);
 }
 
-void hattn_attend_avx512(const hattn_attend_block *block)
+HATTN_INLINE void attend(const hattn_attend_block *block, bool are_given)
 {
     switch (block->dtype) {
-    case HATTN_F32: attend_group(block, HATTN_F32); break;
-    case HATTN_F16: attend_group(block, HATTN_F16); break;
-    case HATTN_BF16: attend_group(block, HATTN_BF16); break;
-    case HATTN_F8_E4M3: attend_group(block, HATTN_F8_E4M3); break;
+    case HATTN_F32: attend_group(block, HATTN_F32, are_given); break;
+    case HATTN_F16: attend_group(block, HATTN_F16, are_given); break;
+    case HATTN_BF16: attend_group(block, HATTN_BF16, are_given); break;
+    case HATTN_F8_E4M3: attend_group(block, HATTN_F8_E4M3, are_given); break;
     }
 }
+
+void hattn_attend_avx512(const hattn_attend_block *block) { attend(block, false); }
+
+void hattn_add_values_avx512(const hattn_attend_block *block) { attend(block, true); }

@@ -131,42 +131,47 @@ HATTN_INLINE void add_values(const hattn_attend_block *block, int g, int dim, in
     }
 }
 
-HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int queries, int32_t dtype, int ahead)
+/* By weights that are given, or first by those of the block's logits. */
+HATTN_INLINE void attend_queries(const hattn_attend_block *block, int g, int queries, int32_t dtype, bool are_given,
+                                 int ahead)
 {
     const int regs = ACCUMULATORS / queries;
-    float decay[MAX_QUERIES];
+    float decay[MAX_QUERIES] = {1, 1, 1, 1};
     int dim = 0;
-    compute_logits(block, g, queries, dtype, ahead);
-    for (int h = 0; h < queries; h++)
-        decay[h] = compute_weights(block, g + h);
+    if (!are_given) {
+        compute_logits(block, g, queries, dtype, ahead);
+        for (int h = 0; h < queries; h++)
+            decay[h] = compute_weights(block, g + h);
+    }
     for (; dim + 8 * regs <= block->head_dim_v; dim += 8 * regs)
         add_values(block, g, dim, queries, regs, dtype, decay, ahead);
     for (; dim < block->head_dim_v; dim += 8)
         add_values(block, g, dim, queries, 1, dtype, decay, ahead);
 }
 
-HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype)
+HATTN_INLINE void attend_group(const hattn_attend_block *block, int32_t dtype, bool are_given)
 {
     const size_t size = (size_t)hattn_dtype_size(dtype);
-    int g = 0, ahead = fetch_block(block, (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
+    int g = 0,
+        ahead = fetch_block(block, are_given ? 0 : (size_t)block->head_dim_qk * size, (size_t)block->head_dim_v * size);
     for (; g + 4 <= block->group; g += 4, ahead = NOTHING_AHEAD)
-        attend_queries(block, g, 4, dtype, ahead);
+        attend_queries(block, g, 4, dtype, are_given, ahead);
     if (g + 2 <= block->group) {
-        attend_queries(block, g, 2, dtype, ahead);
+        attend_queries(block, g, 2, dtype, are_given, ahead);
         ahead = NOTHING_AHEAD;
         g += 2;
     }
     if (g < block->group)
-        attend_queries(block, g, 1, dtype, ahead);
+        attend_queries(block, g, 1, dtype, are_given, ahead);
 }
 
-HATTN_INLINE void attend(const hattn_attend_block *block)
+HATTN_INLINE void attend(const hattn_attend_block *block, bool are_given)
 {
     switch (block->dtype) {
-    case HATTN_F32: attend_group(block, HATTN_F32); break;
-    case HATTN_F16: attend_group(block, HATTN_F16); break;
-    case HATTN_BF16: attend_group(block, HATTN_BF16); break;
-    case HATTN_F8_E4M3: attend_group(block, HATTN_F8_E4M3); break;
+    case HATTN_F32: attend_group(block, HATTN_F32, are_given); break;
+    case HATTN_F16: attend_group(block, HATTN_F16, are_given); break;
+    case HATTN_BF16: attend_group(block, HATTN_BF16, are_given); break;
+    case HATTN_F8_E4M3: attend_group(block, HATTN_F8_E4M3, are_given); break;
     }
 }
 

@@ -3,4 +3,6 @@
 
 #include "kernels_cpu/attend_f32x8.h"
 
-void hattn_attend_neon(const hattn_attend_block *block) { attend(block); }
+void hattn_attend_neon(const hattn_attend_block *block) { attend(block, false); }
+
+void hattn_add_values_neon(const hattn_attend_block *block) { attend(block, true); }

@@ -5,6 +5,7 @@
 #define HATTN_KERNELS_CPU_ATTEND_ROWS_H
 
 #include <math.h>
+#include <stdbool.h>
 
 #include "kernels_cpu/kernels.h"
 
@@ -32,8 +33,8 @@ static inline void touch_row(const void *row, size_t size)
         (void)*((const volatile char *)row + i);
 }
 
-/* The rows of a block on their way, in the block's manner. Returns how far ahead to prefetch, for the first queries of the
- * group; NOTHING_AHEAD: not at all. */
+/* The rows of a block on their way, in the block's manner; a size of 0: none of K, or none of V. Returns how far ahead to prefetch, for the first
+ * queries of the group; NOTHING_AHEAD: not at all. */
 static inline int fetch_block(const hattn_attend_block *block, size_t size_k, size_t size_v)
 {
     if (block->loads_first) {
@@ -43,7 +44,7 @@ static inline int fetch_block(const hattn_attend_block *block, size_t size_k, si
         }
         return NOTHING_AHEAD;
     }
-    const int ahead = BYTES_AHEAD / (int)size_k > MIN_ROWS_AHEAD ? BYTES_AHEAD / (int)size_k : MIN_ROWS_AHEAD;
+    const int fit = BYTES_AHEAD / (int)(size_k ? size_k : size_v), ahead = fit > MIN_ROWS_AHEAD ? fit : MIN_ROWS_AHEAD;
     /* No call before this one has prefetched its first rows, as far as can be seen. Zen 4: 512 random rows in calls that
      * know nothing of each other 28 us, without this 44; in calls that do, 26. */
     if (block->max[0] == -INFINITY || block->num_rows_ahead == 0) {

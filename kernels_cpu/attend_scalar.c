@@ -79,3 +79,9 @@ void hattn_attend_scalar(const hattn_attend_block *block)
     for (int g = 0; g < block->group; g++)
         add_values(block, g, compute_weights(block, g));
 }
+
+void hattn_add_values_scalar(const hattn_attend_block *block)
+{
+    for (int g = 0; g < block->group; g++)
+        add_values(block, g, 1);
+}

@@ -127,6 +127,10 @@ typedef struct hattn_attend_block {
 } hattn_attend_block;
 typedef void hattn_attend_fn(const hattn_attend_block *block);
 
+/* acc[g] += the sum of logits[g][j] v_j: weights that are given. Of the rest of the block dims, rows of V and loads_first are read, and max as what
+ * says whether this is the first one. */
+typedef void hattn_add_values_fn(const hattn_attend_block *block);
+
 /* Join parts: api/hattn.h, hattn_merge. out fp32 [n], may be one of the parts' rows only if num_parts is 1. */
 typedef void hattn_merge_fn(const float *outs, int64_t stride_out, const float *lses, int64_t stride_lse, int num_parts,
                             int n, float *out, float *lse);
@@ -137,7 +141,7 @@ typedef void hattn_merge_fn(const float *outs, int64_t stride_out, const float *
     X(store)             \
     X(project)           \
     X(pack)              \
-    X(norm) X(weights) X(split) X(score) X(score_listed) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) X(merge)
+    X(norm) X(weights) X(split) X(score) X(score_listed) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) X(add_values) X(merge)
 
 #define HATTN_CPU_KERNEL(op, isa, symbol) hattn_##op##_fn symbol;
 #include "kernels_cpu/kernels.inc"

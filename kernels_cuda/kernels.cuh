@@ -120,6 +120,11 @@ DeviceError launch_tail(const hattn_cuda_params &params, const hattn_attend_args
 DeviceError launch_tail_totals(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
                                DeviceStream stream);
 
+/* Attention with a tail where values of small weight are not read; totals of shares are there. */
+DeviceError load_skip(const hattn_cuda_params &params);
+DeviceError launch_skip(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                        DeviceStream stream);
+
 /* After a top-k that has listed candidates. */
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
                               DeviceStream stream);

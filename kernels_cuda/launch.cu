@@ -115,6 +115,8 @@ DeviceError run_waves(const hattn_cuda_params &params, const hattn_decode_args &
 /* Attention with a tail, in one kernel or in several. */
 DeviceError load_attend_tails(const hattn_cuda_params &params)
 {
+    if (params.problem.min_value_weight > 0.0f)
+        return first_error({load_skip(params), load_tail_totals()});
     if (const FloorAttention *row = floor_attention_of(params))
         return first_error({row->attend().load(params), load_tail_totals()});
     return load_tail(params);
@@ -127,6 +129,10 @@ DeviceError attend_to_list(const hattn_cuda_params &params, const hattn_attend_a
     const AttendKernel kernel = attentions[params.engine].attend();
     if (!args.shares.data)
         return kernel.launch(params, args, workspace, stream, is_dependent);
+    if (params.problem.min_value_weight > 0.0f) {
+        const DeviceError error = is_dependent ? kSuccess : launch_tail_totals(params, args, workspace, stream);
+        return error ? error : launch_skip(params, args, workspace, stream);
+    }
     if (const FloorAttention *row = floor_attention_of(params)) {
         const DeviceError error = is_dependent ? kSuccess : launch_tail_totals(params, args, workspace, stream);
         return error ? error : row->attend().launch(params, args, workspace, stream, true);

@@ -85,6 +85,17 @@ typedef struct hattn_cuda_topk_state {
     uint32_t is_open;   /* the last bin holds different keys: scores that the problem's weights cannot give */
 } hattn_cuda_topk_state;
 
+/* Where attention that does not read all values has what in the workspace: attend/skip.cu. */
+typedef struct hattn_cuda_skip {
+    uint64_t logits; /* [row, Hq, kept] */
+    uint64_t sums;   /* [row, Hq, split] */
+    uint64_t left;   /* likewise */
+    uint64_t parts;  /* [row, Hq, split, dv] */
+    uint64_t read;   /* [row, Hs, split], hattn_cuda_skip_ranks of each */
+    int32_t kept;    /* the most of a selection */
+    int32_t reserved;
+} hattn_cuda_skip;
+
 typedef struct hattn_cuda_params {
     hattn_problem problem;
     hattn_cuda_divisor page_size;      /* by 1 where there are no pages */
@@ -129,6 +140,7 @@ typedef struct hattn_cuda_params {
     uint64_t floor_tau;                                  /* core/floor.h */
     uint64_t tail_totals;                                /* of attention with a tail: attend/mean_tail.cuh */
     uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* where it has none of its own: attend/tail.cu */
+    hattn_cuda_skip skip;
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
     /* With candidates, of the top-k call over the same memory: positions, how many, scores, p, what is kept, O (select/head_choice.cuh). */
     uint64_t listed, num_listed, head_scores, head_keys, head_ranks, outside;
@@ -144,5 +156,24 @@ typedef struct hattn_cuda_params {
     uint32_t k_stride[2], v_stride[2]; /* of pages and slots in 16 bytes, but for the plain engine */
     hattn_wide_layout wide;            /* of the wide engine; a launch's own */
 } hattn_cuda_params;
+
+enum { HATTN_CUDA_SKIP_PIECE = 64, HATTN_CUDA_SKIP_SPLITS = 32 };
+
+/* Blocks that share a selection where values are skipped: some 8 a multiprocessor in all. */
+static inline int32_t hattn_cuda_skip_splits(const hattn_cuda_params *params, int32_t num_rows)
+{
+    const int64_t tasks = (int64_t)num_rows * params->problem.num_selection_heads,
+                  wanted = (8 * (int64_t)params->num_multiprocessors + tasks - 1) / tasks;
+    const int32_t pieces = (params->skip.kept + HATTN_CUDA_SKIP_PIECE - 1) / HATTN_CUDA_SKIP_PIECE,
+                  most = pieces < HATTN_CUDA_SKIP_SPLITS ? pieces : HATTN_CUDA_SKIP_SPLITS;
+    return wanted < most ? (int32_t)wanted : most;
+}
+
+/* Ranks of a selection that one of these has at most. */
+HATTN_HOST_DEVICE static inline int32_t hattn_cuda_skip_ranks(int32_t kept, int32_t splits)
+{
+    const int32_t pieces = (kept + HATTN_CUDA_SKIP_PIECE - 1) / HATTN_CUDA_SKIP_PIECE;
+    return (pieces + splits - 1) / splits * HATTN_CUDA_SKIP_PIECE;
+}
 
 #endif

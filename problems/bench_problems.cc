@@ -68,29 +68,35 @@ void add_features(std::vector<Problem> *all, const Problem &base)
     add(all, base, "_paged_64").page_size = 64;
 }
 
-/* Floors that nothing falls below, and tails: what they cost where they change nothing. */
+/* On normal keys and queries 58 % of a selection weigh as much: rows of V that are read. */
+float usual_value_weight(int k) { return 0.75f / static_cast<float>(k); }
+
+/* Floors that nothing falls below, and tails: what they cost where they change nothing; the same with two fifths of V not read. */
 void add_beyond(std::vector<Problem> *all, const Problem &base)
 {
-    for (bool has_tail : {false, true}) {
-        Problem &p = add(all, base, has_tail ? "_floor_tail" : "_floor");
+    for (const char *kind : {"_floor", "_floor_tail", "_floor_tail_skip"}) {
+        Problem &p = add(all, base, kind);
         p.set = "floors";
         p.baseline = base.name;
         p.min_probability = 1e-30f;
-        p.tail = has_tail ? 0.5f : 0;
+        p.tail = kind == std::string("_floor") ? 0 : 0.5f;
+        p.min_value_weight = kind == std::string("_floor_tail_skip") ? usual_value_weight(p.k) : 0;
     }
 }
 
 /* Scores per query head, of as many rows as without: what the cascade costs. */
 void add_heads(std::vector<Problem> *all, const Problem &base)
 {
-    for (bool has_tail : {false, true}) {
-        Problem &p = add(all, base, has_tail ? "_heads_floor_tail" : "_heads");
+    for (const char *kind : {"_heads", "_heads_floor_tail", "_heads_floor_tail_skip"}) {
+        const bool has_tail = kind != std::string("_heads");
+        Problem &p = add(all, base, kind);
         p.set = "heads";
         p.baseline = base.name + "_weighted";
         p.score_kind = HATTN_SCORE_WEIGHTED;
         p.num_candidates = 4 * p.k;
         p.min_probability = has_tail ? 1e-30f : 0;
         p.tail = has_tail ? 0.5f : 0;
+        p.min_value_weight = kind == std::string("_heads_floor_tail_skip") ? usual_value_weight(p.k) : 0;
     }
 }
 

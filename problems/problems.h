@@ -89,6 +89,7 @@ struct Problem {
     float min_probability = 0; /* a floor; with it, or a tail, steps of hattn_topk come from a list, too */
     int min_k = 0;
     float tail = 0;
+    float min_value_weight = 0; /* with a tail */
     int num_candidates = 0;   /* scores per query head */
     bool value_slots = false; /* states of values in another order than sequences */
     bool odd_slopes = false;  /* zero, negative, huge ones and NaN among them */

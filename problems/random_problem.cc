@@ -136,6 +136,7 @@ void choose_tail(Rng rng, Problem &p)
     p.tail = rng.pick(factors);
     p.value_slots = rng.chance(30);
     p.odd_slopes = p.odd_slopes || rng.chance(20);
+    p.min_value_weight = rng.chance(40) ? static_cast<float>(rng.between(1, 30)) / 1000 : 0;
 }
 
 void choose_candidates(Rng rng, Problem &p)

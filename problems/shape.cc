@@ -139,6 +139,7 @@ hattn_problem make_shape(const Problem &problem, int num_pages)
     sparse.min_probability = problem.min_probability;
     sparse.min_k = problem.min_k;
     sparse.tail = problem.tail;
+    sparse.min_value_weight = problem.min_value_weight;
     sparse.num_candidates = problem.num_candidates;
     sparse.scale = problem.scale;
     sparse.soft_cap = problem.soft_cap;

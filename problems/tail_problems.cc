@@ -193,6 +193,104 @@ void add_long(ProblemList &list)
     });
 }
 
+/* Values of small weights that are not read. */
+template <typename Change>
+void add_skip(ProblemList &list, const std::string &name, float least, Change change)
+{
+    add(list, "skip_" + name, [&](Problem &p) {
+        p.min_value_weight = least;
+        change(p);
+    });
+}
+
+void add_skips(ProblemList &list)
+{
+    add_skip(list, "fixed_k", 0.005f, [](Problem &) {});
+    add_skip(list, "floor", 0.01f, [](Problem &p) {
+        p.min_probability = 0.004f;
+        p.min_k = 4;
+        p.append = true;
+    });
+    add_skip(list, "nearly_all", 0.999f, [](Problem &p) { p.lengths = {1, 2, 70, 300}; });
+    add_skip(list, "nothing", 1e-30f, [](Problem &) {});
+    add_skip(list, "of_one_head", 0.01f, [](Problem &p) {
+        p.group = 1;
+        p.q_dtype = p.kv_dtype = HATTN_F32;
+    });
+    add_skip(list, "of_heads", 0.008f, [](Problem &p) {
+        p.num_candidates = 300;
+        p.min_probability = 0.002f;
+        p.append = true;
+    });
+    add_skip(list, "sink_logits_soft_cap", 0.004f, [](Problem &p) {
+        p.sink_logits = true;
+        p.soft_cap = 5;
+    });
+    add_skip(list, "per_query_head", 0.01f, [](Problem &p) {
+        p.selections_per_query_head = p.append = true;
+        p.strides = Strides::PADDED;
+    });
+    add_skip(list, "v_inside_k", 0.006f, [](Problem &p) {
+        p.num_kv_heads = 1;
+        p.group = 16;
+        p.head_dim_qk = 576;
+        p.head_dim_v = 512;
+        p.v_inside_k = p.append = true;
+        p.repetitions = 4;
+    });
+    add_skip(list, "odd_group_kv_on_host", 0.006f, [](Problem &p) {
+        p.group = 11;
+        p.head_dim_v = 200;
+        p.kv_on_host = true;
+    });
+    for (int32_t dtype : {HATTN_BF16, HATTN_F8_E4M3})
+        add_skip(list, with("kv_dtype", dtype), 0.006f, [&](Problem &p) {
+            p.kv_dtype = dtype;
+            p.q_dtype = dtype == HATTN_BF16 ? HATTN_BF16 : HATTN_F16;
+            p.kv_scales = dtype == HATTN_F8_E4M3 ? Scales::PER_HEAD : Scales::NONE;
+            p.head_dim_v = 48;
+            p.append = true;
+        });
+    /* 0.01 is what each of 100 equal keys weighs: roundings decide. */
+    for (Pattern pattern : {Pattern::ZERO, Pattern::EQUAL, Pattern::CLUSTERED, Pattern::OVERFLOW, Pattern::NOT_A_NUMBER,
+                            Pattern::INFINITE, Pattern::HUGE_VALUES})
+        add_skip(list, with("pattern", static_cast<int>(pattern)), 0.01f, [&](Problem &p) {
+            p.pattern = pattern;
+            p.q_dtype = p.kv_dtype = pattern == Pattern::OVERFLOW ? HATTN_BF16 : HATTN_F32;
+            p.lengths = {70, 99, 100, 101, 700};
+        });
+    add_skip(list, "ragged_padded", 0.006f, [](Problem &p) {
+        p.min_probability = 0.001f;
+        p.q_lens = {8, 0, 3, 1};
+        p.lengths = {70, 300, 1000, 5};
+        p.padding_rows = 2;
+        p.append = true;
+        p.strides = Strides::ODD;
+        p.value_slots = true;
+    });
+    add_skip(list, "q_len_8_contiguous", 0.006f, [](Problem &p) {
+        p.q_len = 8;
+        p.page_size = 0;
+        p.strides = Strides::HEAD_MAJOR;
+        p.lengths = {70, 300, 5};
+        p.append = true;
+    });
+    for (int group : {1, 4})
+        add_skip(list, with("long_group", group), 3e-4f, [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.num_kv_heads = 1;
+            p.group = group;
+            p.head_dim_qk = 128;
+            p.min_probability = 1e-4f;
+            p.num_candidates = group == 4 ? 4000 : 0;
+            p.k = 2048;
+            p.lengths = {20000, 2000, 300};
+            p.page_size = 64;
+            p.append = true;
+            p.repetitions = 4;
+        });
+}
+
 } // namespace
 
 void add_tail_problems(ProblemList &list)
@@ -201,6 +299,7 @@ void add_tail_problems(ProblemList &list)
     add_types(list);
     add_batches(list);
     add_long(list);
+    add_skips(list);
 }
 
 } // namespace problems

@@ -64,6 +64,7 @@ hattn_problem random_problem(Random &r)
     p.k_cache.memory = p.v_cache.memory = r.among({HATTN_MEMORY_DEVICE, HATTN_MEMORY_PINNED_HOST});
     if (!p.key_norms && r.chance(40)) {
         p.tail = r.chance(50) ? 0.5f : 1.0f;
+        p.min_value_weight = r.chance(30) ? 0.01f : 0;
         p.min_probability = r.chance(50) ? 0.01f : 0.0f;
         p.min_k = p.min_probability > 0 ? r.range(0, p.k) : 0;
     }

@@ -12,7 +12,7 @@
 
 struct Expected {
     std::string trace, map, score, select;
-    int bits = 0, topk = 0, sink = 0, recent = 0, candidates = 0, mean_rows = 0;
+    int bits = 0, topk = 0, sink = 0, recent = 0, candidates = 0, mean_rows = 0, mean_values = 0;
     double floor = 0, tail = 0, recall = 0, mass = 0, error = 0, best_mass = 0, best_error = 0;
 };
 
@@ -32,7 +32,7 @@ static std::vector<Expected> read_expected()
             Expected e;
             std::string figures[5];
             words >> e.trace >> e.map >> e.score >> e.select >> e.bits >> e.topk >> e.sink >> e.recent >>
-                e.candidates >> e.mean_rows >> e.floor >> e.tail;
+                e.candidates >> e.mean_rows >> e.floor >> e.tail >> e.mean_values;
             for (std::string &figure : figures)
                 words >> figure;
             e.recall = number(figures[0]);
@@ -61,7 +61,7 @@ static std::vector<std::vector<Expected>> runs()
     for (const Expected &e : read_expected())
         groups[e.trace + "_" + std::to_string(e.topk) + "_" + std::to_string(e.sink) + "_" +
                std::to_string(e.candidates) + "_" + std::to_string(e.mean_rows) + "_" + number_name(e.floor) + "_" +
-               std::to_string(e.tail)]
+               std::to_string(e.tail) + "_" + std::to_string(e.mean_values)]
             .push_back(e);
     std::vector<std::vector<Expected>> list;
     for (const auto &[name, group] : groups)
@@ -72,7 +72,7 @@ static std::vector<std::vector<Expected>> runs()
 static void PrintTo(const Expected &e, std::ostream *out)
 {
     *out << e.trace << " " << e.map << " k " << e.topk << " candidates " << e.candidates << " rows " << e.mean_rows
-         << " tail " << e.tail;
+         << " tail " << e.tail << " values " << e.mean_values;
 }
 
 class Accuracy : public testing::TestWithParam<std::vector<Expected>>
@@ -106,6 +106,8 @@ static void check_row(const json_t *row, const Expected &e)
     if (e.mean_rows) {
         EXPECT_NEAR(real(row, "mean_rows"), e.mean_rows, 2); // one score more or less is many tokens
     }
+    EXPECT_EQ(real(row, "vskip") > 0, e.mean_values > 0);
+    EXPECT_NEAR(real(row, "mean_values"), e.mean_values ? e.mean_values : real(row, "mean_rows"), 0.1);
     EXPECT_NEAR(real(row, "recall"), e.recall, close);
     EXPECT_NEAR(real(row, "mass"), e.mass, close);
     EXPECT_NEAR(real(row, "output_error"), e.error, close);
@@ -140,6 +142,8 @@ static void check_backends(const std::vector<Expected> &group, const std::vector
                                      first.floor > 0 ? number_name(first.floor) : std::to_string(first.mean_rows),
                                      "--tail",
                                      std::to_string(first.tail),
+                                     "--mean-values",
+                                     std::to_string(first.mean_values),
                                      "--recent",
                                      std::to_string(first.recent),
                                      "--threads",
@@ -174,19 +178,20 @@ TEST_P(Accuracy, AsPublished)
 {
     std::vector<std::string> backends = {"cpu", "reference"};
     for (const char *name : {"cuda", "opencl"})
-        if (why_no_device(name).empty())
-            backends.push_back(name);
+        if (why_no_device(name).empty() && !(GetParam()[0].mean_values && name == std::string("opencl")))
+            backends.push_back(name); /* OpenCL reads all values */
     check_backends(GetParam(), backends, "all");
 }
 
 TEST(AccuracyFile, HasEveryMapAndBudget)
 {
-    EXPECT_EQ(read_expected().size(), 62u);
-    EXPECT_EQ(runs().size(), 30u);
+    EXPECT_EQ(read_expected().size(), 69u);
+    EXPECT_EQ(runs().size(), 37u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Traces, Accuracy, testing::ValuesIn(runs()), [](const auto &info) {
     const Expected &e = info.param[0];
     return e.trace + "_k" + std::to_string(e.topk) + "_sink" + std::to_string(e.sink) + "_rows" +
-           std::to_string(e.mean_rows) + (e.tail > 0 ? "_tail" : "") + (e.candidates ? "_heads" : "");
+           std::to_string(e.mean_rows) + (e.tail > 0 ? "_tail" : "") + (e.candidates ? "_heads" : "") +
+           (e.mean_values ? "_values" + std::to_string(e.mean_values) : "");
 });

@@ -64,6 +64,12 @@ TEST(Cli, BadOptionsOfDecode)
         {{"--tail", "1.01"}, "--tail is a number from 0 to 1"},
         {{"--tail", "-0.5"}, "--tail is a number from 0"},
         {{"--tail", "nan"}, "--tail is a number from 0"},
+        {{"--vskip", "0.01"}, "--vskip and --mean-values are for --tail"},
+        {{"--mean-values", "100"}, "--vskip and --mean-values are for --tail"},
+        {{"--tail", "0.5", "--vskip", "1"}, "--vskip is a number from 0"},
+        {{"--tail", "0.5", "--vskip", "0.01", "--mean-values", "9"}, "--mean-values finds a --vskip: not with that"},
+        {{"--tail", "0.5", "--maps", "weighted128", "--backend", "cpu", "--mean-values", "600"},
+         "--mean-values 600: the selections keep 482.9 rows a query"},
         {{"--tail", "0.5", "--norms"}, "map hamming128: reference: unsupported: tail is 0.5 with key_norms"},
         {{"--tail", "0.5", "--maps", "weighted128", "--bits", "64"}, "a tail goes with no other --bits or --select"},
         {{"--json", "/nonexistent/x.json"}, "cannot write /nonexistent/x.json"},
@@ -295,7 +301,34 @@ TEST(Cli, TailsOfDecode)
     EXPECT_LT(figure(1, "output_error"), 0.9 * figure(0, "output_error"));
 }
 
-/* A backend that has no code for floors, or for tails, is left out in words where nobody named it. */
+/* Fewer rows of V, of small weight: hardly another output. */
+TEST(Cli, SkippedValuesOfDecode)
+{
+    const Words tail = {"--backend", "cpu", "--maps", "weighted128", "--topk", "512", "--tail", "0.5"};
+    std::vector<JsonOwner> jsons;
+    for (const Words &more : {Words{}, {"--mean-values", "320"}, {"--vskip", "0.5"}}) {
+        Words words = tail;
+        words.insert(words.end(), more.begin(), more.end());
+        jsons.push_back(decode_json(words));
+    }
+    const auto figure = [&](int i, const char *name) {
+        return real(json_array_get(json_object_get(jsons[i].get(), "rows"), 0), name);
+    };
+    for (int i = 0; i < 3; i++) {
+        EXPECT_EQ(figure(i, "wrong"), 0);
+        for (const char *same : {"recall", "mass", "mean_rows"})
+            EXPECT_EQ(figure(i, same), figure(0, same)) << same;
+    }
+    EXPECT_EQ(figure(0, "mean_values"), figure(0, "mean_rows"));
+    EXPECT_EQ(figure(0, "vskip"), 0);
+    EXPECT_NEAR(figure(1, "mean_values"), 320, 0.1);
+    EXPECT_NEAR(figure(1, "output_error"), figure(0, "output_error"), 0.02 * figure(0, "output_error"));
+    EXPECT_EQ(figure(2, "vskip"), 0.5);
+    EXPECT_LT(figure(2, "mean_values"), 1);
+    EXPECT_GT(figure(2, "output_error"), 2 * figure(0, "output_error"));
+}
+
+/* A backend that has no code for floors, or for tails, or for values that are not read, is left out in words where nobody named it. */
 class CliWithout : public testing::TestWithParam<std::vector<std::string>>
 {
 };
@@ -320,7 +353,9 @@ TEST_P(CliWithout, IsLeftOut)
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Options, CliWithout, testing::Values(Words{"--floor", "0.001"}, Words{"--tail", "0.5"}));
+INSTANTIATE_TEST_SUITE_P(Options, CliWithout,
+                         testing::Values(Words{"--floor", "0.001"}, Words{"--tail", "0.5"},
+                                         Words{"--tail", "0.5", "--vskip", "0.0001"}));
 
 TEST(Cli, DecodeOptionsReachTheStep)
 {

@@ -155,6 +155,44 @@ public:
     int loads_first = 0;
 };
 
+using AddValues = KernelTest<hattn_add_values_fn>;
+HATTN_TEST_ROWS(AddValues, add_values);
+
+/* Weights that are given, blocks of any size, K never looked at. */
+TEST_P(AddValues, IsTheSum)
+{
+    for (int32_t dtype : kAllFloats)
+        for (int group : {1, 2, 3, 4, 5, 8, 16})
+            for (int dims : {32, 48, 128, 200, 576}) {
+                const AttendCase c = {group, 32, dims, pick(1, 64), dtype, 0, false};
+                Attention attention(c, kPlaces[pick(0, 1)], rng, 1);
+                for (int g = 0; g < group; g++)
+                    for (int j = 0; j < c.num_rows; j++)
+                        attention.logits[g * HATTN_ATTEND_BLOCK + j] =
+                            static_cast<float>(pick(0, 1000)) / 1000.0f / static_cast<float>(c.num_rows);
+                const std::vector<float> weights(attention.logits.data(),
+                                                 attention.logits.data() + group * HATTN_ATTEND_BLOCK);
+                hattn_attend_block block = attention.block(0, c.num_rows);
+                block.q = nullptr;
+                block.sum = nullptr;
+                block.k_rows = block.v_rows;
+                block.head_dim_qk = 0;
+                block.loads_first = pick(0, 1);
+                kernel()(&block);
+                for (int g = 0; g < group; g++)
+                    for (int i = 0; i < dims; i++) {
+                        double exact = 0, largest = 0;
+                        for (int j = 0; j < c.num_rows; j++) {
+                            const double value = decode(block.v_rows[j], dtype, i);
+                            exact += weights[static_cast<size_t>(g * HATTN_ATTEND_BLOCK + j)] * value;
+                            largest = std::max(largest, std::fabs(value));
+                        }
+                        ASSERT_NEAR(attention.acc_at(g, i), exact, 0x1p-20 * largest) << c;
+                    }
+                ASSERT_TRUE(attention.acc.untouched_outside()) << c;
+            }
+}
+
 TEST_P(Attend, GroupsDimsRowsAndDtypes)
 {
     std::vector<AttendCase> cases;

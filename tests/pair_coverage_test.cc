@@ -128,6 +128,7 @@ const std::vector<Feature> features = {
     {"norms", {"yes", "no"}, [](const Problem &p) { return yes(p.key_norms); }},
     {"floor", {"yes", "no"}, [](const Problem &p) { return yes(p.min_probability > 0); }},
     {"tail", {"yes", "no"}, [](const Problem &p) { return yes(p.tail > 0); }},
+    {"values skipped", {"yes", "no"}, [](const Problem &p) { return yes(p.min_value_weight > 0); }},
     {"candidates", {"yes", "no"}, [](const Problem &p) { return yes(p.num_candidates > 0); }},
     {"bias", {"yes", "no"}, [](const Problem &p) { return yes(p.key_bias); }},
     {"rows", {"one", "several", "ragged", "padded"}, rows},
@@ -162,14 +163,16 @@ std::string text(const Value &value)
 }
 
 /* Scales are fp8's alone, groups of one have no heads of their own to select for, an output that is fp32 as q is cannot be wider, and scores with
- * norms are no probabilities; nor have single query heads any but weighted scores. */
+ * norms are no probabilities; nor have single query heads any but weighted scores. Where values are skipped a tail has
+ * their mean. */
 bool is_impossible(const Pair &pair)
 {
     const std::string a = text(pair.first), b = text(pair.second);
     const bool scaled = b == "scales one" || b == "scales per head";
     return (scaled && (a == "kv f32" || a == "kv f16" || a == "kv bf16")) || (a == "q f32" && b == "out wider") ||
-           (a == "norms yes" && (b == "floor yes" || b == "tail yes" || b == "candidates yes")) ||
-           (a == "scores hamming" && b == "candidates yes");
+           (a == "norms yes" &&
+            (b == "floor yes" || b == "tail yes" || b == "candidates yes" || b == "values skipped yes")) ||
+           (a == "tail no" && b == "values skipped yes") || (a == "scores hamming" && b == "candidates yes");
 }
 
 std::vector<Problem> listed_problems()

@@ -180,6 +180,27 @@ TEST(ReferenceTail, AttendByHand)
     six.expect_out(1.5f, 2.5f);
 }
 
+/* Weights of 5, 1 and 2 eighths, and with a sink of nineteenths: the mean takes the place of the light ones. */
+TEST(ReferenceTail, ValuesOfSmallWeightAreNotRead)
+{
+    const std::vector<uint32_t> shares = {8, 1 | ANCHOR, 3 | ANCHOR};
+    SixTokens six;
+    six.w.p.min_value_weight = 0.2f;
+    six.w.set<float>(six.w.v, 5, NaN); /* of token 2 */
+    six.w.value_lengths = SixTokens::bytes({6, 6});
+    for (int64_t state = 0; state < 2; state++) {
+        six.w.set<int64_t>(six.w.value_sums, 8 * state, -30 * ONE);
+        six.w.set<int64_t>(six.w.value_sums, 8 * state + 1, 78 * ONE);
+    }
+    EXPECT_FLOAT_EQ(std::log(11.0f), six.attend(shares, 8));
+    six.expect_out(28.0f / 11, 60.0f / 11); /* (40 + 8 - 4 * 5) / 11, (8 + 4 * 13) / 11 */
+    EXPECT_FLOAT_EQ(std::log(8.0f), six.attend(shares, 0));
+    six.expect_out(43.0f / 8, 21.0f / 8);
+    std::vector<float> sink = {std::log(11.0f)};
+    EXPECT_FLOAT_EQ(std::log(22.0f), six.attend(shares, 8, buffer(sink)));
+    six.expect_out(10.0f / 22, 78.0f / 22); /* (40 - 6 * 5) / 22, 6 * 13 / 22 */
+}
+
 TEST(ReferenceTail, TheMeanIsOutOfSumsAndTheCache)
 {
     const std::vector<uint32_t> shares = {8, 1 | ANCHOR, 3 | ANCHOR};

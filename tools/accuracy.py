@@ -7,6 +7,7 @@ for its linear maps, with a fixed k or a floor of probability, with a tail, and 
     tools/accuracy.py examples/layer5.safetensors --maps hata128,weighted128 --topk 2048 --mean-rows 512 --tail 0.5
     tools/accuracy.py examples/layer5.safetensors --maps hata128 --topk 2048 --mean-rows 512 --candidates 4096
     tools/accuracy.py examples/layer6.safetensors --maps weighted128 --topk 2048 --floor 1.2e-4 --tail 0.5
+    tools/accuracy.py examples/layer5.safetensors --maps weighted128 --topk 2048 --mean-rows 640 --tail 0.5 --mean-values 384
 
 --fit prints the slopes that least cross entropy gives, to be compared with those of `hattn calibrate` in the file.
 """
@@ -113,10 +114,21 @@ class Selection:
         return np.minimum(factor * part[:, near].sum(1) * (rest / shares[near].sum()),
                           part[:, shares > 0].sum(1) * (rest / shares.sum()))
 
-    def metrics(self, kept, compared, tail):
-        """recall, mass and error of what is kept, mass and error of the best `compared`; errors of what is kept with a tail."""
+    def value_weights(self, kept):
+        """w of hattn_attend."""
+        part = self.attention[:, kept]
+        return (part / part.sum(1, keepdims=True)).mean(0)
+
+    def metrics(self, kept, compared, tail, least):
+        """recall, mass and error of what is kept, mass and error of the best `compared`; errors of what is kept with a tail, and without values of
+        less weight than `least`."""
+        is_read = self.value_weights(kept) >= least
+
         def error(part, positions, mass, rest):
-            out = (part @ self.values[positions] + rest[:, None] * self.values.mean(0)) / (mass + rest)[:, None]
+            if positions is kept:
+                part, positions = part[:, is_read], positions[is_read]
+            of_mean = rest + mass - part.sum(1)
+            out = (part @ self.values[positions] + of_mean[:, None] * self.values.mean(0)) / (mass + rest)[:, None]
             return (np.linalg.norm(out - self.dense, axis=1) / np.linalg.norm(self.dense, axis=1)).mean()
 
         best = np.argsort(-self.attention.sum(0), kind="stable")[:compared]
@@ -234,13 +246,17 @@ def print_row(args, name, score, bits, flat):
     if args.mean_rows:
         tau = find_floor(lambda tau: np.mean([len(kept) for kept in selected(tau)]), args.mean_rows)
     kept = selected(tau)
+    least = 0
+    if args.mean_values:
+        weights = np.sort(np.concatenate([one.value_weights(positions) for one, positions in zip(flat, kept)]))
+        least = weights[len(weights) - args.mean_values * len(flat)]
     mean_rows = np.mean([len(positions) for positions in kept])
-    figures = np.mean([one.metrics(positions, len(positions) if tau else args.topk, args.tail)
+    figures = np.mean([one.metrics(positions, len(positions) if tau else args.topk, args.tail, least)
                        for one, positions in zip(flat, kept)], 0)
     print("\t".join([os.path.basename(args.trace).split(".")[0], name, score, "kv", str(bits), str(args.topk), "0", "0",
                      str(args.candidates), "%.0f" % mean_rows if args.floor else str(args.mean_rows), "%g" % args.floor,
-                     "%g" % args.tail, *["%.4f" % figure for figure in figures],
-                     "# floor %.6g, rows %.1f" % (tau, mean_rows)]), flush=True)
+                     "%g" % args.tail, str(args.mean_values), *["%.4f" % figure for figure in figures],
+                     "# floor %.6g, rows %.1f, vskip %.6g" % (tau, mean_rows, least)]), flush=True)
 
 
 def main():
@@ -251,6 +267,7 @@ def main():
     parser.add_argument("--mean-rows", type=int, default=0, help="a floor that keeps so many on average")
     parser.add_argument("--floor", type=float, default=0, help="this floor, which was set elsewhere")
     parser.add_argument("--tail", type=float, default=0, help="the factor of a tail")
+    parser.add_argument("--mean-values", type=int, default=0, help="with a tail: how many rows of V are read on average")
     parser.add_argument("--candidates", type=int, default=0, help="of scores per query head")
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()

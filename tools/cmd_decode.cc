@@ -29,7 +29,7 @@ struct Row {
     size_t device; /* of Race::devices_ */
     Lane *lane;
     Lane *oracle; /* the reference backend's lane of the map; may be the row's own */
-    double rows = 0, recall = 0, mass = 0, error = 0, best_mass = 0,
+    double rows = 0, values = 0, recall = 0, mass = 0, error = 0, best_mass = 0,
            best_error = 0; /* means, once all queries are in */
     std::vector<double> times;
     Verdict verdict;
@@ -65,6 +65,12 @@ bool readable(const StepResult &step, int s, int k, int length)
     return std::all_of(begin, begin + count, [length](int32_t j) { return j >= 0 && j < length; });
 }
 
+double values_read(const Truth &truth, int s, int heads, const int32_t *kept, int count, double least)
+{
+    const std::vector<double> weights = truth.value_weights(s, heads, kept, count);
+    return double(std::count_if(weights.begin(), weights.end(), [least](double weight) { return weight >= least; }));
+}
+
 void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem &problem, int num_queries, Row *row)
 {
     const int heads = problem.num_selection_heads, group = problem.num_q_heads / heads;
@@ -75,6 +81,9 @@ void add_metrics(const Truth &truth, const StepResult &step, const hattn_problem
         const std::vector<int32_t> best =
             truth.best(s, heads, problem.min_probability > 0 && count ? count : problem.k);
         row->rows += per_selection * count;
+        row->values += per_selection * (problem.min_value_weight > 0
+                                            ? values_read(truth, s, heads, kept, count, problem.min_value_weight)
+                                            : count);
         std::vector<int32_t> both;
         std::set_intersection(kept, kept + count, best.begin(), best.end(), std::back_inserter(both));
         row->recall += per_selection * both.size() / best.size();
@@ -102,6 +111,7 @@ private:
     void add_map(const TraceMap &map, const LaneSettings &settings, bool may_leave_out);
     void encode();
     void find_floors(double mean_rows);
+    void find_value_weights(double mean_values);
     void decode(int query);
     Json row_json(const Row &row) const;
     double dense_us(const Row &row) const { return median(dense_[row.device].times); }
@@ -114,7 +124,7 @@ private:
     std::vector<Dense> dense_; /* of each device */
     std::vector<std::unique_ptr<Lane>> lanes_;
     std::vector<Row> rows_;
-    double mean_rows_; /* that floors are to be found for; 0: none */
+    double mean_rows_, mean_values_; /* that floors and least weights of values are to be found for; 0: none */
     struct LeftOut {
         std::string backend, map, why;
     };
@@ -122,7 +132,7 @@ private:
 };
 
 Race::Race(const DecodeOptions &options, const Trace &trace)
-    : trace_(trace), source_(trace), mean_rows_(double(options.mean_rows))
+    : trace_(trace), source_(trace), mean_rows_(double(options.mean_rows)), mean_values_(double(options.mean_values))
 {
     const int32_t threads = int32_t(options.threads);
     const std::vector<std::string> backends = choose_backends(options.backend);
@@ -192,6 +202,26 @@ void Race::find_floors(double mean_rows)
     }
 }
 
+/* Likewise. */
+void Race::find_value_weights(double mean_values)
+{
+    Progress progress("finding weights of values:", int(rows_.size()));
+    const TraceMap *map = nullptr;
+    float found = 0;
+    for (Row &row : rows_) {
+        progress.step(row.map->name);
+        try {
+            if (row.map != map)
+                found = find_value_weight(row.lane, source_, mean_values);
+        } catch (const UsageError &error) {
+            throw UsageError("map " + printable(row.map->name, 80) + ": " + error.what());
+        }
+        map = row.map;
+        row.lane->set_min_value_weight(found);
+        row.oracle->set_min_value_weight(found);
+    }
+}
+
 void Race::decode(int query)
 {
     const Truth truth(source_, query);
@@ -217,6 +247,8 @@ void Race::run()
     encode();
     if (mean_rows_ > 0)
         find_floors(mean_rows_);
+    if (mean_values_ > 0)
+        find_value_weights(mean_values_);
     Progress progress("decoding: query", trace_.num_queries);
     for (int query = 0; query < trace_.num_queries; query++) {
         progress.step("");
@@ -253,8 +285,10 @@ Json Race::row_json(const Row &row) const
     json_put(object, "floor", json_number(problem.min_probability));
     json_put(object, "min_k", json_integer(problem.min_k));
     json_put(object, "tail", json_number(problem.tail));
+    json_put(object, "vskip", json_number(problem.min_value_weight));
     json_put(object, "candidates", json_integer(problem.num_candidates));
     json_put(object, "mean_rows", json_number(row.rows));
+    json_put(object, "mean_values", json_number(row.values));
     json_put(object, "norms", json_boolean(problem.key_norms));
     json_put(object, "threads", json_integer(info.max_threads));
     json_put(object, "recall", json_number(row.recall));
@@ -292,20 +326,33 @@ void Race::report(const Output &output) const
         json_array_append_new(left_out, object.release());
         notes += "left out: " + printable(one.map, 80) + " on " + printable(one.why) + "\n";
     }
-    Table table({"<backend", "<isa", "<map", "bits", "<score", "<select", "k", "floor", "tail", "rows", "recall",
-                 "mass", "best", "error", "step us", "dense us", "speed-up", "flips", "wrong"});
+    Table table({"<backend", "<isa",  "<map",    "bits",     "<score",   "<select", "k",
+                 "floor",    "tail",  "vskip",   "rows",     "V rows",   "recall",  "mass",
+                 "best",     "error", "step us", "dense us", "speed-up", "flips",   "wrong"});
     for (const Row &row : rows_) {
         const hattn_problem &problem = row.lane->problem();
         const hattn_device_info &info = row.lane->device().device().info();
         json_array_append_new(list, row_json(row).release());
-        table.row({info.backend, info.isa, printable(row.map->name, 80), std::to_string(problem.code_bits),
-                   problem.num_candidates ? "per head" : score_name(problem.score_kind), select_name(problem),
+        table.row({info.backend,
+                   info.isa,
+                   printable(row.map->name, 80),
+                   std::to_string(problem.code_bits),
+                   problem.num_candidates ? "per head" : score_name(problem.score_kind),
+                   select_name(problem),
                    std::to_string(problem.k),
                    problem.min_probability > 0 ? format("%.4g", problem.min_probability) : "-",
-                   problem.tail > 0 ? format("%g", problem.tail) : "-", format("%.1f", row.rows),
-                   format("%.4f", row.recall), format("%.4f", row.mass), format("%.4f", row.best_mass),
-                   format("%.4f", row.error), format("%.1f", median(row.times)), format("%.1f", dense_us(row)),
-                   format("%.2f", dense_us(row) / median(row.times)), std::to_string(row.verdict.flips),
+                   problem.tail > 0 ? format("%g", problem.tail) : "-",
+                   problem.min_value_weight > 0 ? format("%.4g", problem.min_value_weight) : "-",
+                   format("%.1f", row.rows),
+                   format("%.1f", row.values),
+                   format("%.4f", row.recall),
+                   format("%.4f", row.mass),
+                   format("%.4f", row.best_mass),
+                   format("%.4f", row.error),
+                   format("%.1f", median(row.times)),
+                   format("%.1f", dense_us(row)),
+                   format("%.2f", dense_us(row) / median(row.times)),
+                   std::to_string(row.verdict.flips),
                    std::to_string(wrong(row))});
     }
     if (output.is_wanted())

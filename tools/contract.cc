@@ -114,50 +114,75 @@ static void judge_query(const TruthSource &source, int query, int selection_head
     }
 }
 
+/* A step's selection head: the positions that were kept, of its query heads the logits, which values are read. */
+struct Selection {
+    int first_head, num_heads, count;
+    const int32_t *positions;
+    std::vector<std::vector<contract::Logit>> logits;
+    std::vector<contract::Read> reads; /* all, until they are found */
+
+    Selection(const Truth &truth, const hattn_problem &problem, int num_selection_heads, int s,
+              const int32_t *positions_, int count_)
+        : num_heads(problem.num_q_heads / num_selection_heads), count(count_), positions(positions_)
+    {
+        first_head = s * num_heads;
+        reads.resize(size_t(count));
+        for (int h = first_head; h < first_head + num_heads; h++) {
+            logits.emplace_back();
+            for (int i = 0; i < count; i++)
+                logits.back().push_back(
+                    {truth.logit(h, positions[i]),
+                     contract::logit_error(problem.head_dim_qk, truth.magnitude(h, positions[i]), 0)});
+        }
+    }
+
+    void find_reads(double min_value_weight)
+    {
+        std::vector<contract::Attention> heads;
+        for (const std::vector<contract::Logit> &of_head : logits)
+            heads.emplace_back(of_head);
+        reads = contract::reads_of(heads, size_t(count), min_value_weight);
+    }
+};
+
 /* ln R of a head, from what the reference has selected. */
-static contract::Logit tail_of(const Lane &oracle, const Truth &truth, int head, int selection_head,
+static contract::Logit tail_of(const hattn_problem &problem, const Selection &selection, int head, int selection_head,
                                const StepResult &selected)
 {
-    const hattn_problem &problem = oracle.problem();
-    const size_t begin = static_cast<size_t>(selection_head) * problem.k, end = begin + selected.counts[selection_head];
     contract::Tail tail;
     const int of = problem.num_candidates ? head : selection_head;
     const auto shares = selected.shares.begin() + static_cast<int64_t>(of) * problem.k;
     tail.shares.assign(shares, shares + selected.counts[selection_head]);
     tail.rest = selected.rests[of];
-    std::vector<contract::Logit> logits;
-    for (size_t i = begin; i < end; i++) {
-        const int32_t j = selected.indices[i];
-        logits.push_back(
-            {truth.logit(head, j), contract::logit_error(problem.head_dim_qk, truth.magnitude(head, j), 0)});
-    }
-    return contract::tail_logit(logits, tail, problem.tail);
+    return contract::tail_logit(selection.logits[head - selection.first_head], tail, problem.tail);
 }
 
-/* True if the head's output and lse are what exact attention over the positions gives, and over a tail, if it is not null; a NaN is not. */
-static bool output_allowed(const TruthSource &source, const Truth &truth, int head, const int32_t *positions, int count,
+/* True if the head's output and lse are what exact attention over the selection gives, and over a tail, if it is not null; a NaN is not. */
+static bool output_allowed(const TruthSource &source, const Truth &truth, const Selection &selection, int head,
                            const contract::Logit *tail, contract::Sums sums, const StepResult &step)
 {
     const Trace &trace = source.trace();
     const int kv_head = head / (trace.num_q_heads / trace.num_kv_heads);
-    std::vector<contract::Logit> logits;
-    for (int i = 0; i < count; i++)
-        logits.push_back({truth.logit(head, positions[i]),
-                          contract::logit_error(trace.head_dim_qk, truth.magnitude(head, positions[i]), 0)});
+    std::vector<contract::Logit> logits = selection.logits[head - selection.first_head];
     if (tail && tail->value != -INFINITY)
         logits.push_back(*tail);
     const contract::Attention attention(logits);
     std::vector<double> values(trace.head_dim_v);
-    const contract::Columns exact = attention.columns(trace.head_dim_v, [&](size_t i) {
-        if (i == static_cast<size_t>(count)) {
-            for (int x = 0; x < trace.head_dim_v; x++)
-                values[x] = truth.mean_value(kv_head)[x];
-            return values.data();
-        }
-        const float *v = source.v(kv_head, positions[i]);
+    const double *mean = truth.mean_value(kv_head);
+    const auto of_cache = [&](size_t i) -> const double * {
+        const float *v = source.v(kv_head, selection.positions[i]);
         std::copy(v, v + trace.head_dim_v, values.begin());
         return values.data();
-    });
+    };
+    const auto value = [&](size_t i) {
+        return i < size_t(selection.count) && selection.reads[i].is_read ? of_cache(i) : mean;
+    };
+    const auto other = [&](size_t i) -> const double * {
+        if (i == size_t(selection.count) || !selection.reads[i].may_turn)
+            return nullptr;
+        return selection.reads[i].is_read ? mean : of_cache(i);
+    };
+    const contract::Columns exact = attention.columns(trace.head_dim_v, value, other);
     for (int x = 0; x < trace.head_dim_v; x++)
         if (!contract::within(step.out[static_cast<size_t>(head) * trace.head_dim_v + x], exact.exact(x),
                               exact.tolerance(x, sums, HATTN_F32), HATTN_F32))
@@ -184,12 +209,16 @@ void judge_step(const TruthSource &source, const Truth &truth, int query, const 
         const bool same = step.counts[s] == selected.counts[s] &&
                           std::equal(&step.indices[begin], &step.indices[begin] + problem.k, &selected.indices[begin]);
         verdict->wrong += !same;
-        for (int h = s * group; same && h < (s + 1) * group; h++) {
+        if (!same)
+            continue;
+        Selection selection(truth, problem, problem.num_selection_heads, s, &step.indices[begin], step.counts[s]);
+        if (problem.min_value_weight > 0)
+            selection.find_reads(problem.min_value_weight);
+        for (int h = s * group; h < (s + 1) * group; h++) {
             contract::Logit tail = {-INFINITY, 0};
             if (problem.tail > 0)
-                tail = tail_of(oracle, truth, h, s, selected);
-            verdict->wrong +=
-                !output_allowed(source, truth, h, &step.indices[begin], step.counts[s], &tail, sums_of(lane), step);
+                tail = tail_of(problem, selection, h, s, selected);
+            verdict->wrong += !output_allowed(source, truth, selection, h, &tail, sums_of(lane), step);
         }
     }
 }
@@ -199,6 +228,8 @@ void judge_dense(const TruthSource &source, const Truth &truth, const Lane &lane
 {
     std::vector<int32_t> all(truth.length());
     std::iota(all.begin(), all.end(), 0);
-    for (int h = 0; h < source.trace().num_q_heads; h++)
-        verdict->wrong += !output_allowed(source, truth, h, all.data(), truth.length(), nullptr, sums_of(lane), dense);
+    for (int h = 0; h < source.trace().num_q_heads; h++) {
+        const Selection selection(truth, lane.problem(), source.trace().num_q_heads, h, all.data(), truth.length());
+        verdict->wrong += !output_allowed(source, truth, selection, h, nullptr, sums_of(lane), dense);
+    }
 }

@@ -29,6 +29,7 @@ void set_floor_and_tail(const DecodeOptions &options, const TraceMap &map, LaneS
         throw UsageError("map " + name + ": slopes are of all its bits and of a selection for each of its " +
                          std::to_string(map.num_heads) + " heads: " + what + " goes with no other --bits or --select");
     settings->tail = float(options.tail);
+    settings->min_value_weight = options.mean_values ? 0.001f : float(options.vskip);
     if (options.per_head)
         settings->num_candidates = int32_t(std::max(options.candidates, int64_t(settings->topk)));
     if (!options.has_floor())
@@ -48,7 +49,9 @@ bool parse_decode_options(Args &args, DecodeOptions *options)
                "select together (with a floor, of as many as are kept); mass: softmax that the selection keeps; best: "
                "that the "
                "best\n"
-               "selection of this size would keep; rows: tokens kept, mean over queries and selections;\n"
+               "selection of this size would keep; rows: tokens kept, and V rows: those of them whose V is read, mean "
+               "over queries and\n"
+               "selections;\n"
                "error: ||out - dense|| / ||dense||, mean over queries and heads. wrong counts what the numerics "
                "contract does\n"
                "not allow, and makes the exit code 1.");
@@ -68,6 +71,12 @@ bool parse_decode_options(Args &args, DecodeOptions *options)
               "let the rest count with the mean value: by this factor (usually 0.5) what scores promise of it, by "
               "slopes; 0: no",
               &options->tail, 0, 1);
+    args.real("vskip", "WEIGHT",
+              "with a tail: do not read V of kept tokens that weigh less, mean of the heads that select together; 0: "
+              "read all",
+              &options->vskip, 0, 0.999);
+    args.number("mean-values", "N", "the --vskip with which each map reads so many rows of V on average; 0: no such",
+                &options->mean_values, 0, INT32_MAX);
     args.flag(
         "per-head",
         "of the best by the group's summed weights each query head scores each by weights of its own, and sums of "
@@ -97,6 +106,10 @@ bool parse_decode_options(Args &args, DecodeOptions *options)
                          std::to_string(options->topk));
     if (options->has_floor() && !args.given("topk"))
         options->topk = USUAL_CAP;
+    if (options->vskip > 0 && options->mean_values > 0)
+        throw UsageError("--mean-values finds a --vskip: not with that");
+    if ((options->vskip > 0 || options->mean_values > 0) && options->tail == 0)
+        throw UsageError("--vskip and --mean-values are for --tail");
     if (args.given("candidates") && !options->per_head)
         throw UsageError("--candidates is for --per-head");
     if (options->per_head && options->score == "hamming")

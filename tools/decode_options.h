@@ -17,8 +17,9 @@ struct DecodeOptions {
     int64_t topk = 512, bits = 0, sink = 0, recent = 0, threads = 0;
     bool norms = false, per_head = false;
     int64_t candidates = 0; /* with per_head */
-    double floor = 0, tail = 0;
-    int64_t min_k = 64, mean_rows = 0; /* with mean_rows the floor is to be found */
+    double floor = 0, tail = 0, vskip = 0;
+    int64_t min_k = 64, mean_rows = 0,
+            mean_values = 0; /* with mean_rows the floor is to be found, with mean_values vskip */
 
     bool has_floor() const { return floor > 0 || mean_rows > 0; }
     bool needs_slopes() const { return has_floor() || tail > 0 || per_head; }

@@ -56,8 +56,11 @@ std::string describe(const hattn_problem &p)
     for (const auto &[name, value] : numbers)
         if (value)
             add(name, std::to_string(value));
-    const std::pair<const char *, float> reals[] = {
-        {"scale", p.scale}, {"soft_cap", p.soft_cap}, {"min_probability", p.min_probability}, {"tail", p.tail}};
+    const std::pair<const char *, float> reals[] = {{"scale", p.scale},
+                                                    {"soft_cap", p.soft_cap},
+                                                    {"min_probability", p.min_probability},
+                                                    {"tail", p.tail},
+                                                    {"min_value_weight", p.min_value_weight}};
     for (const auto &[name, value] : reals)
         if (value != 0)
             add(name, format("%.9g", value));

@@ -48,6 +48,7 @@ hattn_problem describe_problem(const Trace &trace, const TraceMap &map, const La
     problem.min_probability = settings.min_probability;
     problem.min_k = settings.min_k;
     problem.tail = settings.tail;
+    problem.min_value_weight = settings.min_value_weight;
     problem.num_candidates = settings.num_candidates;
     problem.scale = trace.scale;
     problem.q.dtype = trace.q_dtype;
@@ -129,6 +130,12 @@ Lane::Lane(const LaneDevice &device, const Trace &trace, const TraceMap &map, co
 void Lane::set_min_probability(float min_probability)
 {
     problem_.min_probability = min_probability;
+    plan_ = Plan(device_.device(), problem_, threads_);
+}
+
+void Lane::set_min_value_weight(float min_value_weight)
+{
+    problem_.min_value_weight = min_value_weight;
     plan_ = Plan(device_.device(), problem_, threads_);
 }
 

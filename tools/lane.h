@@ -21,6 +21,7 @@ struct LaneSettings {
     float min_probability = 0;
     int32_t min_k = 0;
     float tail = 0;             /* of a tail, likewise; 0: none */
+    float min_value_weight = 0; /* with a tail */
     int32_t num_candidates = 0; /* scores per query head, likewise; 0: none */
 };
 
@@ -66,8 +67,9 @@ public:
     const hattn_problem &problem() const { return problem_; }
     const LaneDevice &device() const { return device_; }
 
-    /* Another floor: a new plan, with the keys that were encoded. */
+    /* Another floor, or least weight of values: a new plan, with the keys that were encoded. */
     void set_min_probability(float min_probability);
+    void set_min_value_weight(float min_value_weight);
 
     void encode_keys();
     EncodedQuery encode_query(int query);

@@ -126,6 +126,19 @@ std::vector<double> Truth::attend(int head, const int32_t *positions, int count,
     return out;
 }
 
+std::vector<double> Truth::value_weights(int s, int num_selection_heads, const int32_t *positions, int count) const
+{
+    const int heads = num_heads_ / num_selection_heads;
+    std::vector<double> weights(count);
+    for (int h = s * heads; h < (s + 1) * heads; h++) {
+        double lse = 0;
+        attend(h, positions, count, &lse);
+        for (int i = 0; i < count; i++)
+            weights[i] += std::exp(logits(h)[positions[i]] - lse) / heads;
+    }
+    return weights;
+}
+
 double Truth::magnitude(int head, int32_t j) const
 {
     const float *q = source_.q(query_, head), *k = source_.k(head / group_, j);

@@ -47,6 +47,8 @@ public:
     std::vector<double> attend(int head, const int32_t *positions, int count, double *lse) const;
     /* Of the values of a KV head that the query sees. */
     const double *mean_value(int kv_head) const { return &mean_values_[static_cast<size_t>(kv_head) * num_values_]; }
+    /* w of hattn_attend of a selection's positions, for selection head s. */
+    std::vector<double> value_weights(int s, int num_selection_heads, const int32_t *positions, int count) const;
     double lse(int head) const { return lse_[head]; }
     double logit(int head, int32_t j) const { return logits(head)[j]; }
     /* scale * sum |q_i k_i|: what roundings of the logit are relative to. */

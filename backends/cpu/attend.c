@@ -15,21 +15,16 @@ int hattn_cpu_num_parts(const hattn_cpu_attention *a)
 /* Rows whose addresses are found at a time, while rows before them are on their way; as many and a block's are known. */
 enum { ROWS_RESOLVED = 2 * HATTN_ATTEND_BLOCK };
 
-/* One head of a cache: addresses are start + page * page_bytes + slot * slot_bytes. */
-typedef struct cache_head {
-    const char *start;
-    int64_t page_bytes, slot_bytes;
-} cache_head;
-
-static cache_head head_of(const hattn_tensor *cache, hattn_buffer buffer, int64_t kv_head)
+hattn_cpu_cache_head hattn_cpu_head_of(const hattn_tensor *cache, hattn_buffer buffer, int64_t kv_head)
 {
     const int64_t size = hattn_dtype_size(cache->dtype);
-    return (cache_head){hattn_element(cache, buffer, 0, 0, kv_head), cache->stride[0] * size, cache->stride[1] * size};
+    return (hattn_cpu_cache_head){hattn_element(cache, buffer, 0, 0, kv_head), cache->stride[0] * size,
+                                  cache->stride[1] * size};
 }
 
 /* Addresses of rows first..first+count of the list. A loop for each kind of list: dense rows cost a nanosecond each to attend to. */
-static void resolve_rows(const hattn_cpu_attention *a, const cache_head *k, const cache_head *v, int32_t first,
-                         int count, const void **k_rows, const void **v_rows)
+void hattn_cpu_resolve_rows(const hattn_cpu_attention *a, const hattn_cpu_cache_head *k, const hattn_cpu_cache_head *v,
+                            int32_t first, int count, const void **k_rows, const void **v_rows)
 {
     if (a->pages.table && a->page_shift >= 0) { /* a division takes longer than all the rest */
         const int32_t mask = a->pages.page_size - 1;
@@ -119,19 +114,20 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         sum[h] = 0;
     }
     memset(acc, 0, (size_t)(a->group * plan->stride_acc) * sizeof(*acc));
-    const bool has_tail = hattn_cpu_has_tail(a),
+    const bool skips = hattn_cpu_skips(a, p), has_tail = hattn_cpu_has_tail(a),
                all_have_shares = has_tail && hattn_cpu_all_have_shares(&a->tail, a->group, first, count);
     if (has_tail)
         hattn_cpu_begin_tail(plan, scratch, a->group, max);
 
-    const cache_head k = head_of(&p->k_cache, a->k_cache, kv_head), v = head_of(&p->v_cache, a->v_cache, kv_head);
+    const hattn_cpu_cache_head k = hattn_cpu_head_of(&p->k_cache, a->k_cache, kv_head),
+                               v = hattn_cpu_head_of(&p->v_cache, a->v_cache, kv_head);
     const void *k_rows[2 * ROWS_RESOLVED], *v_rows[2 * ROWS_RESOLVED];
     hattn_attend_block block = {
         .q = q,
         .stride_q = plan->stride_q,
         .group = a->group,
         .head_dim_qk = p->head_dim_qk,
-        .head_dim_v = p->head_dim_v,
+        .head_dim_v = skips ? 0 : p->head_dim_v,
         .dtype = p->k_cache.dtype,
         .soft_cap = p->soft_cap,
         .logits = (float *)(scratch + plan->scratch.logits),
@@ -148,7 +144,7 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
             known -= row;
             memmove(k_rows, k_rows + row, (size_t)known * sizeof(*k_rows));
             memmove(v_rows, v_rows + row, (size_t)known * sizeof(*v_rows));
-            resolve_rows(a, &k, &v, first + resolved, more, k_rows + known, v_rows + known);
+            hattn_cpu_resolve_rows(a, &k, &v, first + resolved, more, k_rows + known, v_rows + known);
             row = 0;
             known += more;
             resolved += more;
@@ -158,6 +154,8 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         block.k_rows = k_rows + row;
         block.v_rows = v_rows + row;
         plan->kernels.attend(&block);
+        if (skips)
+            hattn_cpu_keep_weights(plan, task_scratch, &block, first + done);
         if (has_tail)
             hattn_cpu_add_block(plan, scratch, &block, &a->tail, first + done, all_have_shares);
     }
@@ -171,7 +169,7 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
         const float factor = empty ? 0 : v_scale / sum[h];
         if (empty)
             memset(out, 0, (size_t)p->head_dim_v * sizeof(*out)); /* what weighs nothing may be anything */
-        else
+        else if (!skips)
             overflowed |= !scale_sums(sums, p->head_dim_v, factor, out) && sum[h] < INFINITY;
         *part_max(plan, task_scratch, a->group, part, h) = empty ? -INFINITY : max[h];
         *part_sum(plan, task_scratch, a->group, part, h) = empty ? 1 : sum[h];
@@ -179,8 +177,9 @@ static bool attend_part(const hattn_crew *crew, char *scratch, char *task_scratc
     return !overflowed;
 }
 
-void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
-                           int part)
+/* Part `part` into the part area of `task_scratch`, its own scratch in `scratch`; finish joins the parts there and writes out and lse. */
+static void attend_in_range(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
+                            int part)
 {
     if (!attend_part(crew, scratch, task_scratch, a, part, false))
         attend_part(crew, scratch, task_scratch, a, part, true);
@@ -201,7 +200,7 @@ static float join_parts(const hattn_cpu_plan *plan, char *task_scratch, int grou
     return base + lse;
 }
 
-void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const hattn_cpu_attention *a)
+static void finish(const hattn_crew *crew, char *task_scratch, const hattn_cpu_attention *a)
 {
     const hattn_cpu_plan *plan = crew->plan;
     const hattn_problem *p = &plan->base.problem;
@@ -287,28 +286,18 @@ static hattn_cpu_attention describe(const hattn_cpu_plan *plan, const hattn_atte
     return a;
 }
 
-static void attend_body(hattn_crew *crew, hattn_cpu_args run)
+void hattn_cpu_attend_whole(const hattn_crew *crew, char *scratch, const hattn_cpu_attention *a)
 {
-    const hattn_attend_args *args = run.attend;
-    const hattn_cpu_plan *plan = crew->plan;
-    char *scratch = hattn_crew_scratch(crew, crew->rank);
-    const int64_t heads = plan->base.problem.num_q_heads / (args->indices.data ? plan->group : plan->dense_group);
-    const int64_t tasks = args->batch.num_rows * heads;
-    int64_t unit;
-    if (!hattn_crew_shares_tasks(crew, tasks)) {
-        while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks, &unit)) {
-            const hattn_cpu_attention a = describe(plan, args, scratch, unit);
-            for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
-                hattn_cpu_attend_part(crew, scratch, scratch, &a, part);
-            hattn_cpu_attend_finish(crew, scratch, &a);
-        }
+    const int num_parts = hattn_cpu_num_parts(a);
+    for (int part = 0; part < num_parts; part++)
+        attend_in_range(crew, scratch, scratch, a, part);
+    if (!hattn_cpu_skips(a, &crew->plan->base.problem)) {
+        finish(crew, scratch, a);
         return;
     }
-    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks * plan->max_parts, &unit)) {
-        const int64_t task = unit / plan->max_parts;
-        const hattn_cpu_attention a = describe(plan, args, scratch, task);
-        hattn_cpu_attend_shared(crew, scratch, task, &a, (int)(unit % plan->max_parts));
-    }
+    for (int part = 0; part < num_parts; part++)
+        hattn_cpu_read_part(crew, scratch, scratch, a, part);
+    hattn_cpu_read_finish(crew, scratch, a);
 }
 
 void hattn_cpu_attend_shared(hattn_crew *crew, char *scratch, int64_t task, const hattn_cpu_attention *a, int part)
@@ -317,9 +306,37 @@ void hattn_cpu_attend_shared(hattn_crew *crew, char *scratch, int64_t task, cons
     if (part >= num_parts)
         return;
     char *task_scratch = hattn_crew_scratch(crew, task);
-    hattn_cpu_attend_part(crew, scratch, task_scratch, a, part);
-    if (hattn_crew_arrive(crew, task, num_parts))
-        hattn_cpu_attend_finish(crew, task_scratch, a);
+    attend_in_range(crew, scratch, task_scratch, a, part);
+    if (!hattn_cpu_skips(a, &crew->plan->base.problem) && hattn_crew_arrive(crew, task, num_parts))
+        finish(crew, task_scratch, a);
+}
+
+static void attend_body(hattn_crew *crew, hattn_cpu_args run)
+{
+    const hattn_attend_args *args = run.attend;
+    const hattn_cpu_plan *plan = crew->plan;
+    char *scratch = hattn_crew_scratch(crew, crew->rank);
+    const int64_t heads = plan->base.problem.num_q_heads / (args->indices.data ? plan->group : plan->dense_group);
+    const int64_t tasks = args->batch.num_rows * heads, units = tasks * plan->max_parts;
+    int64_t unit;
+    if (!hattn_crew_shares_tasks(crew, tasks)) {
+        while (hattn_crew_take(crew, HATTN_STEP_ATTEND, tasks, &unit)) {
+            const hattn_cpu_attention a = describe(plan, args, scratch, unit);
+            hattn_cpu_attend_whole(crew, scratch, &a);
+        }
+        return;
+    }
+    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, units, &unit)) {
+        const hattn_cpu_attention a = describe(plan, args, scratch, unit / plan->max_parts);
+        hattn_cpu_attend_shared(crew, scratch, unit / plan->max_parts, &a, (int)(unit % plan->max_parts));
+    }
+    if (!args->shares.data || plan->base.problem.min_value_weight == 0)
+        return;
+    hattn_crew_finish(crew, HATTN_STEP_ATTEND, units);
+    while (hattn_crew_take(crew, HATTN_STEP_READ, units, &unit)) {
+        const hattn_cpu_attention a = describe(plan, args, scratch, unit / plan->max_parts);
+        hattn_cpu_read_shared(crew, scratch, unit / plan->max_parts, &a, (int)(unit % plan->max_parts));
+    }
 }
 
 hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,

@@ -30,6 +30,8 @@ typedef struct hattn_cpu_scratch {
     uint64_t q, logits, max, sum, acc;             /* attend: one part */
     uint64_t part_out, part_max, part_sum, merged; /* attend: all parts of a task, sink and tail included */
     uint64_t part_near, part_all, near, all, old_max, mean, sums; /* a tail's */
+    uint64_t value_weights, block_max, read,
+        part_left; /* with min_value_weight: [group, stride_weights], [group, blocks], positions, [part, group] */
     uint64_t size;
 } hattn_cpu_scratch;
 
@@ -61,6 +63,7 @@ struct hattn_cpu_plan {
     int num_told;           /* query heads, or 1 for all of a selection, that shares and rests are of */
     int64_t stride_shares;  /* of these, in scratch */
     int64_t stride_listed;  /* of scores and shares of candidates */
+    int64_t stride_weights; /* of a head's, of a selection: whole blocks */
     uint64_t floor_tau;     /* hattn_floor_tau */
     uint64_t scratch_start; /* of rank 0, behind the control region */
     hattn_cpu_scratch scratch;
@@ -183,12 +186,18 @@ typedef struct hattn_cpu_attention {
     hattn_cpu_tail tail;
 } hattn_cpu_attention;
 int hattn_cpu_num_parts(const hattn_cpu_attention *a);
-/* Part `part` into the part area of `task_scratch`, its own scratch in `scratch`; finish joins the parts there and writes out and lse. */
-void hattn_cpu_attend_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
-                           int part);
-void hattn_cpu_attend_shared(hattn_crew *crew, char *scratch, int64_t task, const hattn_cpu_attention *a,
-                             int part); /* in the task's scratch; the last part finishes */
-void hattn_cpu_attend_finish(const hattn_crew *crew, char *task_scratch, const hattn_cpu_attention *a);
+/* Addresses of rows of a selection. */
+typedef struct hattn_cpu_cache_head {
+    const char *start;
+    int64_t page_bytes, slot_bytes;
+} hattn_cpu_cache_head;
+hattn_cpu_cache_head hattn_cpu_head_of(const hattn_tensor *cache, hattn_buffer buffer, int64_t kv_head);
+void hattn_cpu_resolve_rows(const hattn_cpu_attention *a, const hattn_cpu_cache_head *k, const hattn_cpu_cache_head *v,
+                            int32_t first, int count, const void **k_rows, const void **v_rows);
+/* All of it, in one thread. */
+void hattn_cpu_attend_whole(const hattn_crew *crew, char *scratch, const hattn_cpu_attention *a);
+/* A part of it, in the task's scratch; the last part finishes, or with skips leaves that to the parts of read. */
+void hattn_cpu_attend_shared(hattn_crew *crew, char *scratch, int64_t task, const hattn_cpu_attention *a, int part);
 hattn_status hattn_cpu_attend(const hattn_plan *plan, const hattn_attend_args *args, const hattn_exec *exec,
                               hattn_error *error);
 hattn_status hattn_cpu_merge(const hattn_plan *plan, const hattn_merge_args *args, const hattn_exec *exec,
@@ -220,6 +229,18 @@ void hattn_cpu_end_tail(const hattn_cpu_plan *plan, const char *scratch, char *t
 hattn_cpu_rest hattn_cpu_sum_shares(const uint32_t *shares, int32_t count, int64_t rest);
 /* Adds the tail, where there is one, as part num_parts of each head; true if it did. */
 bool hattn_cpu_add_tail(const hattn_cpu_plan *plan, char *task_scratch, const hattn_cpu_attention *a, int num_parts);
+
+/* skip.c: attention in two steps, where values of small weight are not read. */
+bool hattn_cpu_skips(const hattn_cpu_attention *a, const hattn_problem *problem);
+/* The weights that the kernel has just left of rows from `first` of the selection on. */
+void hattn_cpu_keep_weights(const hattn_cpu_plan *plan, char *task_scratch, const hattn_attend_block *block,
+                            int32_t first);
+/* Of rows whose parts are all done: of one part its values, and what they weigh that are not read. */
+void hattn_cpu_read_part(const hattn_crew *crew, char *scratch, char *task_scratch, const hattn_cpu_attention *a,
+                         int part);
+void hattn_cpu_read_shared(hattn_crew *crew, char *scratch, int64_t task, const hattn_cpu_attention *a,
+                           int part); /* the last part finishes */
+void hattn_cpu_read_finish(const hattn_crew *crew, char *task_scratch, const hattn_cpu_attention *a);
 
 /* plan.c: chooses kernels, and lays out the scratch. */
 hattn_status hattn_cpu_make_plan(hattn_device *device, const hattn_problem *problem, hattn_plan **plan,

@@ -18,6 +18,7 @@ enum hattn_cpu_step {
     HATTN_STEP_SCORE,
     HATTN_STEP_SELECT,
     HATTN_STEP_ATTEND,
+    HATTN_STEP_READ, /* values, with problem.min_value_weight */
     HATTN_NUM_STEPS
 };
 

@@ -155,9 +155,7 @@ static void whole_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_t
             score(crew, args, &t, 0, num_middle(p, &t));
         select_tokens(crew, args, &t);
         const hattn_cpu_attention a = attention(crew, args, &t);
-        for (int part = 0; part < hattn_cpu_num_parts(&a); part++)
-            hattn_cpu_attend_part(crew, scratch, scratch, &a, part);
-        hattn_cpu_attend_finish(crew, scratch, &a);
+        hattn_cpu_attend_whole(crew, scratch, &a);
     }
 }
 
@@ -185,11 +183,19 @@ static void shared_tasks(hattn_crew *crew, const hattn_decode_args *args, int64_
         select_tokens(crew, args, &t);
     }
     hattn_crew_finish(crew, HATTN_STEP_SELECT, num_tasks);
-    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, num_tasks * crew->plan->max_parts, &unit)) {
-        const int64_t index = unit / crew->plan->max_parts;
-        const task t = make_task(crew, args, index, hattn_crew_scratch(crew, index));
+    const int64_t parts = crew->plan->max_parts;
+    while (hattn_crew_take(crew, HATTN_STEP_ATTEND, num_tasks * parts, &unit)) {
+        const task t = make_task(crew, args, unit / parts, hattn_crew_scratch(crew, unit / parts));
         const hattn_cpu_attention a = attention(crew, args, &t);
-        hattn_cpu_attend_shared(crew, scratch, index, &a, (int)(unit % crew->plan->max_parts));
+        hattn_cpu_attend_shared(crew, scratch, unit / parts, &a, (int)(unit % parts));
+    }
+    if (p->min_value_weight == 0)
+        return;
+    hattn_crew_finish(crew, HATTN_STEP_ATTEND, num_tasks * parts);
+    while (hattn_crew_take(crew, HATTN_STEP_READ, num_tasks * parts, &unit)) {
+        const task t = make_task(crew, args, unit / parts, hattn_crew_scratch(crew, unit / parts));
+        const hattn_cpu_attention a = attention(crew, args, &t);
+        hattn_cpu_read_shared(crew, scratch, unit / parts, &a, (int)(unit % parts));
     }
 }
 

@@ -98,6 +98,11 @@ static void lay_out_scratch(const hattn_problem *p, const hattn_cpu_plan *plan, 
     scratch->old_max = hattn_carve(&used, tail * group * f32);
     scratch->mean = hattn_carve(&used, tail * stride_acc * f32);
     scratch->sums = hattn_carve(&used, tail * stride_acc * sizeof(int64_t));
+    const uint64_t weights = p->min_value_weight > 0 ? (uint64_t)plan->group * (uint64_t)plan->stride_weights : 0;
+    scratch->value_weights = hattn_carve(&used, weights * f32);
+    scratch->block_max = hattn_carve(&used, weights / HATTN_ATTEND_BLOCK * f32);
+    scratch->read = hattn_carve(&used, weights ? (uint64_t)plan->part_size * sizeof(int32_t) : 0);
+    scratch->part_left = hattn_carve(&used, weights ? parts * (uint64_t)plan->group * f32 : 0);
     scratch->size = used;
 }
 
@@ -126,6 +131,7 @@ hattn_status hattn_cpu_make_plan(hattn_device *device, const hattn_problem *prob
     made->num_told = problem->num_candidates ? made->group : 1;
     made->stride_shares = kept + HATTN_CPU_SHARE_STEP;
     made->stride_listed = round_up(smaller(problem->num_candidates, problem->max_length), 16) + HATTN_TOPK_SLACK;
+    made->stride_weights = round_up(kept, HATTN_ATTEND_BLOCK);
     made->stride_q = round_up(problem->head_dim_qk, 16);
     made->stride_acc = round_up(problem->head_dim_v, 16);
     lay_out_scratch(problem, made, &made->scratch);

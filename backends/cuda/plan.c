@@ -254,6 +254,27 @@ static void choose_tail(hattn_cuda_params *params, uint64_t *used)
     params->tail_shares = hattn_carve(used, of_shares * splits * PAIR);
 }
 
+static void choose_skip(hattn_cuda_params *params, uint64_t *used)
+{
+    const hattn_problem *p = &params->problem;
+    hattn_cuda_skip *skip = &params->skip;
+    if (p->min_value_weight == 0)
+        return;
+    skip->kept = (int32_t)smaller(p->k, p->max_length);
+    const uint64_t tasks = (uint64_t)p->max_rows * (uint64_t)p->num_selection_heads,
+                   heads = tasks * (uint64_t)params->group, kept = (uint64_t)skip->kept;
+    /* As many parts as blocks are wanted, and one of each task more, or all that there may be. */
+    const uint64_t parts = (uint64_t)smaller((int64_t)tasks * HATTN_CUDA_SKIP_SPLITS,
+                                             (int64_t)tasks + 8 * (int64_t)params->num_multiprocessors) *
+                           (uint64_t)params->group;
+    skip->logits = hattn_carve(used, heads * kept * sizeof(float));
+    skip->sums = hattn_carve(used, parts * 4 * sizeof(float));
+    skip->left = hattn_carve(used, parts * sizeof(float));
+    skip->parts = hattn_carve(used, parts * (uint64_t)p->head_dim_v * sizeof(float));
+    skip->read =
+        hattn_carve(used, tasks * (kept + (HATTN_CUDA_SKIP_SPLITS + 1) * HATTN_CUDA_SKIP_PIECE) * sizeof(int32_t));
+}
+
 /* Tokens of a sequence that share K and V in dense attention, where a block of tensor cores has places for more heads
  * than one token has. */
 static void choose_tokens(const hattn_cuda_properties *device, const hattn_problem *p, hattn_cuda_params *params)
@@ -304,7 +325,8 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
     choose_codes(p, params);
-    params->by_regions = fits_regions(p) && params->code_words;
+    /* Where not all values are read attention has a list. */
+    params->by_regions = fits_regions(p) && params->code_words && (p->min_value_weight == 0 || p->num_candidates);
     int64_t wave_tasks = 0;
     if (params->by_regions) {
         const int64_t weight = levels / p->code_bits;
@@ -359,6 +381,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
 
     choose_topk(device, params, &topk);
     choose_tail(params, &used);
+    choose_skip(params, &used);
     params->workspace_size = (uint64_t)larger((int64_t)used, (int64_t)topk);
 }
 

@@ -3,35 +3,13 @@
  * and lse are in the workspace, fp32: blocks sum e^(x_j - lse) over parts of a selection, reading its rows
  * of K again, out of L2 as a rule; then a block a head joins these sums, and the mean value, to the result.
  */
-#include "kernels_cuda/attend/tail.cuh"
+#include "kernels_cuda/attend/listed.cuh"
 #include "kernels_cuda/kernels.cuh"
 
 namespace hattn {
 namespace {
 
-constexpr int kLanes = 8;                 /* that share a row of K */
-constexpr int kRows = kThreads / kLanes;  /* of a block at a time */
-constexpr int kHeads = kLanes;            /* query heads at a time: a lane sums for one */
-constexpr int kTogether = 2;              /* rows that such lanes load at once */
-constexpr int kPiece = kRows * kTogether; /* of a selection: 64 */
-constexpr int kMostDims = 576;
-
-/* Of anchors, and of all that have shares. */
-template <class X>
-struct Pair {
-    X near, all;
-};
-
-template <class X>
-__device__ Pair<X> *pairs(hattn_buffer workspace, uint64_t offset, int64_t index)
-{
-    return reinterpret_cast<Pair<X> *>(static_cast<char *>(hattn_address(workspace)) + offset) + index;
-}
-
-__device__ inline float *floats(hattn_buffer workspace, uint64_t offset)
-{
-    return reinterpret_cast<float *>(static_cast<char *>(hattn_address(workspace)) + offset);
-}
+using namespace listed;
 
 /* Of a head that has shares. */
 __device__ inline Pair<uint64_t> *shares_of_split(const hattn_cuda_params &params, hattn_buffer workspace, int64_t row,
@@ -39,76 +17,6 @@ __device__ inline Pair<uint64_t> *shares_of_split(const hattn_cuda_params &param
 {
     const int64_t place = row * hattn_heads_of_shares(&params.problem) + head;
     return pairs<uint64_t>(workspace, params.tail_shares, place * params.num_tail_splits + split);
-}
-
-/* A selection head's selection, and the heads that have shares: itself, or with scores per query head its group. */
-struct Selected {
-    const int32_t *indices;
-    int count, num_heads;
-    int64_t first_head;
-
-    __device__ Selected(const hattn_cuda_params &params, const hattn_attend_args &args, int64_t row, int64_t head,
-                        int32_t length)
-        : indices(reinterpret_cast<const int32_t *>(hattn_element(&params.problem.indices, args.indices, row, head, 0)))
-    {
-        const hattn_problem &p = params.problem;
-        count = min(max(*reinterpret_cast<const int32_t *>(hattn_element(&p.counts, args.counts, row, head, 0)), 0),
-                    min(length, p.k));
-        num_heads = p.num_candidates ? params.group : 1;
-        first_head = head * num_heads;
-    }
-
-    __device__ const uint32_t *shares(const hattn_problem &p, const hattn_attend_args &args, int64_t row,
-                                      int in_group) const
-    {
-        const int64_t head = first_head + min(in_group, num_heads - 1);
-        return reinterpret_cast<const uint32_t *>(hattn_element(&p.shares, args.shares, row, head, 0));
-    }
-
-    __device__ int64_t rest(const hattn_problem &p, const hattn_attend_args &args, int64_t row, int in_group) const
-    {
-        const int64_t head = first_head + min(in_group, num_heads - 1);
-        return *reinterpret_cast<const int64_t *>(hattn_element(&p.rests, args.rests, row, head, 0));
-    }
-};
-
-/* What rows of K make of the queries' heads: the lane's own, of kHeads. All lanes of a warp together; loads of both rows are in
- * flight at once. */
-template <class T>
-__device__ void dots_of_lane(const T *const (&row)[kTogether], int dims, const float (*q)[kMostDims], int heads,
-                             float (&own)[kTogether])
-{
-    const int lane = lane_id() % kLanes;
-    float dot[kTogether][kHeads] = {};
-#pragma unroll 2
-    for (int first = lane * 8; first < dims; first += kLanes * 8) {
-        Eight<T> key[kTogether];
-#pragma unroll
-        for (int r = 0; r < kTogether; r++)
-            key[r] = load_eight(row[r] + first);
-#pragma unroll
-        for (int h = 0; h < kHeads; h++)
-            if (h < heads)
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    const float x = q[h][first + i];
-#pragma unroll
-                    for (int r = 0; r < kTogether; r++)
-                        dot[r][h] = fmaf(to_float(key[r].x[i]), x, dot[r][h]);
-                }
-    }
-#pragma unroll
-    for (int r = 0; r < kTogether; r++) {
-        own[r] = 0.0f;
-#pragma unroll
-        for (int h = 0; h < kHeads; h++)
-            if (h < heads) {
-#pragma unroll
-                for (int mask = kLanes / 2; mask; mask /= 2)
-                    dot[r][h] += from_partner(dot[r][h], mask);
-                own[r] = h == lane ? dot[r][h] : own[r];
-            }
-    }
 }
 
 template <class T>
@@ -133,13 +41,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int first_head = 0; first_head < group; first_head += kHeads) {
         const int heads = min(kHeads, group - first_head), lane_head = first_head + thread % kLanes;
         const int64_t first_query = head * group + first_head;
-        __syncthreads();
-        for (int i = thread; i < heads * p.head_dim_qk; i += kThreads) {
-            const int h = i / p.head_dim_qk, e = i % p.head_dim_qk;
-            q[h][e] = scale * load_element(hattn_address(args.q), p.q.dtype,
-                                           row * p.q.stride[0] + (first_query + h) * p.q.stride[1] + e);
-        }
-        __syncthreads();
+        load_queries(p, args, row, first_query, heads, scale, q);
         const float lse = lane_head < group
                               ? floats(workspace, params.tail_lse)[row * p.num_q_heads + head * group + lane_head]
                               : 0.0f;
@@ -271,25 +173,11 @@ __global__ void __launch_bounds__(kThreads)
                                                 query_head, in_group)
                                       : 0.0f;
     const float lse = floats(workspace, params.tail_lse)[place];
-    hattn_value_state state = {};
-    hattn_pages pages = {};
-    int32_t summed = 0;
-    if (selected.count) {
-        pages = hattn_sequence_pages(&p, &args.batch, resolved.sequence);
-        state =
-            hattn_find_values(&p, args.value_slots, args.value_sums, args.value_lengths, resolved.sequence, kv_head);
-        summed = *state.length > resolved.length ? 0 : max(*state.length, 0);
-    }
-    const float scale = hattn_kv_scale(&p, args.v_scale, kv_head);
+    const RowMean<T> mean(params, args, resolved, kv_head, selected.count > 0);
     for (int column = static_cast<int>(threadIdx.x); column < p.head_dim_v; column += kThreads) {
         float value = floats(workspace, params.tail_out)[place * p.head_dim_v + column];
-        if (mass != 0.0f) {
-            int64_t sum = summed ? state.sums[column] : 0;
-#pragma unroll 4
-            for (int32_t j = summed; j < resolved.length; j++)
-                sum += hattn_fixed_value(to_float(cache_row<T>(p.v_cache, args.v_cache, pages, j, kv_head)[column]));
-            value = (value + mass * (hattn_mean_value(sum, resolved.length) * scale)) / (1.0f + mass);
-        }
+        if (mass != 0.0f)
+            value = (value + mass * mean.of(column)) / (1.0f + mass);
         store_element(hattn_element(&p.out, args.out, row, query_head, 0), p.out.dtype, column, value);
     }
     if (threadIdx.x == 0 && args.lse.data)

@@ -134,7 +134,7 @@ class Problem(C.Structure):
         ("scale", C.c_float),
         ("soft_cap", C.c_float),
         ("per_head_kv_scales", C.c_int32),
-        ("reserved", C.c_int32),
+        ("min_value_weight", C.c_float),
         ("key_map", Map),
         ("query_map", Map),
         ("q", Tensor),

@@ -106,6 +106,7 @@ class Fields(TypedDict, total=False):
     scale: float
     soft_cap: float
     per_head_kv_scales: int
+    min_value_weight: float
     min_probability: float
     min_k: int
     tail: float

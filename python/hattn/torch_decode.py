@@ -166,7 +166,7 @@ def _check_features(numbers: dict[str, Any], slopes: Tensor | None, states: Sequ
 
 
 _DECODE_NUMBERS = ("k", "score_kind", "weight_bits", "num_sink", "num_recent", "num_selection_heads", "scale",
-                   "soft_cap", "min_probability", "min_k", "tail", "num_candidates")
+                   "soft_cap", "min_probability", "min_k", "tail", "num_candidates", "min_value_weight")
 
 
 def _decode_call(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map: Sequence[Tensor],
@@ -218,9 +218,9 @@ def _decode_function(counted: bool) -> Any:
                num_selection_heads: int = 0, scale: float = 0.0, soft_cap: float = 0.0, min_probability: float = 0.0,
                min_k: int = 0, slopes: Tensor | None = None, tail: float = 0.0, value_sums: Tensor | None = None,
                value_lengths: Tensor | None = None, value_slots: Tensor | None = None, num_candidates: int = 0,
-               head_slopes: Tensor | None = None) -> Tensor:
+               head_slopes: Tensor | None = None, min_value_weight: float = 0.0) -> Tensor:
         numbers = (k, score_kind, weight_bits, num_sink, num_recent, num_selection_heads, scale, soft_cap,
-                   min_probability, min_k, tail, num_candidates)
+                   min_probability, min_k, tail, num_candidates, min_value_weight)
         optional = (block_table, q_start, norms, budgets, sink_logits, slopes, value_sums, value_lengths, value_slots,
                     head_slopes)
         key, tensors, call = _decode_known(q, k_cache, v_cache, codes, map_tensors(list(query_map)), seq_len,
@@ -261,7 +261,7 @@ def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map
            scale: float = 0.0, soft_cap: float = 0.0, min_probability: float = 0.0, min_k: int = 0,
            slopes: Tensor | None = None, tail: float = 0.0, value_sums: Tensor | None = None,
            value_lengths: Tensor | None = None, value_slots: Tensor | None = None, num_candidates: int = 0,
-           head_slopes: Tensor | None = None) -> Tensor:
+           head_slopes: Tensor | None = None, min_value_weight: float = 0.0) -> Tensor:
     """One decode step: out [rows, Hq, dv] of q [rows, Hq, d] over the k best keys of each selection head.
 
     seq_len int32 [sequences]: keys of each, new tokens included, whose codes are there already (encode_keys).
@@ -278,11 +278,13 @@ def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map
 
     num_candidates: of so many (4 k) by the group's summed weights, the estimates of each query head, by head_slopes
     float32 [Hq], decide together. Weighted scores only; a floor of theirs needs no slopes.
+
+    min_value_weight: with a tail, V of kept tokens that weigh less is not read, and the mean value takes its place.
     """
     kind = SCORES[score]
     if not is_compiling():
         numbers = (k, kind, weight_bits, num_sink, num_recent, num_selection_heads, scale, soft_cap, min_probability,
-                   min_k, tail, num_candidates)
+                   min_k, tail, num_candidates, min_value_weight)
         optional = (block_table, q_start, norms, budgets, sink_logits, slopes, value_sums, value_lengths, value_slots,
                     head_slopes)
         _, tensors, call = _decode_known(q, k_cache, v_cache, codes, map_tensors(query_map), seq_len, optional, numbers,
@@ -294,7 +296,7 @@ def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, codes: Tensor, query_map
     out: Tensor = function(q, k_cache, v_cache, codes, flat(query_map), seq_len, k, block_table, q_start, norms,
                            budgets, sink_logits, kind, weight_bits, num_sink, num_recent, num_selection_heads, scale,
                            soft_cap, min_probability, min_k, slopes, tail, value_sums, value_lengths, value_slots,
-                           num_candidates, head_slopes)
+                           num_candidates, head_slopes, min_value_weight)
     return out
 
 

@@ -213,12 +213,13 @@ class HashCache(DynamicCache):
     and num_recent of the last among them. min_probability: with such a floor, by the slopes of the maps, the budget is
     the most; min_k are kept in any case (0: 64, or the budget). tail: keys that are not kept count with the mean of all
     values, by this factor (0.5) what their scores promise. num_candidates: of so many, 4 times the budget, scores of
-    each query head decide, which are weighted ones. capacity: tokens to have room for from the start."""
+    each query head decide, which are weighted ones. min_value_weight: with a tail, V of kept keys of less weight is not
+    read. capacity: tokens to have room for from the start."""
 
     def __init__(self, config: Any, maps: str | os.PathLike[str] | dict[int, LayerMap], budget: int = 512,
                  num_sink: int = 0, num_recent: int = 0, first_layer: int = 0, capacity: int = 0,
                  offloading: bool = False, min_probability: float = 0.0, min_k: int = 0, tail: float = 0.0,
-                 num_candidates: int = 0) -> None:
+                 num_candidates: int = 0, min_value_weight: float = 0.0) -> None:
         super().__init__(config=config, offloading=offloading)
         if not isinstance(maps, dict):
             loaded = {layer: load_maps(paths[0]) for layer, paths in files_by_layer(os.fspath(maps)).items()}
@@ -234,11 +235,14 @@ class HashCache(DynamicCache):
         for i, plain in enumerate(self.layers):
             if type(plain) is DynamicLayer:  # sliding windows are short already
                 self.layers[i] = HashLayer(maps.get(i) if i >= first_layer else None, self)
-        self.select(budget, min_probability, min_k, tail, num_candidates)
+        self.select(budget, min_probability, min_k, tail, num_candidates, min_value_weight)
 
     def select(self, budget: int, min_probability: float = 0.0, min_k: int = 0, tail: float = 0.0,
-               num_candidates: int = 0) -> None:
+               num_candidates: int = 0, min_value_weight: float = 0.0) -> None:
         """From now on, as the arguments of the cache say."""
+        if min_value_weight and not tail:
+            raise ValueError("min_value_weight is %g: without a tail there is no mean for values that are not read" %
+                             min_value_weight)
         self.reads_slopes = bool(tail or min_probability and not num_candidates)
         if num_candidates and num_candidates < budget:  # refused here rather than in a step, and so are slopes
             raise ValueError("%d candidates are fewer than the %d keys to be kept" % (num_candidates, budget))
@@ -249,7 +253,7 @@ class HashCache(DynamicCache):
                 if self.reads_slopes:
                     layer.by.slopes_of(layer.by.score_of(num_candidates))
         self.budget, self.min_probability, self.min_k = budget, min_probability, min_k
-        self.tail, self.num_candidates = tail, num_candidates
+        self.tail, self.num_candidates, self.min_value_weight = tail, num_candidates, min_value_weight
         # Sequences no longer than this are attended to as they are.
         self.dense_length = min(min_k or 64, budget) if min_probability else budget
 
@@ -293,7 +297,7 @@ def _decode(step: _Step, query: Tensor, mask: Tensor | None, scaling: float | No
     if cache.reads_slopes:
         more.update(slopes=layer.slopes[score])
     if cache.tail:
-        more.update(tail=cache.tail, **layer.sum_values(v, lengths, table))
+        more.update(tail=cache.tail, min_value_weight=cache.min_value_weight, **layer.sum_values(v, lengths, table))
     if cache.num_candidates:
         more.update(num_candidates=cache.num_candidates, head_slopes=layer.slopes[OF_HEADS])
     if cache.counts is None:

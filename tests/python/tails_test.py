@@ -18,14 +18,17 @@ from transformers_test import cache_of, maps_of, model_of, prompt, steps
 
 K, CANDIDATES = 40, 100
 FLOOR, TAIL, HEADS = dict(min_probability=0.01, min_k=3), dict(tail=0.5), dict(num_candidates=CANDIDATES)
+SKIP = dict(min_value_weight=0.02)
 WAYS = {
     "tail, hamming": ("hamming", TAIL),
     "tail": ("weighted", TAIL),
     "floor, tail": ("weighted", FLOOR | TAIL),
+    "tail, values skipped": ("weighted", TAIL | SKIP),
     "candidates": ("weighted", HEADS),
     "candidates, floor": ("weighted", HEADS | FLOOR),
     "candidates, tail": ("weighted", HEADS | TAIL),
     "candidates, floor, tail": ("weighted", HEADS | FLOOR | TAIL),
+    "candidates, floor, tail, values skipped": ("weighted", HEADS | FLOOR | TAIL | SKIP),
 }
 
 
@@ -190,6 +193,7 @@ REFUSED = [
     (TAIL | SLOPES | STATES | dict(value_lengths=torch.zeros((2, HQ), dtype=torch.int32)), "value_lengths is"),
     (TAIL | SLOPES | STATES | dict(value_slots=torch.zeros(2, dtype=torch.int64)), "value_slots is of torch.int64"),
     (SLOPES | STATES | dict(tail=1.5), "tail"),
+    (SKIP, "min_value_weight is 0.02: without a tail"),
     (HEADS, "num_candidates is 100, head_slopes are missing: candidates need them"),
     (HEAD_SLOPES, "num_candidates is 0, head_slopes are given"),
     (HEADS | HEAD_SLOPES | SLOPES, "slopes are given: a tail needs them, and a floor without candidates"),
@@ -276,6 +280,7 @@ MODEL_FEATURES = {
     "candidates": ("weighted", 2, dict(num_candidates=24)),
     "candidates of hamming maps, tail": ("hamming", 2, dict(num_candidates=24) | TAIL),
     "candidates, floor, tail": ("weighted", 2, dict(num_candidates=24, min_probability=0.04, min_k=3) | TAIL),
+    "tail, values skipped": ("weighted", 2, TAIL | dict(min_value_weight=0.1)),
 }
 
 
@@ -375,7 +380,8 @@ def test_refusals_of_caches():
             (maps_of(), TAIL, "weighted64 has no slopes of weighted scores, which floors of probability and tails"),
             (maps_of(), dict(num_candidates=1000), "weighted64 has no slopes of query heads, which candidates need"),
             (sloped("weighted", 4), dict(num_candidates=1000), "to maps per KV head"),
-            (sloped("weighted"), dict(num_candidates=999), "999 candidates are fewer than the 1000 keys")]:
+            (sloped("weighted"), dict(num_candidates=999), "999 candidates are fewer than the 1000 keys"),
+            (sloped("weighted"), SKIP, "min_value_weight is 0.02: without a tail")]:
         with pytest.raises(ValueError, match=words):
             cache_of(model, maps=maps, **more)
     cache_of(model, maps=maps_of(), first_layer=3, num_candidates=1000, **TAIL)  # all layers are dense

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention where values of small weight are not read (api/hattn.h, min_value_weight), in three kernels: logits of a selection, and sums of their
+ * exponentials over parts of it; then each part knows all weights, lists the rows of V that it reads, and sums these; a block
+ * a head joins the sums, the mean value for what is left, and the tail. Any type and shape, on ordinary cores: what counts is bytes.
+ */
+#include "kernels_cuda/attend/listed.cuh"
+#include "kernels_cuda/kernels.cuh"
+
+namespace hattn {
+namespace {
+
+using namespace listed;
+
+static_assert(kPiece == HATTN_CUDA_SKIP_PIECE, "splits have whole ones");
+
+constexpr int kMostGroup = 128;
+constexpr int kVector = 8;                     /* elements of V that a thread has */
+constexpr int kValueLanes = 16;                /* that share a row of V: */
+constexpr int kTile = kValueLanes * kVector;   /* columns at a time */
+constexpr int kSlots = kThreads / kValueLanes; /* rows of a block at a time */
+constexpr int kAhead = 4;                      /* rows that such lanes load at once */
+
+/* Of logits, with e^(x - max): of all, and for a tail of anchors and of those that have shares. */
+struct Sums {
+    float max, all, near, shared;
+
+    /* What exponents are relative to: 0 where there is no logit. */
+    __device__ float base() const { return max == -INFINITY ? 0.0f : max; }
+
+    __device__ void add(float x, uint32_t share)
+    {
+        raise(fmaxf(max, x));
+        const float e = expf(x - base());
+        all += e;
+        shared += share & ~HATTN_SHARE_ANCHOR ? e : 0.0f;
+        near += share & HATTN_SHARE_ANCHOR ? e : 0.0f;
+    }
+
+    __device__ void join(Sums other)
+    {
+        const float most = fmaxf(max, other.max);
+        raise(most);
+        other.raise(most);
+        all += other.all;
+        near += other.near;
+        shared += other.shared;
+    }
+
+private:
+    __device__ void raise(float most)
+    {
+        if (most == max)
+            return;
+        const float factor = expf(max - most);
+        max = most;
+        all *= factor;
+        near *= factor;
+        shared *= factor;
+    }
+};
+
+/* hattn_cuda_skip. */
+struct Room {
+    float *logits;
+    Sums *sums;
+    float *left; /* weights of values that are not read */
+    float *parts;
+    int32_t *read; /* ranks */
+
+    __device__ Room(const hattn_cuda_params &params, hattn_buffer workspace)
+    {
+        char *base = static_cast<char *>(hattn_address(workspace));
+        logits = reinterpret_cast<float *>(base + params.skip.logits);
+        sums = reinterpret_cast<Sums *>(base + params.skip.sums);
+        left = reinterpret_cast<float *>(base + params.skip.left);
+        parts = reinterpret_cast<float *>(base + params.skip.parts);
+        read = reinterpret_cast<int32_t *>(base + params.skip.read);
+    }
+};
+
+/* The ranks of a split: whole pieces, in turn with the other splits. */
+struct SplitRanks {
+    int split, splits, count;
+
+    /* Of its own i'th; past the selection's end none follows. */
+    __device__ int rank(int i) const { return (i / kPiece * splits + split) * kPiece + i % kPiece; }
+
+    __device__ bool has(int i) const { return rank(i) < count; }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    weigh_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                 hattn_buffer workspace)
+{
+    __shared__ float q[kHeads][kMostDims];
+    __shared__ Sums of_warps[kWarps][kHeads];
+    const hattn_problem &p = params.problem;
+    const Room room(params, workspace);
+    const int64_t row = blockIdx.x, head = blockIdx.y, split = blockIdx.z;
+    const int thread = static_cast<int>(threadIdx.x), group = params.group, splits = static_cast<int>(gridDim.z);
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+    allow_dependents();
+    wait_for_previous();
+    const Selected selected(params, args, row, head, resolved.length);
+    const int64_t kv_head = head * group / params.dense_group;
+    const float scale = p.scale * hattn_kv_scale(&p, args.k_scale, kv_head);
+    const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, max(resolved.sequence, 0));
+    for (int first_head = 0; first_head < group; first_head += kHeads) {
+        const int heads = min(kHeads, group - first_head), in_group = first_head + thread % kLanes;
+        const int64_t first_query = head * group + first_head,
+                      place = row * p.num_q_heads + first_query + thread % kLanes;
+        load_queries(p, args, row, first_query, heads, scale, q);
+        const uint32_t *const shares = selected.shares(p, args, row, in_group);
+        Sums sum = {-INFINITY, 0.0f, 0.0f, 0.0f};
+        for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece) {
+            const T *rows[kTogether];
+            float x[kTogether];
+#pragma unroll
+            for (int r = 0; r < kTogether; r++) {
+                const int rank = base + r * kRows + thread / kLanes;
+                rows[r] = cache_row<T>(p.k_cache, args.k_cache, pages, selected.indices[min(rank, selected.count - 1)],
+                                       kv_head);
+            }
+            dots_of_lane(rows, p.head_dim_qk, q, heads, x);
+#pragma unroll
+            for (int r = 0; r < kTogether; r++) {
+                const int rank = base + r * kRows + thread / kLanes;
+                if (rank >= selected.count || in_group >= group)
+                    continue;
+                if (p.soft_cap > 0.0f)
+                    x[r] = p.soft_cap * tanhf(x[r] / p.soft_cap);
+                room.logits[place * params.skip.kept + rank] = x[r];
+                sum.add(x[r], shares[rank]);
+            }
+        }
+#pragma unroll
+        for (int mask = kLanes; mask < 32; mask *= 2)
+            sum.join({from_partner(sum.max, mask), from_partner(sum.all, mask), from_partner(sum.near, mask),
+                      from_partner(sum.shared, mask)});
+        if (lane_id() < kLanes)
+            of_warps[warp_id()][lane_id()] = sum;
+        __syncthreads();
+        if (thread < heads) {
+            for (int w = 1; w < kWarps; w++)
+                sum.join(of_warps[w][thread]);
+            room.sums[place * splits + split] = sum;
+        }
+    }
+}
+
+/* D of a head is all * e^max, with its sink logit. By a warp; splits are 32 at most. */
+__device__ inline Sums join_splits(const hattn_attend_args &args, const Sums *of_head, int splits, int64_t query_head)
+{
+    Sums sum = {-INFINITY, 0.0f, 0.0f, 0.0f};
+    if (lane_id() < splits)
+        sum = of_head[lane_id()];
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2)
+        sum.join({from_partner(sum.max, mask), from_partner(sum.all, mask), from_partner(sum.near, mask),
+                  from_partner(sum.shared, mask)});
+    if (args.sink_logits.data)
+        sum.join({static_cast<const float *>(hattn_address(args.sink_logits))[query_head], 1.0f, 0.0f, 0.0f});
+    return sum;
+}
+
+/* What makes weights of logits: e^(x - base) * inverse. */
+struct Weigher {
+    float base, inverse;
+
+    __device__ float weight(float x) const { return expf(x - base) * inverse; }
+};
+
+/* What a block of read_kernel has in common. */
+template <int kMost>
+struct ReadSpace {
+    Weigher weigher[kMostGroup];
+    float left[kWarps][kMostGroup];
+    uint32_t sums[kWarps];
+    int64_t offset[kThreads];      /* of rows of V, in elements */
+    float weight[kMost][kThreads]; /* of the same rows */
+    float part[kWarps][kTile];
+};
+
+/* Lists the ranks of a split whose values are read, and adds up the weights of the others; returns how many it lists. */
+template <int kMost>
+__device__ inline int list_read(const hattn_cuda_params &params, const float *logits, const SplitRanks &ranks,
+                                int32_t *list, ReadSpace<kMost> &space)
+{
+    const int group = params.group, kept = params.skip.kept;
+    const float least = params.problem.min_value_weight * static_cast<float>(group);
+    int num_read = 0;
+    for (int h = lane_id(); h < group; h += 32)
+        space.left[warp_id()][h] = 0.0f;
+    warp_barrier();
+    for (int first = 0; ranks.has(first); first += kThreads) {
+        const int i = first + static_cast<int>(threadIdx.x), rank = ranks.rank(i);
+        const bool is_there = ranks.has(i);
+        float sum = 0.0f;
+        for (int h = 0; h < group; h++)
+            if (is_there)
+                sum += space.weigher[h].weight(logits[int64_t(h) * kept + rank]);
+        const bool is_read = is_there && !(sum < least); /* a NaN is */
+        uint32_t total;
+        const uint32_t before = block_scan(is_read, space.sums, &total);
+        if (is_read)
+            list[num_read + before] = rank;
+        num_read += static_cast<int>(total);
+        for (int h = 0; h < group; h++) {
+            const float not_read =
+                warp_sum(is_there && !is_read ? space.weigher[h].weight(logits[int64_t(h) * kept + rank]) : 0.0f);
+            if (lane_id() == 0)
+                space.left[warp_id()][h] += not_read;
+        }
+        __syncthreads();
+    }
+    return num_read;
+}
+
+/* Adds listed rows' columns from `column` on, of `heads` heads; num of the rows that the space knows. */
+template <class T, int kMost>
+__device__ inline void add_rows(const T *v_cache, int num, int column, bool has_column, int heads,
+                                const ReadSpace<kMost> &space, float (&sum)[kMost][kVector])
+{
+    const int slot = static_cast<int>(threadIdx.x) / kValueLanes;
+    for (int first = slot; first < num; first += kAhead * kSlots) {
+        Eight<T> value[kAhead];
+#pragma unroll
+        for (int r = 0; r < kAhead; r++)
+            if (has_column)
+                value[r] = load_eight(v_cache + space.offset[min(first + r * kSlots, num - 1)] + column);
+#pragma unroll
+        for (int r = 0; r < kAhead; r++) {
+            const int i = first + r * kSlots;
+            if (i >= num || !has_column)
+                continue;
+#pragma unroll
+            for (int h = 0; h < kMost; h++)
+                if (h < heads)
+#pragma unroll
+                    for (int e = 0; e < kVector; e++)
+                        sum[h][e] = fmaf(space.weight[h][i], to_float(value[r].x[e]), sum[h][e]);
+        }
+    }
+}
+
+/* The sums of all slots, to where the split's part of a head is. All threads together. */
+template <int kMost>
+__device__ inline void store_part(const float (&sum)[kVector], int column, int columns, float scale, float *part,
+                                  ReadSpace<kMost> &space)
+{
+    const int lane = lane_id() % kValueLanes;
+#pragma unroll
+    for (int e = 0; e < kVector; e++) {
+        const float both = sum[e] + from_partner(sum[e], kValueLanes);
+        if (lane_id() < kValueLanes)
+            space.part[warp_id()][lane * kVector + e] = both;
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < kTile && column + i < columns; i += kThreads) {
+        float total = 0.0f;
+        for (int w = 0; w < kWarps; w++)
+            total += space.part[w][i];
+        part[column + i] = total * scale;
+    }
+    __syncthreads();
+}
+
+/* kMost: query heads at a time. */
+template <class T, int kMost>
+__global__ void __launch_bounds__(kThreads)
+    read_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                hattn_buffer workspace)
+{
+    __shared__ ReadSpace<kMost> space;
+    const hattn_problem &p = params.problem;
+    const Room room(params, workspace);
+    const int64_t row = blockIdx.x, head = blockIdx.y, split = blockIdx.z;
+    const int thread = static_cast<int>(threadIdx.x), group = params.group, splits = static_cast<int>(gridDim.z);
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+    const int64_t kv_head = head * group / params.dense_group, first_query = head * group,
+                  place = row * p.num_q_heads + first_query;
+    const float scale = hattn_kv_scale(&p, args.v_scale, kv_head);
+    const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, max(resolved.sequence, 0));
+    allow_dependents();
+    wait_for_previous();
+    const Selected selected(params, args, row, head, resolved.length);
+    for (int h = warp_id(); h < group; h += kWarps) {
+        const Sums sum = join_splits(args, room.sums + (place + h) * splits, splits, first_query + h);
+        if (lane_id() == 0)
+            space.weigher[h] = {sum.base(), sum.all == 0.0f ? 0.0f : 1.0f / sum.all};
+    }
+    __syncthreads();
+    const SplitRanks ranks = {static_cast<int>(split), splits, selected.count};
+    int32_t *list = room.read + ((row * p.num_selection_heads + head) * splits + split) *
+                                    hattn_cuda_skip_ranks(params.skip.kept, splits);
+    const float *logits = room.logits + place * params.skip.kept;
+    const int num_read = list_read(params, logits, ranks, list, space);
+    __syncthreads();
+    for (int h = thread; h < group; h += kThreads) {
+        float left = 0.0f;
+        for (int w = 0; w < kWarps; w++)
+            left += space.left[w][h];
+        room.left[(place + h) * splits + split] = left;
+    }
+    const int lane_column = thread % kValueLanes * kVector;
+    for (int column = 0; column < p.head_dim_v; column += kTile)
+        for (int first_head = 0; first_head < group; first_head += kMost) {
+            const int heads = min(kMost, group - first_head);
+            float sum[kMost][kVector] = {};
+            for (int first = 0; first < num_read; first += kThreads) {
+                const int num = min(kThreads, num_read - first);
+                __syncthreads();
+                if (thread < num) {
+                    const int rank = list[first + thread];
+                    space.offset[thread] =
+                        cache_row<T>(p.v_cache, args.v_cache, pages, selected.indices[rank], kv_head) -
+                        static_cast<const T *>(hattn_address(args.v_cache));
+#pragma unroll
+                    for (int h = 0; h < kMost; h++)
+                        if (h < heads)
+                            space.weight[h][thread] = space.weigher[first_head + h].weight(
+                                logits[int64_t(first_head + h) * params.skip.kept + rank]);
+                }
+                __syncthreads();
+                add_rows(static_cast<const T *>(hattn_address(args.v_cache)), num, column + lane_column,
+                         column + lane_column < p.head_dim_v, heads, space, sum);
+            }
+            __syncthreads();
+#pragma unroll
+            for (int h = 0; h < kMost; h++)
+                if (h < heads)
+                    store_part(sum[h], column, p.head_dim_v, scale,
+                               room.parts + ((place + first_head + h) * splits + split) * p.head_dim_v, space);
+        }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    join_read_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
+                     hattn_buffer workspace, int splits)
+{
+    const hattn_problem &p = params.problem;
+    const Room room(params, workspace);
+    const int64_t row = blockIdx.x, query_head = blockIdx.y, head = query_head / params.group,
+                  kv_head = query_head / params.dense_group, place = row * p.num_q_heads + query_head;
+    const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
+    wait_for_previous();
+    const Selected selected(params, args, row, head, resolved.length);
+    const int in_group = static_cast<int>(query_head % params.group);
+    const Sums sum = join_splits(args, room.sums + place * splits, splits, query_head);
+    float of_mean = warp_sum(lane_id() < splits ? room.left[place * splits + lane_id()] : 0.0f), tail = 0.0f;
+    if (selected.count && sum.all != 0.0f) {
+        const ShareTotals totals =
+            *share_totals(params, workspace, row, selected.first_head + min(in_group, selected.num_heads - 1));
+        tail = hattn_tail_mass(p.tail, sum.near, sum.shared, totals.near, totals.all,
+                               selected.rest(p, args, row, in_group)) /
+               sum.all;
+    }
+    of_mean += tail;
+    const RowMean<T> mean(params, args, resolved, kv_head, of_mean != 0.0f);
+    for (int column = static_cast<int>(threadIdx.x); column < p.head_dim_v; column += kThreads) {
+        float value = of_mean != 0.0f ? of_mean * mean.of(column) : 0.0f;
+        for (int split = 0; split < splits; split++)
+            value += room.parts[(place * splits + split) * p.head_dim_v + column];
+        store_element(hattn_element(&p.out, args.out, row, query_head, 0), p.out.dtype, column, value / (1.0f + tail));
+    }
+    if (threadIdx.x == 0 && args.lse.data)
+        *reinterpret_cast<float *>(hattn_element(&p.lse, args.lse, row, query_head, 0)) =
+            sum.all == 0.0f ? -INFINITY : sum.base() + logf(sum.all) + log1pf(tail);
+}
+
+/* Calls f with read_kernel for the plan's group. */
+template <class T, class F>
+DeviceError with_read_kernel(const hattn_cuda_params &params, F f)
+{
+    return params.group <= 4 ? f(read_kernel<T, 4>) : f(read_kernel<T, 8>);
+}
+
+} // namespace
+
+DeviceError load_skip(const hattn_cuda_params &params)
+{
+    return with_dtype(params.problem.k_cache.dtype, [&](auto type) {
+        using T = value_of<decltype(type)>;
+        return first_error({prepare(weigh_kernel<T>, 0), prepare(join_read_kernel<T>, 0),
+                            with_read_kernel<T>(params, [](auto kernel) { return prepare(kernel, 0); })});
+    });
+}
+
+DeviceError launch_skip(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
+                        DeviceStream stream)
+{
+    const unsigned rows = static_cast<unsigned>(args.batch.num_rows);
+    const int splits = hattn_cuda_skip_splits(&params, args.batch.num_rows);
+    const dim3 blocks(rows, static_cast<unsigned>(params.problem.num_selection_heads), static_cast<unsigned>(splits)),
+        heads(rows, static_cast<unsigned>(params.problem.num_q_heads));
+    return with_dtype(params.problem.k_cache.dtype, [&](auto type) {
+        using T = value_of<decltype(type)>;
+        DeviceError error = launch({blocks, kThreads, 0, stream}, weigh_kernel<T>, params, args, workspace);
+        if (!error)
+            error = with_read_kernel<T>(params, [&](auto kernel) {
+                return launch_dependent(params, kernel, blocks, 0, stream, params, args, workspace);
+            });
+        return error ? error
+                     : launch_dependent(params, join_read_kernel<T>, heads, 0, stream, params, args, workspace, splits);
+    });
+}
+
+} // namespace hattn
