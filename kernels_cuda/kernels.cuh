@@ -123,7 +123,7 @@ DeviceError launch_tail_totals(const hattn_cuda_params &params, const hattn_atte
 /* Attention with a tail where values of small weight are not read; totals of shares are there. */
 DeviceError load_skip(const hattn_cuda_params &params);
 DeviceError launch_skip(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                        DeviceStream stream);
+                        DeviceStream stream, bool is_dependent);
 
 /* After a top-k that has listed candidates. */
 DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,
@@ -133,6 +133,11 @@ DeviceError launch_topk_heads(const hattn_cuda_params &params, const hattn_topk_
 DeviceError load_list_heads(const hattn_cuda_params &params);
 DeviceError launch_list_heads(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
                               hattn_buffer workspace, DeviceStream stream);
+
+/* A decode's second kernel where not all values are read: the selection, into the caller's list or the workspace's; shares, their totals and rests. */
+DeviceError load_list_kept(const hattn_cuda_params &params);
+DeviceError launch_list_kept(const hattn_cuda_params &params, const hattn_decode_args &args, const Wave &wave,
+                             hattn_buffer workspace, DeviceStream stream);
 
 /* When candidates are scored: by launch_topk_heads, or by a decode. */
 DeviceError launch_choose_heads(const hattn_cuda_params &params, const hattn_topk_args &args, hattn_buffer workspace,

@@ -59,7 +59,7 @@ const FloorAttention *floor_attention_of(const hattn_cuda_params &params)
 
 /* A decode's kernels, in order. */
 struct Decode {
-    DecodeKernel score, attend; /* with candidates the second lists these */
+    DecodeKernel score, attend; /* the second may list what others attend to */
 };
 
 /* NULLs where no row has the width. */
@@ -77,6 +77,8 @@ Decode decode_of(const hattn_cuda_params &params)
     if (params.problem.num_candidates)
         return {hattn_has_shares(&params.problem) ? score_of(params, floor_scorings) : score_of(params, scorings),
                 {load_list_heads, launch_list_heads}};
+    if (params.problem.min_value_weight > 0.0f)
+        return {score_of(params, floor_scorings), {load_list_kept, launch_list_kept}};
     if (!hattn_has_shares(&params.problem))
         return {score_of(params, scorings), attentions[params.engine].decode[params.is_keyed]()};
     const FloorAttention *row = floor_attention_of(params);
@@ -131,7 +133,7 @@ DeviceError attend_to_list(const hattn_cuda_params &params, const hattn_attend_a
         return kernel.launch(params, args, workspace, stream, is_dependent);
     if (params.problem.min_value_weight > 0.0f) {
         const DeviceError error = is_dependent ? kSuccess : launch_tail_totals(params, args, workspace, stream);
-        return error ? error : launch_skip(params, args, workspace, stream);
+        return error ? error : launch_skip(params, args, workspace, stream, is_dependent);
     }
     if (const FloorAttention *row = floor_attention_of(params)) {
         const DeviceError error = is_dependent ? kSuccess : launch_tail_totals(params, args, workspace, stream);
@@ -149,13 +151,13 @@ DeviceError attend_to_list(const hattn_cuda_params &params, const hattn_attend_a
     return error ? error : launch_tail(params, args, workspace, stream);
 }
 
-/* What a decode with candidates hands from kernel to kernel: the caller's buffers, or the workspace's. */
-struct HeadDecode {
+/* What a decode whose attention has a list hands from kernel to kernel: the caller's buffers, or the workspace's. */
+struct ListDecode {
     hattn_cuda_params params;
     hattn_decode_args args;
     hattn_buffer steps = {}, shares = {}, rests = {};
 
-    HeadDecode(const hattn_cuda_params &plan, const hattn_decode_args &given, hattn_buffer workspace)
+    ListDecode(const hattn_cuda_params &plan, const hattn_decode_args &given, hattn_buffer workspace)
         : params(plan), args(given)
     {
         hattn_problem &p = params.problem;
@@ -168,12 +170,16 @@ struct HeadDecode {
         };
         args.indices = own(args.indices, plan.own_indices, p.indices, p.num_selection_heads, p.k);
         args.counts = own(args.counts, plan.own_counts, p.counts, p.num_selection_heads, 1);
-        args.head_weights = own(args.head_weights, plan.own_head_weights, p.head_weights, p.num_q_heads, p.code_bits);
-        args.head_steps = own(args.head_steps, plan.own_head_steps, p.head_steps, p.num_q_heads, 1);
+        if (p.num_candidates) {
+            args.head_weights =
+                own(args.head_weights, plan.own_head_weights, p.head_weights, p.num_q_heads, p.code_bits);
+            args.head_steps = own(args.head_steps, plan.own_head_steps, p.head_steps, p.num_q_heads, 1);
+        }
         if (p.tail > 0.0f) {
+            const int32_t heads = hattn_heads_of_shares(&p);
             steps = own(args.steps, plan.steps, p.steps, p.num_selection_heads, 1);
-            shares = own({}, plan.own_shares, p.shares, p.num_q_heads, p.k);
-            rests = own({}, plan.own_rests, p.rests, p.num_q_heads, 1);
+            shares = own({}, plan.own_shares, p.shares, heads, p.k);
+            rests = own({}, plan.own_rests, p.rests, heads, 1);
         }
     }
 
@@ -190,7 +196,7 @@ struct HeadDecode {
     }
 
     /* When candidates are listed and scored. */
-    DeviceError attend(hattn_buffer workspace, DeviceStream stream) const
+    DeviceError choose(hattn_buffer workspace, DeviceStream stream) const
     {
         hattn_topk_args topk = {};
         topk.batch = args.batch;
@@ -201,6 +207,11 @@ struct HeadDecode {
         topk.shares = shares;
         topk.rests = rests;
         topk.head_steps = args.head_steps;
+        return launch_choose_heads(params, topk, workspace, stream, false);
+    }
+
+    DeviceError attend(hattn_buffer workspace, DeviceStream stream) const
+    {
         hattn_attend_args attend = {};
         attend.batch = args.batch;
         attend.q = args.q;
@@ -218,8 +229,7 @@ struct HeadDecode {
         attend.value_sums = args.value_sums;
         attend.value_lengths = args.value_lengths;
         attend.value_slots = args.value_slots;
-        const DeviceError error = launch_choose_heads(params, topk, workspace, stream, false);
-        return error ? error : attend_to_list(params, attend, workspace, stream, true);
+        return attend_to_list(params, attend, workspace, stream, true);
     }
 };
 
@@ -298,12 +308,16 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
         }
         error = launch_encode_queries(own, encode, stream);
     }
-    if (!params->problem.num_candidates)
+    const bool has_candidates = params->problem.num_candidates > 0;
+    if (!has_candidates && params->problem.min_value_weight == 0.0f)
         return error ? error : run_waves(*params, *args, workspace, stream, [] { return kSuccess; });
-    const HeadDecode heads(*params, *args, workspace);
+    const ListDecode list(*params, *args, workspace);
     if (!error)
-        error = run_waves(heads.params, heads.args, workspace, stream, [&] { return heads.encode(stream); });
-    return error ? error : heads.attend(workspace, stream);
+        error = run_waves(list.params, list.args, workspace, stream,
+                          [&] { return has_candidates ? list.encode(stream) : kSuccess; });
+    if (!error && has_candidates)
+        error = list.choose(workspace, stream);
+    return error ? error : list.attend(workspace, stream);
 }
 
 const hattn_cuda_kernels *hattn::kernels()

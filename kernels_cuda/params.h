@@ -148,7 +148,7 @@ typedef struct hattn_cuda_params {
     int32_t most_scored;
     int32_t choice_shared; /* bytes of dynamic shared memory of a block that chooses; 0: it works in the workspace */
     int32_t choice_levels; /* entries of a head's table by distance, which is at most 2 less */
-    /* Of a decode by regions with candidates, what its later kernels take and the caller does not ask for: compact. */
+    /* Of a decode by regions with candidates, or where not all values are read, what its later kernels take and the caller does not ask for: compact. */
     uint64_t own_indices, own_counts, own_shares, own_rests, own_head_weights, own_head_steps;
     uint64_t workspace_size;
     hattn_cuda_divisor splits, dense_splits, token_splits, dense_heads /* dense_group */;

@@ -101,7 +101,9 @@ static int has_tails(const hattn_cuda_params *params)
 /* Whether there are kernels for a floor of probability, or a tail. */
 static int has_floor(const hattn_cuda_params *params)
 {
-    const int has_engine = params->problem.num_candidates || has_tails(params); /* or attention has a list */
+    const hattn_problem *p = &params->problem;
+    const int has_engine =
+        p->num_candidates || p->min_value_weight > 0 || has_tails(params); /* or attention has a list */
     int has_width = 0;
 #define FLOOR_WIDTH(words, is_loose, kernel) \
     has_width |= params->code_words == words && params->has_loose_codes == is_loose;
@@ -219,17 +221,20 @@ static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params 
     params->choice_shared = shared <= device->block_shared - STATIC_SHARED ? (int32_t)shared : 0;
 }
 
-/* Room for what the later kernels of a decode with candidates take, whether the caller asks for it or not. */
+/* Room for what the later kernels of a decode with a list take, whether the caller asks for it or not. */
 static void choose_own(hattn_cuda_params *params, int64_t tasks, uint64_t *used)
 {
     const hattn_problem *p = &params->problem;
-    if (!p->num_candidates)
+    if (!p->num_candidates && p->min_value_weight == 0)
         return;
-    const uint64_t heads = (uint64_t)(tasks * params->group), k = (uint64_t)p->k;
+    const uint64_t heads = (uint64_t)(tasks * params->group), of_shares = p->num_candidates ? heads : (uint64_t)tasks,
+                   k = (uint64_t)p->k;
     params->own_indices = hattn_carve(used, (uint64_t)tasks * k * sizeof(int32_t));
     params->own_counts = hattn_carve(used, (uint64_t)tasks * sizeof(int32_t));
-    params->own_shares = hattn_carve(used, p->tail > 0 ? heads * k * sizeof(uint32_t) : 0);
-    params->own_rests = hattn_carve(used, heads * sizeof(int64_t));
+    params->own_shares = hattn_carve(used, p->tail > 0 ? of_shares * k * sizeof(uint32_t) : 0);
+    params->own_rests = hattn_carve(used, of_shares * sizeof(int64_t));
+    if (!p->num_candidates)
+        return;
     params->own_head_weights = hattn_carve(used, heads * (uint64_t)p->code_bits);
     params->own_head_steps = hattn_carve(used, heads * sizeof(int32_t));
 }
@@ -325,8 +330,7 @@ void hattn_cuda_choose(const hattn_cuda_properties *device, const hattn_problem 
     params->digit_shift = levels < HATTN_CUDA_BINS ? 0 : 5;
     params->num_bins = params->digit_shift || p->key_norms ? HATTN_CUDA_BINS : (int32_t)levels + 1;
     choose_codes(p, params);
-    /* Where not all values are read attention has a list. */
-    params->by_regions = fits_regions(p) && params->code_words && (p->min_value_weight == 0 || p->num_candidates);
+    params->by_regions = fits_regions(p) && params->code_words;
     int64_t wave_tasks = 0;
     if (params->by_regions) {
         const int64_t weight = levels / p->code_bits;

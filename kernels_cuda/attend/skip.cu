@@ -389,7 +389,7 @@ DeviceError load_skip(const hattn_cuda_params &params)
 }
 
 DeviceError launch_skip(const hattn_cuda_params &params, const hattn_attend_args &args, hattn_buffer workspace,
-                        DeviceStream stream)
+                        DeviceStream stream, bool is_dependent)
 {
     const unsigned rows = static_cast<unsigned>(args.batch.num_rows);
     const int splits = hattn_cuda_skip_splits(&params, args.batch.num_rows);
@@ -397,7 +397,8 @@ DeviceError launch_skip(const hattn_cuda_params &params, const hattn_attend_args
         heads(rows, static_cast<unsigned>(params.problem.num_q_heads));
     return with_dtype(params.problem.k_cache.dtype, [&](auto type) {
         using T = value_of<decltype(type)>;
-        DeviceError error = launch({blocks, kThreads, 0, stream}, weigh_kernel<T>, params, args, workspace);
+        DeviceError error = launch({blocks, kThreads, 0, stream, is_dependent && params.has_dependent_launch},
+                                   weigh_kernel<T>, params, args, workspace);
         if (!error)
             error = with_read_kernel<T>(params, [&](auto kernel) {
                 return launch_dependent(params, kernel, blocks, 0, stream, params, args, workspace);
