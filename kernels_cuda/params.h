@@ -91,7 +91,6 @@ typedef struct hattn_cuda_skip {
     uint64_t sums;   /* [row, Hq, split] */
     uint64_t left;   /* likewise */
     uint64_t parts;  /* [row, Hq, split, dv] */
-    uint64_t read;   /* [row, Hs, split], hattn_cuda_skip_ranks of each */
     int32_t kept;    /* the most of a selection */
     int32_t reserved;
 } hattn_cuda_skip;
@@ -159,21 +158,14 @@ typedef struct hattn_cuda_params {
 
 enum { HATTN_CUDA_SKIP_PIECE = 64, HATTN_CUDA_SKIP_SPLITS = 32 };
 
-/* Blocks that share a selection where values are skipped: some 8 a multiprocessor in all. */
+/* Blocks that share a selection where values are skipped: some 3 a multiprocessor in all, as many as run together. */
 static inline int32_t hattn_cuda_skip_splits(const hattn_cuda_params *params, int32_t num_rows)
 {
     const int64_t tasks = (int64_t)num_rows * params->problem.num_selection_heads,
-                  wanted = (8 * (int64_t)params->num_multiprocessors + tasks - 1) / tasks;
+                  wanted = (3 * (int64_t)params->num_multiprocessors + tasks - 1) / tasks;
     const int32_t pieces = (params->skip.kept + HATTN_CUDA_SKIP_PIECE - 1) / HATTN_CUDA_SKIP_PIECE,
                   most = pieces < HATTN_CUDA_SKIP_SPLITS ? pieces : HATTN_CUDA_SKIP_SPLITS;
     return wanted < most ? (int32_t)wanted : most;
-}
-
-/* Ranks of a selection that one of these has at most. */
-HATTN_HOST_DEVICE static inline int32_t hattn_cuda_skip_ranks(int32_t kept, int32_t splits)
-{
-    const int32_t pieces = (kept + HATTN_CUDA_SKIP_PIECE - 1) / HATTN_CUDA_SKIP_PIECE;
-    return (pieces + splits - 1) / splits * HATTN_CUDA_SKIP_PIECE;
 }
 
 #endif

@@ -64,33 +64,35 @@ struct Selected {
     }
 };
 
-/* What rows of K make of the queries' heads: the lane's own, of kHeads. All lanes of a warp together; loads of both rows are in
+/* What rows of K make of the queries' heads: the lane's own, of kHeads. All lanes of a warp together; loads of all rows are in
  * flight at once. */
-template <class T>
-__device__ void dots_of_lane(const T *const (&row)[kTogether], int dims, const float (*q)[kMostDims], int heads,
-                             float (&own)[kTogether])
+template <class T, int kNum>
+__device__ void dots_of_lane(const T *const (&row)[kNum], int dims, const float (*q)[kMostDims], int heads,
+                             float (&own)[kNum])
 {
     const int lane = lane_id() % kLanes;
-    float dot[kTogether][kHeads] = {};
+    float dot[kNum][kHeads] = {};
 #pragma unroll 2
     for (int first = lane * 8; first < dims; first += kLanes * 8) {
-        Eight<T> key[kTogether];
+        Eight<T> key[kNum];
 #pragma unroll
-        for (int r = 0; r < kTogether; r++)
+        for (int r = 0; r < kNum; r++)
             key[r] = load_eight(row[r] + first);
 #pragma unroll
         for (int h = 0; h < kHeads; h++)
-            if (h < heads)
+            if (h < heads) {
+                const float4 low = *reinterpret_cast<const float4 *>(&q[h][first]),
+                             high = *reinterpret_cast<const float4 *>(&q[h][first + 4]);
+                const float x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    const float x = q[h][first + i];
+                for (int i = 0; i < 8; i++)
 #pragma unroll
-                    for (int r = 0; r < kTogether; r++)
-                        dot[r][h] = fmaf(to_float(key[r].x[i]), x, dot[r][h]);
-                }
+                    for (int r = 0; r < kNum; r++)
+                        dot[r][h] = fmaf(to_float(key[r].x[i]), x[i], dot[r][h]);
+            }
     }
 #pragma unroll
-    for (int r = 0; r < kTogether; r++) {
+    for (int r = 0; r < kNum; r++) {
         own[r] = 0.0f;
 #pragma unroll
         for (int h = 0; h < kHeads; h++)
@@ -108,11 +110,11 @@ __device__ inline void load_queries(const hattn_problem &p, const hattn_attend_a
                                     int64_t first_query, int heads, float scale, float (*q)[kMostDims])
 {
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < heads * p.head_dim_qk; i += kThreads) {
-        const int h = i / p.head_dim_qk, e = i % p.head_dim_qk;
-        q[h][e] = scale * load_element(hattn_address(args.q), p.q.dtype,
-                                       row * p.q.stride[0] + (first_query + h) * p.q.stride[1] + e);
-    }
+    for (int h = warp_id(); h < heads; h += kWarps)
+#pragma unroll 4
+        for (int e = lane_id(); e < p.head_dim_qk; e += 32)
+            q[h][e] = scale * load_element(hattn_address(args.q), p.q.dtype,
+                                           row * p.q.stride[0] + (first_query + h) * p.q.stride[1] + e);
     __syncthreads();
 }
 

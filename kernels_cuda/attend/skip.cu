@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention where values of small weight are not read (api/hattn.h, min_value_weight), in three kernels: logits of a selection, and sums of their
- * exponentials over parts of it; then each part knows all weights, lists the rows of V that it reads, and sums these; a block
+ * exponentials over parts of it; then each part knows all weights, and sums the rows of V that it reads; a block
  * a head joins the sums, the mean value for what is left, and the tail. Any type and shape, on ordinary cores: what counts is bytes.
  */
 #include "kernels_cuda/attend/listed.cuh"
@@ -18,7 +18,11 @@ constexpr int kVector = 8;                     /* elements of V that a thread ha
 constexpr int kValueLanes = 16;                /* that share a row of V: */
 constexpr int kTile = kValueLanes * kVector;   /* columns at a time */
 constexpr int kSlots = kThreads / kValueLanes; /* rows of a block at a time */
-constexpr int kAhead = 4;                      /* rows that such lanes load at once */
+constexpr int kFour = 4;                       /* rows of K that lanes load at once */
+
+/* Rows of V that such lanes load at once, for so many heads. */
+template <int kMost>
+constexpr int kAhead = kMost > 4 ? 2 : 4;
 
 /* Of logits, with e^(x - max): of all, and for a tail of anchors and of those that have shares. */
 struct Sums {
@@ -65,7 +69,6 @@ struct Room {
     Sums *sums;
     float *left; /* weights of values that are not read */
     float *parts;
-    int32_t *read; /* ranks */
 
     __device__ Room(const hattn_cuda_params &params, hattn_buffer workspace)
     {
@@ -74,7 +77,6 @@ struct Room {
         sums = reinterpret_cast<Sums *>(base + params.skip.sums);
         left = reinterpret_cast<float *>(base + params.skip.left);
         parts = reinterpret_cast<float *>(base + params.skip.parts);
-        read = reinterpret_cast<int32_t *>(base + params.skip.read);
     }
 };
 
@@ -93,7 +95,7 @@ __global__ void __launch_bounds__(kThreads)
     weigh_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
                  hattn_buffer workspace)
 {
-    __shared__ float q[kHeads][kMostDims];
+    __shared__ __align__(16) float q[kHeads][kMostDims];
     __shared__ Sums of_warps[kWarps][kHeads];
     const hattn_problem &p = params.problem;
     const Room room(params, workspace);
@@ -106,6 +108,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t kv_head = head * group / params.dense_group;
     const float scale = p.scale * hattn_kv_scale(&p, args.k_scale, kv_head);
     const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, max(resolved.sequence, 0));
+    const SplitRanks ranks = {static_cast<int>(split), splits, selected.count};
     for (int first_head = 0; first_head < group; first_head += kHeads) {
         const int heads = min(kHeads, group - first_head), in_group = first_head + thread % kLanes;
         const int64_t first_query = head * group + first_head,
@@ -113,19 +116,19 @@ __global__ void __launch_bounds__(kThreads)
         load_queries(p, args, row, first_query, heads, scale, q);
         const uint32_t *const shares = selected.shares(p, args, row, in_group);
         Sums sum = {-INFINITY, 0.0f, 0.0f, 0.0f};
-        for (int base = static_cast<int>(split) * kPiece; base < selected.count; base += splits * kPiece) {
-            const T *rows[kTogether];
-            float x[kTogether];
+        for (int first = 0; ranks.has(first); first += kFour * kRows) {
+            const T *rows[kFour];
+            float x[kFour];
 #pragma unroll
-            for (int r = 0; r < kTogether; r++) {
-                const int rank = base + r * kRows + thread / kLanes;
-                rows[r] = cache_row<T>(p.k_cache, args.k_cache, pages, selected.indices[min(rank, selected.count - 1)],
-                                       kv_head);
-            }
+            for (int r = 0; r < kFour; r++)
+                rows[r] = cache_row<T>(
+                    p.k_cache, args.k_cache, pages,
+                    selected.indices[min(ranks.rank(first + r * kRows + thread / kLanes), selected.count - 1)],
+                    kv_head);
             dots_of_lane(rows, p.head_dim_qk, q, heads, x);
 #pragma unroll
-            for (int r = 0; r < kTogether; r++) {
-                const int rank = base + r * kRows + thread / kLanes;
+            for (int r = 0; r < kFour; r++) {
+                const int rank = ranks.rank(first + r * kRows + thread / kLanes);
                 if (rank >= selected.count || in_group >= group)
                     continue;
                 if (p.soft_cap > 0.0f)
@@ -175,62 +178,44 @@ struct Weigher {
 template <int kMost>
 struct ReadSpace {
     Weigher weigher[kMostGroup];
-    float left[kWarps][kMostGroup];
+    float left[kWarps][kMost];
     uint32_t sums[kWarps];
-    int64_t offset[kThreads];      /* of rows of V, in elements */
+    int64_t offset[kThreads];      /* of rows of V that are read, in elements */
     float weight[kMost][kThreads]; /* of the same rows */
-    float part[kWarps][kTile];
+    float part[kWarps][kMost][kTile];
 };
 
-/* Lists the ranks of a split whose values are read, and adds up the weights of the others; returns how many it lists. */
+/* A rank's weights: of all heads of the group their sum, and those of `heads` heads from first_head on. */
 template <int kMost>
-__device__ inline int list_read(const hattn_cuda_params &params, const float *logits, const SplitRanks &ranks,
-                                int32_t *list, ReadSpace<kMost> &space)
+__device__ inline float weigh_rank(const float *logits, int group, int64_t stride, int first_head,
+                                   const ReadSpace<kMost> &space, float (&weight)[kMost])
 {
-    const int group = params.group, kept = params.skip.kept;
-    const float least = params.problem.min_value_weight * static_cast<float>(group);
-    int num_read = 0;
-    for (int h = lane_id(); h < group; h += 32)
-        space.left[warp_id()][h] = 0.0f;
-    warp_barrier();
-    for (int first = 0; ranks.has(first); first += kThreads) {
-        const int i = first + static_cast<int>(threadIdx.x), rank = ranks.rank(i);
-        const bool is_there = ranks.has(i);
-        float sum = 0.0f;
-        for (int h = 0; h < group; h++)
-            if (is_there)
-                sum += space.weigher[h].weight(logits[int64_t(h) * kept + rank]);
-        const bool is_read = is_there && !(sum < least); /* a NaN is */
-        uint32_t total;
-        const uint32_t before = block_scan(is_read, space.sums, &total);
-        if (is_read)
-            list[num_read + before] = rank;
-        num_read += static_cast<int>(total);
-        for (int h = 0; h < group; h++) {
-            const float not_read =
-                warp_sum(is_there && !is_read ? space.weigher[h].weight(logits[int64_t(h) * kept + rank]) : 0.0f);
-            if (lane_id() == 0)
-                space.left[warp_id()][h] += not_read;
-        }
-        __syncthreads();
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int h = 0; h < group; h++) {
+        const float its = space.weigher[h].weight(logits[h * stride]);
+        sum += its;
+#pragma unroll
+        for (int i = 0; i < kMost; i++)
+            weight[i] = first_head + i == h ? its : weight[i];
     }
-    return num_read;
+    return sum;
 }
 
-/* Adds listed rows' columns from `column` on, of `heads` heads; num of the rows that the space knows. */
+/* Adds the space's rows' columns from `column` on, of `heads` heads. */
 template <class T, int kMost>
 __device__ inline void add_rows(const T *v_cache, int num, int column, bool has_column, int heads,
                                 const ReadSpace<kMost> &space, float (&sum)[kMost][kVector])
 {
     const int slot = static_cast<int>(threadIdx.x) / kValueLanes;
-    for (int first = slot; first < num; first += kAhead * kSlots) {
-        Eight<T> value[kAhead];
+    for (int first = slot; first < num; first += kAhead<kMost> * kSlots) {
+        Eight<T> value[kAhead<kMost>];
 #pragma unroll
-        for (int r = 0; r < kAhead; r++)
+        for (int r = 0; r < kAhead<kMost>; r++)
             if (has_column)
                 value[r] = load_eight(v_cache + space.offset[min(first + r * kSlots, num - 1)] + column);
 #pragma unroll
-        for (int r = 0; r < kAhead; r++) {
+        for (int r = 0; r < kAhead<kMost>; r++) {
             const int i = first + r * kSlots;
             if (i >= num || !has_column)
                 continue;
@@ -244,31 +229,34 @@ __device__ inline void add_rows(const T *v_cache, int num, int column, bool has_
     }
 }
 
-/* The sums of all slots, to where the split's part of a head is. All threads together. */
+/* The sums of all slots, to where the split's parts of `heads` heads are. All threads together. */
 template <int kMost>
-__device__ inline void store_part(const float (&sum)[kVector], int column, int columns, float scale, float *part,
-                                  ReadSpace<kMost> &space)
+__device__ inline void store_parts(const float (&sum)[kMost][kVector], int heads, int column, int columns, float scale,
+                                   float *parts, int64_t stride, ReadSpace<kMost> &space)
 {
-    const int lane = lane_id() % kValueLanes;
 #pragma unroll
-    for (int e = 0; e < kVector; e++) {
-        const float both = sum[e] + from_partner(sum[e], kValueLanes);
-        if (lane_id() < kValueLanes)
-            space.part[warp_id()][lane * kVector + e] = both;
-    }
+    for (int h = 0; h < kMost; h++)
+#pragma unroll
+        for (int e = 0; e < kVector; e++) {
+            const float both = sum[h][e] + from_partner(sum[h][e], kValueLanes);
+            if (lane_id() < kValueLanes)
+                space.part[warp_id()][h][lane_id() * kVector + e] = both;
+        }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < kTile && column + i < columns; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < heads * kTile; i += kThreads) {
+        const int h = i / kTile, its = i % kTile;
         float total = 0.0f;
+#pragma unroll
         for (int w = 0; w < kWarps; w++)
-            total += space.part[w][i];
-        part[column + i] = total * scale;
+            total += space.part[w][h][its];
+        if (column + its < columns)
+            parts[h * stride + column + its] = total * scale;
     }
-    __syncthreads();
 }
 
 /* kMost: query heads at a time. */
 template <class T, int kMost>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     read_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
                 hattn_buffer workspace)
 {
@@ -280,8 +268,10 @@ __global__ void __launch_bounds__(kThreads)
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
     const int64_t kv_head = head * group / params.dense_group, first_query = head * group,
                   place = row * p.num_q_heads + first_query;
-    const float scale = hattn_kv_scale(&p, args.v_scale, kv_head);
+    const float scale = hattn_kv_scale(&p, args.v_scale, kv_head),
+                least = p.min_value_weight * static_cast<float>(group);
     const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, max(resolved.sequence, 0));
+    const T *v_cache = static_cast<const T *>(hattn_address(args.v_cache));
     allow_dependents();
     wait_for_previous();
     const Selected selected(params, args, row, head, resolved.length);
@@ -292,46 +282,57 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
     const SplitRanks ranks = {static_cast<int>(split), splits, selected.count};
-    int32_t *list = room.read + ((row * p.num_selection_heads + head) * splits + split) *
-                                    hattn_cuda_skip_ranks(params.skip.kept, splits);
     const float *logits = room.logits + place * params.skip.kept;
-    const int num_read = list_read(params, logits, ranks, list, space);
-    __syncthreads();
-    for (int h = thread; h < group; h += kThreads) {
-        float left = 0.0f;
-        for (int w = 0; w < kWarps; w++)
-            left += space.left[w][h];
-        room.left[(place + h) * splits + split] = left;
-    }
     const int lane_column = thread % kValueLanes * kVector;
     for (int column = 0; column < p.head_dim_v; column += kTile)
         for (int first_head = 0; first_head < group; first_head += kMost) {
             const int heads = min(kMost, group - first_head);
-            float sum[kMost][kVector] = {};
-            for (int first = 0; first < num_read; first += kThreads) {
-                const int num = min(kThreads, num_read - first);
-                __syncthreads();
-                if (thread < num) {
-                    const int rank = list[first + thread];
-                    space.offset[thread] =
-                        cache_row<T>(p.v_cache, args.v_cache, pages, selected.indices[rank], kv_head) -
-                        static_cast<const T *>(hattn_address(args.v_cache));
+            float sum[kMost][kVector] = {}, left[kMost] = {};
+            for (int first = 0; ranks.has(first); first += kThreads) {
+                const int rank = ranks.rank(first + thread);
+                const bool is_there = rank < selected.count;
+                float weight[kMost] = {};
+                int64_t offset = 0;
+                bool is_read = false;
+                if (is_there) {
+                    offset = cache_row<T>(p.v_cache, args.v_cache, pages, selected.indices[rank], kv_head) - v_cache;
+                    is_read = !(weigh_rank(logits + rank, group, params.skip.kept, first_head, space, weight) <
+                                least); /* a NaN is */
+                }
+                uint32_t num;
+                const uint32_t at = block_scan(is_read, space.sums, &num);
+                if (is_read) {
+                    space.offset[at] = offset;
 #pragma unroll
                     for (int h = 0; h < kMost; h++)
-                        if (h < heads)
-                            space.weight[h][thread] = space.weigher[first_head + h].weight(
-                                logits[int64_t(first_head + h) * params.skip.kept + rank]);
+                        space.weight[h][at] = weight[h];
+                } else {
+#pragma unroll
+                    for (int h = 0; h < kMost; h++)
+                        left[h] += weight[h];
                 }
                 __syncthreads();
-                add_rows(static_cast<const T *>(hattn_address(args.v_cache)), num, column + lane_column,
-                         column + lane_column < p.head_dim_v, heads, space, sum);
+                add_rows(v_cache, static_cast<int>(num), column + lane_column, column + lane_column < p.head_dim_v,
+                         heads, space, sum);
+                __syncthreads();
+            }
+#pragma unroll
+            for (int h = 0; h < kMost; h++) {
+                const float of_warp = warp_sum(left[h]);
+                if (lane_id() == 0)
+                    space.left[warp_id()][h] = of_warp;
+            }
+            const int64_t first_place = place + first_head;
+            store_parts(sum, heads, column, p.head_dim_v, scale,
+                        room.parts + (first_place * splits + split) * p.head_dim_v, splits * int64_t(p.head_dim_v),
+                        space);
+            if (column == 0 && thread < heads) {
+                float all = 0.0f;
+                for (int w = 0; w < kWarps; w++)
+                    all += space.left[w][thread];
+                room.left[(first_place + thread) * splits + split] = all;
             }
             __syncthreads();
-#pragma unroll
-            for (int h = 0; h < kMost; h++)
-                if (h < heads)
-                    store_part(sum[h], column, p.head_dim_v, scale,
-                               room.parts + ((place + first_head + h) * splits + split) * p.head_dim_v, space);
         }
 }
 
@@ -360,9 +361,12 @@ __global__ void __launch_bounds__(kThreads)
     of_mean += tail;
     const RowMean<T> mean(params, args, resolved, kv_head, of_mean != 0.0f);
     for (int column = static_cast<int>(threadIdx.x); column < p.head_dim_v; column += kThreads) {
-        float value = of_mean != 0.0f ? of_mean * mean.of(column) : 0.0f;
+        float value = 0.0f;
+#pragma unroll 8
         for (int split = 0; split < splits; split++)
             value += room.parts[(place * splits + split) * p.head_dim_v + column];
+        if (of_mean != 0.0f)
+            value += of_mean * mean.of(column);
         store_element(hattn_element(&p.out, args.out, row, query_head, 0), p.out.dtype, column, value / (1.0f + tail));
     }
     if (threadIdx.x == 0 && args.lse.data)

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
     tail_sums_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
                      hattn_buffer workspace)
 {
-    __shared__ float q[kHeads][kMostDims];
+    __shared__ __align__(16) float q[kHeads][kMostDims];
     __shared__ Pair<float> of_warps[kWarps][kHeads];
     const hattn_problem &p = params.problem;
     const int64_t row = blockIdx.x, head = blockIdx.y, split = blockIdx.z;
