@@ -158,14 +158,14 @@ typedef struct hattn_cuda_params {
 
 enum { HATTN_CUDA_SKIP_PIECE = 64, HATTN_CUDA_SKIP_SPLITS = 32 };
 
-/* Blocks that share a selection where values are skipped: some 3 a multiprocessor in all, as many as run together. */
+/* Blocks that share a selection where values are skipped: two a multiprocessor in all, which run together. */
 static inline int32_t hattn_cuda_skip_splits(const hattn_cuda_params *params, int32_t num_rows)
 {
     const int64_t tasks = (int64_t)num_rows * params->problem.num_selection_heads,
-                  wanted = (3 * (int64_t)params->num_multiprocessors + tasks - 1) / tasks;
+                  wanted = 2 * (int64_t)params->num_multiprocessors / tasks;
     const int32_t pieces = (params->skip.kept + HATTN_CUDA_SKIP_PIECE - 1) / HATTN_CUDA_SKIP_PIECE,
                   most = pieces < HATTN_CUDA_SKIP_SPLITS ? pieces : HATTN_CUDA_SKIP_SPLITS;
-    return wanted < most ? (int32_t)wanted : most;
+    return wanted < 1 ? 1 : wanted < most ? (int32_t)wanted : most;
 }
 
 #endif

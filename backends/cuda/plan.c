@@ -270,7 +270,7 @@ static void choose_skip(hattn_cuda_params *params, uint64_t *used)
                    heads = tasks * (uint64_t)params->group, kept = (uint64_t)skip->kept;
     /* As many parts as blocks are wanted, and one of each task more, or all that there may be. */
     const uint64_t parts = (uint64_t)smaller((int64_t)tasks * HATTN_CUDA_SKIP_SPLITS,
-                                             (int64_t)tasks + 3 * (int64_t)params->num_multiprocessors) *
+                                             (int64_t)tasks + 2 * (int64_t)params->num_multiprocessors) *
                            (uint64_t)params->group;
     skip->logits = hattn_carve(used, heads * kept * sizeof(float));
     skip->sums = hattn_carve(used, parts * 4 * sizeof(float));

@@ -18,7 +18,6 @@ constexpr int kVector = 8;                     /* elements of V that a thread ha
 constexpr int kValueLanes = 16;                /* that share a row of V: */
 constexpr int kTile = kValueLanes * kVector;   /* columns at a time */
 constexpr int kSlots = kThreads / kValueLanes; /* rows of a block at a time */
-constexpr int kFour = 4;                       /* rows of K that lanes load at once */
 
 /* Rows of V that such lanes load at once, for so many heads. */
 template <int kMost>
@@ -90,51 +89,84 @@ struct SplitRanks {
     __device__ bool has(int i) const { return rank(i) < count; }
 };
 
+/* What a block of weigh_kernel has in common. */
+struct WeighSpace {
+    float4 q[kHeads][kMostDims / 4];
+    int64_t offset[kThreads]; /* of rows of K, in elements */
+    Sums of_warps[kWarps][kHeads];
+};
+
+/* On its way into L2. */
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__device__ inline void prefetch_row(const T *row, int columns)
+{
+    constexpr int kLine = 128 / static_cast<int>(sizeof(T));
+#pragma unroll 2
+    for (int column = 0; column < columns; column += kLine)
+        prefetch_line(row + column);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 3)
     weigh_kernel(const __grid_constant__ hattn_cuda_params params, const __grid_constant__ hattn_attend_args args,
                  hattn_buffer workspace)
 {
-    __shared__ __align__(16) float q[kHeads][kMostDims];
-    __shared__ Sums of_warps[kWarps][kHeads];
+    __shared__ WeighSpace space;
     const hattn_problem &p = params.problem;
     const Room room(params, workspace);
     const int64_t row = blockIdx.x, head = blockIdx.y, split = blockIdx.z;
     const int thread = static_cast<int>(threadIdx.x), group = params.group, splits = static_cast<int>(gridDim.z);
     const hattn_row resolved = hattn_resolve_row(&p, &args.batch, static_cast<int32_t>(row));
-    allow_dependents();
-    wait_for_previous();
-    const Selected selected(params, args, row, head, resolved.length);
     const int64_t kv_head = head * group / params.dense_group;
     const float scale = p.scale * hattn_kv_scale(&p, args.k_scale, kv_head);
     const hattn_pages pages = hattn_sequence_pages(&p, &args.batch, max(resolved.sequence, 0));
+    const T *k_cache = static_cast<const T *>(hattn_address(args.k_cache));
+    float(*q)[kMostDims] = reinterpret_cast<float(*)[kMostDims]>(space.q);
+    allow_dependents();
+    wait_for_previous();
+    const Selected selected(params, args, row, head, resolved.length);
     const SplitRanks ranks = {static_cast<int>(split), splits, selected.count};
     for (int first_head = 0; first_head < group; first_head += kHeads) {
         const int heads = min(kHeads, group - first_head), in_group = first_head + thread % kLanes;
         const int64_t first_query = head * group + first_head,
                       place = row * p.num_q_heads + first_query + thread % kLanes;
-        load_queries(p, args, row, first_query, heads, scale, q);
         const uint32_t *const shares = selected.shares(p, args, row, in_group);
         Sums sum = {-INFINITY, 0.0f, 0.0f, 0.0f};
-        for (int first = 0; ranks.has(first); first += kFour * kRows) {
-            const T *rows[kFour];
-            float x[kFour];
+        for (int chunk = 0; chunk == 0 || ranks.has(chunk); chunk += kThreads) {
+            /* All rows of the chunk are asked for at once: after that L2 has them. */
+            if (chunk)
+                __syncthreads();
+            const int own = ranks.rank(chunk + thread);
+            if (own < selected.count) {
+                const T *k = cache_row<T>(p.k_cache, args.k_cache, pages, selected.indices[own], kv_head);
+                prefetch_row(k, p.head_dim_qk);
+                space.offset[thread] = k - k_cache;
+            }
+            if (chunk == 0)
+                load_queries(p, args, row, first_query, heads, scale, q);
+            else
+                __syncthreads();
+#pragma unroll 1
+            for (int first = 0; first < kThreads && ranks.has(chunk + first); first += kPiece) {
+                const T *rows[kTogether];
+                float x[kTogether];
+                int rank[kTogether];
 #pragma unroll
-            for (int r = 0; r < kFour; r++)
-                rows[r] = cache_row<T>(
-                    p.k_cache, args.k_cache, pages,
-                    selected.indices[min(ranks.rank(first + r * kRows + thread / kLanes), selected.count - 1)],
-                    kv_head);
-            dots_of_lane(rows, p.head_dim_qk, q, heads, x);
+                for (int r = 0; r < kTogether; r++) {
+                    const int i = first + r * kRows + thread / kLanes;
+                    rank[r] = ranks.rank(chunk + i);
+                    rows[r] = k_cache + space.offset[rank[r] < selected.count ? i : 0];
+                }
+                dots_of_lane(rows, p.head_dim_qk, q, heads, x);
 #pragma unroll
-            for (int r = 0; r < kFour; r++) {
-                const int rank = ranks.rank(first + r * kRows + thread / kLanes);
-                if (rank >= selected.count || in_group >= group)
-                    continue;
-                if (p.soft_cap > 0.0f)
-                    x[r] = p.soft_cap * tanhf(x[r] / p.soft_cap);
-                room.logits[place * params.skip.kept + rank] = x[r];
-                sum.add(x[r], shares[rank]);
+                for (int r = 0; r < kTogether; r++) {
+                    if (rank[r] >= selected.count || in_group >= group)
+                        continue;
+                    if (p.soft_cap > 0.0f)
+                        x[r] = p.soft_cap * tanhf(x[r] / p.soft_cap);
+                    room.logits[place * params.skip.kept + rank[r]] = x[r];
+                    sum.add(x[r], shares[rank[r]]);
+                }
             }
         }
 #pragma unroll
@@ -142,11 +174,11 @@ __global__ void __launch_bounds__(kThreads)
             sum.join({from_partner(sum.max, mask), from_partner(sum.all, mask), from_partner(sum.near, mask),
                       from_partner(sum.shared, mask)});
         if (lane_id() < kLanes)
-            of_warps[warp_id()][lane_id()] = sum;
+            space.of_warps[warp_id()][lane_id()] = sum;
         __syncthreads();
         if (thread < heads) {
             for (int w = 1; w < kWarps; w++)
-                sum.join(of_warps[w][thread]);
+                sum.join(space.of_warps[w][thread]);
             room.sums[place * splits + split] = sum;
         }
     }
@@ -302,6 +334,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                 uint32_t num;
                 const uint32_t at = block_scan(is_read, space.sums, &num);
                 if (is_read) {
+                    prefetch_row(v_cache + offset + column, min(kTile, p.head_dim_v - column));
                     space.offset[at] = offset;
 #pragma unroll
                     for (int h = 0; h < kMost; h++)
