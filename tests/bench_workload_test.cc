@@ -280,7 +280,8 @@ TEST(Workload, CountsTheBytesOfEveryBenchmarkShape)
         double row = (p.head_dim_qk + (problem.v_inside_k ? 0 : p.head_dim_v)) * element;
         double code = (p.code_bits + 31) / 32 * 4 + (p.key_norms ? 2 : 0);
         EXPECT_EQ(workload.traffic(SCORE).streamed, n * p.num_code_heads * code) << problem.name;
-        const double gathered = problem.min_value_weight > 0 ? p.head_dim_qk * element : row; /* which V, nobody knows */
+        const double gathered =
+            problem.min_value_weight > 0 ? p.head_dim_qk * element : row; /* which V, nobody knows */
         EXPECT_EQ(workload.traffic(ATTEND).gathered, problem.q_len * p.num_selection_heads * k * gathered)
             << problem.name;
         EXPECT_EQ(workload.traffic(DENSE).streamed, n * p.num_kv_heads * row) << problem.name;
