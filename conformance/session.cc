@@ -166,6 +166,7 @@ bool Session::refuses(const Problem &of) const
     problem.q.dtype = problem.k_cache.dtype = HATTN_F16;
     problem.min_probability = of.min_probability;
     problem.tail = of.tail;
+    problem.min_value_weight = of.min_value_weight;
     problem.num_candidates = of.num_candidates ? problem.k : 0;
     problem.score_kind = of.num_candidates ? HATTN_SCORE_WEIGHTED : 0;
     hattn_plan *plan = nullptr;
