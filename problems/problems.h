@@ -90,9 +90,9 @@ struct Problem {
     int min_k = 0;
     float tail = 0;
     float min_value_weight = 0; /* with a tail */
-    int num_candidates = 0;   /* scores per query head */
-    bool value_slots = false; /* states of values in another order than sequences */
-    bool odd_slopes = false;  /* zero, negative, huge ones and NaN among them */
+    int num_candidates = 0;     /* scores per query head */
+    bool value_slots = false;   /* states of values in another order than sequences */
+    bool odd_slopes = false;    /* zero, negative, huge ones and NaN among them */
     float scale = 0, soft_cap = 0;
     bool sink_logits = false;
     Scales kv_scales = Scales::NONE;
