@@ -136,14 +136,14 @@ typedef void hattn_merge_fn(const float *outs, int64_t stride_out, const float *
                             int n, float *out, float *lse);
 
 /* Every operation that has rows in kernels.inc. */
-#define HATTN_CPU_OPS(X)                                                                                          \
-    X(load)                                                                                                       \
-    X(store)                                                                                                      \
-    X(project)                                                                                                    \
-    X(pack)                                                                                                       \
-    X(norm)                                                                                                       \
-    X(weights) X(split) X(score) X(score_listed) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) X(add_values) \
-        X(merge)
+#define HATTN_CPU_OPS(X) \
+    X(load)              \
+    X(store)             \
+    X(project)           \
+    X(pack)              \
+    X(norm)              \
+    X(weights)           \
+    X(split) X(score) X(score_listed) X(scale) X(topk_u16) X(topk_f32) X(vote) X(attend) X(add_values) X(merge)
 
 #define HATTN_CPU_KERNEL(op, isa, symbol) hattn_##op##_fn symbol;
 #include "kernels_cpu/kernels.inc"
