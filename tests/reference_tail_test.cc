@@ -189,8 +189,8 @@ TEST(ReferenceTail, ValuesOfSmallWeightAreNotRead)
     six.w.set<float>(six.w.v, 5, NaN); /* of token 2 */
     six.w.value_lengths = SixTokens::bytes({6, 6});
     for (int64_t state = 0; state < 2; state++) {
-        six.w.set<int64_t>(six.w.value_sums, 8 * state, -30 * ONE);
-        six.w.set<int64_t>(six.w.value_sums, 8 * state + 1, 78 * ONE);
+        six.w.set<int64_t>(six.w.value_sums, 2 * state, -30 * ONE);
+        six.w.set<int64_t>(six.w.value_sums, 2 * state + 1, 78 * ONE);
     }
     EXPECT_FLOAT_EQ(std::log(11.0f), six.attend(shares, 8));
     six.expect_out(28.0f / 11, 60.0f / 11); /* (40 + 8 - 4 * 5) / 11, (8 + 4 * 13) / 11 */
