@@ -3,6 +3,7 @@
  * how long it takes, and whether anything is wrong.
  */
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <set>
@@ -110,8 +111,7 @@ public:
 private:
     void add_map(const TraceMap &map, const LaneSettings &settings, bool may_leave_out);
     void encode();
-    void find_floors(double mean_rows);
-    void find_value_weights(double mean_values);
+    void find_for_maps(const char *what, const std::function<float(Lane *)> &find, void (Lane::*set)(float));
     void decode(int query);
     Json row_json(const Row &row) const;
     double dense_us(const Row &row) const { return median(dense_[row.device].times); }
@@ -182,43 +182,23 @@ void Race::encode()
         judge_keys(source_, *row.lane, *row.oracle, &row.verdict);
 }
 
-/* A map's floor is one for all backends. */
-void Race::find_floors(double mean_rows)
+/* One for each map and all backends, by the first backend that was asked for: the reference takes its time. */
+void Race::find_for_maps(const char *what, const std::function<float(Lane *)> &find, void (Lane::*set)(float))
 {
-    Progress progress("finding floors:", int(rows_.size()));
-    const TraceMap *map = nullptr;
-    float found = 0;
-    for (Row &row : rows_) {
-        progress.step(row.map->name);
-        try {
-            if (row.map != map) /* by the first backend that was asked for: the reference takes its time */
-                found = find_floor(row.lane, trace_.num_queries, mean_rows);
-        } catch (const UsageError &error) {
-            throw UsageError("map " + printable(row.map->name, 80) + ": " + error.what());
-        }
-        map = row.map;
-        row.lane->set_min_probability(found);
-        row.oracle->set_min_probability(found);
-    }
-}
-
-/* Likewise. */
-void Race::find_value_weights(double mean_values)
-{
-    Progress progress("finding weights of values:", int(rows_.size()));
+    Progress progress(what, int(rows_.size()));
     const TraceMap *map = nullptr;
     float found = 0;
     for (Row &row : rows_) {
         progress.step(row.map->name);
         try {
             if (row.map != map)
-                found = find_value_weight(row.lane, source_, mean_values);
+                found = find(row.lane);
         } catch (const UsageError &error) {
             throw UsageError("map " + printable(row.map->name, 80) + ": " + error.what());
         }
         map = row.map;
-        row.lane->set_min_value_weight(found);
-        row.oracle->set_min_value_weight(found);
+        (row.lane->*set)(found);
+        (row.oracle->*set)(found);
     }
 }
 
@@ -246,9 +226,13 @@ void Race::run()
 {
     encode();
     if (mean_rows_ > 0)
-        find_floors(mean_rows_);
+        find_for_maps(
+            "finding floors:", [this](Lane *lane) { return find_floor(lane, trace_.num_queries, mean_rows_); },
+            &Lane::set_min_probability);
     if (mean_values_ > 0)
-        find_value_weights(mean_values_);
+        find_for_maps(
+            "finding weights of values:", [this](Lane *lane) { return find_value_weight(lane, source_, mean_values_); },
+            &Lane::set_min_value_weight);
     Progress progress("decoding: query", trace_.num_queries);
     for (int query = 0; query < trace_.num_queries; query++) {
         progress.step("");
