@@ -18,7 +18,7 @@ using devices::Buffer;
 
 const size_t MIN_SETS = 8;
 /* fp16 */
-static const uint16_t HUGE_NORM = 0x7bff, NOT_A_NUMBER = 0x7e00;
+static const uint16_t ONE = 0x3c00, HUGE_NORM = 0x7bff, NOT_A_NUMBER = 0x7e00;
 /* Keys of all heads that a device encodes in one call: a prefill's, so that it is filled. */
 static const int64_t PREFILL_KEYS = 1 << 20;
 
@@ -104,8 +104,12 @@ void Workload::fill_layers()
         uint8_t *data = codes_.data() + layer * sizes_.code_layer();
         if (problem_.codes != problems::Codes::RANDOM)
             write_codes(data, layer);
-        if (sizes_.norms)
+        if (sizes_.norms && problem_.codes == problems::Codes::EQUAL) {
+            const std::vector<uint16_t> norms(sizes_.norms / 2, ONE);
+            memory_.write(data + sizes_.codes, norms.data(), sizes_.norms);
+        } else if (sizes_.norms) {
             fill_norms(memory_, data + sizes_.codes, sizes_.norms, 3);
+        }
         if (problem_.outlier_norm)
             for (size_t head = 0; head < sizes_.num_pages * size_t(shape_.num_code_heads); head++)
                 memory_.write(data + sizes_.codes + head * size_t(shape_.max_length) * 2, &HUGE_NORM, 2);

@@ -101,6 +101,8 @@ void add_key_problems(std::vector<Problem> *all)
     add_key_problem(all, "S4_weighted", "_nan").nan_query = true; /* weights of 0, so that all scores tie */
     add_key_problem(all, "S4_weighted", "_norms").key_norms = true;
     add_key_problem(all, "S4_weighted_norms", "_outlier").outlier_norm = true;
+    add_key_problem(all, "S4_weighted_norms", "_ties").codes = Codes::EQUAL;
+    add_key_problem(all, "S4_weighted_norms", "_nan").nan_query = true;
 }
 
 void add_plan_problems(std::vector<Problem> *all)
