@@ -17,6 +17,7 @@ namespace hattn {
 struct RescoreTask {
     uint32_t first_score; /* RegionCut */
     int32_t row, head, sequence, first, end;
+    int32_t piece; /* keys of a block that scored */
     uint32_t index, wanted;
 };
 
@@ -25,6 +26,24 @@ __device__ inline uint32_t *rescored_positions(const RegionRun &run, uint32_t fi
 {
     return reinterpret_cast<uint32_t *>(run.scores) + first_score + HATTN_CUDA_RESCORE_BINS +
            2 * HATTN_CUDA_RESCORE_CHUNKS;
+}
+
+/* Of one head, by page and slot. */
+struct Strided {
+    const char *base;
+    uint32_t page, slot; /* bytes */
+
+    __device__ const char *at(uint32_t its_page, uint32_t its_slot) const
+    {
+        return base + (static_cast<uint64_t>(its_page) * page + static_cast<uint64_t>(its_slot) * slot);
+    }
+};
+
+__device__ inline Strided strided(const hattn_tensor &tensor, hattn_buffer buffer, int64_t first_page, int64_t head,
+                                  uint32_t size)
+{
+    return {hattn_element(&tensor, buffer, first_page, 0, head), static_cast<uint32_t>(tensor.stride[0]) * size,
+            static_cast<uint32_t>(tensor.stride[1]) * size};
 }
 
 template <SelectBy kBy>
@@ -39,24 +58,32 @@ public:
           positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
           histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
           claimed_(histogram_of(run, task.index) + level_words(run) + HATTN_CUDA_CLAIMED),
-          done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted)
+          done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted),
+          num_words_((params.problem.code_bits + 31) / 32),
+          is_whole_(!params.has_loose_codes && params.code_words % 4 == 0),
+          has_norms_(kKeyed && params.problem.key_norms), page_size_(params.page_size)
     {
         const int32_t middle = task.end - task.first;
+        /* About two for each block of the task, as each costs its own latencies. */
         constexpr int kLeast = 4096;
-        chunk_ = max(kLeast, (middle + HATTN_CUDA_RESCORE_CHUNKS - 1) / HATTN_CUDA_RESCORE_CHUNKS);
+        chunk_ = max(max(kLeast, task.piece / 2), (middle + HATTN_CUDA_RESCORE_CHUNKS - 1) / HATTN_CUDA_RESCORE_CHUNKS);
         num_chunks_ = static_cast<uint32_t>((middle + chunk_ - 1) / chunk_);
-        table_ = params.problem.page_size ? static_cast<const int32_t *>(hattn_address(args.batch.block_table)) +
-                                                task.sequence * params.problem.block_table.stride[0]
-                                          : nullptr;
-        code_head_ =
-            static_cast<int64_t>(task.head) * params.problem.num_code_heads / params.problem.num_selection_heads;
+        const hattn_problem &p = params.problem;
+        if (p.page_size)
+            table_ = static_cast<const int32_t *>(hattn_address(args.batch.block_table)) +
+                     task.sequence * p.block_table.stride[0];
+        const int64_t code_head = static_cast<int64_t>(task.head) * p.num_code_heads / p.num_selection_heads,
+                      first_page = p.page_size ? 0 : task.sequence;
+        codes_ = strided(p.codes, args.codes, first_page, code_head, sizeof(uint32_t));
+        if (has_norms_)
+            norms_ = strided(p.norms, args.norms, first_page, code_head, sizeof(float16));
     }
 
     /* Ends with a barrier, when all positions are there. */
     __device__ void run()
     {
         load_query();
-        const int digits = num_digits(params_);
+        const int digits = all_digits();
         const uint32_t num_passes = static_cast<uint32_t>(digits) + 2, total = 1 + num_passes * num_chunks_;
         for (;;) {
             if (threadIdx.x == 0)
@@ -73,12 +100,10 @@ public:
                 wait_for(1 + static_cast<uint32_t>(pass) * num_chunks_);
                 while (num_known_ < min(pass, digits))
                     find_digit();
-                if (pass < digits)
-                    count_digits(chunk);
-                else if (pass == digits)
-                    count_kept(chunk);
-                else
-                    list_kept(chunk);
+                pass_over(pass < digits    ? Pass::COUNT_DIGITS
+                          : pass == digits ? Pass::COUNT_KEPT
+                                           : Pass::LIST_KEPT,
+                          chunk);
             }
             __syncthreads();
             if (threadIdx.x == 0)
@@ -90,6 +115,11 @@ public:
     }
 
 private:
+    /* Scores that are levels have one. */
+    __device__ int all_digits() const { return kKeyed ? num_digits(params_) : 1; }
+
+    __device__ Digit next_digit() const { return kKeyed ? digit(params_, num_known_) : Digit{0, 11}; }
+
     __device__ void load_query()
     {
         QueryCode &query = space_.rescore.query;
@@ -114,7 +144,7 @@ private:
 
     __device__ void begin()
     {
-        const int bins = num_digits(params_) * HATTN_CUDA_RESCORE_BINS;
+        const int bins = all_digits() * HATTN_CUDA_RESCORE_BINS;
         for (int i = threadIdx.x; i < bins; i += kThreads)
             histograms_[i] = 0;
         if (threadIdx.x == 0)
@@ -122,11 +152,10 @@ private:
     }
 
     /* Keys of a thread whose codes are in flight together: positions first + i * kThreads, in the order of scores; 0 from `end` on. */
-    static constexpr int kTogether = 8;
+    static constexpr int kTogether = 4;
 
     __device__ void load_keys(uint32_t (&keys)[kTogether], int32_t first, int32_t end) const
     {
-        const hattn_problem &p = params_.problem;
         const QueryCode &query = space_.rescore.query;
         const uint32_t *codes[kTogether];
         float16 norms[kTogether];
@@ -134,57 +163,54 @@ private:
 #pragma unroll
         for (int i = 0; i < kTogether; i++) {
             const int32_t position = min(first + i * kThreads, end - 1);
-            int64_t page = task_.sequence;
-            int32_t slot = position;
+            uint32_t page = 0, slot = static_cast<uint32_t>(position);
             if (table_) {
-                const uint32_t index = divide(position, params_.page_size);
-                page = table_[index];
-                slot = position - static_cast<int32_t>(index * params_.page_size.divisor);
+                const uint32_t index = divide(slot, page_size_);
+                page = static_cast<uint32_t>(table_[index]);
+                slot -= index * page_size_.divisor;
             }
-            codes[i] = reinterpret_cast<const uint32_t *>(hattn_element(&p.codes, args_.codes, page, slot, code_head_));
-            if (kKeyed && p.key_norms)
-                norms[i] = load_l2(
-                    reinterpret_cast<const float16 *>(hattn_element(&p.norms, args_.norms, page, slot, code_head_)));
+            codes[i] = reinterpret_cast<const uint32_t *>(codes_.at(page, slot));
+            if (has_norms_)
+                norms[i] = load_l2(reinterpret_cast<const float16 *>(norms_.at(page, slot)));
         }
 #pragma unroll 1
-        for (int w = 0; w < (p.code_bits + 31) / 32; w += 4) {
-            uint32_t words[kTogether][4];
+        for (int w = 0; w < num_words_; w += 4) {
+            uint32_t words[kTogether][4], sign[4];
+            if (is_whole_)
 #pragma unroll
-            for (int i = 0; i < kTogether; i++)
+                for (int i = 0; i < kTogether; i++) {
+                    const uint4 four = load_l2(reinterpret_cast<const uint4 *>(codes[i] + w));
+                    memcpy(words[i], &four, sizeof(four));
+                }
+            else
 #pragma unroll
-                for (int j = 0; j < 4; j++)
-                    words[i][j] = w + j < (p.code_bits + 31) / 32 ? load_l2(codes[i] + w + j) : 0;
+                for (int i = 0; i < kTogether; i++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        words[i][j] = w + j < num_words_ ? load_l2(codes[i] + w + j) : 0;
 #pragma unroll
             for (int j = 0; j < 4; j++)
+                sign[j] = query.sign[w + j];
 #pragma unroll 1
-                for (int plane = 0; plane < query.num_planes; plane++) {
-                    const uint32_t mask = query.plane[plane][min(w + j, 15)], sign = query.sign[min(w + j, 15)];
+            for (int plane = 0; plane < query.num_planes; plane++) {
+                uint32_t counts[kTogether] = {};
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const uint32_t mask = query.plane[plane][w + j];
 #pragma unroll
                     for (int i = 0; i < kTogether; i++)
-                        scores[i] += static_cast<uint32_t>(count_ones((words[i][j] ^ sign) & mask)) << plane;
+                        counts[i] += static_cast<uint32_t>(count_ones((words[i][j] ^ sign[j]) & mask));
                 }
+#pragma unroll
+                for (int i = 0; i < kTogether; i++)
+                    scores[i] += counts[i] << plane;
+            }
         }
 #pragma unroll
         for (int i = 0; i < kTogether; i++) {
             const uint32_t key =
-                kKeyed && p.key_norms ? ordered_key(scale_score(scores[i], query.max_score, norms[i])) : scores[i];
+                has_norms_ ? ordered_key(scale_score(scores[i], query.max_score, norms[i])) : scores[i];
             keys[i] = first + i * kThreads < end ? key : 0;
-        }
-    }
-
-    /* f(position, key) for a chunk's keys by all threads together; past its end with key 0. */
-    template <class F>
-    __device__ void each_key(uint32_t chunk, F f) const
-    {
-        const int32_t end = end_of(chunk);
-#pragma unroll 1
-        for (int32_t base = first_of(chunk); base < end; base += kTogether * kThreads) {
-            uint32_t keys[kTogether];
-            const int32_t first = base + static_cast<int32_t>(threadIdx.x);
-            load_keys(keys, first, end);
-#pragma unroll
-            for (int i = 0; i < kTogether; i++)
-                f(first + i * kThreads, keys[i]);
         }
     }
 
@@ -198,7 +224,7 @@ private:
         if constexpr (kFloor)
             return find_above_floor();
         SelectSpace &select = space_.rescore.select;
-        const Digit d = digit(params_, num_known_);
+        const Digit d = next_digit();
         for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
             select.histogram[i] = load_l2(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i);
         __syncthreads();
@@ -235,66 +261,108 @@ private:
         __syncthreads();
     }
 
-    __device__ void count_digits(uint32_t chunk)
+    /* What is done with a chunk's keys: their digits are counted, then, when the last kept key is known, those above it and those equal to it, then
+     * these are listed. */
+    enum class Pass { COUNT_DIGITS, COUNT_KEPT, LIST_KEPT };
+
+    /* One loop for all passes, as each kernel of attention has this code in it. */
+    __device__ void pass_over(Pass pass, uint32_t chunk)
     {
         SelectSpace &select = space_.rescore.select;
-        const Digit d = digit(params_, num_known_);
-        for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
-            select.histogram[i] = 0;
+        const int32_t end = end_of(chunk);
+        uint32_t above = 0, equal = 0; /* of this thread; when they are listed, before the chunk */
+        if (pass == Pass::COUNT_DIGITS)
+            for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
+                select.histogram[i] = 0;
+        else if (pass == Pass::LIST_KEPT)
+            for (uint32_t before = threadIdx.x; before < chunk; before += kThreads) {
+                above += load_l2(counts_ + 2 * before);
+                equal += load_l2(counts_ + 2 * before + 1);
+            }
+        if (pass == Pass::LIST_KEPT)
+            add_up(&above, &equal);
         __syncthreads();
-        each_key(chunk, [&](int32_t position, uint32_t mine) {
-            const bool counts = position < end_of(chunk) && (mine & known_) == prefix_;
-            const uint32_t bin = counts ? mine >> d.shift & ((1u << d.bits) - 1) : HATTN_CUDA_BINS;
+        int turn = 0;
+#pragma unroll 1
+        for (int32_t base = first_of(chunk); base < end; base += kTogether * kThreads) {
+            uint32_t keys[kTogether];
+            const int32_t first = base + static_cast<int32_t>(threadIdx.x);
+            load_keys(keys, first, end);
+            if (pass == Pass::COUNT_DIGITS) {
+                count_digits(keys, first, end);
+            } else if (pass == Pass::COUNT_KEPT) {
+#pragma unroll
+                for (int i = 0; i < kTogether; i++) {
+                    above += keys[i] > prefix_; /* not past the end: 0 is never above */
+                    equal += first + i * kThreads < end && keys[i] == prefix_;
+                }
+            } else {
+                list_kept(keys, first, end, &select.histogram[turn], &above, &equal);
+                turn ^= kTogether * kWarps;
+            }
+        }
+        if (pass == Pass::COUNT_DIGITS) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
+                if (select.histogram[i])
+                    atomic_add(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i, select.histogram[i]);
+        } else if (pass == Pass::COUNT_KEPT) {
+            add_up(&above, &equal);
+            if (threadIdx.x < 2)
+                counts_[2 * chunk + threadIdx.x] = threadIdx.x ? equal : above;
+        }
+    }
+
+    /* Over all threads. */
+    __device__ void add_up(uint32_t *above, uint32_t *equal)
+    {
+        block_scan(*above, space_.rescore.select.sums[0], above);
+        block_scan(*equal, space_.rescore.select.sums[1], equal);
+    }
+
+    __device__ void count_digits(const uint32_t (&keys)[kTogether], int32_t first, int32_t end)
+    {
+        SelectSpace &select = space_.rescore.select;
+        const Digit d = next_digit();
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            const bool counts = first + i * kThreads < end && (keys[i] & known_) == prefix_;
+            const uint32_t bin = counts ? keys[i] >> d.shift & ((1u << d.bits) - 1) : HATTN_CUDA_BINS;
             const bool are_alike = all_alike(bin); /* one counter must not be waited for 32 times */
             if (counts && (!are_alike || lane_id() == 0))
                 atomic_add(&select.histogram[bin], are_alike ? 32u : 1u);
-        });
-        __syncthreads();
-        for (int i = threadIdx.x; i < HATTN_CUDA_BINS; i += kThreads)
-            if (select.histogram[i])
-                atomic_add(histograms_ + num_known_ * HATTN_CUDA_RESCORE_BINS + i, select.histogram[i]);
-    }
-
-    /* Of a chunk, now that the last kept key is known: above it, and equal to it. */
-    __device__ void count_kept(uint32_t chunk)
-    {
-        uint32_t above = 0, equal = 0;
-        each_key(chunk, [&](int32_t position, uint32_t mine) {
-            above += mine > prefix_; /* not past the end: 0 is never above */
-            equal += position < end_of(chunk) && mine == prefix_;
-        });
-        uint32_t totals[2];
-        block_scan(above, space_.rescore.select.sums[0], &totals[0]);
-        block_scan(equal, space_.rescore.select.sums[1], &totals[1]);
-        if (threadIdx.x < 2)
-            counts_[2 * chunk + threadIdx.x] = totals[threadIdx.x];
-    }
-
-    __device__ void list_kept(uint32_t chunk)
-    {
-        SelectSpace &select = space_.rescore.select;
-        uint32_t above = 0, equal = 0;
-        for (uint32_t before = threadIdx.x; before < chunk; before += kThreads) {
-            above += load_l2(counts_ + 2 * before);
-            equal += load_l2(counts_ + 2 * before + 1);
         }
-        block_scan(above, select.sums[0], &above);
-        block_scan(equal, select.sums[1], &equal);
-        int turn = 0;
-        const std::conditional_t<kTail, Marks, NoMarks> marks;
+    }
+
+    /* Of a turn, after so many above the last kept key and equal to it, to which it adds its own. counts: of a turn, not those of the one before, which
+     * may still be read. */
+    __device__ void list_kept(const uint32_t (&keys)[kTogether], int32_t first, int32_t end, uint32_t *counts,
+                              uint32_t *above, uint32_t *equal)
+    {
+        static_assert(kTogether * kWarps == 32, "a lane has one");
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            const uint32_t are_above = ballot(keys[i] > prefix_),
+                           are_equal = ballot(first + i * kThreads < end && keys[i] == prefix_);
+            if (lane_id() == 0)
+                counts[i * kWarps + warp_id()] = count_ones(are_above) | count_ones(are_equal) << 16;
+        }
         __syncthreads();
-        each_key(chunk, [&](int32_t position, uint32_t mine) {
-            const bool is_above = mine > prefix_, is_equal = position < end_of(chunk) && mine == prefix_;
-            uint32_t all;
-            const uint32_t before =
-                               block_scan(is_above | static_cast<uint32_t>(is_equal) << 16, select.sums[turn], &all),
-                           num_above = above + (before & 0xffff), num_equal = equal + (before >> 16);
+        /* Both in one scan: they are below 2^16. */
+        const uint32_t its = counts[lane_id()], scan = warp_scan(its), total = from_lane(scan, 31);
+        const std::conditional_t<kTail, Marks, NoMarks> marks;
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            const int32_t position = first + i * kThreads;
+            const bool is_above = keys[i] > prefix_, is_equal = position < end && keys[i] == prefix_;
+            const uint32_t before = from_lane(scan - its, i * kWarps + warp_id()),
+                           num_above = *above + (before & 0xffff) + count_ones(ballot(is_above) & lanes_below()),
+                           num_equal = *equal + (before >> 16) + count_ones(ballot(is_equal) & lanes_below());
             if (is_above || (is_equal && num_equal < wanted_))
-                positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(marks.mark(position, mine));
-            above += all & 0xffff;
-            equal += all >> 16;
-            turn ^= 1;
-        });
+                positions_[num_above + min(num_equal, wanted_)] = static_cast<uint32_t>(marks.mark(position, keys[i]));
+        }
+        *above += total & 0xffff;
+        *equal += total >> 16;
     }
 
     const hattn_cuda_params &params_;
@@ -303,13 +371,17 @@ private:
     const RescoreTask &task_;
     SelectSpaceBy<kBy> &space_;
     uint32_t *positions_, *counts_, *histograms_, *claimed_, *done_;
-    const int32_t *table_; /* NULL: contiguous */
-    int64_t code_head_;
+    const int32_t *table_ = nullptr; /* NULL: contiguous */
+    Strided codes_ = {}, norms_ = {};
     int32_t chunk_; /* keys */
     uint32_t num_chunks_;
     uint32_t prefix_ = 0, known_ = 0; /* digits of the last kept key */
     uint32_t wanted_;                 /* of its equals, or of those that have these digits */
     int num_known_ = 0;
+    /* What loops read: registers, unlike parameters, which every other load may have changed. */
+    const int num_words_;
+    const bool is_whole_, has_norms_;
+    const hattn_cuda_divisor page_size_;
 };
 
 /* With a floor, space.floor.kept then says how many of the middle are kept. */

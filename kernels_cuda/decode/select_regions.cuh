@@ -127,10 +127,10 @@ public:
     /* What there is to score anew. */
     __device__ RescoreTask rescore_task(const PlacedTask &placed) const
     {
-        return {cut_.first_score, placed.row,
-                placed.head,      placed.place.sequence,
-                task_.first,      task_.end,
-                placed.index,     static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent)};
+        return {
+            cut_.first_score,      placed.row,   placed.head,
+            placed.place.sequence, task_.first,  task_.end,
+            cut_.range * kWarps,   placed.index, static_cast<uint32_t>(task_.kept - run_.num_sink - run_.num_recent)};
     }
 
     /* sink(rank, position) for ranks first..end of 0..kept, with a tail of marked positions. is_found: what find said; else the row was scored anew. Ends
