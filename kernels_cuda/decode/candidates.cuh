@@ -57,17 +57,19 @@ struct LevelMap {
         }
     }
 
-    /* After the barrier. The largest but that of one warp, so that one key far from all others does not leave them a single level: what is above
-     * shares the top level with it. */
+    /* After the barrier. Of both the second of all warps', so that one key far from all others, of either sign, does not leave these a single level:
+     * what is beyond shares the outermost level. */
     __device__ static LevelMap of_extents(const float (&extents)[2][kWarps], int num_levels)
     {
-        float least = INFINITY, largest = -INFINITY, second = -INFINITY;
+        float least = INFINITY, second_least = INFINITY, largest = -INFINITY, second_largest = -INFINITY;
         for (int w = 0; w < kWarps; w++) {
+            second_least = fminf(second_least, fmaxf(least, extents[0][w]));
             least = fminf(least, extents[0][w]);
-            second = fmaxf(second, fminf(largest, extents[1][w]));
+            second_largest = fmaxf(second_largest, fminf(largest, extents[1][w]));
             largest = fmaxf(largest, extents[1][w]);
         }
-        largest = second;
+        least = second_least;
+        largest = second_largest;
         const float top = static_cast<float>(num_levels - 1), scale = top / (largest - least);
         return isfinite(scale) && scale > 0.0f ? LevelMap{least, scale, top}
                                                : LevelMap{}; /* all alike, or none finite: one level */
