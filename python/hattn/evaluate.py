@@ -2,10 +2,11 @@
 """python -m hattn.evaluate: what a model's predictions lose by selecting keys, and how fast it decodes.
 
 Each window of a text is read as a prompt but for its last tokens, which are then decoded one by one, given the true
-ones: once with all keys (sdpa), once with each budget, and once with each floor of probability; these with each tail
-and each number of candidates. rows: keys that a selection keeps, on average over steps, layers with maps, and heads;
-nll: mean negative log likelihood, in nats; kl: from the predictions of sdpa. "copied" decodes a span of the window
-itself instead, from so many tokens back, which models find only by looking back; its first quarter is not counted.
+ones: once with all keys (sdpa), once with each budget, and once with each floor of probability; these with each tail,
+each number of candidates and each least weight of values. rows: keys that a selection keeps, on average over steps,
+layers with maps, and heads; nll: mean negative log likelihood, in nats; kl: from the predictions of sdpa. "copied"
+decodes a span of the window itself instead, from so many tokens back, which models find only by looking back; its
+first quarter is not counted.
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Way(NamedTuple):
     min_k: int = 0
     tail: float = 0.0
     num_candidates: int = 0
+    min_value_weight: float = 0.0
 
 
 class _Text(NamedTuple):
@@ -91,8 +93,9 @@ def _window(model: Any, maps: Any, prompt: Tensor, texts: Sequence[_Text], ways:
 def evaluate(model_name: str, maps: str, texts: Sequence[str], ways: Sequence[Way], window: int = 32768,
              windows: int = 2, tokens: int = 256, device: str = "cpu", distances: Sequence[int] = (),
              **more: Any) -> list[dict[str, Any]]:
-    """Rows {text ("plain" or "copied"), distance, budget (None: sdpa), min_probability, tail, num_candidates, rows,
-    nll, kl, kl_error (standard), tokens_per_second}. distances: usually 7/8 of the prompt. more: of HashCache."""
+    """Rows {text ("plain" or "copied"), distance, budget (None: sdpa), min_probability, tail, num_candidates,
+    min_value_weight, rows, nll, kl, kl_error (standard), tokens_per_second}. distances: usually 7/8 of the prompt.
+    more: of HashCache."""
     from transformers import AutoModelForCausalLM
     numbers = tokens_of(model_name, texts)
     windows = min(windows, len(numbers) // window)
@@ -121,7 +124,8 @@ def evaluate(model_name: str, maps: str, texts: Sequence[str], ways: Sequence[Wa
         kl, nll, kept = (torch.cat([row[name] for row in found]).double() for name in ("kl", "nll", "rows"))
         rows.append({"text": "copied" if distance else "plain", "distance": distance, "budget": way.budget,
                      "min_probability": way.min_probability, "tail": way.tail, "num_candidates": way.num_candidates,
-                     "rows": float(kept.mean()), "nll": float(nll.mean()), "kl": float(kl.mean()),
+                     "min_value_weight": way.min_value_weight, "rows": float(kept.mean()),
+                     "nll": float(nll.mean()), "kl": float(kl.mean()),
                      "kl_error": float(kl.std() / len(kl)**0.5),
                      "tokens_per_second": sum(row["rate"] for row in found) / len(found)})
     return rows
@@ -139,7 +143,8 @@ def _way_name(row: dict[str, Any]) -> str:
 
 def _features_name(row: dict[str, Any]) -> str:
     return (", tail %g" % row["tail"] if row["tail"] else "") + (
-        ", of %d" % row["num_candidates"] if row["num_candidates"] else "")
+        ", of %d" % row["num_candidates"] if row["num_candidates"] else "") + (
+        ", values above %.2g" % row["min_value_weight"] if row["min_value_weight"] else "")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,7 +155,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """KL by keys that are kept, a line for each tail and number of candidates; floors are dashed."""
+    """KL by keys that are kept, a line for each way to count with the others; floors are dashed."""
     import matplotlib
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "hattn", "svg.fonttype": "none", "font.size": 9})
@@ -189,6 +194,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--candidates", default="0", metavar="N,N...",
                         help="of so many keys scores of each query head decide; as many as selected keys at most, or "
                         "more (0: the scores of all query heads of a group)")
+    parser.add_argument("--min-value-weight", default="0", metavar="W,W...",
+                        help="with a tail, values of kept keys that weigh less are not read, and the mean takes their "
+                        "place (0: all are)")
     parser.add_argument("--distances", default="", metavar="N,N...",
                         help="how far back spans are that are copied, in tokens (7/8 of a window)")
     parser.add_argument("--window", type=int, default=32768, help="tokens (32768)")
@@ -206,8 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ways = [Way(int(budget)) for budget in args.budgets.split(",") if budget]
         ways += [Way(args.most, float(floor), args.min_k) for floor in args.min_probability.split(",") if floor]
-        ways = [way._replace(tail=float(tail), num_candidates=int(candidates)) for candidates in
-                args.candidates.split(",") for tail in args.tail.split(",") for way in ways]
+        tails = [float(tail) for tail in args.tail.split(",")]
+        ways = [way._replace(tail=tail, num_candidates=int(candidates),
+                             min_value_weight=float(weight) if tail or not any(tails) else 0.0)
+                for candidates in args.candidates.split(",") for tail in tails
+                for weight in args.min_value_weight.split(",") for way in ways]
+        ways = list(dict.fromkeys(ways))
         distances = [int(distance) for distance in args.distances.split(",") if distance]
         rows = evaluate(args.model, args.maps, args.text, ways, args.window, args.windows, args.tokens, args.device,
                         distances, first_layer=args.first_layer)

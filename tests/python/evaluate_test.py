@@ -96,6 +96,26 @@ def test_tails_and_candidates(folder, tmp_path, capsys):
         assert "plain, floors, tail 0.5, of 40" in file.read()
 
 
+def test_values_that_are_not_read(folder, tmp_path, capsys):
+    """Lines with a tail, with each least weight; those without are decoded once, and alone they are refused."""
+    for layer, by in maps_of().items():
+        by.slopes = {"weighted": torch.tensor([0.05, 0.1])}
+        traces.save(str(tmp_path / ("layer%d.safetensors" % layer)), {}, [by])
+    more = ["--maps", str(tmp_path), "--budgets", "20", "--min-value-weight"]
+    assert run(folder, *more, "0.02") == 2
+    assert "without a tail there is no mean" in capsys.readouterr().err
+    report = str(tmp_path / "rows.json")
+    assert run(folder, *more, "0,1e-9,0.04,0.9", "--tail", "0,0.5", "--json", report) == 0
+    with open(report) as file:
+        rows = [row for row in json.load(file) if row["budget"]]
+    for text in ("plain", "copied"):
+        kl = {(row["tail"], row["min_value_weight"]): row["kl"] for row in rows if row["text"] == text}
+        assert len(kl) == 5 and (0, 0) in kl
+        assert abs(kl[0.5, 1e-9] - kl[0.5, 0]) < 1e-6  # all are read
+        assert len({kl[0.5, weight] for weight in (0, 0.04, 0.9)}) == 3
+    assert ", tail 0.5, values above 0.04" in capsys.readouterr().out
+
+
 def test_where_spans_come_from():
     prompt, text = torch.arange(100), torch.arange(100, 110)
     plain, near, far = _texts(prompt, text, [10, 100])
