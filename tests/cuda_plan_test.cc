@@ -286,6 +286,29 @@ TEST_F(CudaPlan, EveryWidthOfCodesHasAKernel)
         }
 }
 
+/* Kernels have 32 bits for bytes between slots, and between pages; a contiguous cache's sequences may be as far apart as they like. */
+TEST_F(CudaPlan, RegionsHaveShortStrides)
+{
+    const int64_t far = int64_t(1) << 31;
+    for (const bool is_paged : {false, true})
+        for (const bool of_codes : {false, true}) {
+            hattn_problem problem = shape_of(HATTN_F16, HATTN_F16, 128);
+            problem.page_size = is_paged ? 16 : 0;
+            problem.key_norms = 1;
+            problem.norms = problem.codes;
+            problem.norms.dtype = HATTN_F16;
+            EXPECT_TRUE(choose(problem).by_regions);
+            hattn_problem slots = problem, pages = problem;
+            (of_codes ? slots.codes : slots.norms).stride[1] = far;
+            (of_codes ? pages.codes : pages.norms).stride[0] = far;
+            EXPECT_FALSE(choose(slots).by_regions) << is_paged << of_codes;
+            EXPECT_EQ(choose(pages).by_regions, !is_paged) << is_paged << of_codes;
+            problem.key_norms = 0;
+            problem.norms.stride[1] = far;
+            EXPECT_TRUE(choose(problem).by_regions) << "there are none";
+        }
+}
+
 /* With AMD's 64 KiB a block and nothing more for the multiprocessor, every shape has a plan that fits. */
 TEST_F(CudaPlan, PlansFitSixtyFourKibibytes)
 {

@@ -53,11 +53,17 @@ static int encodes_by_mma(const hattn_problem *p)
            is_in_chunks(p->q.stride[1]) && map->weight_stride[0][0] % 8 == 0 && is_in_chunks(map->weight_stride[0][1]);
 }
 
+/* Of pages and slots, in bytes. */
+static int has_short_strides(const hattn_problem *p, const hattn_tensor *of_keys, int64_t size)
+{
+    return of_keys->stride[1] * size <= UINT32_MAX && (!p->page_size || of_keys->stride[0] * size <= UINT32_MAX);
+}
+
 /* Whether a decode can go by regions: see kernels_cuda/decode/regions.cuh. Positions and strides have 32 bits there. */
 static int fits_regions(const hattn_problem *p)
 {
-    return p->max_length <= 1 << 30 && p->codes.stride[1] * 4 <= UINT32_MAX &&
-           (!p->page_size || p->codes.stride[0] * 4 <= UINT32_MAX);
+    return p->max_length <= 1 << 30 && has_short_strides(p, &p->codes, 4) &&
+           (!p->key_norms || has_short_strides(p, &p->norms, 2));
 }
 
 /* Whether codes can be loaded 16 bytes at a time: whole keys of 1, 2 or 4 words, or parts of longer ones. */
