@@ -2,6 +2,7 @@
 #include "bench/key_codes.h"
 
 #include "devices/random_word.h"
+#include "problems/sampled_keys.h"
 
 namespace {
 
@@ -10,9 +11,6 @@ using problems::Codes;
 
 /* In 128ths: of a key in its run, and of a trace's key each time that it comes again. */
 enum { RUN_FLIPS = 7, REPEAT_FLIPS = 4 };
-/* A sample of runs of two keys, one somewhere in each of as many equal parts: kernels_cuda/decode/code_reader.cuh takes these, of 128 bits, and
- * places as many runs as a block has at once anew from part to part. */
-enum { SAMPLE_RUNS = 512, PLACED_RUNS = 128 };
 
 /* Bits that are set with a probability of `in_128` 128ths: each step of a binary fraction, from the last digit, halves what
  * there is and adds a half where the digit is 1. */
@@ -36,16 +34,6 @@ int64_t trace_key(const TraceKeys &trace, uint64_t seed, int64_t head, int64_t j
     return (j + int64_t(start) + pass * 2741) % trace.num_keys;
 }
 
-bool is_sampled(int64_t j, int64_t num_keys)
-{
-    const int64_t spread = (num_keys - 1) / SAMPLE_RUNS;
-    if (spread <= 2 || j / spread >= SAMPLE_RUNS)
-        return false;
-    const uint32_t place = uint32_t(j / spread % PLACED_RUNS) * 0x9e3779b1u;
-    const int64_t first = int64_t((uint64_t(place) * uint64_t(spread - 1)) >> 32);
-    return j % spread == first || j % spread == first + 1;
-}
-
 } // namespace
 
 std::vector<uint32_t> key_codes(const problems::Problem &problem, const CodeExtents &extents, const TraceKeys *trace,
@@ -61,7 +49,7 @@ std::vector<uint32_t> key_codes(const problems::Problem &problem, const CodeExte
         const int64_t head = i / keys, j = i % keys;
         /* Which code this key's is like. */
         const int64_t run = problem.codes == Codes::RUNS ? j / problem.run_length : 0;
-        const bool is_alone = problem.codes == Codes::SAMPLED_APART && is_sampled(j, keys);
+        const bool is_alone = problem.codes == Codes::SAMPLED_APART && problems::is_sampled(j, keys);
         const uint32_t *real = nullptr;
         if (problem.codes == Codes::TRACE)
             real = trace->codes.data() + (head % extents.num_heads % trace->num_heads * trace->num_keys +

@@ -99,7 +99,8 @@ void fill_key(const Tensor &tensor, const Index &index, Pattern pattern, int64_t
     };
     switch (pattern) {
     case Pattern::RANDOM:
-    case Pattern::LOWEST_WEIGHT: normals->fill(tensor.at(index), d); break;
+    case Pattern::LOWEST_WEIGHT:
+    case Pattern::SAMPLED_APART: normals->fill(tensor.at(index), d); break;
     case Pattern::ZERO: fill_row(tensor, index, 0); break;
     case Pattern::EQUAL:
     case Pattern::HUGE_VALUES: from_base(0); break;

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "conformance/instance.h"
+#include "problems/sampled_keys.h"
 
 extern "C" {
 #include "core/tail.h"
@@ -70,6 +71,15 @@ void Instance::make_codes(Rng &rng)
                 case Pattern::NOT_A_NUMBER:
                     random_code(&code);
                     norm = j % 7 == 2 ? NAN : j % 7 == 4 ? INFINITY : norm;
+                    break;
+                case Pattern::SAMPLED_APART:
+                    if (j == 0)
+                        random_code(&cluster);
+                    code = cluster;
+                    for (int flips = 0; flips < 6; flips++)
+                        code[rng.below(words)] ^= 1u << rng.below(32);
+                    if (problems::is_sampled(j, length))
+                        random_code(&code);
                     break;
                 }
                 if (bits % 32)
@@ -141,7 +151,8 @@ void Instance::make_scores()
                 case Pattern::NOTHING:
                 case Pattern::LAST_IS_NONE:
                 case Pattern::LOWEST_WEIGHT:
-                case Pattern::SUBNORMAL: break;
+                case Pattern::SUBNORMAL:
+                case Pattern::SAMPLED_APART: break;
                 case Pattern::ZERO: level = 0; break;
                 case Pattern::EQUAL: level = largest / 2; break;
                 case Pattern::ALTERNATING: level = j % 2 ? largest : 0; break;

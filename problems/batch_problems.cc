@@ -306,6 +306,27 @@ void add_long_selections(ProblemList &list)
                                                                                              : HATTN_SCORE_HAMMING;
             p.page_size = 16;
         });
+    /* Rows that are scored anew, in every kind of kernel that may: what a sample promises is not there. Tasks are more than blocks of any device. */
+    enum { PLAIN, NORMS, FLOOR, TAIL, HEADS };
+    for (int kind : {PLAIN, NORMS, FLOOR, TAIL, HEADS})
+        list.add(with("long_sampled_apart_kind", kind), [&](Problem &p) {
+            p.tag = Tag::MEDIUM;
+            p.pattern = Pattern::SAMPLED_APART;
+            p.lengths = {17000, 16611};
+            add_short_rows(p, 640);
+            p.k = kind == HEADS ? 300 : 1500;
+            p.q_dtype = p.kv_dtype = HATTN_F16;
+            p.head_dim_qk = 64;
+            p.num_kv_heads = 1;
+            p.group = 2;
+            p.page_size = 16;
+            p.key_norms = kind == NORMS;
+            p.score_kind = kind == HEADS ? HATTN_SCORE_WEIGHTED : HATTN_SCORE_HAMMING;
+            p.num_candidates = kind == HEADS ? 1500 : 0;
+            p.min_probability = kind == FLOOR ? 1e-12f : 0; /* nothing falls below */
+            p.min_k = kind == FLOOR ? 16 : 0;
+            p.tail = kind == TAIL ? 0.5f : 0;
+        });
     /* Codes of every number of words, and where no code starts at 16 bytes. */
     for (int bits : {32, 64, 96, 160, 256, 288, 512})
         for (bool packed : {true, false})

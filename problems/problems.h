@@ -29,7 +29,8 @@ enum class Pattern {
     INFINITE,      /* infinities of either sign among the random keys, one in a query */
     NOTHING,       /* every logit is -inf; values are no numbers */
     LOWEST_WEIGHT, /* -128 among the weights of hattn_score */
-    SUBNORMAL      /* numbers below the smallest normal one of their type in queries, keys and values */
+    SUBNORMAL,     /* numbers below the smallest normal one of their type in queries, keys and values */
+    SAMPLED_APART /* codes are near copies of one but for those that kernels sample, which are random: what the sample promises is not there */
 };
 
 enum class Strides {
