@@ -63,6 +63,8 @@ TEST(HostProcess, ForkedChildrenWorkAlone)
 #endif
     EXPECT_EQ(decode.expected, decode.run(3));
     hattn_device *device = open_cpu(3);
+    /* Until its helpers sleep, in what a child that joins them waits for. */
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
     EXPECT_EQ(0, in_child([&] {
                   hattn_device_close(device);
                   return 0;
