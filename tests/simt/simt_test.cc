@@ -34,7 +34,7 @@ uint64_t first_seed = 1, num_seeds = 2;
 int64_t most_work = 2000;
 
 /* And longer ones, whatever they take, for what short rows do not reach: rows that are scored anew, by keys (ties from
- * end to end) and by levels (of all kinds), top-k of a row by several blocks, lists and more positions than a block finds at a time, and of candidates
+ * end to end) and by levels, top-k of a row by several blocks, lists and more positions than a block finds at a time, and of candidates
  * small probabilities and floors. */
 const std::set<std::string> longer_problems = {
     "large_bf16_norms_budgets", "long_clustered", "long_equal_norms",      "long_sampled_apart_kind_0", "k_2100",
