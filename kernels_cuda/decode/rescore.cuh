@@ -54,8 +54,8 @@ class Rescorer
 public:
     __device__ Rescorer(const hattn_cuda_params &params, const hattn_decode_args &args, const RunBy<kBy> &run,
                         const RescoreTask &task, SelectSpaceBy<kBy> &space)
-        : params_(params), args_(args), run_(run), task_(task), space_(space),
-          positions_(rescored_positions(run, task.first_score)), counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
+        : params_(params), run_(run), task_(task), space_(space), positions_(rescored_positions(run, task.first_score)),
+          counts_(positions_ - 2 * HATTN_CUDA_RESCORE_CHUNKS),
           histograms_(kKeyed ? run.keys + task.first_score : counts_ - HATTN_CUDA_RESCORE_BINS),
           claimed_(histogram_of(run, task.index) + level_words(run) + HATTN_CUDA_CLAIMED),
           done_(claimed_ + (HATTN_CUDA_DONE - HATTN_CUDA_CLAIMED)), wanted_(task.wanted),
@@ -366,7 +366,6 @@ private:
     }
 
     const hattn_cuda_params &params_;
-    const hattn_decode_args &args_;
     const RunBy<kBy> &run_;
     const RescoreTask &task_;
     SelectSpaceBy<kBy> &space_;
