@@ -155,12 +155,17 @@ DeviceError attend_to_list(const hattn_cuda_params &params, const hattn_attend_a
 struct ListDecode {
     hattn_cuda_params params;
     hattn_decode_args args;
+    bool encodes_heads; /* in a kernel of their own */
     hattn_buffer steps = {}, shares = {}, rests = {};
 
     ListDecode(const hattn_cuda_params &plan, const hattn_decode_args &given, hattn_buffer workspace)
         : params(plan), args(given)
     {
         hattn_problem &p = params.problem;
+        /* What the caller wants to see is of all rows, also of those without keys. */
+        params.makes_heads = p.num_candidates && plan.plane_blocks == 2 && encodes_in_score(plan, given) &&
+                             !given.head_weights.data && !given.head_steps.data;
+        encodes_heads = p.num_candidates && !params.makes_heads;
         auto own = [&](hattn_buffer callers, uint64_t offset, hattn_tensor &tensor, int64_t heads, int64_t last) {
             if (callers.data)
                 return callers;
@@ -314,7 +319,7 @@ int hattn::run_decode(const hattn_cuda_params *params, const hattn_decode_args *
     const ListDecode list(*params, *args, workspace);
     if (!error)
         error = run_waves(list.params, list.args, workspace, stream,
-                          [&] { return has_candidates ? list.encode(stream) : kSuccess; });
+                          [&] { return list.encodes_heads ? list.encode(stream) : kSuccess; });
     if (!error && has_candidates)
         error = list.choose(workspace, stream);
     return error ? error : list.attend(workspace, stream);

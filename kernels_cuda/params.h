@@ -36,6 +36,8 @@ enum { HATTN_CUDA_TOKEN_HEADS = 8 }; /* query heads, of several tokens, of one b
 
 enum { HATTN_CUDA_TILE = 2048 }; /* keys that a block of the stand-alone top-k takes at a time */
 
+enum { HATTN_CUDA_SCORED = 256 }; /* candidates, scored by query heads, of a part that has a largest score of its own */
+
 /* Attention's engines: attend_mma.cuh (of 16-bit caches and of bytes), attend_wide.cuh, attend.cuh. */
 enum {
 #define ENGINE(number, types, accepts, attend, decode, keyed) number,
@@ -141,12 +143,15 @@ typedef struct hattn_cuda_params {
     uint64_t tail_out, tail_lse, tail_sums, tail_shares; /* where it has none of its own: attend/tail.cu */
     hattn_cuda_skip skip;
     uint64_t topk_states, topk_counts; /* over the same memory: see kernels_cuda/select/topk_split.cuh */
-    /* With candidates, of the top-k call over the same memory: positions, how many, scores, p, what is kept, O (select/head_choice.cuh). */
-    uint64_t listed, num_listed, head_scores, head_keys, head_ranks, outside;
+    /* With candidates, of the top-k call over the same memory: positions, how many, scores, their largest ones, p, what is kept, O (select/head_choice.cuh). */
+    uint64_t listed, num_listed, head_scores, head_tops, head_keys, head_ranks, outside;
     int32_t most_listed; /* candidates and forced positions of a row; of a row of scores, a multiple of 8: */
     int32_t most_scored;
+    int32_t scored_parts;  /* of a row of scores, which have a largest one each */
     int32_t choice_shared; /* bytes of dynamic shared memory of a block that chooses; 0: it works in the workspace */
     int32_t choice_levels; /* entries of a head's table by distance, which is at most 2 less */
+    int32_t
+        makes_heads; /* of a decode's launch: score blocks make heads' weights beside their own, instead of a kernel after them */
     /* Of a decode by regions with candidates, or where not all values are read, what its later kernels take and the caller does not ask for: compact. */
     uint64_t own_indices, own_counts, own_shares, own_rests, own_head_weights, own_head_steps;
     uint64_t workspace_size;

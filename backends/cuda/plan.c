@@ -216,6 +216,9 @@ static void choose_heads(const hattn_cuda_properties *device, hattn_cuda_params 
     params->listed = hattn_carve(used, tasks * (uint64_t)params->most_listed * sizeof(int32_t));
     params->num_listed = hattn_carve(used, tasks * sizeof(int32_t));
     params->head_scores = hattn_carve(used, scored * (uint64_t)(params->group + 1) * sizeof(uint16_t));
+    params->scored_parts = (int32_t)divide_up(params->most_scored, HATTN_CUDA_SCORED);
+    params->head_tops =
+        hattn_carve(used, tasks * (uint64_t)(params->group + 1) * (uint64_t)params->scored_parts * sizeof(uint32_t));
     params->head_keys = hattn_carve(used, scored * sizeof(uint32_t));
     params->head_ranks = hattn_carve(used, tasks * (uint64_t)p->k * sizeof(int32_t));
     params->outside = hattn_carve(used, tasks * sizeof(uint64_t));

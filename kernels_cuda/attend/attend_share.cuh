@@ -135,7 +135,7 @@ private:
  * calls begin, once; where it returns a number, that takes the place of `total`. fill(first, end, until, list) writes the slots of ranks first..end, of all up to `until`
  * that will be asked for, and ends with a barrier. True in all
  * threads of one block of the task, when all others are done with their ready and fill. tail: settled
- * after the first fill, or after all rows. */
+ * after all rows, which no warp is late for. */
 template <class Engine, class Early, class S, class Ready, class Fill, class Tail = NoTail>
 __device__ inline bool attend_share(const hattn_cuda_params &params, const Inputs &in, const S &share, int total,
                                     ShareSpace<Engine, Early> &space, Ready ready, Fill fill, const Tail &tail = Tail())
@@ -190,8 +190,6 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         if (done != first)
             __syncthreads();
         fill(done, done + count, end, space.early.list);
-        if (Tail::kSettlesEarly && done == first)
-            tail.settle();
         engine.add_rows(space.early.list, count);
     }
     if constexpr (std::is_same_v<S, TokenShare>) /* what later tokens alone see */
@@ -203,8 +201,7 @@ __device__ inline bool attend_share(const hattn_cuda_params &params, const Input
         }
     if (!is_whole)
         turn.ask();
-    if (!Tail::kSettlesEarly || first >= end)
-        tail.settle();
+    tail.settle();
     engine.finish();
 
     using Weight = typename Engine::Weight;

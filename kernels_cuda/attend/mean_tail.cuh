@@ -27,9 +27,6 @@ class MeanTail
     using Value = typename Engine::Value;
 
 public:
-    /* Another warp than those that have the first rows settles while these wait for them, where the mean has a place of its own by then. */
-    static constexpr bool kSettlesEarly = Engine::kNeedsSpaceLate;
-
     /* mean: of values, in shared memory. */
     __device__ MeanTail(const hattn_cuda_params &params, const Args &args, const SlotFinder &slots, int32_t sequence,
                         int32_t length, int64_t kv_head, float4 *mean)

@@ -104,8 +104,6 @@ constexpr int kWeightWords = sizeof(Weight) / sizeof(uint32_t);
 
 /* What attention without a tail has of one (decode/tail.cuh). */
 struct NoTail {
-    static constexpr bool kSettlesEarly = false;
-
     __device__ void settle() const {}
 };
 

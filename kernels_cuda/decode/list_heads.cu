@@ -31,50 +31,78 @@ template <SelectBy kBy>
 struct ListSpace {
     SelectSpaceBy<kBy> select;
     uint32_t arrived;
+    uint32_t tops[HATTN_MOST_HEADS + 1][kWarps]; /* largest scores, of warps */
     int32_t positions[kTaken];
 };
 
-/* Planes of all heads, and the summed weights' behind them. By warps, a word at a time. */
-template <SelectBy kBy>
-__device__ inline void load_planes(const hattn_cuda_params &params, const RunBy<kBy> &regions, const ListRun &list,
-                                   const PlacedTask &placed, HeadPlanes *planes)
+/* Makes planes of all heads, and of the summed weights behind them. By warps, a word at a time. */
+class PlaneMaker
 {
-    const hattn_problem &p = params.problem;
-    const int num_words = (p.code_bits + 31) / 32, heads = params.group + (kBy == SelectBy::TAIL);
-    const int8_t *base = static_cast<const int8_t *>(hattn_address(list.head_weights)) + placed.row * list.weights_row +
-                         placed.head * params.group * list.weights_head;
-    const int8_t *summed = regions.weights + placed.row * regions.weights_row + placed.head * regions.weights_head;
-    constexpr int kLoads = 2;    /* of 4 heads with 128 bits, all */
-    constexpr int kTogether = 4; /* planes, as many as whole codes have counters for */
-    const int num_planes = p.weight_bits - 1;
-    for (int first = warp_id(); first < heads * num_words; first += kLoads * kWarps) {
-        int weights[kLoads];
+public:
+    __device__ PlaneMaker(const hattn_cuda_params &params, const RegionRun &regions, const ListRun &list,
+                          const PlacedTask &placed, int heads)
+        : group_(params.group), code_bits_(params.problem.code_bits), num_words_((code_bits_ + 31) / 32),
+          num_planes_(params.problem.weight_bits - 1), units_(heads * num_words_), head_stride_(list.weights_head),
+          base_(static_cast<const int8_t *>(hattn_address(list.head_weights)) + placed.row * list.weights_row +
+                placed.head * group_ * list.weights_head),
+          summed_(regions.weights + placed.row * regions.weights_row + placed.head * regions.weights_head)
+    {
+    }
+
+    /* The first weights are on their way; no line of them was read before the wait. */
+    __device__ void start() { load(warp_id()); }
+
+    /* Before a barrier. */
+    __device__ void make(HeadPlanes *planes)
+    {
+        for (int first = warp_id();;) {
 #pragma unroll
-        for (int j = 0; j < kLoads; j++) {
-            const int unit = min(first + j * kWarps, heads * num_words - 1), head = unit / num_words,
-                      r = unit % num_words * 32 + lane_id();
-            const int8_t *from = head < params.group ? base + head * list.weights_head : summed;
-            /* No line of them was read before the wait. */
-            weights[j] = r < p.code_bits ? max(static_cast<int>(from[r]), -127) : 0;
-        }
-#pragma unroll
-        for (int j = 0; j < kLoads; j++) {
-            const int unit = min(first + j * kWarps, heads * num_words - 1);
-            HeadPlanes &its = planes[unit / num_words];
-            const uint32_t negative = ballot(weights[j] < 0);
-            if (lane_id() == 0)
-                its.sign[unit % num_words] = negative;
-#pragma unroll 1
-            for (int plane = 0; plane < num_planes; plane += kTogether)
-#pragma unroll
-                for (int i = 0; i < kTogether; i++) {
-                    const uint32_t bits = ballot(abs(weights[j]) >> (plane + i) & 1);
-                    if (lane_id() == 0 && plane + i < 7)
-                        its.plane[plane + i][unit % num_words] = bits;
-                }
+            for (int j = 0; j < kLoads; j++)
+                store(min(first + j * kWarps, units_ - 1), weights_[j], planes);
+            first += kLoads * kWarps;
+            if (first >= units_)
+                return;
+            load(first);
         }
     }
-}
+
+private:
+    static constexpr int kLoads = 2;    /* of 4 heads with 128 bits, all */
+    static constexpr int kTogether = 4; /* planes, as many as whole codes have counters for */
+
+    __device__ void load(int first)
+    {
+#pragma unroll
+        for (int j = 0; j < kLoads; j++) {
+            const int unit = min(first + j * kWarps, units_ - 1), head = unit / num_words_,
+                      r = unit % num_words_ * 32 + lane_id();
+            const int8_t *from = head < group_ ? base_ + head * head_stride_ : summed_;
+            weights_[j] = r < code_bits_ ? from[r] : 0;
+        }
+    }
+
+    __device__ void store(int unit, int weight, HeadPlanes *planes) const
+    {
+        HeadPlanes &its = planes[unit / num_words_];
+        const int word = unit % num_words_;
+        const uint32_t negative = ballot(weight < 0), magnitude = static_cast<uint32_t>(min(abs(weight), 127));
+        if (lane_id() == 0)
+            its.sign[word] = negative;
+#pragma unroll 1
+        for (int plane = 0; plane < num_planes_; plane += kTogether)
+#pragma unroll
+            for (int i = 0; i < kTogether; i++) {
+                const uint32_t bits = ballot(magnitude >> (plane + i) & 1);
+                if (lane_id() == 0 && plane + i < 7)
+                    its.plane[plane + i][word] = bits;
+            }
+    }
+
+    const int group_, code_bits_, num_words_, num_planes_, units_;
+    const int64_t head_stride_;
+    const int8_t *const base_, *const summed_;
+    int weights_[kLoads];
+};
 
 /* What there is to score: candidates of a block. */
 struct Taken {
@@ -83,13 +111,22 @@ struct Taken {
     uint16_t *scores; /* of the first head and candidate */
     int64_t row;      /* from head to head */
     const HeadPlanes *planes;
+    uint32_t (*tops)[kWarps];
+
+    /* Of a warp's scores, each lane's largest. */
+    __device__ void note_top(int head, uint32_t score) const
+    {
+        const uint32_t top = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(score)));
+        if (lane_id() == 0)
+            tops[head][warp_id()] = max(tops[head][warp_id()], top);
+    }
 };
 
-/* Whole codes, up to 4 planes: 8 a thread in flight, counted on tensor cores where these can. */
+/* Whole codes, up to 4 planes: 4 a thread in flight, counted on tensor cores where these can. */
 template <int kWords, class Find>
 __device__ inline void score_whole(const Taken &taken, Find find)
 {
-    constexpr int kInFlight = 8;
+    constexpr int kInFlight = 4;
     const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll 1
     for (int first = 0; first < taken.num; first += kInFlight * kThreads) {
@@ -107,11 +144,13 @@ __device__ inline void score_whole(const Taken &taken, Find find)
 #pragma unroll 1
         for (int head = 0; head < taken.heads; head++) {
             const PlaneCounter<kWords, 2> counter(taken.planes[head].sign, taken.planes[head].plane, 4);
+            uint32_t top = 0;
 #pragma unroll
             for (int i = 0; i < kInFlight; i += 2)
                 if (first + i * kThreads < taken.num) {
                     uint32_t scores[2];
                     counter.count(codes[i], codes[i + 1], &scores[0], &scores[1]);
+                    top = max(top, max(scores[0], scores[1])); /* past the end they are the last one's */
 #pragma unroll
                     for (int s = 0; s < 2; s++) {
                         const int candidate = first + (i + s) * kThreads + thread;
@@ -119,6 +158,7 @@ __device__ inline void score_whole(const Taken &taken, Find find)
                             taken.scores[head * taken.row + candidate] = static_cast<uint16_t>(scores[s]);
                     }
                 }
+            taken.note_top(head, top);
         }
     }
 }
@@ -128,7 +168,8 @@ template <class Find>
 __device__ inline void score_any(const Taken &taken, int num_words, int num_planes, Find find)
 {
 #pragma unroll 1
-    for (int candidate = static_cast<int>(threadIdx.x); candidate < taken.num; candidate += kThreads) {
+    for (int first = 0; first < taken.num; first += kThreads) {
+        const int candidate = min(first + static_cast<int>(threadIdx.x), taken.num - 1);
         const uint32_t *code = find(taken.positions[candidate]);
 #pragma unroll 1
         for (int head = 0; head < taken.heads; head++) {
@@ -142,6 +183,7 @@ __device__ inline void score_any(const Taken &taken, int num_words, int num_plan
                     score += static_cast<uint32_t>(count_ones(bits & its.plane[plane][w])) << plane;
             }
             taken.scores[head * taken.row + candidate] = static_cast<uint16_t>(score);
+            taken.note_top(head, score);
         }
     }
 }
@@ -198,14 +240,19 @@ __global__ void __launch_bounds__(kThreads, 2)
               first = min(static_cast<int>(split) * even, count), end = min(first + even, count);
     const HeadLists lists(params, workspace, static_cast<int64_t>(placed.row) * p.num_selection_heads + placed.head);
     HeadPlanes *planes = reinterpret_cast<HeadPlanes *>(shared);
+    const int num_scores = params.group + kTail;
+    PlaneMaker maker(params, regions, list, placed, num_scores);
+    for (int i = static_cast<int>(threadIdx.x); i < num_scores * kWarps; i += kThreads)
+        space.tops[i / kWarps][i % kWarps] = 0;
     wait_for_previous();
     allow_dependents();
-    load_planes<kBy>(params, regions, list, placed, planes);
+    maker.start();
     const bool is_found = selection.find(placed);
     if (!is_found) {
         rescore<kBy>(params, args, regions, selection.rescore_task(placed), space.select);
         selection.take_rescored();
     }
+    maker.make(planes);
     __syncthreads();
     /* Every block of the task has read the histogram once the last one is here. */
     if (threadIdx.x == 0)
@@ -229,12 +276,18 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int i = static_cast<int>(threadIdx.x); i < num; i += kThreads)
             positions[i] = space.positions[i];
         score_taken(params, args, placed, slots,
-                    {space.positions, num, params.group + kTail, const_cast<uint16_t *>(lists.scores) + from,
-                     params.most_scored, planes});
+                    {space.positions, num, num_scores, const_cast<uint16_t *>(lists.scores) + from, params.most_scored,
+                     planes, space.tops});
         __syncthreads();
     }
     if (first >= end)
         __syncthreads();
+    for (int head = static_cast<int>(threadIdx.x); head < num_scores; head += kThreads) {
+        uint32_t top = 0;
+        for (const uint32_t its : space.tops[head])
+            top = max(top, its);
+        lists.tell_top(params, head, static_cast<int>(split), static_cast<int>(splits), top);
+    }
     if (task.is_ranked && space.arrived == splits - 1)
         selection.clear();
 }
@@ -263,8 +316,7 @@ DeviceError launch_list_heads(const hattn_cuda_params &params, const hattn_decod
     return with_list_kernel(params, [&](auto kernel, auto by) {
         const auto regions = make_run<RunBy<decltype(by)::value>>(params, args, wave, workspace);
         const int32_t tasks = wave.num_rows * wave.num_heads,
-                      splits = std::max(1, std::min(hattn_cuda_blocks(&params) / tasks,
-                                                    (params.most_scored + kThreads - 1) / kThreads));
+                      splits = std::max(1, std::min(hattn_cuda_blocks(&params) / tasks, params.scored_parts));
         ListRun list = {};
         list.head_weights = args.head_weights;
         list.weights_row = params.problem.head_weights.stride[0];

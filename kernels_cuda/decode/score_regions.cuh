@@ -102,6 +102,10 @@ __device__ inline void score_piece(const ScoreRun<Regions> &run, const PlacedTas
                 if (placed.piece == 0 && threadIdx.x == 0)
                     regions.steps[placed.row * regions.steps_row + placed.head * regions.steps_head] = hattn_floor_step(
                         float_of_bits(static_cast<uint32_t>(slope)), unit_of(run.query.weight_max, largest));
+            if constexpr (kBlocks == 2 && !kKeyed)
+                if (run.heads.weights)
+                    make_head_weights<kWords>(run, placed.row, placed.head, placed.piece, by.pieces, space,
+                                              planes.extents);
         });
     wait_for_previous(); /* which may have appended codes; the next kernel takes this one's end for both */
     if (!scores_keys)

@@ -11,10 +11,19 @@
 
 namespace hattn {
 
+/* Weights and steps of each query head, for scores per query head. */
+struct HeadRun {
+    int8_t *weights; /* NULL: not made here */
+    int32_t *steps;
+    const float *slopes;
+    int64_t weights_row, weights_head, steps_row, steps_head, slope_head;
+};
+
 template <class Regions>
 struct ScoreRun {
     Regions regions;
     QueryRun query;
+    HeadRun heads;
     CodeRun codes;
     int32_t
         is_first; /* of the decode or of a later wave: no kernel that appends keys or encodes queries comes right before */
@@ -29,6 +38,15 @@ ScoreRun<Regions> score_run(const hattn_cuda_params &params, const hattn_decode_
     ScoreRun<Regions> run = {};
     run.regions = make_run<Regions>(params, args, wave, workspace);
     run.query = query_run(params, args.q, args.query_map);
+    if (params.makes_heads)
+        run.heads = {static_cast<int8_t *>(hattn_address(args.head_weights)),
+                     static_cast<int32_t *>(hattn_address(args.head_steps)),
+                     static_cast<const float *>(hattn_address(args.head_slopes)),
+                     p.head_weights.stride[0],
+                     p.head_weights.stride[1],
+                     p.head_steps.stride[0],
+                     p.head_steps.stride[1],
+                     p.head_slopes.stride[0]};
     run.codes.codes = static_cast<const uint32_t *>(hattn_address(args.codes));
     run.codes.num_words = (p.code_bits + 31) / 32;
     run.codes.stride_page = p.codes.stride[0];
@@ -133,6 +151,44 @@ __device__ inline void make_planes(const Run &run, const QueryProduct<W> &produc
         }
     }
     __syncthreads();
+}
+
+/* What make_planes' products are of each query head by itself, before they are done with: heads first, first + step, ... of a selection's.
+ * A barrier for each. */
+template <int kWords, class Run>
+__device__ inline void make_head_weights(const Run &run, int32_t row, int32_t head, uint32_t first, uint32_t step,
+                                         const float *parts, float (&largest_of)[2][kWarps])
+{
+    constexpr int kBits = (32 * kWords + kThreads - 1) / kThreads; /* of a thread */
+    const QueryRun &query = run.query;
+    int turn = 0;
+#pragma unroll 1
+    for (int g = static_cast<int>(first); g < query.group; g += static_cast<int>(step), turn ^= 1) {
+        float sums[kBits], largest = 0.0f;
+#pragma unroll
+        for (int i = 0; i < kBits; i++) {
+            const int r = static_cast<int>(threadIdx.x) + i * kThreads;
+            sums[i] = r < query.code_bits ? sum_parts(parts, query.group, query.code_bits, g, r) : 0.0f;
+            largest = fmaxf(largest, finite_magnitude(sums[i]));
+        }
+        largest = warp_max_magnitude(largest);
+        if (lane_id() == 0)
+            largest_of[turn][warp_id()] = largest;
+        __syncthreads();
+        for (const float x : largest_of[turn])
+            largest = fmaxf(largest, x);
+        const int64_t query_head = head * query.group + g;
+        int8_t *weights = run.heads.weights + row * run.heads.weights_row + query_head * run.heads.weights_head;
+#pragma unroll
+        for (int i = 0; i < kBits; i++) {
+            const int r = static_cast<int>(threadIdx.x) + i * kThreads;
+            if (r < query.code_bits)
+                weights[r] = static_cast<int8_t>(weight_of(1, query.weight_max, sums[i], largest));
+        }
+        if (threadIdx.x == 0)
+            run.heads.steps[row * run.heads.steps_row + query_head * run.heads.steps_head] = hattn_floor_step(
+                run.heads.slopes[query_head * run.heads.slope_head], unit_of(query.weight_max, largest));
+    }
 }
 
 } // namespace hattn

@@ -49,7 +49,11 @@ public:
                       mine = first + each * static_cast<int>(threadIdx.x);
             uint32_t kept = 0, all;
 #pragma unroll 1
-            for (int four = 0; four < each && mine + four < count_; four += 4) {
+            for (int turned = 0; turned < each; turned += 4) {
+                /* Where each thread has 16, neighbours begin at others, since all first ones would meet in four banks. */
+                const int four = each == kMost ? (turned + 4 * lane_id()) % kMost : turned;
+                if (mine + four >= count_)
+                    continue;
                 uint32_t keys[4];
                 load_words(keys, memory_.keys + mine + four);
 #pragma unroll
@@ -65,6 +69,25 @@ public:
             done += all;
         }
         __syncthreads();
+    }
+
+    /* f(rank, position), after list_ranks: a thread has up to 4 loads in flight. */
+    template <class F>
+    __device__ void each_kept(int kept, const int32_t *positions, F f) const
+    {
+        constexpr int kInFlight = 4;
+#pragma unroll 1
+        for (int first = static_cast<int>(threadIdx.x); first < kept; first += kInFlight * kChoiceThreads) {
+            uint32_t found[kInFlight];
+#pragma unroll
+            for (int i = 0; i < kInFlight; i++)
+                found[i] = load_l2(reinterpret_cast<const uint32_t *>(positions) +
+                                   memory_.ranks[min(first + i * kChoiceThreads, kept - 1)]);
+#pragma unroll
+            for (int i = 0; i < kInFlight; i++)
+                if (first + i * kChoiceThreads < kept)
+                    f(first + i * kChoiceThreads, static_cast<int>(found[i]));
+        }
     }
 
     __device__ bool is_kept(uint32_t key, int candidate) const { return order_of(key, candidate) >= least_; }

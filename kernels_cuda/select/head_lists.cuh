@@ -20,9 +20,10 @@ constexpr int kContest = 512;                         /* candidates that are ran
 struct HeadLists {
     const int32_t *positions; /* rising, of this task */
     const uint16_t *scores;   /* [group, and with a tail the summed ones, most_scored] */
-    uint32_t *keys;           /* p */
-    int32_t *ranks;           /* of those that are kept, among the candidates */
-    uint64_t *outside;        /* O of hattn_topk */
+    uint32_t *tops;    /* [the same, scored_parts]: each the largest of some scores, all of them together of all */
+    uint32_t *keys;    /* p */
+    int32_t *ranks;    /* of those that are kept, among the candidates */
+    uint64_t *outside; /* O of hattn_topk */
 
     __device__ HeadLists(const hattn_cuda_params &params, hattn_buffer workspace, int64_t task)
     {
@@ -30,16 +31,23 @@ struct HeadLists {
         positions = reinterpret_cast<const int32_t *>(base + params.listed) + task * params.most_listed;
         scores = reinterpret_cast<const uint16_t *>(base + params.head_scores) +
                  task * params.most_scored * (params.group + 1);
+        tops = reinterpret_cast<uint32_t *>(base + params.head_tops) + task * params.scored_parts * (params.group + 1);
         keys = reinterpret_cast<uint32_t *>(base + params.head_keys) + task * params.most_scored;
         ranks = reinterpret_cast<int32_t *>(base + params.head_ranks) + task * params.problem.k;
         outside = reinterpret_cast<uint64_t *>(base + params.outside) + task;
+    }
+
+    /* The largest score of a head, of those that block `part` of `parts` has. */
+    __device__ void tell_top(const hattn_cuda_params &params, int head, int part, int parts, uint32_t top) const
+    {
+        for (int i = part; i < params.scored_parts; i += parts)
+            tops[head * params.scored_parts + i] = top;
     }
 };
 
 struct ChoiceSpace {
     uint32_t factors[HATTN_FLOOR_FACTORS];
     alignas(16) uint32_t histogram[HATTN_CUDA_BINS];
-    uint32_t largest[HATTN_MOST_HEADS + 1][kChoiceWarps];
     uint32_t sums[HATTN_MOST_HEADS][3]; /* Z, in pieces of 24 bits that warps add to */
     alignas(16) uint64_t contest[kContest];
     uint64_t inverses[HATTN_MOST_HEADS];

@@ -12,6 +12,17 @@
 
 namespace hattn {
 
+/* hattn_head_inverse, without a division of 64 bits: a quotient by floats, which is off by 2^-21 of it, then one of what is left, off by 1 at most. */
+__device__ inline uint64_t head_inverse(uint64_t sum)
+{
+    constexpr uint64_t kOne = uint64_t(1) << 62;
+    const float inverse = fast_inverse(static_cast<float>(sum));
+    uint64_t quotient = static_cast<uint64_t>(0x1p62f * inverse);
+    quotient += static_cast<int64_t>(static_cast<float>(static_cast<int64_t>(kOne - quotient * sum)) * inverse);
+    const int64_t rest = static_cast<int64_t>(kOne - quotient * sum);
+    return quotient - (rest < 0) + (rest >= static_cast<int64_t>(sum));
+}
+
 /* kShared: scores and p are in shared memory, and so are tables. */
 template <bool kShared>
 class HeadProbabilities
@@ -23,7 +34,8 @@ public:
     __device__ HeadProbabilities(const hattn_cuda_params &params, const HeadLists &lists, const ChoiceMemory &memory,
                                  int count, const int32_t *steps, int64_t step_stride, const int32_t *summed_step,
                                  ChoiceSpace &space)
-        : memory_(memory), count_(count), space_(space), lists_(lists), row_(params.most_scored), group_(params.group),
+        : memory_(memory), count_(count), space_(space), lists_(lists), row_(params.most_scored),
+          num_parts_(params.scored_parts), group_(params.group),
           num_scores_(params.group + (params.problem.tail > 0.0f)), steps_(steps), summed_step_(summed_step),
           step_stride_(step_stride)
     {
@@ -56,13 +68,10 @@ public:
     __device__ int make_keys(uint64_t bound)
     {
         load();
-        find_largest();
-        __syncthreads();
-        find_tops();
         sum_shares();
         __syncthreads();
         if (static_cast<int>(threadIdx.x) < group_)
-            space_.inverses[threadIdx.x] = hattn_head_inverse(sum(static_cast<int>(threadIdx.x)));
+            space_.inverses[threadIdx.x] = head_inverse(sum(static_cast<int>(threadIdx.x)));
         __syncthreads();
         if (kShared) {
             each_level([&](int head, uint32_t, uint32_t &entry) {
@@ -140,7 +149,7 @@ private:
                 f(head, static_cast<uint32_t>(i), memory_.tables[head * memory_.levels + i]);
     }
 
-    /* Scores into shared memory, all of them in flight. Ends with a barrier. */
+    /* The largest scores, and scores into shared memory, all of them in flight. Ends with a barrier. */
     __device__ void load()
     {
         constexpr int kCopied = 16 / sizeof(uint16_t);
@@ -152,6 +161,9 @@ private:
                 for (int first = kCopied * thread; first < count_; first += kCopied * kChoiceThreads)
                     copy_async16(memory_.scores + head * row_ + first, lists_.scores + head * row_ + first, true);
             copy_commit();
+        }
+        find_tops();
+        if (kShared) {
             copy_wait(0);
             const int last = count_ / kCopied; /* whose copy is not all candidates */
             if (count_ % kCopied && last % kChoiceThreads == thread)
@@ -163,40 +175,17 @@ private:
         __syncthreads();
     }
 
-    /* Of each warp. */
-    __device__ void find_largest()
-    {
-#pragma unroll 1
-        for (int head = 0; head < num_scores_; head += kHeads) {
-            uint32_t largest[kHeads] = {};
-#pragma unroll 1
-            for (int mine = kAtOnce * static_cast<int>(threadIdx.x); mine < count_; mine += kChoiceTile)
-#pragma unroll
-                for (int h = 0; h < kHeads; h++) {
-                    const SomeScores scores = scores_of(min(head + h, num_scores_ - 1), mine);
-#pragma unroll
-                    for (int i = 0; i < kAtOnce; i++)
-                        largest[h] = max(largest[h], mine + i < count_ ? scores.at(i) : 0);
-                }
-#pragma unroll
-            for (int h = 0; h < kHeads; h++) {
-                largest[h] = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(largest[h])));
-                if (lane_id() == 0)
-                    space_.largest[min(head + h, num_scores_ - 1)][warp_id()] = largest[h];
-            }
-        }
-    }
-
-    /* Of all warps. Ends with a barrier. */
+    /* By warps, out of what blocks that scored have told. */
     __device__ void find_tops()
     {
-        for (int head = static_cast<int>(threadIdx.x); head < num_scores_; head += kChoiceThreads) {
+        for (int head = warp_id(); head < num_scores_; head += kChoiceWarps) {
             uint32_t top = 0;
-            for (const uint32_t its : space_.largest[head])
-                top = max(top, its);
-            space_.tops[head] = top;
+            for (int part = lane_id(); part < num_parts_; part += 32)
+                top = max(top, load_l2(lists_.tops + head * num_parts_ + part));
+            top = static_cast<uint32_t>(warp_largest(static_cast<int32_t>(top)));
+            if (lane_id() == 0)
+                space_.tops[head] = top;
         }
-        __syncthreads();
     }
 
     /* By warps. */
@@ -263,7 +252,7 @@ private:
     }
 
     const HeadLists &lists_;
-    const int row_, group_, num_scores_;
+    const int row_, num_parts_, group_, num_scores_;
     const int32_t *steps_, *summed_step_;
     const int64_t step_stride_;
 };

@@ -12,7 +12,7 @@
 namespace hattn {
 namespace {
 
-constexpr int kScored = 2 * kThreads; /* candidates of a block */
+constexpr int kScored = 2 * kThreads; /* candidates of a block, with one largest score */
 
 __device__ inline int num_candidates(const hattn_problem &p, int length)
 {
@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(kThreads)
                             const __grid_constant__ hattn_topk_args args, hattn_buffer workspace)
 {
     __shared__ QueryCode code;
+    __shared__ JoinedWarps<kWarps> joined;
     const hattn_problem &p = params.problem;
     const TopkRow<uint16_t> row(p, args, blockIdx.x);
     const int in_group = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.z) * kScored;
@@ -33,14 +34,24 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t *positions = lists.positions + p.num_sink;
     const int end = min(first + kScored, num_candidates(p, row.length));
     allow_dependents();
-    if (first >= end)
-        return wait_for_previous(); /* the next kernel takes this one's end for both */
+    auto tell_top = [&](uint32_t top) {
+        top = block_largest(top, joined);
+        if (threadIdx.x == 0)
+            lists.tell_top(params, in_group, static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z), top);
+    };
+    uint32_t top = 0;
+    if (first >= end) {
+        wait_for_previous();
+        return tell_top(top);
+    }
     uint16_t *scores = const_cast<uint16_t *>(lists.scores) + static_cast<int64_t>(in_group) * params.most_scored;
     if (in_group == params.group) {
         wait_for_previous();
-        for (int i = first + static_cast<int>(threadIdx.x); i < end; i += kThreads)
+        for (int i = first + static_cast<int>(threadIdx.x); i < end; i += kThreads) {
             scores[i] = row.keys[load_l2(reinterpret_cast<const uint32_t *>(positions + i))];
-        return;
+            top = max(top, static_cast<uint32_t>(scores[i]));
+        }
+        return tell_top(top);
     }
     load_weights(p,
                  reinterpret_cast<const int8_t *>(
@@ -57,9 +68,12 @@ __global__ void __launch_bounds__(kThreads)
         const int64_t page =
             hattn_page(&pages, static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + i))), &slot);
         const void *key = hattn_element(&p.codes, args.codes, page, slot, code_head);
-        scores[i] = static_cast<uint16_t>(
-            min(score_key(code, static_cast<const uint32_t *>(key), num_words), most)); /* weights are the caller's */
+        const uint32_t score =
+            min(score_key(code, static_cast<const uint32_t *>(key), num_words), most); /* weights are the caller's */
+        scores[i] = static_cast<uint16_t>(score);
+        top = max(top, score);
     }
+    tell_top(top);
 }
 
 /* A row and selection head, by a block. */
@@ -193,9 +207,7 @@ __global__ void __launch_bounds__(kChoiceThreads)
         if (kept < count)
             choice.find(kept);
         choice.list_ranks();
-        for (int rank = thread; rank < kept; rank += kChoiceThreads)
-            row.indices[p.num_sink + rank] =
-                static_cast<int32_t>(load_l2(reinterpret_cast<const uint32_t *>(positions + memory.ranks[rank])));
+        choice.each_kept(kept, positions, [&](int rank, int position) { row.indices[p.num_sink + rank] = position; });
     }
     for (int i = row.kept + thread; i < p.k; i += kChoiceThreads)
         row.indices[i] = -1;
