@@ -66,6 +66,16 @@ enum { HATTN_MOST_HEADS = 64 }; /* of a selection */
 /* Of Z, which is at least 2^30. */
 HATTN_HOST_DEVICE static inline uint64_t hattn_head_inverse(uint64_t sum) { return ((uint64_t)1 << 62) / sum; }
 
+/* The same without a division of 64 bits, for devices: a quotient by a float 1 / Z, which may be off by 2^-20 of it, then one of what is left, off by 1. */
+HATTN_HOST_DEVICE static inline uint64_t hattn_head_inverse_near(uint64_t sum, float inverse)
+{
+    const uint64_t one = (uint64_t)1 << 62;
+    uint64_t quotient = (uint64_t)(0x1p62f * inverse);
+    quotient += (uint64_t)(int64_t)((float)(int64_t)(one - quotient * sum) * inverse);
+    const int64_t rest = (int64_t)(one - quotient * sum);
+    return quotient - (rest < 0) + (rest >= (int64_t)sum);
+}
+
 /* In 2^-24, at most 1. */
 HATTN_HOST_DEVICE static inline uint32_t hattn_head_probability(uint32_t share, uint64_t inverse)
 {

@@ -3,6 +3,7 @@
  */
 #include <algorithm>
 #include <memory>
+#include <random>
 
 extern "C" {
 #include "core/floor.h"
@@ -120,6 +121,20 @@ TEST_P(Vote, SharesSumsAndProbabilities)
                 }
             }
         }
+    }
+}
+
+/* 1 / Z is that of a device, off to either side. */
+TEST(HeadInverse, ByFloatsIsTheQuotient)
+{
+    std::mt19937_64 random(62);
+    for (int i = 0; i < 300000; i++) {
+        const int width = 30 + i % 32;
+        const uint64_t low = uint64_t(1) << width, some = low + random() % low;
+        for (const uint64_t sum : {some, low, low + 1, 2 * low - 1})
+            for (const double off : {-0x1p-20, 0.0, 0x1p-20})
+                ASSERT_EQ(hattn_head_inverse_near(sum, float(1.0 / double(sum) * (1 + off))), hattn_head_inverse(sum))
+                    << sum << " off by " << off;
     }
 }
 

@@ -12,17 +12,6 @@
 
 namespace hattn {
 
-/* hattn_head_inverse, without a division of 64 bits: a quotient by floats, which is off by 2^-21 of it, then one of what is left, off by 1 at most. */
-__device__ inline uint64_t head_inverse(uint64_t sum)
-{
-    constexpr uint64_t kOne = uint64_t(1) << 62;
-    const float inverse = fast_inverse(static_cast<float>(sum));
-    uint64_t quotient = static_cast<uint64_t>(0x1p62f * inverse);
-    quotient += static_cast<int64_t>(static_cast<float>(static_cast<int64_t>(kOne - quotient * sum)) * inverse);
-    const int64_t rest = static_cast<int64_t>(kOne - quotient * sum);
-    return quotient - (rest < 0) + (rest >= static_cast<int64_t>(sum));
-}
-
 /* kShared: scores and p are in shared memory, and so are tables. */
 template <bool kShared>
 class HeadProbabilities
@@ -70,8 +59,10 @@ public:
         load();
         sum_shares();
         __syncthreads();
-        if (static_cast<int>(threadIdx.x) < group_)
-            space_.inverses[threadIdx.x] = head_inverse(sum(static_cast<int>(threadIdx.x)));
+        if (static_cast<int>(threadIdx.x) < group_) {
+            const uint64_t sum = this->sum(static_cast<int>(threadIdx.x));
+            space_.inverses[threadIdx.x] = hattn_head_inverse_near(sum, fast_inverse(static_cast<float>(sum)));
+        }
         __syncthreads();
         if (kShared) {
             each_level([&](int head, uint32_t, uint32_t &entry) {
