@@ -155,26 +155,6 @@ Session::~Session()
     hattn_device_close(device);
 }
 
-bool Session::refuses(const Problem &of) const
-{
-    if (of.min_probability == 0 && of.tail == 0 && of.num_candidates == 0)
-        return false;
-    hattn_problem problem = sized<hattn_problem>();
-    problem.num_q_heads = problem.num_kv_heads = problem.max_sequences = 1;
-    problem.head_dim_qk = problem.code_bits = problem.max_length = 32;
-    problem.k = 8;
-    problem.q.dtype = problem.k_cache.dtype = HATTN_F16;
-    problem.min_probability = of.min_probability;
-    problem.tail = of.tail;
-    problem.min_value_weight = of.min_value_weight;
-    problem.num_candidates = of.num_candidates ? problem.k : 0;
-    problem.score_kind = of.num_candidates ? HATTN_SCORE_WEIGHTED : 0;
-    hattn_plan *plan = nullptr;
-    const hattn_status status = hattn_plan_create(device, &problem, &plan, nullptr);
-    hattn_plan_destroy(plan);
-    return status == HATTN_UNSUPPORTED;
-}
-
 Workspace &Session::shared_workspace(uint64_t size)
 {
     if (!shared_ || shared_->size() < size)

@@ -81,9 +81,6 @@ public:
     Runner runner;
     Flips flips;
 
-    /* Whether its plans refuse floors of probability, tails, values that are not read, or scores per query head, whatever else is asked for, and the
-     * problem has them. */
-    bool refuses(const Problem &problem) const;
     /* One for all plans, at least of this size. */
     Workspace &shared_workspace(uint64_t size);
 

@@ -150,7 +150,7 @@ typedef struct hattn_cuda_params {
     int32_t scored_parts;  /* of a row of scores, which have a largest one each */
     int32_t choice_shared; /* bytes of dynamic shared memory of a block that chooses; 0: it works in the workspace */
     int32_t choice_levels; /* entries of a head's table by distance, which is at most 2 less */
-    int32_t makes_heads;   /* of a decode's launch: score blocks make heads' weights beside their own; 0: a kernel does */
+    int32_t makes_heads;   /* of a decode's launch: blocks that score make heads' weights, too; 0: a kernel does */
     /* Of a decode by regions with candidates, or where not all values are read, what its later kernels take and the caller does not ask for: compact. */
     uint64_t own_indices, own_counts, own_shares, own_rests, own_head_weights, own_head_steps;
     uint64_t workspace_size;

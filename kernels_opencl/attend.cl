@@ -3,6 +3,18 @@
  * one split of the row's positions. LANES neighbouring work-items share a key's products, of PASSES keys of a tile; then each has
  * COLUMNS of V of every few rows. DTYPE of K and V; HEAD_DIM_QK and HEAD_DIM_V; IS_ALIGNED: their rows start at 16 bytes (fp8: 8).
  */
+#ifndef SKIP /* 0, or as in skip.cl */
+#define SKIP 0
+#define WEIGHS 1
+#define READS 2
+#define SKIP_ARGUMENTS
+#endif
+#if SKIP == READS
+#define IS_READ(i) is_read[turn][i]
+#else
+#define IS_READ(i) 1
+#endif
+
 #ifdef IS_CPU
 #define PASSES 1
 #define KEYS_TOGETHER 1
@@ -93,8 +105,12 @@ void fetch_rows(const hattn_opencl_attention *a, const hattn_opencl_rows *rows, 
 #ifdef IS_CPU
     int slot;
     const long page = page_of(rows, pages, sequence, position, &slot);
+#if SKIP != READS
     FETCH(keys + (page * a->k_cache[0] + slot * a->k_cache[1] + kv_head * a->k_cache[2]) * SIZE, a->head_dim_qk * SIZE);
+#endif
+#if SKIP != WEIGHS
     FETCH(values + (page * a->v_cache[0] + slot * a->v_cache[1] + kv_head * a->v_cache[2]) * SIZE, a->head_dim_v * SIZE);
+#endif
 #endif
 }
 
@@ -115,12 +131,16 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
            ulong k_cache_at, bytes_in v_cache, ulong v_cache_at, bytes_in k_scale, ulong k_scale_at, bytes_in v_scale,
            ulong v_scale_at, bytes_in sinks, ulong sinks_at, bytes_in indices, ulong indices_at, bytes_in counts,
            ulong counts_at, bytes_out out, ulong out_at, bytes_out lse, ulong lse_at, bytes_out parts,
-           ulong parts_at TAIL_ARGUMENTS, __local float4 *queries)
+           ulong parts_at TAIL_ARGUMENTS SKIP_ARGUMENTS, __local float4 *queries)
 {
     __local float scratch[SCRATCH] __attribute__((aligned(16))), weights[HEADS * TILE] __attribute__((aligned(16))),
         maxima[HEADS * SHARE] __attribute__((aligned(16))), decay[HEADS], sums[HEADS * SHARE];
 #if TAIL
     __local float near_sums[HEADS * SHARE], all_sums[HEADS * SHARE];
+#endif
+#if SKIP == READS
+    __local float left_sums[HEADS * SHARE], tops[MOST_GROUP], scales[MOST_GROUP];
+    __local int is_read[2][TILE];
 #endif
     __local long values_at[2][TILE];
     const head_place place = place_heads(&a, get_group_id(0));
@@ -137,7 +157,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
     }
     const int begin = (long)count * place.split / a.num_splits, end = (long)count * (place.split + 1) / a.num_splits;
 
-    for (int i = item; i < HEADS * d; i += LOCAL) {
+#if SKIP == READS
+    join_head_sums(&a, AT(float, head_sums, head_sums_at), sinks ? AT(const float, sinks, sinks_at) : 0, place.row,
+                   place.selection_head * a.group, tops, scales);
+#endif
+    for (int i = item; SKIP != READS && i < HEADS * d; i += LOCAL) {
         const int h = i / d;
         ((__local float *)queries)[i] =
             h < place.num_heads
@@ -165,13 +189,20 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         own_shares = AT(const uint, shares, shares_at) + place.row * t.shares[0] +
                      (t.has_head_shares ? place.first_head + own_head : place.selection_head) * t.shares[1];
 #endif
-    if (list && begin + own_key < end)
+#if SKIP
+    __global float *selection_logits = AT(float, logits, logits_at) +
+                                       ((long)place.row * a.num_q_heads + place.selection_head * a.group) * t.stride,
+                   *own_logits = selection_logits +
+                                 (long)(place.first_head + own_head - place.selection_head * a.group) * t.stride;
+    float left = 0;
+#endif
+    if (SKIP != READS && list && begin + own_key < end)
         fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[begin + own_key]);
     barrier(CLK_LOCAL_MEM_FENCE);
 
     for (int tile = begin, turn = 0; tile < end; tile += TILE, turn ^= 1) {
         const int num_keys = min(TILE, end - tile);
-        if (list && tile + TILE + own_key < end)
+        if (SKIP != READS && list && tile + TILE + own_key < end)
             fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[tile + TILE + own_key]);
         long page[PASSES];
         int slot[PASSES];
@@ -184,6 +215,13 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         for (int pass = 0; lane == 0 && pass < PASSES; pass++)
             values_at[turn][pass * STEP + own_key] =
                 page[pass] * a.v_cache[0] + slot[pass] * a.v_cache[1] + place.kv_head * a.v_cache[2];
+#if SKIP == READS
+        for (int i = item; i < num_keys; i += LOCAL) {
+            IS_READ(i) = !shares || weighs_enough(&a, &t, selection_logits + tile + i, tops, scales);
+            if (IS_READ(i) && list)
+                fetch_rows(&a, &rows, pages, owner.sequence, place.kv_head, keys, values, list[tile + i]);
+        }
+#else
 #pragma unroll
         for (int pass = 0; (PASSES > 1 || own_key < num_keys) && pass < PASSES; pass += KEYS_TOGETHER) {
             partial_product product[KEYS_TOGETHER][HEADS];
@@ -219,6 +257,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 for (int h = 0; h < HEADS; h++)
                     scratch[h * TILE * LANES + (pass + t) * LOCAL + item] = SUM_OF(product[t][h]);
         }
+#endif
         barrier(CLK_LOCAL_MEM_FENCE);
 
         if (own_head < HEADS) {
@@ -227,10 +266,18 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 #pragma unroll
 #endif
             for (int i = share; i < TILE; i += SHARE) {
+#if SKIP == READS
+                const float logit = i < num_keys && own_head < place.num_heads ? own_logits[tile + i] : -INFINITY;
+#else
                 float logit = 0;
                 for (int l = 0; l < LANES; l++)
                     logit += scratch[(own_head * TILE + i) * LANES + l];
                 logit = i < num_keys ? cap(logit * scale, a.soft_cap) : -INFINITY;
+#endif
+#if SKIP == WEIGHS
+                if (i < num_keys && own_head < place.num_heads)
+                    own_logits[tile + i] = logit;
+#endif
                 WEIGHT(own_head, i) = logit;
                 own = larger(own, logit);
             }
@@ -278,9 +325,14 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 near += one & SHARE_ANCHOR ? WEIGHT(own_head, i) : 0;
                 all += one ? WEIGHT(own_head, i) : 0;
             }
+#if SKIP == READS
+            left *= decay[own_head];
+            for (int i = share; i < num_keys; i += SHARE)
+                left += IS_READ(i) ? 0 : WEIGHT(own_head, i);
+#endif
         }
 #endif
-        if (own_row < num_rows) {
+        if (SKIP != WEIGHS && own_row < num_rows) {
             columns_of_v added[HEADS];
 #pragma unroll
             for (int h = 0; h < HEADS; h++)
@@ -289,11 +341,13 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                 columns_of_v piece[ROWS_TOGETHER];
 #pragma unroll
                 for (int r = 0; r < ROWS_TOGETHER; r++)
-                    piece[r] = LOAD_COLUMNS(values, DTYPE, IS_ALIGNED,
-                                            values_at[turn][min(i + r * num_rows, num_keys - 1)] + column * COLUMNS);
+                    if (IS_READ(min(i + r * num_rows, num_keys - 1)))
+                        piece[r] =
+                            LOAD_COLUMNS(values, DTYPE, IS_ALIGNED,
+                                         values_at[turn][min(i + r * num_rows, num_keys - 1)] + column * COLUMNS);
 #pragma unroll
                 for (int r = 0; r < ROWS_TOGETHER; r++) {
-                    if (i + r * num_rows >= num_keys)
+                    if (i + r * num_rows >= num_keys || !IS_READ(i + r * num_rows))
                         continue;
 #pragma unroll
                     for (int h = 0; h < HEADS; h++)
@@ -311,6 +365,9 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
 #if TAIL
         near_sums[own_head * SHARE + share] = near;
         all_sums[own_head * SHARE + share] = all;
+#endif
+#if SKIP == READS
+        left_sums[own_head * SHARE + share] = left;
 #endif
         if (share == 0)
             maxima[own_head * SHARE] = largest;
@@ -332,6 +389,14 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
             const float top = maxima[h * SHARE];
             for (int i = 0; i < SHARE; i++)
                 weight += sums[h * SHARE + i];
+#if SKIP == WEIGHS
+            if (item == 0) {
+                __global float *told = split_sums(&a, AT(float, head_sums, head_sums_at), place.row, head, place.split);
+                told[0] = top;
+                told[1] = weight;
+            }
+            continue;
+#endif
             if (ENDS_HERE) {
                 const float sink = sinks ? AT(const float, sinks, sinks_at)[head] : -INFINITY;
                 const head_end end = end_head(top, weight, sink, WEIGHT_UNIT);
@@ -365,6 +430,12 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                     }
                     part[2] = near;
                     part[3] = all;
+#endif
+#if SKIP == READS
+                    left = 0;
+                    for (int i = 0; i < SHARE; i++)
+                        left += left_sums[h * SHARE + i];
+                    part[4] = left;
 #endif
                 }
             }

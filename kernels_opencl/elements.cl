@@ -209,8 +209,10 @@ head_end end_head(float top, float weight, float sink, float unit)
 #define WEIGHT_UNIT (DTYPE == HATTN_F32 || DTYPE == HATTN_BF16 ? 0x1p-30f : 1.0f)
 
 /* What a group has of a head: largest logit, sum of weights in WEIGHT_UNIT, with a tail also those of anchors and of all with
- * shares, and of weighted values. */
-#if TAIL
+ * shares, where not all values are read of those that are not, and of weighted values. */
+#ifdef SKIP
+#define PART_SUMS 5
+#elif TAIL
 #define PART_SUMS 4
 #else
 #define PART_SUMS 2

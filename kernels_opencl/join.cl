@@ -66,7 +66,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         weight += decay[s] * part[s * PART_FLOATS(dv) + 1];
 #if TAIL
     __local ulong space[LOCAL];
-    float mass = 0;
+    float mass = 0, of_mean = 0;
     row_values v = {0, v_cache + v_cache_at, AT(const int, table, table_at), -1, 0, 0, kv_head * a.v_cache[2]};
     const row_place place =
         place_row(&rows, AT(const int, q_start, q_start_at), AT(const int, seq_len, seq_len_at), row);
@@ -100,6 +100,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
         else
             v.begin = 0;
         weight += mass;
+        of_mean = mass;
+#ifdef SKIP
+        for (int s = 0; s < a.num_splits; s++)
+            of_mean += decay[s] == 0 ? 0 : decay[s] * part[s * PART_FLOATS(dv) + 4];
+#endif
     }
 #endif
     const float v_unit = v_scale ? AT(const float, v_scale, v_scale_at)[a.has_head_scales ? kv_head : 0] : 1;
@@ -113,8 +118,8 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
             value += decay[s] == 0 ? 0 : decay[s] * one; /* an empty part counts nothing, whatever V holds; NaN does */
         }
 #if TAIL
-        if (mass != 0)
-            value += mass * mean_value(&a, &rows, &v, i);
+        if (of_mean != 0)
+            value += of_mean * mean_value(&a, &rows, &v, i);
 #endif
         store_element(out + out_at, a.out_dtype, row * a.out[0] + head * a.out[1] + i,
                       end.is_empty ? 0 : value * end.decay / end.sum * v_unit);

@@ -78,6 +78,8 @@ typedef struct hattn_opencl_tail {
     cl_long shares[2], rests[2], value_sums[2], value_lengths[2];
     cl_float factor;
     cl_int has_head_shares; /* shares and rests are of query heads */
+    cl_float least;         /* weight of all heads of a selection together whose value is read */
+    cl_int stride;          /* of logits, from head to head */
 } hattn_opencl_tail;
 
 typedef struct hattn_opencl_join {

@@ -31,6 +31,9 @@ static const char select[] = {
 static const char heads[] = {
 #include "kernels_opencl/heads.cl.inc"
 };
+static const char skip[] = {
+#include "kernels_opencl/skip.cl.inc"
+};
 static const char attend[] = {
 #include "kernels_opencl/attend.cl.inc"
 };
@@ -49,7 +52,7 @@ const hattn_opencl_source hattn_opencl_sources[HATTN_OPENCL_NUM_SOURCES] = {
     {"chunks.cl", chunks, sizeof(chunks)},    {"factors", factors, sizeof(factors) - 1},
     {"floor.cl", floor_cl, sizeof(floor_cl)}, {"encode.cl", encode, sizeof(encode)},
     {"score.cl", score, sizeof(score)},       {"select.cl", select, sizeof(select)},
-    {"heads.cl", heads, sizeof(heads)},       {"attend.cl", attend, sizeof(attend)},
-    {"join.cl", join, sizeof(join)},          {"values.cl", values, sizeof(values)},
-    {"merge.cl", merge, sizeof(merge)},
+    {"heads.cl", heads, sizeof(heads)},       {"skip.cl", skip, sizeof(skip)},
+    {"attend.cl", attend, sizeof(attend)},    {"join.cl", join, sizeof(join)},
+    {"values.cl", values, sizeof(values)},    {"merge.cl", merge, sizeof(merge)},
 };

@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 /* params.h, elements.cl and chunks.cl go in front of each other one; factors and floor.cl in front of select.cl where there
- * are floors or tails, and these three in front of heads.cl. */
+ * are floors or tails, and these three in front of heads.cl; skip.cl in front of attend.cl where not all values are read. */
 enum {
     HATTN_OPENCL_PARAMS_H,
     HATTN_OPENCL_ELEMENTS_CL,
@@ -18,6 +18,7 @@ enum {
     HATTN_OPENCL_SCORE_CL,
     HATTN_OPENCL_SELECT_CL,
     HATTN_OPENCL_HEADS_CL,
+    HATTN_OPENCL_SKIP_CL,
     HATTN_OPENCL_ATTEND_CL,
     HATTN_OPENCL_JOIN_CL,
     HATTN_OPENCL_VALUES_CL,

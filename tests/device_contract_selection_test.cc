@@ -14,8 +14,6 @@ class DeviceSelection : public DeviceContract
 protected:
     void expect_separate_calls_agree(const Problem &problem, uint64_t seed)
     {
-        if (session->refuses(problem))
-            return;
         DeviceDecode job(memory, pinned, session->device, problem, seed);
         DeviceWorkspace workspace(memory, session->device, job.workspace_size());
         ASSERT_EQ(job.enqueue(workspace.exec(nullptr)), "") << problem.name;

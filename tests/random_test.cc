@@ -78,7 +78,7 @@ void agree_with_reference(problems::Problem (*make)(uint64_t seed), uint64_t num
         const problems::Problem problem = make(seed);
         Trial trial(problem, seed);
         for (const auto &session : sessions) {
-            if (!is_checked(session->target, seed) || session->refuses(problem))
+            if (!is_checked(session->target, seed))
                 continue;
             num_checked++;
             for (const Outcome &outcome : check_trial(*session, trial, "", nullptr)) {

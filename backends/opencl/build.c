@@ -54,6 +54,7 @@ static bool has_part(const hattn_opencl_program *made, int32_t source)
     case HATTN_OPENCL_FACTORS:
     case HATTN_OPENCL_FLOOR_CL: return strstr(made->options, "-DFLOOR") != NULL;
     case HATTN_OPENCL_SELECT_CL: return made->source == source || made->source == HATTN_OPENCL_HEADS_CL;
+    case HATTN_OPENCL_SKIP_CL: return made->source == HATTN_OPENCL_ATTEND_CL && strstr(made->options, "-DSKIP") != NULL;
     default: return made->source == source;
     }
 }
@@ -217,12 +218,13 @@ static bool has_aligned_rows(const hattn_tensor *cache)
     return is_aligned(cache->stride, 3, size, piece);
 }
 
+/* extra: definitions, of a tail. */
 static void add_attender(const hattn_problem *p, const hattn_opencl_plan *plan, const hattn_opencl_attender *attender,
-                         bool has_tail, recipe *r)
+                         const char *extra, recipe *r)
 {
     const bool aligned = has_aligned_rows(&p->k_cache) && has_aligned_rows(&p->v_cache);
     snprintf(r->definitions, sizeof(r->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d -DHEADS=%d -DLANES=%d%s",
-             p->k_cache.dtype, aligned, attender->heads, plan->is_cpu ? 1 : 4, has_tail ? " -DTAIL" : "");
+             p->k_cache.dtype, aligned, attender->heads, plan->is_cpu ? 1 : 4, extra);
     const size_t used = strlen(r->definitions);
     if (!plan->is_cpu)
         snprintf(r->definitions + used, sizeof(r->definitions) - used, " -DHEAD_DIM_QK=%d -DHEAD_DIM_V=%d",
@@ -246,6 +248,7 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
         {HATTN_OPENCL_SELECT_WIDE, HATTN_OPENCL_SELECT_CL, "select_wide", select, ""},
         {HATTN_OPENCL_SCORE_LISTED, HATTN_OPENCL_SCORE_CL, plan->by_heads ? "score_chunk" : NULL, score, ""},
         {HATTN_OPENCL_RANK_HEADS, HATTN_OPENCL_HEADS_CL, plan->by_heads ? "rank_heads" : NULL, select, ""},
+        {HATTN_OPENCL_WEIGH, HATTN_OPENCL_ATTEND_CL, plan->skips ? "attend" : NULL, attend, ""},
         {HATTN_OPENCL_ATTEND_SPARSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_ATTEND_DENSE, HATTN_OPENCL_ATTEND_CL, "attend", attend, ""},
         {HATTN_OPENCL_JOIN, HATTN_OPENCL_JOIN_CL, "join_splits", attend, ""},
@@ -272,11 +275,19 @@ hattn_status hattn_opencl_build(hattn_opencl_device *device, const hattn_problem
     snprintf(recipes[HATTN_OPENCL_RANK_HEADS].definitions, sizeof(recipes->definitions),
              " -DWITH_NORMS=0 -DWITH_COUNTS=0 -DHISTOGRAMS=%d -DFLOOR -DBY_HEADS -DWITH_SHARES=%d", is_cpu ? 1 : 4,
              has_tail);
-    add_attender(p, plan, &plan->sparse, has_tail, &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
-    add_attender(p, plan, &plan->dense, false, &recipes[HATTN_OPENCL_ATTEND_DENSE]);
+    add_attender(p, plan, &plan->sparse, " -DTAIL -DSKIP=1", &recipes[HATTN_OPENCL_WEIGH]);
+    add_attender(p, plan, &plan->sparse,
+                 plan->skips ? " -DTAIL -DSKIP=2"
+                 : has_tail  ? " -DTAIL"
+                             : "",
+                 &recipes[HATTN_OPENCL_ATTEND_SPARSE]);
+    add_attender(p, plan, &plan->dense, "", &recipes[HATTN_OPENCL_ATTEND_DENSE]);
     for (int i = HATTN_OPENCL_JOIN; i <= HATTN_OPENCL_JOIN_TAIL; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DMAX_SPLITS=64%s",
-                 p->k_cache.dtype, i == HATTN_OPENCL_JOIN_TAIL ? " -DTAIL" : "");
+                 p->k_cache.dtype,
+                 i == HATTN_OPENCL_JOIN ? ""
+                 : plan->skips          ? " -DTAIL -DSKIP=2"
+                                        : " -DTAIL");
     for (int i = HATTN_OPENCL_SUM_VALUES; i <= HATTN_OPENCL_JOIN_VALUES; i++)
         snprintf(recipes[i].definitions, sizeof(recipes->definitions), " -DDTYPE=%d -DIS_ALIGNED=%d", p->v_cache.dtype,
                  has_aligned_rows(&p->v_cache));

@@ -194,9 +194,6 @@ static void destroy_plan(hattn_plan *base)
 static hattn_status make_plan(hattn_device *base, const hattn_problem *problem, hattn_plan **plan, hattn_error *error)
 {
     hattn_opencl_device *device = (hattn_opencl_device *)base;
-    if (problem->min_value_weight > 0)
-        return hattn_fail(error, HATTN_UNSUPPORTED, "opencl: min_value_weight is %g: it reads all values",
-                          (double)problem->min_value_weight);
     hattn_opencl_plan *made = calloc(1, sizeof(*made));
     if (!made)
         return hattn_fail(error, HATTN_OUT_OF_MEMORY, "opencl: no memory for a plan");

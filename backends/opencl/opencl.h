@@ -40,6 +40,7 @@ enum {
     HATTN_OPENCL_SELECT_WIDE,
     HATTN_OPENCL_SCORE_LISTED,
     HATTN_OPENCL_RANK_HEADS,
+    HATTN_OPENCL_WEIGH,
     HATTN_OPENCL_ATTEND_SPARSE,
     HATTN_OPENCL_ATTEND_DENSE,
     HATTN_OPENCL_JOIN,
@@ -72,7 +73,7 @@ typedef struct hattn_opencl_attender {
 /* Offsets of the workspace. */
 typedef struct hattn_opencl_layout {
     uint64_t weights, scores, indices, counts, steps, shares, rests, histograms, parts;
-    uint64_t head_weights, head_steps, listed, lengths, head_scores, keys, places, value_parts;
+    uint64_t head_weights, head_steps, listed, lengths, head_scores, keys, places, value_parts, logits, head_sums;
     uint64_t size;
 } hattn_opencl_layout;
 
@@ -88,6 +89,7 @@ typedef struct hattn_opencl_plan {
     hattn_opencl_heads heads;
     int32_t num_listed;                  /* most positions of a candidates' list */
     bool has_shares, has_tail, by_heads; /* has_shares: hattn_has_shares */
+    bool skips;                          /* min_value_weight: sparse attention weighs first */
     hattn_opencl_attender sparse, dense;
     hattn_opencl_join join;
     hattn_opencl_layout layout;

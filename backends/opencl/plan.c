@@ -139,6 +139,9 @@ static void choose_floor(const hattn_problem *p, hattn_opencl_plan *plan)
     memcpy(t->value_sums, p->value_sums.stride, sizeof(t->value_sums));
     memcpy(t->value_lengths, p->value_lengths.stride, sizeof(t->value_lengths));
     t->factor = p->tail;
+    plan->skips = p->min_value_weight > 0;
+    t->least = p->min_value_weight * (float)(p->num_q_heads / p->num_selection_heads);
+    t->stride = p->k;
     plan->by_heads = p->num_candidates > 0;
     t->has_head_shares = plan->by_heads;
     plan->heads.group = p->num_q_heads / p->num_selection_heads;
@@ -214,7 +217,7 @@ static uint64_t part_floats(const hattn_opencl_plan *plan, const hattn_problem *
         return 0;
     const int64_t least = min_splits(attender),
                   parts = larger(2 * wanted_groups(plan) * attender->heads, least > 1 || has_tail ? heads * least : 0);
-    return (uint64_t)parts * (uint64_t)(p->head_dim_v + (has_tail ? 4 : 2));
+    return (uint64_t)parts * (uint64_t)(p->head_dim_v + (!has_tail ? 2 : plan->skips ? 5 : 4));
 }
 
 static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
@@ -237,6 +240,10 @@ static void lay_out(const hattn_problem *p, hattn_opencl_plan *plan)
     /* At most so many, for whatever number of sequences. */
     const uint64_t value_parts = (uint64_t)wanted_chunks(plan);
     l->value_parts = hattn_carve(&l->size, plan->has_tail ? value_parts * (uint64_t)p->head_dim_v * 8 : 0);
+    if (plan->skips) {
+        l->logits = hattn_carve(&l->size, heads * (uint64_t)p->k * 4);
+        l->head_sums = hattn_carve(&l->size, heads * MAX_SPLITS * 2 * 4);
+    }
     if (!plan->by_heads)
         return;
     const uint64_t listed = (uint64_t)plan->heads.stride;

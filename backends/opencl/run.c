@@ -168,6 +168,39 @@ static void sum_values(hattn_cl_run *r, const hattn_sum_values_args *args, int32
     hattn_cl_enqueue(r, tasks);
 }
 
+/* One of the kernels of an attention. */
+static void put_attend(hattn_cl_run *r, int kernel, const hattn_attend_args *args,
+                       const hattn_opencl_attender *attender, const hattn_opencl_attention *a,
+                       const hattn_opencl_tail *t)
+{
+    hattn_cl_start(r, kernel);
+    hattn_cl_put(r, a, sizeof(*a));
+    hattn_cl_put_batch(r, &args->batch);
+    hattn_cl_put_buffer(r, args->batch.block_table);
+    const hattn_buffer buffers[] = {args->q,
+                                    args->k_cache,
+                                    args->v_cache,
+                                    args->k_scale,
+                                    args->v_scale,
+                                    args->sink_logits,
+                                    args->indices,
+                                    args->counts,
+                                    args->out,
+                                    args->lse,
+                                    hattn_cl_in_workspace(r, r->plan->layout.parts)};
+    hattn_cl_put_buffers(r, buffers, sizeof(buffers) / sizeof(*buffers));
+    if (t) {
+        hattn_cl_put(r, t, sizeof(*t));
+        hattn_cl_put_buffer(r, args->shares);
+    }
+    if (t && r->plan->skips) {
+        hattn_cl_put_buffer(r, hattn_cl_in_workspace(r, r->plan->layout.logits));
+        hattn_cl_put_buffer(r, hattn_cl_in_workspace(r, r->plan->layout.head_sums));
+    }
+    hattn_cl_put_local(r, (int64_t)attender->heads * a->head_dim_qk, sizeof(cl_float));
+    hattn_cl_enqueue(r, (int64_t)args->batch.num_rows * (a->num_q_heads / a->group) * a->num_blocks * a->num_splits);
+}
+
 /* s, f: strides of what a decode selected; NULL: as the plan has them. */
 static void attend(hattn_cl_run *r, const hattn_attend_args *args, const hattn_opencl_selection *s,
                    const hattn_opencl_floor *f)
@@ -184,30 +217,12 @@ static void attend(hattn_cl_run *r, const hattn_attend_args *args, const hattn_o
         t.shares[i] = f->shares[i];
         t.rests[i] = f->rests[i];
     }
-    hattn_cl_start(r, is_sparse ? HATTN_OPENCL_ATTEND_SPARSE : HATTN_OPENCL_ATTEND_DENSE);
-    hattn_cl_put(r, &a, sizeof(a));
-    hattn_cl_put_batch(r, &args->batch);
-    hattn_cl_put_buffer(r, args->batch.block_table);
-    const hattn_buffer buffers[] = {args->q,
-                                    args->k_cache,
-                                    args->v_cache,
-                                    args->k_scale,
-                                    args->v_scale,
-                                    args->sink_logits,
-                                    args->indices,
-                                    args->counts,
-                                    args->out,
-                                    args->lse,
-                                    hattn_cl_in_workspace(r, r->plan->layout.parts)};
-    hattn_cl_put_buffers(r, buffers, sizeof(buffers) / sizeof(*buffers));
-    if (has_tail) {
-        hattn_cl_put(r, &t, sizeof(t));
-        hattn_cl_put_buffer(r, args->shares);
-    }
-    hattn_cl_put_local(r, (int64_t)attender->heads * a.head_dim_qk, sizeof(cl_float));
-    hattn_cl_enqueue(r, (int64_t)args->batch.num_rows * (a.num_q_heads / a.group) * a.num_blocks * a.num_splits);
+    const hattn_opencl_tail *tail = has_tail ? &t : NULL;
+    if (has_tail && r->plan->skips)
+        put_attend(r, HATTN_OPENCL_WEIGH, args, attender, &a, tail);
+    put_attend(r, is_sparse ? HATTN_OPENCL_ATTEND_SPARSE : HATTN_OPENCL_ATTEND_DENSE, args, attender, &a, tail);
     if (has_tail || a.num_splits > 1)
-        join_splits(r, args, &a, has_tail ? &t : NULL);
+        join_splits(r, args, &a, tail);
 }
 
 /* ---- The slots ---- */
