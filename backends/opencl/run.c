@@ -193,11 +193,14 @@ static void put_attend(hattn_cl_run *r, int kernel, const hattn_attend_args *arg
         hattn_cl_put(r, t, sizeof(*t));
         hattn_cl_put_buffer(r, args->shares);
     }
-    if (t && r->plan->skips) {
+    const bool skips = t && r->plan->skips;
+    if (skips) {
         hattn_cl_put_buffer(r, hattn_cl_in_workspace(r, r->plan->layout.logits));
         hattn_cl_put_buffer(r, hattn_cl_in_workspace(r, r->plan->layout.head_sums));
     }
-    hattn_cl_put_local(r, (int64_t)attender->heads * a->head_dim_qk, sizeof(cl_float));
+    /* Queries, where there are products: what knows logits has other things in local memory. */
+    const bool has_products = !skips || kernel == HATTN_OPENCL_WEIGH;
+    hattn_cl_put_local(r, has_products ? (int64_t)attender->heads * a->head_dim_qk : 4, sizeof(cl_float));
     hattn_cl_enqueue(r, (int64_t)args->batch.num_rows * (a->num_q_heads / a->group) * a->num_blocks * a->num_splits);
 }
 
