@@ -190,8 +190,6 @@ TEST_P(Simt, AgreesWithReference)
 {
     const auto &[problem, config] = GetParam();
     simt::configure(config);
-    if (session().refuses(problem))
-        GTEST_SKIP() << "CUDA refuses it";
     const std::vector<Outcome> outcomes = check_trial(session(), trial_of(problem), "", nullptr);
     EXPECT_EQ(outcomes.size(), operation_names().size() - !problem.append - !(problem.tail > 0));
     for (const Outcome &outcome : outcomes)
