@@ -155,6 +155,9 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void
                                                                 place.selection_head * a.counts[1]]
                              : 0;
     }
+#if SKIP
+    count = min(count, t.stride); /* there is room for no more logits */
+#endif
     const int begin = (long)count * place.split / a.num_splits, end = (long)count * (place.split + 1) / a.num_splits;
 
 #if SKIP == READS
