@@ -266,6 +266,36 @@ TEST(Bench, ReportsStepsInJson)
     check_steps("reference");
 }
 
+/* Of two shapes, whichever comes first. */
+void check_turns(const std::string &backend)
+{
+    const Ran ran =
+        run_hattn({"bench", "--backend", backend, "--in-turns", "--shape", "plan8_rows1_1k_padded,exact_rows1_1k",
+                   "--rounds", "3", "--threads", "1", "--json", "-"});
+    ASSERT_EQ(ran.exit_code, 0) << ran.err;
+    const JsonOwner root = parse_json(ran.out);
+    EXPECT_EQ(json_array_size(json_object_get(root.get(), "rows")), 0u) << "stages are not timed";
+    const json_t *turns = json_object_get(root.get(), "turns"), *padded = json_array_get(turns, 0),
+                 *exact = json_array_get(turns, 1);
+    ASSERT_EQ(json_array_size(turns), 2u);
+    EXPECT_STREQ(json_string_value(json_object_get(padded, "shape")), "plan8_rows1_1k_padded");
+    EXPECT_STREQ(json_string_value(json_object_get(padded, "baseline")), "exact_rows1_1k");
+    EXPECT_STREQ(json_string_value(json_object_get(padded, "backend")), backend.c_str());
+    EXPECT_EQ(json_object_get(exact, "baseline"), nullptr);
+    EXPECT_EQ(json_object_get(exact, "ratio"), nullptr);
+    for (const json_t *row : {padded, exact}) {
+        EXPECT_GT(real(row, "us_min"), 0);
+        EXPECT_GE(real(row, "us"), real(row, "us_min"));
+    }
+    /* No ratio of a round is outside of what the fastest and the slowest of both allow; of three, quarters are the extremes. */
+    EXPECT_GT(real(padded, "ratio_first_quarter"), 0);
+    EXPECT_GE(real(padded, "ratio"), real(padded, "ratio_first_quarter"));
+    EXPECT_LE(real(padded, "ratio"), real(padded, "ratio_last_quarter"));
+    EXPECT_LE(real(padded, "ratio_first_quarter") * real(exact, "us_min"), real(padded, "us") * (1 + 1e-9));
+}
+
+TEST(Bench, TakesTurns) { check_turns("cpu"); }
+
 /* The map of the trace, which finds keys that are alike, and its keys: through the command, which reads the file. */
 TEST(Bench, TimesTracesKeys)
 {
@@ -294,6 +324,14 @@ TEST_P(BenchDevice, ReportsStepsInJson)
     check_steps(GetParam());
 }
 
+TEST_P(BenchDevice, TakesTurns)
+{
+    const std::string why = why_no_device(GetParam());
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    check_turns(GetParam());
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, BenchDevice, testing::Values("cuda", "opencl"),
                          [](const auto &info) { return info.param; });
 
@@ -306,6 +344,9 @@ TEST(Bench, RefusesWhatItDoesNotKnow)
     EXPECT_EQ(traces.exit_code, 2);
     EXPECT_NE(traces.err.find("nowhere/layer3.safetensors"), std::string::npos) << traces.err;
     EXPECT_EQ(traces.out, "") << "told before anything is timed";
+    const Ran turns = run_hattn({"bench", "--in-turns", "--steps", "3"});
+    EXPECT_EQ(turns.exit_code, 2);
+    EXPECT_NE(turns.err.find("--steps"), std::string::npos) << turns.err;
     const Ran threads = run_hattn({"bench", "--threads", "0"});
     EXPECT_EQ(threads.exit_code, 2);
     EXPECT_NE(threads.err.find("--threads"), std::string::npos) << threads.err;

@@ -37,6 +37,17 @@ struct Row {
     }
 };
 
+void put_config(const problems::Problem &problem, const Workload &workload, const Config &config, json_t *json)
+{
+    const hattn_device_info &info = config.device->info();
+    json_put(json, "backend", json_text(info.backend));
+    json_put(json, "isa", json_text(info.isa));
+    json_put(json, "threads", json_integer(config.threads));
+    json_put(json, "shape", json_text(problem.name));
+    json_put(json, "score", json_text(score_name(workload.shape())));
+    json_put(json, "code_bits", json_integer(workload.shape().code_bits));
+}
+
 std::string number(double value, int digits) { return std::isfinite(value) ? format("%.*f", digits, value) : "-"; }
 
 } // namespace
@@ -83,12 +94,7 @@ void BenchReport::add(const problems::Problem &problem, const Workload &workload
                    number(row.percent_stream, 0)});
         json_t *json = json_object();
         json_array_append_new(rows_.get(), json);
-        json_put(json, "backend", json_text(info.backend));
-        json_put(json, "isa", json_text(info.isa));
-        json_put(json, "threads", json_integer(config.threads));
-        json_put(json, "shape", json_text(problem.name));
-        json_put(json, "score", json_text(score));
-        json_put(json, "code_bits", json_integer(bits));
+        put_config(problem, workload, config, json);
         json_put(json, "stage", json_text(STAGE_NAMES[stage]));
         if (stage == DECODE)
             add_steps(problem.name, config, json);
@@ -106,6 +112,7 @@ void BenchReport::add(const problems::Problem &problem, const Workload &workload
         json_put(json, "copy_gbps", json_number(ceiling.copy_gbps()));
     }
     print(table.str() + "\n");
+    has_stages_ = true;
     const Row &decode = rows[DECODE], &dense = rows[DENSE];
     const double to_baseline = this->to_baseline(problem, config);
     summary_.row({problem.name, score, std::to_string(bits), info.backend, info.isa, std::to_string(config.threads),
@@ -144,10 +151,41 @@ void BenchReport::add_steps(const std::string &shape, const Config &config, json
     json_put(steps, "rescored", config.rescored < 0 ? json_null() : json_integer(config.rescored));
 }
 
+void BenchReport::add_turns(const problems::Problem &problem, const Workload &workload, const Config &config)
+{
+    const hattn_device_info &info = config.device->info();
+    const std::string score = score_name(workload.shape());
+    const int bits = workload.shape().code_bits;
+    const Samples &us = config.us[DECODE], &ratios = config.to_baseline;
+    const bool has_baseline = !ratios.empty();
+    const double none = std::nan(""), ratio = has_baseline ? ratios.median() : none,
+                 low = has_baseline ? ratios.quantile(0.25) : none, high = has_baseline ? ratios.quantile(0.75) : none;
+    has_turns_ = true;
+    turns_.row({problem.name, score, std::to_string(bits), info.backend, info.isa, std::to_string(config.threads),
+                number(us.median(), 1), number(us.min(), 1), has_baseline ? problem.baseline : "-", number(ratio, 3),
+                number(low, 3), number(high, 3)});
+    json_t *json = json_object();
+    json_array_append_new(turn_rows_.get(), json);
+    put_config(problem, workload, config, json);
+    json_put(json, "us", json_number(us.median()));
+    json_put(json, "us_min", json_number(us.min()));
+    if (!has_baseline)
+        return;
+    json_put(json, "baseline", json_text(problem.baseline));
+    json_put(json, "ratio", json_number(ratio));
+    json_put(json, "ratio_first_quarter", json_number(low));
+    json_put(json, "ratio_last_quarter", json_number(high));
+}
+
 void BenchReport::print_summary() const
 {
-    print("% of floor: codes and maps at stream, rows at gather speed. % stream: all bytes at stream speed.\n" +
-          summary_.str());
+    if (has_stages_)
+        print("% of floor: codes and maps at stream, rows at gather speed. % stream: all bytes at stream speed.\n" +
+              summary_.str());
+    if (has_turns_)
+        print("Decodes of all shapes in turns. ratio: to the baseline's decode in the same round, median and quarters "
+              "of the rounds.\n" +
+              turns_.str());
     if (has_steps_)
         print("\nSingle decodes, each of other queries. scored again: rows and heads whose sample had promised too "
               "much.\n" +
@@ -159,6 +197,8 @@ void BenchReport::put_into(json_t *root)
     json_put(root, "notes", notes_.release());
     json_put(root, "devices", devices_.release());
     json_put(root, "rows", rows_.release());
+    if (has_turns_)
+        json_put(root, "turns", turn_rows_.release());
 }
 
 void BenchReport::print(const std::string &text) const

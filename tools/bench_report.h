@@ -21,12 +21,14 @@ struct Config {
     Samples us[NUM_STAGES];         /* of a call */
     Samples step_us;                /* of single decodes, each of other queries; empty: not timed */
     int64_t rescored = -1;          /* HATTN_COUNTER_RESCORED of these decodes; -1: not counted */
+    Samples to_baseline;            /* ratios of rounds, where decodes of shapes take turns; empty: of none */
 };
 
 class BenchReport
 {
 public:
-    explicit BenchReport(bool print) : print_(print), notes_(json_array()), devices_(json_array()), rows_(json_array())
+    explicit BenchReport(bool print)
+        : print_(print), notes_(json_array()), devices_(json_array()), rows_(json_array()), turn_rows_(json_array())
     {
     }
 
@@ -35,6 +37,8 @@ public:
     void device(const Device &device);
     /* Prints and keeps the stages of one config. */
     void add(const problems::Problem &problem, const Workload &workload, const Config &config, const Ceiling &ceiling);
+    /* Keeps a config's decodes, and their ratios to a baseline's, of rounds in which shapes took turns. */
+    void add_turns(const problems::Problem &problem, const Workload &workload, const Config &config);
     void print_summary() const;
     void put_into(json_t *root);
 
@@ -46,13 +50,15 @@ private:
 
     bool print_;
     std::map<std::string, double> decode_us_; /* by shape and config */
-    Json notes_, devices_, rows_;
+    Json notes_, devices_, rows_, turn_rows_;
     Table summary_ =
         Table({"<shape", "<score", "bits", "<backend", "<isa", "threads", "decode us", "% of floor", "% stream",
                "dense us", "% stream", "dense/decode", "of baseline", "stream GB/s", "gather GB/s"});
-    bool has_steps_ = false;
+    bool has_stages_ = false, has_steps_ = false, has_turns_ = false;
     Table steps_ = Table({"<shape", "<backend", "<isa", "threads", "steps", "mean us", "median us", "p99 us",
                           "% above 2 medians", "scored again"});
+    Table turns_ = Table({"<shape", "<score", "bits", "<backend", "<isa", "threads", "decode us", "us min", "<baseline",
+                          "ratio", "first quarter", "last quarter"});
 };
 
 #endif

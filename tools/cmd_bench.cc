@@ -13,6 +13,7 @@
 #include "tools/bench_report.h"
 #include "tools/bench_steps.h"
 #include "tools/bench_trace.h"
+#include "tools/bench_turns.h"
 
 namespace {
 
@@ -32,6 +33,7 @@ const double IDLE_SHARE = 0.95;
 struct Options {
     std::string backend = "cpu", isa, shape = "default", threads, json, traces = "examples";
     int64_t rounds = 12, steps = 0;
+    bool in_turns = false;
 };
 
 /* Backends that work in one memory: all of the host's, or a device's one. */
@@ -167,29 +169,26 @@ std::vector<Config> make_configs(const Place &place, const Options &options, con
 }
 
 /* A device's stage moves to the next layer by itself; the host's stages share the one of their round. */
-void record_stages(Workload &workload, bool is_host, Config &config)
+void record_stage(Workload &workload, bool is_host, Config &config, Stage stage)
 {
     const Plan &plan = *config.plan;
-    for (int stage = 0; stage < NUM_STAGES; stage++) {
-        const auto record = [&workload, &plan, &config, stage, is_host](int64_t calls) {
-            return config.device->stopwatch().record([&workload, &plan, stage, is_host, calls] {
-                for (int64_t i = 0; i < calls; i++) {
-                    if (!is_host)
-                        workload.next_layer();
-                    hattn_error error = {};
-                    check(workload.run(Stage(stage), plan.get(), plan.exec(), &error), error, STAGE_NAMES[stage]);
-                }
-            });
-        };
-        config.calls[stage] = 1;
-        if (!is_host) {
-            const auto once = record(1);
-            once->replay();
-            config.calls[stage] =
-                std::max(workload.cold_calls(Stage(stage)), int64_t(MIN_RECORDING_US / once->replay()) + 1);
-        }
-        config.recordings[stage] = record(config.calls[stage]);
+    const auto record = [&](int64_t calls) {
+        return config.device->stopwatch().record([&workload, &plan, stage, is_host, calls] {
+            for (int64_t i = 0; i < calls; i++) {
+                if (!is_host)
+                    workload.next_layer();
+                hattn_error error = {};
+                check(workload.run(stage, plan.get(), plan.exec(), &error), error, STAGE_NAMES[stage]);
+            }
+        });
+    };
+    config.calls[stage] = 1;
+    if (!is_host) {
+        const auto once = record(1);
+        once->replay();
+        config.calls[stage] = std::max(workload.cold_calls(stage), int64_t(MIN_RECORDING_US / once->replay()) + 1);
     }
+    config.recordings[stage] = record(config.calls[stage]);
 }
 
 /* Returns the share of a processor that this thread had. */
@@ -234,19 +233,41 @@ private:
     std::map<std::string, TraceKeys> traces_;
 };
 
+/* Whether a layer fits into `limit` bytes; says so where it does not. */
+bool fits(const Problem &problem, const Place &place, size_t limit, BenchReport &report)
+{
+    const size_t bytes = Workload::layer_bytes(problem);
+    if (bytes > limit)
+        report.note(format("%s: left out, one layer is %zu MiB and %s can spare %zu MiB", problem.name.c_str(),
+                           bytes >> 20, place.is_host ? "this machine" : "the device", limit >> 20));
+    return bytes <= limit;
+}
+
+/* Data in `limit` bytes, weights and selections, and nothing recorded. */
+Subject make_subject(const Problem &problem, const Place &place, size_t limit, const Options &options,
+                     const std::vector<int> &threads, Traces &traces, BenchReport &report)
+{
+    const TraceKeys *trace = problem.trace.empty() ? nullptr : &traces.get(problem.trace);
+    Subject subject;
+    subject.problem = problem;
+    subject.workload.reset(
+        new Workload(problem, place.memory, place.is_host ? Turns::STAGES : Turns::ALONE, limit, trace));
+    report.note(problem.name + ": " + subject.workload->layers());
+    subject.configs = make_configs(place, options, threads, subject.workload->shape());
+    hattn_error error = {};
+    const Plan &plan = *subject.configs.back().plan;
+    check(subject.workload->prepare(plan.get(), plan.exec(), &error), error, problem.name);
+    return subject;
+}
+
 void bench_problem(const Problem &problem, const Place &place, const Options &options, const std::vector<int> &threads,
                    Traces &traces, BenchReport &report)
 {
-    if (Workload::layer_bytes(problem) > place.limit) {
-        report.note(format("%s: left out, one layer is %zu MiB and %s can spare %zu MiB", problem.name.c_str(),
-                           Workload::layer_bytes(problem) >> 20, place.is_host ? "this machine" : "the device",
-                           place.limit >> 20));
+    if (!fits(problem, place, place.limit, report))
         return;
-    }
-    const TraceKeys *trace = problem.trace.empty() ? nullptr : &traces.get(problem.trace);
-    Workload workload(problem, place.memory, place.is_host ? Turns::STAGES : Turns::ALONE, place.limit, trace);
-    report.note(problem.name + ": " + workload.layers());
-    std::vector<Config> configs = make_configs(place, options, threads, workload.shape());
+    Subject subject = make_subject(problem, place, place.limit, options, threads, traces, report);
+    Workload &workload = *subject.workload;
+    std::vector<Config> &configs = subject.configs;
     std::vector<ThreadCeiling> ceilings;
     for (const Config &config : configs)
         if (std::none_of(ceilings.begin(), ceilings.end(),
@@ -256,10 +277,9 @@ void bench_problem(const Problem &problem, const Place &place, const Options &op
                                                     : workload.device_ceiling(config.device->stopwatch(),
                                                                               *devices::probe_of(place.backends[0]))});
 
-    hattn_error error = {};
-    check(workload.prepare(configs.back().plan->get(), configs.back().plan->exec(), &error), error, problem.name);
     for (Config &config : configs)
-        record_stages(workload, place.is_host, config);
+        for (int stage = 0; stage < NUM_STAGES; stage++)
+            record_stage(workload, place.is_host, config, Stage(stage));
     const double share = run_rounds(workload, configs, ceilings, options.rounds, problem.name);
     if (place.is_host && share < IDLE_SHARE)
         report.note(format("%s: this machine is busy, the timed thread had %.0f %% of a processor: long stages look "
@@ -273,6 +293,24 @@ void bench_problem(const Problem &problem, const Place &place, const Options &op
         for (const ThreadCeiling &one : ceilings)
             if (one.threads == config.threads)
                 report.add(problem, workload, config, *one.ceiling);
+}
+
+/* Decodes alone, all shapes having their data at once. */
+void bench_turns(const std::vector<Problem> &problems, const Place &place, const Options &options,
+                 const std::vector<int> &threads, Traces &traces, BenchReport &report)
+{
+    const size_t limit = place.limit / problems.size();
+    std::vector<Subject> subjects;
+    for (const Problem &problem : problems)
+        if (fits(problem, place, limit, report))
+            subjects.push_back(make_subject(problem, place, limit, options, threads, traces, report));
+    for (Subject &subject : subjects)
+        for (Config &config : subject.configs)
+            record_stage(*subject.workload, place.is_host, config, DECODE);
+    take_turns(subjects, options.rounds);
+    for (const Subject &subject : subjects)
+        for (const Config &config : subject.configs)
+            report.add_turns(subject.problem, *subject.workload, config);
 }
 
 } // namespace
@@ -297,11 +335,17 @@ int cmd_bench(Args &args)
     args.number("rounds", "N", "timings of each stage", &options.rounds, 1, 1000);
     args.number("steps", "N", "times so many decodes one by one, too, each of other queries: mean, median, p99",
                 &options.steps, 0, 1000000);
+    args.flag("in-turns",
+              "time decodes alone, those of all shapes in the same rounds, and each round's ratio to the shape that a "
+              "shape is to be compared with",
+              &options.in_turns);
     args.text("traces", "DIR", "of the shapes with real keys: where layer3.safetensors and layer5.safetensors are",
               &options.traces);
     args.text("json", "FILE", "write JSON to this file; -: to stdout, instead of the tables", &options.json);
     if (!args.parse())
         return EXIT_OK;
+    if (options.in_turns && options.steps)
+        throw UsageError("--in-turns times decodes of all shapes in the same rounds, --steps a shape's by themselves");
     const Output json("--json", options.json);
 
     const std::vector<int> threads = thread_counts(options.threads);
@@ -318,8 +362,11 @@ int cmd_bench(Args &args)
         const std::vector<Problem> problems = choose_problems(options.shape, place);
         if (!place.is_host)
             report.device(Device(place.backends[0], "", 0));
-        for (const Problem &problem : problems)
-            bench_problem(problem, place, options, threads, traces, report);
+        if (options.in_turns)
+            bench_turns(problems, place, options, threads, traces, report);
+        else
+            for (const Problem &problem : problems)
+                bench_problem(problem, place, options, threads, traces, report);
     }
     report.print_summary();
 
