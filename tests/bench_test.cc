@@ -296,6 +296,14 @@ void check_turns(const std::string &backend)
 
 TEST(Bench, TakesTurns) { check_turns("cpu"); }
 
+TEST(Bench, TakesTurnsOnCuda)
+{
+    const std::string why = why_no_device("cuda");
+    if (!why.empty())
+        GTEST_SKIP() << why;
+    check_turns("cuda");
+}
+
 /* The map of the trace, which finds keys that are alike, and its keys: through the command, which reads the file. */
 TEST(Bench, TimesTracesKeys)
 {
@@ -322,14 +330,6 @@ TEST_P(BenchDevice, ReportsStepsInJson)
     if (!why.empty())
         GTEST_SKIP() << why;
     check_steps(GetParam());
-}
-
-TEST_P(BenchDevice, TakesTurns)
-{
-    const std::string why = why_no_device(GetParam());
-    if (!why.empty())
-        GTEST_SKIP() << why;
-    check_turns(GetParam());
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, BenchDevice, testing::Values("cuda", "opencl"),
